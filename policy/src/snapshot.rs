@@ -1,0 +1,147 @@
+//! What the policy knows: one moment of the host, complete, so that it can be recorded and replayed.
+
+use crate::VmSettings;
+use page::{PageCount, VmId};
+use serde::{Deserialize, Serialize};
+
+/// The host and its VMs at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Machine memory that all VMs together may use, overhead included.
+    pub budget: PageCount,
+    /// Every admitted VM once, in any order.
+    pub vms: Vec<VmSnapshot>,
+}
+
+/// One VM at that moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmSnapshot {
+    /// Which VM. A lower one was admitted earlier.
+    pub id: VmId,
+    /// What its administrator decided.
+    pub settings: VmSettings,
+    /// What its process needs besides guest memory.
+    pub overhead: PageCount,
+    /// Pages that the guest has given up, by the device's record. A VM that has just been granted its
+    /// start has given up all but that.
+    pub ballooned: PageCount,
+    /// What the VM was last told it may hold: its size less its balloon's target. Until the VM process
+    /// has confirmed that, the highest that it was told since what it confirmed last: the guest may
+    /// still be acting on it.
+    pub granted: PageCount,
+    /// What an administrator fixed that this VM holds, instead of what its shares earn.
+    pub pinned: Option<PageCount>,
+    /// How far its life has come.
+    pub stage: Stage,
+}
+
+/// How far a VM's life has come, as far as memory is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Admitted, but not granted any memory yet: its process is not started.
+    Waiting,
+    /// From its first grant on, even before its process has touched any memory.
+    Running,
+}
+
+impl VmSnapshot {
+    /// What the guest has not given up.
+    #[must_use]
+    pub fn held(&self) -> PageCount {
+        let size = self.settings.effective_size();
+        match self.stage {
+            Stage::Waiting => PageCount::ZERO,
+            Stage::Running => size.saturating_sub(self.ballooned),
+        }
+    }
+
+    /// What the VM may touch at any moment without asking: what it has not given up, and what it was
+    /// told it may take back.
+    #[must_use]
+    pub fn exposure(&self) -> PageCount {
+        let size = self.settings.effective_size();
+        match self.stage {
+            Stage::Waiting => PageCount::ZERO,
+            Stage::Running => self.held().max(self.granted.min(size)),
+        }
+    }
+
+    /// What is guaranteed to the VM and its process.
+    #[must_use]
+    pub fn promised(&self) -> PageCount {
+        total([self.settings.effective_min(), self.overhead])
+    }
+}
+
+impl Snapshot {
+    /// What can be divided among the guests: the budget less all overhead.
+    #[must_use]
+    pub fn memory(&self) -> PageCount {
+        self.budget
+            .saturating_sub(total(self.vms.iter().map(|vm| vm.overhead)))
+    }
+
+    /// What no VM may touch without asking. None while VMs may touch more than there is.
+    #[must_use]
+    pub fn free(&self) -> PageCount {
+        self.memory()
+            .saturating_sub(total(self.vms.iter().map(VmSnapshot::exposure)))
+    }
+
+    /// What is guaranteed to all VMs and their processes.
+    #[must_use]
+    pub fn promised(&self) -> PageCount {
+        total(self.vms.iter().map(VmSnapshot::promised))
+    }
+}
+
+/// A sum that stays at the largest count rather than overflow.
+pub(crate) fn total(counts: impl IntoIterator<Item = PageCount>) -> PageCount {
+    counts.into_iter().fold(PageCount::ZERO, |sum, count| {
+        PageCount(sum.0.saturating_add(count.0))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate;
+    use proptest::prelude::*;
+
+    fn running(ballooned: u64, granted: u64) -> VmSnapshot {
+        VmSnapshot {
+            ballooned: PageCount(ballooned),
+            granted: PageCount(granted),
+            stage: Stage::Running,
+            ..generate::vm_of_size(0, 100)
+        }
+    }
+
+    #[test]
+    fn a_vm_is_exposed_to_what_it_holds_and_to_what_it_was_told_it_may_hold() {
+        assert_eq!(running(30, 50).exposure(), PageCount(70));
+        assert_eq!(running(80, 50).exposure(), PageCount(50));
+    }
+
+    #[test]
+    fn a_waiting_vm_holds_nothing_but_its_overhead_is_kept_for_it() {
+        let vm = VmSnapshot {
+            overhead: PageCount(7),
+            ..generate::vm_of_size(0, 100)
+        };
+        let snapshot = Snapshot {
+            budget: PageCount(20),
+            vms: vec![vm],
+        };
+        assert_eq!(snapshot.free(), PageCount(13));
+    }
+
+    proptest! {
+        #[test]
+        fn a_snapshot_can_be_recorded_and_replayed(snapshot in generate::snapshot()) {
+            let json = serde_json::to_string(&snapshot).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Snapshot>(&json).unwrap(), snapshot);
+        }
+    }
+}
