@@ -1,0 +1,199 @@
+//! The event loop: console, balloon and workload in turn, and sleep when none has anything to do.
+
+use balloon_guest_driver::balloon::Progress;
+use balloon_guest_driver::command_line::CommandLine;
+use balloon_guest_driver::console::{Command, HELP, LineEditor, Typed};
+use balloon_guest_driver::report::Report;
+use balloon_guest_driver::workload::Rest;
+use balloon_guest_driver::workload::spec::Spec;
+
+use crate::device::GuestBalloon;
+use crate::house::House;
+use crate::serial::{print, println};
+use crate::{apic, clock, power, rt, serial};
+
+pub(crate) const TIMER_LINE: u8 = 0;
+pub(crate) const SERIAL_LINE: u8 = 1;
+pub(crate) const BALLOON_LINE: u8 = 2;
+
+/// How long the workload may keep the others waiting.
+const SLICE_US: u64 = 1000;
+/// The same while the balloon moves: the device should never wait for the next batch.
+const SLICE_MOVING_US: u64 = 100;
+
+/// The running guest.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    id: u32,
+    quiet: bool,
+    house: House,
+    balloon: Option<GuestBalloon>,
+    /// What runs once the balloon has its size.
+    at_start: Option<Spec>,
+    editor: LineEditor,
+    timer_at_us: Option<u64>,
+}
+
+impl Guest {
+    pub(crate) fn new(line: &CommandLine<'_>, house: House, balloon: Option<GuestBalloon>) -> Self {
+        let spec = line.workload.map_or(Ok(Spec::IDLE), Spec::parse);
+        if let Err(error) = &spec {
+            println!("error: {error}");
+        }
+        Self {
+            id: line.id,
+            quiet: line.quiet,
+            house,
+            balloon,
+            at_start: Some(spec.unwrap_or(Spec::IDLE)),
+            editor: LineEditor::new(),
+            timer_at_us: None,
+        }
+    }
+
+    /// Runs until power-off.
+    pub(crate) fn run(&mut self) -> ! {
+        self.prompt();
+        // What was typed before the pin was connected made no interrupt.
+        self.read_console();
+        loop {
+            if rt::take_pending(SERIAL_LINE.into()) {
+                self.read_console();
+            }
+            let progress = self.serve_balloon();
+            if progress != Progress::Moving
+                && let Some(spec) = self.at_start.take()
+            {
+                self.house.workload.start(spec);
+            }
+            match self.run_workload(progress) {
+                Rest::No => {}
+                Rest::Until(time_us) => self.sleep(Some(time_us)),
+                Rest::Asleep => self.sleep(None),
+            }
+        }
+    }
+
+    fn serve_balloon(&mut self) -> Progress {
+        let Some(balloon) = &mut self.balloon else {
+            return Progress::Settled;
+        };
+        if rt::take_pending(BALLOON_LINE.into()) {
+            balloon.on_interrupt();
+        }
+        match balloon.poll(&mut self.house, clock::now_us()) {
+            Ok(progress) => progress,
+            Err(broken) => {
+                println!("error: {broken}; going on without it");
+                // Kept from being dropped, for the device may still use its memory.
+                core::mem::forget(self.balloon.take());
+                Progress::Settled
+            }
+        }
+    }
+
+    fn run_workload(&mut self, progress: Progress) -> Rest {
+        let moving = progress == Progress::Moving;
+        let rest = self
+            .house
+            .run_workload(if moving { SLICE_MOVING_US } else { SLICE_US });
+        if let Some(wrong) = self.house.workload.take_failure() {
+            println!("{wrong}");
+        }
+        let lacks = self.house.workload.lacks(&self.house.frames);
+        if lacks > 0
+            && let Some(balloon) = &mut self.balloon
+            && balloon.relieve(lacks, clock::now_us()) > 0
+        {
+            return Rest::No;
+        }
+        rest
+    }
+
+    /// Halts until an interrupt or until the workload or the balloon want to go on.
+    fn sleep(&mut self, wake_at_us: Option<u64>) {
+        let now_us = clock::now_us();
+        let balloon = self
+            .balloon
+            .as_ref()
+            .and_then(|balloon| balloon.wake_at_us(now_us));
+        let wake_at_us = wake_at_us.into_iter().chain(balloon).min();
+        if wake_at_us.is_some_and(|time_us| time_us <= now_us) {
+            return;
+        }
+        if rt::take_pending(TIMER_LINE.into()) {
+            self.timer_at_us = None;
+        }
+        if wake_at_us != self.timer_at_us {
+            match wake_at_us {
+                Some(time_us) => apic::arm_timer(TIMER_LINE, time_us - now_us),
+                None => apic::stop_timer(),
+            }
+            self.timer_at_us = wake_at_us;
+        }
+        rt::halt();
+    }
+
+    fn read_console(&mut self) {
+        while let Some(byte) = serial::read() {
+            self.typed(byte);
+        }
+    }
+
+    fn typed(&mut self, byte: u8) {
+        match self.editor.push(byte) {
+            Typed::Nothing => {}
+            Typed::Echo(byte) => serial::write(&[byte]),
+            Typed::Erase(count) => (0..count).for_each(|_| serial::write(b"\x08 \x08")),
+            Typed::Complete => {
+                serial::write(b"\r\n");
+                self.obey();
+                self.prompt();
+            }
+        }
+    }
+
+    fn obey(&mut self) {
+        match Command::parse(self.editor.line()) {
+            Command::Nothing => {}
+            Command::Help => print!("{HELP}"),
+            Command::Workload(text) => match Spec::parse(text) {
+                Ok(spec) => self.start(spec),
+                Err(error) => println!("error: {error}"),
+            },
+            Command::Stop => self.start(Spec::IDLE),
+            Command::Report => println!("{}", self.report()),
+            Command::Off => power::off(),
+            Command::Unknown(line) => println!("error: no command `{line}`; try help"),
+        }
+    }
+
+    fn start(&mut self, spec: Spec) {
+        self.at_start = None;
+        self.house.workload.start(spec);
+    }
+
+    fn prompt(&self) {
+        if !self.quiet {
+            print!("> ");
+        }
+    }
+
+    fn report(&self) -> Report {
+        let workload = &self.house.workload;
+        Report {
+            guest: self.id,
+            uptime_ms: clock::now_us() / 1000,
+            workload: self.at_start.unwrap_or(workload.spec()),
+            pages_total: self.house.frames.total(),
+            pages_free: self.house.frames.free_count(),
+            held: workload.held(),
+            balloon: self
+                .balloon
+                .as_ref()
+                .map(GuestBalloon::figures)
+                .unwrap_or_default(),
+            counters: workload.counters(),
+        }
+    }
+}

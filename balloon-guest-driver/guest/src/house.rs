@@ -1,0 +1,74 @@
+//! Who has which frame: the allocator and the workload together, as the balloon sees them.
+
+use core::ptr::NonNull;
+
+use balloon_guest_driver::balloon::{MemoryFigures, PageAllocator};
+use balloon_guest_driver::frames::Frames;
+use balloon_guest_driver::workload::page::Page;
+use balloon_guest_driver::workload::{Rest, Slice, Workload};
+use balloon_guest_driver::{BLOCK_FRAMES, Gfn, PAGE_SIZE};
+
+use crate::clock;
+use crate::ram::Pages;
+
+const BLOCK_BYTES: usize = BLOCK_FRAMES as usize * size_of::<Page>();
+
+/// All frames but those in the balloon.
+#[derive(Debug)]
+pub(crate) struct House {
+    pub(crate) frames: Frames<'static>,
+    pub(crate) workload: Workload<'static>,
+    pub(crate) pages: Pages,
+}
+
+impl House {
+    /// Lets the workload run for a while.
+    pub(crate) fn run_workload(&mut self, length_us: u64) -> Rest {
+        let mut slice = Slice::new(&clock::now_us, length_us);
+        self.workload
+            .step(&mut self.frames, &mut self.pages, &mut slice)
+    }
+}
+
+// SAFETY: a frame taken leaves the free set or the workload's frames and comes back only by
+// `give_back` and `return_block`; all frames are RAM mapped where it is.
+unsafe impl PageAllocator for House {
+    fn take(&mut self, out: &mut [Gfn]) -> usize {
+        let free = self.frames.take_for_balloon(out);
+        free + self.workload.give_up(&mut out[free..], &mut self.pages)
+    }
+
+    fn give_back(&mut self, gfns: &[Gfn]) {
+        self.frames.give_back(gfns);
+    }
+
+    fn available_count(&self) -> u32 {
+        self.frames.free_count() + self.workload.would_give_up()
+    }
+
+    fn unreported_blocks(&self) -> u32 {
+        self.frames.unreported_blocks()
+    }
+
+    fn isolate_block(&mut self) -> Option<Gfn> {
+        self.frames.isolate_block()
+    }
+
+    fn block_memory(&self, first: Gfn) -> NonNull<[u8]> {
+        let start = NonNull::new((u64::from(first) * PAGE_SIZE) as *mut u8);
+        NonNull::slice_from_raw_parts(start.expect("page 0 is no RAM of ours"), BLOCK_BYTES)
+    }
+
+    fn return_block(&mut self, first: Gfn) {
+        self.frames.return_block(first);
+    }
+
+    fn figures(&self) -> MemoryFigures {
+        MemoryFigures {
+            free_pages: u64::from(self.frames.free_count()),
+            total_pages: u64::from(self.frames.total()),
+            available_pages: u64::from(self.available_count()),
+            minor_faults: self.frames.handed_out(),
+        }
+    }
+}

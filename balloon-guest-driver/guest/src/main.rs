@@ -1,0 +1,102 @@
+//! The embedded guest: a small OS for memory work, booted by PVH.
+//!
+//! Everything that can be tested elsewhere is in `balloon-guest-driver`; here is what needs the
+//! bare machine. After a short start at CPL 0 (`rt`) all of it runs at CPL 3.
+#![no_std]
+#![no_main]
+
+mod apic;
+mod clock;
+mod device;
+mod dma;
+mod guest;
+mod house;
+mod port;
+mod power;
+mod ram;
+mod rt;
+mod serial;
+mod start_info;
+
+use balloon_guest_driver::PAGE_SIZE;
+use balloon_guest_driver::command_line::CommandLine;
+use balloon_guest_driver::frames::Frames;
+use balloon_guest_driver::set::FrameSet;
+use balloon_guest_driver::workload::{Held, Workload};
+
+use self::guest::Guest;
+use self::house::House;
+use self::ram::{Arena, Pages};
+use self::serial::println;
+use self::start_info::StartInfo;
+
+/// Where the start at CPL 0 leads, once.
+#[unsafe(no_mangle)]
+extern "C" fn guest_main(start_info: u64) -> ! {
+    clock::start();
+    serial::start();
+    let info = StartInfo::read(start_info);
+    let line = CommandLine::parse(info.command_line());
+    println!(
+        "ballonet guest {}: {} MiB, {} cpus",
+        env!("CARGO_PKG_VERSION"),
+        info.ram_mib(),
+        line.cpus
+    );
+    rt::fill_idt();
+    apic::start();
+    clock::calibrate();
+
+    let (house, inside) = build_house(&info, line.id);
+    // SAFETY: here and nowhere else.
+    let balloon = unsafe { device::find_balloon(&line, inside) };
+    let balloon = balloon.map(|(balloon, pin)| {
+        apic::connect(pin, guest::BALLOON_LINE);
+        balloon
+    });
+    apic::connect(serial::PIN, guest::SERIAL_LINE);
+    if balloon.is_none() && !line.quiet {
+        println!("no balloon device");
+    }
+    Guest::new(&line, house, balloon).run()
+}
+
+/// Cuts what must last from the RAM behind the image; the rest is free. Also returns the set for
+/// the frames in the balloon.
+fn build_house(info: &StartInfo, id: u32) -> (House, FrameSet<'static>) {
+    let end = info.ram().iter().map(|piece| piece.end).max().unwrap_or(0);
+    let limit = u32::try_from(end / PAGE_SIZE).expect("16 TiB are more than page tables reach");
+    let mut arena = Arena::behind_image(info.ram());
+    ram::map_above_4_gib(&mut arena, end);
+    let set_words = FrameSet::words_for(limit);
+    // SAFETY: numbers may have any contents.
+    let frames = unsafe { arena.cut(Frames::words_for(limit)) };
+    // SAFETY: as before.
+    let inside = unsafe { arena.cut(set_words) };
+    // SAFETY: as before.
+    let other_contents = unsafe { arena.cut(set_words) };
+    // SAFETY: a slot is two numbers. There cannot be more frames than numbers below the limit.
+    let slots = unsafe { arena.cut(limit as usize) };
+    let mut frames = Frames::new(frames, limit);
+    for &piece in info.ram() {
+        frames.add_untouched(ram::frames_of(piece, arena.next()));
+    }
+    let workload = Workload::new(id, Held::new(slots), FrameSet::new(other_contents, limit));
+    // SAFETY: here and nowhere else, after mapping; frames are all behind the arena.
+    let pages = unsafe { Pages::new() };
+    (
+        House {
+            frames,
+            workload,
+            pages,
+        },
+        FrameSet::new(inside, limit),
+    )
+}
+
+/// A bug of this program: told, and the end of the machine.
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    println!("{info}");
+    power::off()
+}

@@ -1,0 +1,384 @@
+//! Workloads: what the embedded guest does with its memory.
+//!
+//! One runs at a time, in slices of bounded length, beside the balloon. A workload of size `max`
+//! is what the guest's free memory is to an operating system: it takes what there is, and gives
+//! it up, the frames taken last first, when the balloon wants it ([`Workload::give_up`]). A
+//! workload of a fixed size needs its memory and gives up none.
+
+mod cloner;
+mod held;
+mod pace;
+pub mod page;
+pub mod spec;
+#[cfg(test)]
+mod tests;
+mod toucher;
+mod verifier;
+mod zipf;
+
+use self::cloner::Cloner;
+pub use self::held::{Held, Slot};
+use self::page::Memory;
+use self::spec::{Action, Size, Spec};
+use self::toucher::Toucher;
+use self::verifier::Verifier;
+pub use self::verifier::WrongPage;
+use crate::Gfn;
+use crate::frames::Frames;
+use crate::set::FrameSet;
+
+/// Frames that a workload of size `max` leaves free.
+const RESERVE: u32 = 256;
+/// Frames obtained or released at a time.
+const CHUNK: usize = 256;
+
+/// What workloads have done since boot.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counters {
+    /// Whole pages checked.
+    pub checks: u64,
+    /// Pages that were not as written.
+    pub errors: u64,
+    /// Pages that held somebody else's data when they were obtained.
+    pub leaks: u64,
+    /// Touches of a `toucher`.
+    pub touches: u64,
+    /// Those of them that wrote.
+    pub touches_written: u64,
+    /// Pages rewritten by `clone` and `verify`.
+    pub rewritten: u64,
+}
+
+/// When a workload wants to go on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Rest {
+    /// At once.
+    No,
+    /// At this time, in microseconds.
+    Until(u64),
+    /// When something else has changed.
+    Asleep,
+}
+
+/// The length of time that a step may take, and the clock for it.
+#[expect(
+    missing_debug_implementations,
+    reason = "it is little more than a function"
+)]
+pub struct Slice<'c> {
+    clock_us: &'c dyn Fn() -> u64,
+    now_us: u64,
+    end_us: u64,
+}
+
+impl<'c> Slice<'c> {
+    /// A slice from now on.
+    #[must_use]
+    pub fn new(clock_us: &'c dyn Fn() -> u64, length_us: u64) -> Self {
+        let now_us = clock_us();
+        Self {
+            clock_us,
+            now_us,
+            end_us: now_us + length_us,
+        }
+    }
+
+    /// The time when the clock was last looked at.
+    const fn now_us(&self) -> u64 {
+        self.now_us
+    }
+
+    /// What may take half of the rest of it.
+    fn half(&self) -> Self {
+        let end_us = self.now_us + self.end_us.saturating_sub(self.now_us) / 2;
+        Self { end_us, ..*self }
+    }
+
+    /// Looks at the clock.
+    fn is_over(&mut self) -> bool {
+        self.now_us = (self.clock_us)();
+        self.now_us >= self.end_us
+    }
+}
+
+#[derive(Debug)]
+enum Running {
+    Idle,
+    Touch(Toucher),
+    Clone(Cloner),
+    Verify(Verifier),
+    /// Found a wrong page. What it holds stays as it is, for a person to look at.
+    Failed,
+}
+
+/// The workload that runs, and the frames that it holds.
+#[derive(Debug)]
+pub struct Workload<'a> {
+    guest: u32,
+    spec: Spec,
+    running: Running,
+    /// What starts when all frames of the one before are released.
+    next: Option<Spec>,
+    held: Held<'a>,
+    /// Free frames with contents from a workload other than `verify`, of which it must not
+    /// think that they came from another guest.
+    other_contents: FrameSet<'a>,
+    counters: Counters,
+    failure: Option<WrongPage>,
+}
+
+impl<'a> Workload<'a> {
+    /// No workload yet. `guest` names this guest in what is written to pages; `other_contents` is
+    /// an empty set with room for every frame.
+    #[must_use]
+    pub const fn new(guest: u32, held: Held<'a>, other_contents: FrameSet<'a>) -> Self {
+        Self {
+            guest,
+            spec: Spec::IDLE,
+            running: Running::Idle,
+            next: None,
+            held,
+            other_contents,
+            counters: Counters {
+                checks: 0,
+                errors: 0,
+                leaks: 0,
+                touches: 0,
+                touches_written: 0,
+                rewritten: 0,
+            },
+            failure: None,
+        }
+    }
+
+    /// Runs another workload from now on. The frames of the one before are released first.
+    pub const fn start(&mut self, spec: Spec) {
+        self.next = Some(spec);
+    }
+
+    /// The workload that runs or is about to.
+    #[must_use]
+    pub fn spec(&self) -> Spec {
+        self.next.unwrap_or(self.spec)
+    }
+
+    /// What was done since boot.
+    #[must_use]
+    pub const fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Pages held.
+    #[must_use]
+    pub fn held(&self) -> u32 {
+        self.held.count()
+    }
+
+    /// Pages that [`give_up`](Self::give_up) would give.
+    #[must_use]
+    pub fn would_give_up(&self) -> u32 {
+        if self.gives_up() {
+            self.held.count()
+        } else {
+            0
+        }
+    }
+
+    /// The wrong page that stopped the workload; told once.
+    pub const fn take_failure(&mut self) -> Option<WrongPage> {
+        self.failure.take()
+    }
+
+    /// Frames that a workload of fixed size lacks and the allocator does not have.
+    #[must_use]
+    pub fn lacks(&self, frames: &Frames<'_>) -> u32 {
+        match (self.spec.size, &self.running) {
+            (_, Running::Failed) | (Size::Max, _) => 0,
+            (Size::Pages(_), _) if self.next.is_some() => 0,
+            (Size::Pages(pages), _) => pages
+                .min(frames.total())
+                .saturating_sub(self.held.count())
+                .saturating_sub(frames.free_count()),
+        }
+    }
+
+    /// Goes on until the slice is over or nothing is to be done.
+    pub fn step(
+        &mut self,
+        frames: &mut Frames<'_>,
+        memory: &mut impl Memory,
+        slice: &mut Slice<'_>,
+    ) -> Rest {
+        if let Some(next) = self.next {
+            self.release(frames, memory, slice);
+            if self.held.count() == 0 {
+                self.begin(next, slice.now_us);
+            }
+            return Rest::No;
+        }
+        // New pages may be slow to come; those that are held are used meanwhile.
+        let grew = self.grow(frames, memory, &mut slice.half());
+        let held = self.held.count();
+        let wake_at_us = self.act(memory, slice);
+        match wake_at_us {
+            _ if grew => Rest::No,
+            _ if held == 0 => Rest::Asleep,
+            None => Rest::No,
+            Some(u64::MAX) => Rest::Asleep,
+            Some(time) => Rest::Until(time),
+        }
+    }
+
+    fn begin(&mut self, spec: Spec, now_us: u64) {
+        self.spec = spec;
+        self.next = None;
+        self.running = match spec.action {
+            Action::Idle => Running::Idle,
+            Action::Touch(spec) => Running::Touch(Toucher::new(spec, self.guest, now_us)),
+            Action::Clone(spec) => Running::Clone(Cloner::new(spec, self.guest, now_us)),
+            Action::Verify(spec) => Running::Verify(Verifier::new(spec, self.guest, now_us)),
+        };
+    }
+
+    fn act(&mut self, memory: &mut impl Memory, slice: &mut Slice<'_>) -> Option<u64> {
+        let Self { held, counters, .. } = self;
+        match &mut self.running {
+            Running::Idle | Running::Failed => Some(u64::MAX),
+            Running::Touch(toucher) => toucher.step(held, memory, counters, slice),
+            Running::Clone(cloner) => cloner.step(held, memory, counters, slice),
+            Running::Verify(verifier) => match verifier.step(held, memory, counters, slice) {
+                Ok(wake_at_us) => wake_at_us,
+                Err(wrong) => {
+                    self.fail(wrong);
+                    Some(u64::MAX)
+                }
+            },
+        }
+    }
+
+    fn fail(&mut self, wrong: WrongPage) {
+        match wrong.expected_version {
+            Some(_) => self.counters.errors += 1,
+            None => self.counters.leaks += 1,
+        }
+        self.failure = Some(wrong);
+        self.running = Running::Failed;
+    }
+
+    /// Obtains frames that the workload should have and there are. True if there may be more.
+    fn grow(
+        &mut self,
+        frames: &mut Frames<'_>,
+        memory: &mut impl Memory,
+        slice: &mut Slice<'_>,
+    ) -> bool {
+        loop {
+            let mut gfns = [0; CHUNK];
+            let count = self.may_obtain(frames).min(CHUNK);
+            let obtained = frames.allocate(&mut gfns[..count]);
+            for (n, &gfn) in gfns[..obtained].iter().enumerate() {
+                if let Err(wrong) = self.adopt(gfn, memory) {
+                    self.fail(wrong);
+                    frames.give_back(&gfns[n + 1..obtained]);
+                    return false;
+                }
+            }
+            if obtained == 0 || slice.is_over() {
+                return obtained > 0;
+            }
+        }
+    }
+
+    fn may_obtain(&self, frames: &Frames<'_>) -> usize {
+        let count = match (self.spec.size, &self.running) {
+            (_, Running::Failed) => 0,
+            (Size::Max, _) => frames.free_count().saturating_sub(RESERVE),
+            (Size::Pages(pages), _) => pages.saturating_sub(self.held.count()),
+        };
+        self.held.room().min(count as usize)
+    }
+
+    /// Makes a frame just obtained one of the workload's.
+    fn adopt(&mut self, gfn: Gfn, memory: &mut impl Memory) -> Result<(), WrongPage> {
+        let page = memory.page(gfn);
+        let mut slot = Slot { gfn, version: 0 };
+        let mut result = Ok(());
+        match &self.running {
+            Running::Idle | Running::Failed => {}
+            // A working set is in use from the start.
+            Running::Touch(_) => page[0] = u64::from(gfn),
+            Running::Clone(cloner) => cloner.write(self.held.count(), 0, page),
+            Running::Verify(verifier) => {
+                match verifier.adopt(gfn, page, self.other_contents.remove(gfn)) {
+                    Ok(adopted) => slot = adopted,
+                    // Held all the same, so that nobody else gets it.
+                    Err(wrong) => result = Err(wrong),
+                }
+            }
+        }
+        self.held.push(slot);
+        result
+    }
+
+    /// Whether frames are given up for the balloon.
+    fn gives_up(&self) -> bool {
+        let yields = self.spec.size == Size::Max || self.next.is_some();
+        yields && !matches!(self.running, Running::Failed)
+    }
+
+    /// Gives frames up for the balloon, those that lie highest first, each checked once more if
+    /// the workload checks. Returns how many.
+    pub fn give_up(&mut self, out: &mut [Gfn], memory: &mut impl Memory) -> usize {
+        if !self.gives_up() {
+            return 0;
+        }
+        let mut count = 0;
+        while count < out.len()
+            && let Some(gfn) = self.retire(memory)
+        {
+            out[count] = gfn;
+            count += 1;
+        }
+        count
+    }
+
+    /// Lets go of the frame held last. `None` if there is none, or it was found to be wrong.
+    fn retire(&mut self, memory: &mut impl Memory) -> Option<Gfn> {
+        let slot = self.held.pop()?;
+        match &self.running {
+            Running::Verify(verifier) => {
+                self.counters.checks += 1;
+                if let Err(wrong) = verifier.check(slot, memory.page(slot.gfn)) {
+                    self.held.push(slot);
+                    self.fail(wrong);
+                    return None;
+                }
+            }
+            Running::Idle => {}
+            Running::Touch(_) | Running::Clone(_) | Running::Failed => {
+                self.other_contents.insert(slot.gfn);
+            }
+        }
+        Some(slot.gfn)
+    }
+
+    /// Gives frames back to the allocator until none is held or the slice is over.
+    fn release(
+        &mut self,
+        frames: &mut Frames<'_>,
+        memory: &mut impl Memory,
+        slice: &mut Slice<'_>,
+    ) {
+        while self.held.count() > 0 && !slice.is_over() {
+            let mut gfns = [0; CHUNK];
+            let mut count = 0;
+            while count < CHUNK
+                && let Some(gfn) = self.retire(memory)
+            {
+                gfns[count] = gfn;
+                count += 1;
+            }
+            frames.give_back(&gfns[..count]);
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! What workload to run, as a person writes it: `name` or `name:key=value,key=value`.
+
+use core::fmt;
+
+use crate::{PAGE_SIZE, size};
+
+/// How much memory a workload holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Size {
+    /// All there is, but for a small reserve; follows what the balloon leaves.
+    Max,
+    /// So many pages.
+    Pages(u32),
+}
+
+/// Which pages are touched how often.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Distribution {
+    /// All the same.
+    Uniform,
+    /// The n-th page in proportion to 1 / n to the power of theta.
+    Zipf {
+        /// The exponent; 0.99 is what YCSB uses.
+        theta: f64,
+    },
+}
+
+/// A `toucher`: touches pages of a working set.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ToucherSpec {
+    /// Percent of touches that write.
+    pub write: u8,
+    /// Which pages.
+    pub distribution: Distribution,
+    /// Touches a second; 0 for as many as possible.
+    pub rate: u32,
+}
+
+/// A `clone`: memory that is partly equal across VMs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct CloneSpec {
+    /// Percent of pages that are zero.
+    pub zero: u8,
+    /// Percent of pages that are equal in all guests with the same seed.
+    pub common: u8,
+    /// Percent of the pages rewritten a second.
+    pub rewrite: u8,
+    /// What the common pages' contents come from.
+    pub seed: u32,
+    /// Whether each guest has its common pages at other addresses.
+    pub shuffle: bool,
+}
+
+/// A `verify`: pages that say whose they are, checked at each read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct VerifySpec {
+    /// Checks a second; 0 for as many as possible.
+    pub rate: u32,
+    /// Percent of checks after which the page is rewritten.
+    pub write: u8,
+}
+
+/// What the workload does with its memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Action {
+    /// Nothing.
+    Idle,
+    /// Touches it.
+    Touch(ToucherSpec),
+    /// Fills it with what other guests have, too.
+    Clone(CloneSpec),
+    /// Checks it.
+    Verify(VerifySpec),
+}
+
+/// A workload, as asked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spec {
+    /// How much memory it holds.
+    pub size: Size,
+    /// What it does with it.
+    pub action: Action,
+}
+
+/// What is wrong with a text that should be a [`Spec`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SpecError<'a> {
+    /// There is no such workload.
+    Name(&'a str),
+    /// The workload has no such key.
+    Key {
+        /// The workload.
+        name: &'a str,
+        /// What was given.
+        key: &'a str,
+        /// The keys that it has.
+        keys: &'static str,
+    },
+    /// The key cannot have this value.
+    Value {
+        /// The key.
+        key: &'a str,
+        /// What was given.
+        value: &'a str,
+        /// What would be right.
+        wanted: &'static str,
+    },
+}
+
+impl fmt::Display for SpecError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => {
+                write!(
+                    f,
+                    "no workload `{name}`; there are idle, toucher, clone and verify"
+                )
+            }
+            Self::Key { name, keys: "", .. } => write!(f, "workload {name} takes no keys"),
+            Self::Key { name, key, keys } => {
+                write!(f, "workload {name} has no key `{key}`; it has {keys}")
+            }
+            Self::Value { key, value, wanted } => {
+                write!(f, "{key}={value}: must be {wanted}")
+            }
+        }
+    }
+}
+
+const SIZE_WANTED: &str = "a size from 4K up, like 64M or 1G, or max";
+const PERCENT_WANTED: &str = "a number from 0 to 100";
+const COUNT_WANTED: &str = "a number from 0 to 4294967295";
+
+impl Spec {
+    /// A workload that holds nothing and does nothing.
+    pub const IDLE: Self = Self {
+        size: Size::Pages(0),
+        action: Action::Idle,
+    };
+
+    /// Reads a workload from its text. Keys that are not given have their defaults.
+    ///
+    /// # Errors
+    /// Names what cannot be understood, and what would be right.
+    pub fn parse(text: &str) -> Result<Spec, SpecError<'_>> {
+        let (name, keys) = text.trim().split_once(':').unwrap_or((text.trim(), ""));
+        let mut spec = Self::defaults(name).ok_or(SpecError::Name(name))?;
+        for pair in keys
+            .split(',')
+            .map(str::trim)
+            .filter(|pair| !pair.is_empty())
+        {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            spec.set(name, key, value)?;
+        }
+        spec.check()?;
+        Ok(spec)
+    }
+
+    fn defaults(name: &str) -> Option<Self> {
+        let (size, action) = match name {
+            "idle" => return Some(Self::IDLE),
+            "toucher" => (
+                Size::Pages(16_384),
+                Action::Touch(ToucherSpec {
+                    write: 50,
+                    distribution: Distribution::Uniform,
+                    rate: 0,
+                }),
+            ),
+            "clone" => (
+                Size::Max,
+                Action::Clone(CloneSpec {
+                    zero: 25,
+                    common: 35,
+                    rewrite: 1,
+                    seed: 1,
+                    shuffle: false,
+                }),
+            ),
+            "verify" => (
+                Size::Max,
+                Action::Verify(VerifySpec {
+                    rate: 20_000,
+                    write: 50,
+                }),
+            ),
+            _ => return None,
+        };
+        Some(Self { size, action })
+    }
+
+    fn set<'a>(
+        &mut self,
+        name: &'a str,
+        key: &'a str,
+        value: &'a str,
+    ) -> Result<(), SpecError<'a>> {
+        let bad = |wanted| SpecError::Value { key, value, wanted };
+        let percent = || percent(value).ok_or(bad(PERCENT_WANTED));
+        let count = || count(value).ok_or(bad(COUNT_WANTED));
+        if key == "size" && self.action != Action::Idle {
+            self.size = parse_size(value).ok_or(bad(SIZE_WANTED))?;
+            return Ok(());
+        }
+        match (&mut self.action, key) {
+            (Action::Touch(touch), "write") => touch.write = percent()?,
+            (Action::Touch(touch), "rate") => touch.rate = count()?,
+            (Action::Touch(touch), "dist") => {
+                touch.distribution = match (value, touch.distribution) {
+                    ("uniform", _) => Distribution::Uniform,
+                    ("zipf", zipf @ Distribution::Zipf { .. }) => zipf,
+                    ("zipf", Distribution::Uniform) => Distribution::Zipf { theta: 0.99 },
+                    _ => return Err(bad("uniform or zipf")),
+                };
+            }
+            (Action::Touch(touch), "theta") => {
+                let theta = theta(value).ok_or(bad("a number from 0.01 to 5, like 0.99"))?;
+                touch.distribution = Distribution::Zipf { theta };
+            }
+            (Action::Clone(clone), "zero") => clone.zero = percent()?,
+            (Action::Clone(clone), "common") => clone.common = percent()?,
+            (Action::Clone(clone), "rewrite") => clone.rewrite = percent()?,
+            (Action::Clone(clone), "seed") => clone.seed = count()?,
+            (Action::Clone(clone), "shuffle") => {
+                clone.shuffle = match value {
+                    "0" => false,
+                    "1" => true,
+                    _ => return Err(bad("0 or 1")),
+                };
+            }
+            (Action::Verify(verify), "rate") => verify.rate = count()?,
+            (Action::Verify(verify), "write") => verify.write = percent()?,
+            _ => {
+                return Err(SpecError::Key {
+                    name,
+                    key,
+                    keys: self.keys(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn keys(&self) -> &'static str {
+        match self.action {
+            Action::Idle => "",
+            Action::Touch(_) => "size, write, dist, theta and rate",
+            Action::Clone(_) => "size, zero, common, rewrite, seed and shuffle",
+            Action::Verify(_) => "size, rate and write",
+        }
+    }
+
+    fn check(&self) -> Result<(), SpecError<'static>> {
+        match self.action {
+            Action::Clone(clone) if clone.zero + clone.common > 100 => Err(SpecError::Value {
+                key: "zero plus common",
+                value: "over 100",
+                wanted: "100 percent at most",
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn parse_size(value: &str) -> Option<Size> {
+    if value == "max" {
+        return Some(Size::Max);
+    }
+    let pages = u32::try_from(size::parse(value)? / PAGE_SIZE).ok()?;
+    (pages > 0).then_some(Size::Pages(pages))
+}
+
+fn percent(value: &str) -> Option<u8> {
+    count(value)?
+        .try_into()
+        .ok()
+        .filter(|&percent: &u8| percent <= 100)
+}
+
+fn count(value: &str) -> Option<u32> {
+    size::number(value)?.try_into().ok()
+}
+
+fn theta(value: &str) -> Option<f64> {
+    value
+        .parse()
+        .ok()
+        .filter(|theta| (0.01..=5.0).contains(theta))
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Max => f.write_str("max"),
+            Self::Pages(pages) if pages % 256 == 0 => write!(f, "{}M", pages / 256),
+            Self::Pages(pages) => write!(f, "{}K", u64::from(pages) * 4),
+        }
+    }
+}
+
+/// The text that [`Spec::parse`] reads the same workload from, every key given.
+impl fmt::Display for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = self.size;
+        match self.action {
+            Action::Idle => f.write_str("idle"),
+            Action::Touch(ToucherSpec {
+                write,
+                distribution,
+                rate,
+            }) => {
+                write!(f, "toucher:size={size},write={write},")?;
+                match distribution {
+                    Distribution::Uniform => f.write_str("dist=uniform")?,
+                    Distribution::Zipf { theta } => write!(f, "dist=zipf,theta={theta}")?,
+                }
+                write!(f, ",rate={rate}")
+            }
+            Action::Clone(CloneSpec {
+                zero,
+                common,
+                rewrite,
+                seed,
+                shuffle,
+            }) => write!(
+                f,
+                "clone:size={size},zero={zero},common={common},rewrite={rewrite},seed={seed},\
+                 shuffle={}",
+                u8::from(shuffle)
+            ),
+            Action::Verify(VerifySpec { rate, write }) => {
+                write!(f, "verify:size={size},rate={rate},write={write}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_name_alone_means_its_defaults() {
+        for (text, full) in [
+            ("idle", "idle"),
+            ("toucher", "toucher:size=64M,write=50,dist=uniform,rate=0"),
+            (
+                "clone",
+                "clone:size=max,zero=25,common=35,rewrite=1,seed=1,shuffle=0",
+            ),
+            ("verify", "verify:size=max,rate=20000,write=50"),
+            (
+                "toucher:dist=zipf",
+                "toucher:size=64M,write=50,dist=zipf,theta=0.99,rate=0",
+            ),
+        ] {
+            assert_eq!(Spec::parse(text).unwrap().to_string(), full);
+        }
+    }
+
+    #[test]
+    fn a_spec_reads_back_what_it_shows() {
+        for text in [
+            "toucher:size=12K,write=0,dist=zipf,theta=0.5,rate=1000",
+            "clone:size=1G,zero=0,common=100,rewrite=0,seed=7,shuffle=1",
+            "verify:size=8M,rate=0,write=100",
+        ] {
+            let spec = Spec::parse(text).unwrap();
+            assert_eq!(Spec::parse(&spec.to_string()).unwrap(), spec);
+        }
+    }
+
+    #[test]
+    fn errors_name_the_key_the_value_and_the_remedy() {
+        for (text, error) in [
+            (
+                "touch",
+                "no workload `touch`; there are idle, toucher, clone and verify",
+            ),
+            ("idle:size=1M", "workload idle takes no keys"),
+            (
+                "verify:zero=3",
+                "workload verify has no key `zero`; it has size, rate and write",
+            ),
+            (
+                "verify:size=0",
+                "size=0: must be a size from 4K up, like 64M or 1G, or max",
+            ),
+            (
+                "toucher:write=101",
+                "write=101: must be a number from 0 to 100",
+            ),
+            ("toucher:dist=x", "dist=x: must be uniform or zipf"),
+            (
+                "clone:zero=60,common=60",
+                "zero plus common=over 100: must be 100 percent at most",
+            ),
+            (
+                "toucher:rate",
+                "rate=: must be a number from 0 to 4294967295",
+            ),
+        ] {
+            assert_eq!(Spec::parse(text).unwrap_err().to_string(), error);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "[a-z:=,0-9.]{0,40}|\\PC{0,20}") {
+            if let Ok(spec) = Spec::parse(&text) {
+                let shown = spec.to_string();
+                prop_assert_eq!(Spec::parse(&shown), Ok(spec));
+            }
+        }
+    }
+}

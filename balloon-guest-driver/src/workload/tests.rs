@@ -1,0 +1,249 @@
+//! Workloads over a guest's memory that tests can spoil.
+
+use std::cell::Cell;
+use std::string::ToString;
+use std::vec;
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::page::{Page, Stamp, WORDS};
+use super::*;
+
+const LIMIT: Gfn = 4096;
+
+struct Ram(Vec<Page>);
+
+impl Memory for Ram {
+    fn page(&mut self, gfn: Gfn) -> &mut Page {
+        &mut self.0[gfn as usize]
+    }
+}
+
+struct Guest {
+    ram: Ram,
+    frames: Frames<'static>,
+    workload: Workload<'static>,
+    clock_us: Cell<u64>,
+}
+
+impl Guest {
+    fn new() -> Self {
+        let storage = || vec![0; Frames::words_for(LIMIT)].leak();
+        let mut frames = Frames::new(storage(), LIMIT);
+        frames.add_untouched(0..LIMIT);
+        let held = Held::new(vec![Slot::default(); LIMIT as usize].leak());
+        Self {
+            ram: Ram(vec![[0; WORDS]; LIMIT as usize]),
+            frames,
+            workload: Workload::new(7, held, FrameSet::new(storage(), LIMIT)),
+            clock_us: Cell::new(0),
+        }
+    }
+
+    fn running(spec: &'static str) -> Self {
+        let mut guest = Self::new();
+        guest.start(spec);
+        guest
+    }
+
+    fn start(&mut self, spec: &'static str) {
+        self.workload.start(Spec::parse(spec).unwrap());
+        self.steps(20);
+    }
+
+    /// One slice of a millisecond; each look at the clock takes 10 µs.
+    fn step(&mut self) -> Rest {
+        let clock = || {
+            self.clock_us.set(self.clock_us.get() + 10);
+            self.clock_us.get()
+        };
+        let mut slice = Slice::new(&clock, 1000);
+        self.workload
+            .step(&mut self.frames, &mut self.ram, &mut slice)
+    }
+
+    fn steps(&mut self, count: usize) {
+        for _ in 0..count {
+            self.step();
+        }
+    }
+
+    fn give_up(&mut self, count: usize) -> Vec<Gfn> {
+        let mut out = vec![0; count];
+        let given = self.workload.give_up(&mut out, &mut self.ram);
+        out.truncate(given);
+        out
+    }
+}
+
+#[test]
+fn a_workload_of_size_max_takes_all_but_the_reserve() {
+    let guest = Guest::running("verify:rate=0");
+    assert_eq!(guest.workload.held(), LIMIT - RESERVE);
+    assert!(guest.workload.counters().checks > 0);
+}
+
+#[test]
+fn a_workload_of_fixed_size_holds_just_that_and_gives_up_none() {
+    let mut guest = Guest::running("toucher:size=4M");
+    assert_eq!(guest.workload.held(), 1024);
+    assert_eq!(guest.give_up(10), []);
+    assert_eq!(guest.workload.would_give_up(), 0);
+}
+
+#[test]
+fn what_is_given_up_for_the_balloon_is_one_run_from_the_top() {
+    let mut guest = Guest::running("verify:rate=0");
+    let mut given = guest.give_up(100);
+    given.reverse();
+    let first = LIMIT - RESERVE - 100;
+    assert!(given.iter().copied().eq(first..first + 100));
+}
+
+#[test]
+fn pages_that_come_back_empty_or_as_they_were_are_no_leak() {
+    let mut guest = Guest::running("verify:rate=0");
+    let given = guest.give_up(500);
+    given[..200]
+        .iter()
+        .for_each(|&gfn| guest.ram.page(gfn).fill(0));
+    guest.frames.give_back(&given);
+    guest.steps(10);
+    assert_eq!(guest.workload.held(), LIMIT - RESERVE);
+    assert_eq!(guest.workload.take_failure(), None);
+}
+
+#[test]
+fn a_page_of_another_guest_is_a_leak_and_stops_the_run() {
+    let mut guest = Guest::running("verify:rate=0");
+    let given = guest.give_up(500);
+    Stamp {
+        guest: 8,
+        gfn: given[77],
+        version: 3,
+    }
+    .write(guest.ram.page(given[77]));
+    guest.frames.give_back(&given);
+    let free_and_held = guest.frames.free_count() + guest.workload.held();
+    guest.steps(10);
+    let failure = guest.workload.take_failure().unwrap().to_string();
+    assert!(
+        failure.starts_with(&std::format!("verify: LEAK gfn={}", given[77])),
+        "{failure}"
+    );
+    assert!(failure.contains("found guest=8"), "{failure}");
+    assert_eq!(guest.workload.counters().leaks, 1);
+    assert_eq!(guest.step(), Rest::Asleep);
+    assert_eq!(
+        guest.frames.free_count() + guest.workload.held(),
+        free_and_held
+    );
+}
+
+#[test]
+fn an_older_version_of_the_right_page_is_an_error() {
+    let mut guest = Guest::running("verify:rate=0,write=100");
+    let old = *guest.ram.page(5);
+    for _ in 0..10_000 {
+        guest.step();
+        if *guest.ram.page(5) != old {
+            break;
+        }
+    }
+    *guest.ram.page(5) = old;
+    for _ in 0..10_000 {
+        guest.step();
+    }
+    let failure = guest.workload.take_failure().unwrap();
+    assert_eq!(
+        failure.found,
+        Stamp {
+            guest: 7,
+            gfn: 5,
+            version: 1
+        }
+    );
+    assert!(failure.expected_version > Some(1));
+    assert_eq!(guest.workload.counters().errors, 1);
+}
+
+#[test]
+fn a_wrong_byte_is_found_when_the_page_is_given_up() {
+    let mut guest = Guest::running("verify:rate=1");
+    guest.ram.page(LIMIT - RESERVE - 3)[511] ^= 1 << 63;
+    assert_eq!(guest.give_up(10).len(), 2, "the pages before it");
+    let failure = guest.workload.take_failure().unwrap();
+    assert_eq!((failure.gfn, failure.word), (LIMIT - RESERVE - 3, 511));
+}
+
+#[test]
+fn what_another_workload_of_this_guest_left_is_no_leak() {
+    for before in ["toucher:size=max", "clone"] {
+        let mut guest = Guest::running(before);
+        guest.steps(50);
+        guest.start("verify:rate=0");
+        assert_eq!(guest.workload.take_failure(), None, "after {before}");
+        assert_eq!(guest.workload.held(), LIMIT - RESERVE);
+    }
+}
+
+#[test]
+fn after_idle_all_memory_is_free_and_nothing_wakes() {
+    let mut guest = Guest::running("clone");
+    guest.start("idle");
+    assert_eq!(guest.frames.free_count(), LIMIT);
+    assert_eq!(guest.step(), Rest::Asleep);
+}
+
+#[test]
+fn a_fixed_size_beyond_what_is_free_is_said_to_be_lacking() {
+    let mut guest = Guest::new();
+    let mut balloon = vec![0; LIMIT as usize - 100];
+    assert_eq!(guest.frames.take_for_balloon(&mut balloon), balloon.len());
+    guest.start("toucher:size=4M");
+    assert_eq!(guest.workload.held(), 100);
+    assert_eq!(guest.workload.lacks(&guest.frames), 924);
+    guest.frames.give_back(&balloon[..924]);
+    assert_eq!(guest.workload.lacks(&guest.frames), 0);
+}
+
+#[test]
+fn a_slow_workload_sleeps_between() {
+    let mut guest = Guest::running("toucher:size=64K,rate=1000");
+    let Rest::Until(time) = guest.step() else {
+        panic!("it should rest")
+    };
+    assert!(time >= guest.clock_us.get() + 9_000);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn the_balloon_may_take_and_give_back_at_any_time(
+        moves in prop::collection::vec((any::<bool>(), 1_usize..2000, any::<bool>()), 1..30),
+        spec in prop_oneof![Just("verify:rate=0"), Just("clone:rewrite=100"), Just("toucher:size=max")],
+    ) {
+        let mut guest = Guest::running(spec);
+        let mut balloon: Vec<Gfn> = Vec::new();
+        for (inflate, count, host_drops) in moves {
+            if inflate {
+                let given = guest.give_up(count);
+                if host_drops {
+                    given.iter().for_each(|&gfn| guest.ram.page(gfn).fill(0));
+                }
+                balloon.extend(given);
+            } else {
+                let keep = balloon.len().saturating_sub(count);
+                guest.frames.give_back(&balloon[keep..]);
+                balloon.truncate(keep);
+            }
+            guest.steps(3);
+            let everywhere = guest.frames.free_count() as usize
+                + guest.workload.held() as usize
+                + balloon.len();
+            prop_assert_eq!(everywhere, LIMIT as usize);
+        }
+        prop_assert_eq!(guest.workload.take_failure(), None);
+    }
+}

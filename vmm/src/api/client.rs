@@ -1,0 +1,156 @@
+//! Speaks to a host over its socket.
+
+use super::{CONSOLE_PROTOCOL, Problem};
+use crate::name::VmName;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
+use hyper::upgrade::Upgraded;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+use tokio::net::UnixStream;
+
+/// Why a host did not do what was asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant's message says what it is")]
+pub enum ClientError {
+    #[error("no host answers at {}: start one with `ballonet host`, or `ballonet run` which starts it", .socket.display())]
+    NoHost { socket: PathBuf, source: io::Error },
+    #[error("the host broke off")]
+    Http(#[from] hyper::Error),
+    #[error("{}", .0.detail)]
+    Refused(Problem),
+    #[error("the host's answer is not understood: use one version of ballonet for both")]
+    NotUnderstood(#[source] serde_json::Error),
+    #[error("the host at {} does not speak as a host does", .0.display())]
+    NotAHost(PathBuf),
+}
+
+impl ClientError {
+    /// Whether no host is there, so that starting one helps.
+    #[must_use]
+    pub fn is_no_host(&self) -> bool {
+        matches!(self, Self::NoHost { .. })
+    }
+}
+
+/// A host at a socket.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// The host at `socket`; nothing is connected yet.
+    #[must_use]
+    pub fn new(socket: &Path) -> Self {
+        Self {
+            socket: socket.into(),
+        }
+    }
+
+    /// Reads.
+    ///
+    /// # Errors
+    /// When no host is there or it refuses.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::GET, path, &()).await
+    }
+
+    /// Asks for something with a body, and reads the answer.
+    ///
+    /// # Errors
+    /// When no host is there or it refuses.
+    pub async fn call<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ClientError> {
+        let response = self.send(request(method, path, body)).await?;
+        let status = response.status();
+        let bytes = response.into_body().collect().await?.to_bytes();
+        if status.is_success() {
+            let bytes: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
+            return serde_json::from_slice(bytes).map_err(ClientError::NotUnderstood);
+        }
+        Err(self.refusal(&bytes))
+    }
+
+    /// Connects to a VM's console; up to `replay` bytes of what it printed before come first.
+    ///
+    /// # Errors
+    /// When no host is there, or it has no such VM.
+    pub async fn console(
+        &self,
+        name: &VmName,
+        replay: usize,
+    ) -> Result<TokioIo<Upgraded>, ClientError> {
+        let path = format!("/v1/vms/{name}/console?replay={replay}");
+        let mut request = request(Method::GET, &path, &());
+        let headers = request.headers_mut();
+        headers.insert(
+            CONNECTION,
+            hyper::header::HeaderValue::from_static("upgrade"),
+        );
+        headers.insert(
+            UPGRADE,
+            hyper::header::HeaderValue::from_static(CONSOLE_PROTOCOL),
+        );
+        let response = self.send(request).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let bytes = response.into_body().collect().await?.to_bytes();
+            return Err(self.refusal(&bytes));
+        }
+        Ok(TokioIo::new(hyper::upgrade::on(response).await?))
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
+        let stream =
+            UnixStream::connect(&self.socket)
+                .await
+                .map_err(|source| ClientError::NoHost {
+                    socket: self.socket.clone(),
+                    source,
+                })?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(async move {
+            // What goes wrong on the connection is told to the request that is under way.
+            connection
+                .with_upgrades()
+                .await
+                .unwrap_or_else(|error| tracing::debug!("connection: {error}"));
+        });
+        Ok(sender.send_request(request).await?)
+    }
+
+    fn refusal(&self, bytes: &[u8]) -> ClientError {
+        match serde_json::from_slice(bytes) {
+            Ok(problem) => ClientError::Refused(problem),
+            Err(_) => ClientError::NotAHost(self.socket.clone()),
+        }
+    }
+}
+
+fn request<B: Serialize>(method: Method, path: &str, body: &B) -> Request<Full<Bytes>> {
+    let json = serde_json::to_vec(body).expect("requests have only text keys");
+    let body = if method == Method::GET {
+        Bytes::new()
+    } else {
+        json.into()
+    };
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(HOST, "ballonet")
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
+        .expect("a VM's name has only characters that a path may have")
+}

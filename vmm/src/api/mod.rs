@@ -1,0 +1,332 @@
+//! What the host and its clients say to each other, as JSON over HTTP on a Unix socket. All sizes
+//! are bytes.
+
+pub mod client;
+
+use crate::name::VmName;
+use crate::protocol::{BalloonView as Balloon, OnHostDeath, VmCounters};
+use crate::virtio::balloon::{BalloonCounters, GuestStatistics};
+use page::{PageCount, PageStates, VmId};
+use policy::SharesSpec;
+use serde::{Deserialize, Serialize};
+use sharing::TrustGroup;
+use std::path::PathBuf;
+
+/// The protocol that a connection changes to for a console.
+pub const CONSOLE_PROTOCOL: &str = "ballonet-console";
+
+/// A VM that is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunRequest {
+    /// Its name; `vm-N` if none is given.
+    #[serde(default)]
+    pub name: Option<VmName>,
+    /// What it is promised.
+    pub memory_bytes: u64,
+    /// Processors; 1 if none are given.
+    #[serde(default)]
+    pub vcpus: Option<u8>,
+    /// What it can count on at any time.
+    #[serde(default)]
+    pub min_bytes: Option<u64>,
+    /// What it may hold at most.
+    #[serde(default)]
+    pub max_bytes: Option<u64>,
+    /// Its weight; `normal` if none is given.
+    #[serde(default)]
+    pub shares: Option<SharesSpec>,
+    /// Who it may share pages with.
+    #[serde(default)]
+    pub trust_group: Option<TrustGroup>,
+    /// A kernel to boot instead of the embedded guest; a path on the host.
+    #[serde(default)]
+    pub kernel: Option<PathBuf>,
+    /// More for the kernel's command line.
+    #[serde(default)]
+    pub cmdline: Option<String>,
+    /// What the embedded guest does.
+    #[serde(default)]
+    pub workload: Option<String>,
+    /// What the VM does when the host dies.
+    #[serde(default)]
+    pub on_host_death: OnHostDeath,
+}
+
+/// Changes to a running VM; what is absent stays.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmChange {
+    /// What it can count on.
+    #[serde(default)]
+    pub min_bytes: Option<u64>,
+    /// What it may hold at most.
+    #[serde(default)]
+    pub max_bytes: Option<u64>,
+    /// Its weight.
+    #[serde(default)]
+    pub shares: Option<SharesSpec>,
+}
+
+/// Changes to the host; what is absent stays.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostChange {
+    /// Machine memory for all VMs together.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
+}
+
+/// How large a VM's balloon should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BalloonRequest {
+    /// What the balloon should take from the guest; `null` leaves it to the policy again.
+    pub balloon_bytes: Option<u64>,
+}
+
+/// Everything there is to see at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Overview {
+    /// The host.
+    pub host: HostView,
+    /// Its VMs, oldest first.
+    pub vms: Vec<VmView>,
+}
+
+/// The host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostView {
+    /// The program's version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_s: f64,
+    /// Machine memory for all VMs together.
+    pub budget_bytes: u64,
+    /// Machine memory that the VMs use, as the kernel counts it.
+    pub used_bytes: u64,
+    /// The most that was ever used at a sample.
+    pub used_max_bytes: u64,
+    /// Samples taken.
+    pub samples: u64,
+    /// What no VM holds and none was told it may take.
+    pub free_bytes: u64,
+    /// What the running VMs were promised, their overhead included: Σ(min + overhead).
+    pub promised_bytes: u64,
+    /// The sum of the VMs' sizes.
+    pub configured_bytes: u64,
+    /// How much more was configured than there is: Σ size / budget − 1, as esxtop counts it.
+    pub overcommit: f64,
+    /// Observations whose page states did not add up to the VM's size. Zero, or there is a bug.
+    pub state_sum_violations: u64,
+    /// What happened last, oldest first.
+    pub events: Vec<EventView>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventView {
+    /// When, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// The VM that it happened to.
+    pub vm: Option<VmName>,
+    /// What happened, in words.
+    pub what: String,
+}
+
+/// How far a VM's life has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmPhase {
+    /// Admitted; its memory is being taken from others.
+    Waiting,
+    /// Its process is being started.
+    Starting,
+    /// Its guest runs.
+    Running,
+    /// It was told to end.
+    Stopping,
+}
+
+/// A VM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VmView {
+    /// Its name.
+    pub name: VmName,
+    /// Its number.
+    pub id: VmId,
+    /// Its process, once there is one.
+    pub pid: Option<u32>,
+    /// How far its life has come.
+    pub phase: VmPhase,
+    /// Whether its process answered the last question in time.
+    pub responding: bool,
+    /// Seconds since it was asked for.
+    pub uptime_s: f64,
+    /// Processors.
+    pub vcpus: u8,
+    /// Who it may share pages with.
+    pub trust_group: Option<TrustGroup>,
+    /// What it was promised at most.
+    pub size_bytes: u64,
+    /// What it can count on.
+    pub min_bytes: u64,
+    /// What it may hold at most.
+    pub max_bytes: u64,
+    /// Its weight as it was given.
+    pub shares: SharesSpec,
+    /// Its weight as a number.
+    pub shares_count: u64,
+    /// What the policy wants it to hold.
+    pub target_bytes: u64,
+    /// What it was told it may hold.
+    pub granted_bytes: u64,
+    /// What an administrator fixed that it holds.
+    pub pinned_bytes: Option<u64>,
+    /// Machine memory that it uses: its memory file and the anonymous memory of its process.
+    pub used_bytes: u64,
+    /// Machine memory that its memory file holds.
+    pub memory_file_bytes: u64,
+    /// Anonymous memory of its process.
+    pub anonymous_bytes: u64,
+    /// Its pages by state; they add up to its size.
+    pub states: StatesView,
+    /// Its balloon.
+    pub balloon: BalloonView,
+    /// What its guest says.
+    pub guest: Option<GuestStatistics>,
+    /// What its process counted.
+    pub counters: VmCounters,
+    /// Time from its process's first message to its guest's first instruction, in microseconds.
+    pub start_us: Option<u64>,
+    /// Memory whose faults its agent holds.
+    pub userfault_bytes: u64,
+}
+
+/// Memory by state, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatesView {
+    /// Nothing backs it.
+    pub empty: u64,
+    /// In the VM's own memory file.
+    pub private: u64,
+    /// Mapped from the shared-page store.
+    pub shared: u64,
+    /// Once shared, written since.
+    pub broken: u64,
+    /// Given up to the balloon.
+    pub ballooned: u64,
+    /// In the compressed pool.
+    pub compressed: u64,
+    /// In the swap store.
+    pub swapped: u64,
+}
+
+impl From<PageStates> for StatesView {
+    fn from(states: PageStates) -> Self {
+        Self {
+            empty: states.empty.bytes(),
+            private: states.private.bytes(),
+            shared: states.shared.bytes(),
+            broken: states.broken.bytes(),
+            ballooned: states.ballooned.bytes(),
+            compressed: states.compressed.bytes(),
+            swapped: states.swapped.bytes(),
+        }
+    }
+}
+
+/// A balloon, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalloonView {
+    /// Whether the guest has a driver that is ready.
+    pub has_driver: bool,
+    /// What it should hold.
+    pub target: u64,
+    /// What it holds by the device's record.
+    pub held: u64,
+    /// What the guest claims that it holds.
+    pub claimed: u64,
+    /// What went through it, in pages.
+    pub counters: BalloonCounters,
+}
+
+impl From<Balloon> for BalloonView {
+    fn from(balloon: Balloon) -> Self {
+        Self {
+            has_driver: balloon.has_driver,
+            target: balloon.target.bytes(),
+            held: balloon.held.bytes(),
+            claimed: balloon.claimed.bytes(),
+            counters: balloon.counters,
+        }
+    }
+}
+
+/// An error as RFC 9457 describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The kind of error, the same text for every one of its kind.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What is wrong here and what would help.
+    pub detail: String,
+}
+
+/// The words of a change on the command line, `KEY=VALUE`, as a change to a VM.
+///
+/// # Errors
+/// Names the key or value that is not understood.
+pub fn parse_vm_change(words: &[String]) -> Result<VmChange, String> {
+    let mut change = VmChange::default();
+    for word in words {
+        let (key, value) = split_word(word)?;
+        match key {
+            "min" => change.min_bytes = Some(parse_size(value)?.bytes()),
+            "max" => change.max_bytes = Some(parse_size(value)?.bytes()),
+            "shares" => {
+                change.shares = Some(
+                    value
+                        .parse()
+                        .map_err(|error: policy::InvalidShares| error.to_string())?,
+                )
+            }
+            _ => {
+                return Err(format!(
+                    "'{key}' cannot be set on a VM: set min, max or shares"
+                ));
+            }
+        }
+    }
+    Ok(change)
+}
+
+/// The words of a change on the command line as a change to the host.
+///
+/// # Errors
+/// Names the key or value that is not understood.
+pub fn parse_host_change(words: &[String]) -> Result<HostChange, String> {
+    let mut change = HostChange::default();
+    for word in words {
+        let (key, value) = split_word(word)?;
+        match key {
+            "memory" => change.memory_bytes = Some(parse_size(value)?.bytes()),
+            _ => return Err(format!("'{key}' cannot be set on the host: set memory")),
+        }
+    }
+    Ok(change)
+}
+
+fn split_word(word: &str) -> Result<(&str, &str), String> {
+    word.split_once('=')
+        .ok_or_else(|| format!("'{word}' is not KEY=VALUE: write for example shares=high"))
+}
+
+fn parse_size(text: &str) -> Result<PageCount, String> {
+    text.parse::<crate::size::Size>()
+        .map(|size| size.0)
+        .map_err(|error| error.to_string())
+}

@@ -1,0 +1,254 @@
+//! What can be typed.
+
+use crate::host::runtime_dir::{SOCKET_VARIABLE, default_socket};
+use crate::name::VmName;
+use crate::size::{InvalidSize, Size};
+use clap::{Parser, Subcommand, ValueHint};
+use policy::SharesSpec;
+use sharing::TrustGroup;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Runs many KVM guests in less memory than they were promised.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true, max_term_width = 100)]
+#[command(
+    after_help = "Examples:\n  ballonet demo                              four VMs, twice the memory there is\n  ballonet run --name a --memory 512M        start a VM (and a host, if none runs)\n  ballonet top                               watch who holds what\n  ballonet set a shares=high                 give it more weight\n  ballonet console a                         its console; Ctrl-] leaves it\n  ballonet stop a"
+)]
+pub(super) struct Args {
+    /// The host's socket.
+    #[arg(long, global = true, env = SOCKET_VARIABLE, default_value_os_t = default_socket(), hide_default_value = true, value_hint = ValueHint::FilePath)]
+    pub(super) socket: PathBuf,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Four VMs with twice the memory there is: a live view, then a summary.
+    Demo(DemoArgs),
+    /// The daemon that owns the memory and starts VMs; `run` starts one if none runs.
+    Host(HostArgs),
+    /// Start a VM. Without --kernel it boots the embedded guest.
+    #[command(
+        after_help = "Examples:\n  ballonet run --memory 512M\n  ballonet run --name db --memory 2G --min 1G --shares high\n  ballonet run --memory 256M --workload toucher:size=64M,write=50\n\nWorkloads of the embedded guest: idle, toucher, clone, verify; `help` on its console explains them."
+    )]
+    Run(RunArgs),
+    /// List the VMs.
+    Ps {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Everything that is known, of one VM or of all and the host.
+    Stats {
+        /// Which VM; all and the host if none is given.
+        name: Option<VmName>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// A table of who holds what, refreshed until Ctrl-C.
+    Top(TopArgs),
+    /// Change a VM's claims on memory, or the host's memory.
+    #[command(
+        after_help = "Examples:\n  ballonet set db shares=high min=1G\n  ballonet set db shares=4000 max=2G\n  ballonet set host memory=8G"
+    )]
+    Set {
+        /// A VM's name, or `host`.
+        #[arg(value_name = "NAME")]
+        target: Target,
+        /// For a VM min=SIZE, max=SIZE, shares=low|normal|high|N; for the host memory=SIZE.
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        changes: Vec<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Fix what a VM's balloon takes from its guest; `auto` leaves it to the policy again.
+    Balloon {
+        /// Which VM.
+        name: VmName,
+        /// A size such as 128M, or `auto`.
+        size: BalloonSize,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// A VM's console. Ctrl-] leaves it; the VM runs on.
+    Console {
+        /// Which VM.
+        name: VmName,
+        /// How much of what it printed before to show first.
+        #[arg(long, default_value = "4K")]
+        replay: ReplaySize,
+    },
+    /// Stop VMs.
+    Stop {
+        /// Which VMs.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<VmName>,
+    },
+    /// One VM's process; started by the host.
+    #[command(hide = true)]
+    Vm {
+        /// Shown in lists of processes.
+        name: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct DemoArgs {
+    /// How long to run.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(8..=3600))]
+    pub(super) seconds: u64,
+    /// Machine memory for the four VMs; each is promised half of it.
+    #[arg(long, default_value = "512M", value_name = "SIZE")]
+    pub(super) memory: Size,
+    /// Print only a summary, as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct HostArgs {
+    /// Machine memory for all VMs together; 80 % of what is available if none is given.
+    #[arg(long, value_name = "SIZE")]
+    pub(super) memory: Option<Size>,
+    /// Milliseconds between rounds of observing, deciding and acting.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(50..=60_000))]
+    pub(super) interval_ms: u64,
+    /// End when the last VM has ended.
+    #[arg(long)]
+    pub(super) exit_when_empty: bool,
+    /// Log to a file of bounded size beside the socket instead of the terminal.
+    #[arg(long, hide = true)]
+    pub(super) background: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RunArgs {
+    /// Its name; vm-N if none is given.
+    #[arg(long)]
+    pub(super) name: Option<VmName>,
+    /// What it is promised.
+    #[arg(long, default_value = "512M", value_name = "SIZE")]
+    pub(super) memory: Size,
+    /// Processors, 1 to 8.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(super) vcpus: u8,
+    /// What it can count on at any time; 35 % of its memory if none is given.
+    #[arg(long, value_name = "SIZE")]
+    pub(super) min: Option<Size>,
+    /// What it may hold at most; all of its memory if none is given.
+    #[arg(long, value_name = "SIZE")]
+    pub(super) max: Option<Size>,
+    /// Its weight when memory is short: low, normal, high (5, 10, 20 per MiB) or a number.
+    #[arg(long, default_value = "normal")]
+    pub(super) shares: SharesSpec,
+    /// VMs of one group may share equal pages.
+    #[arg(long, value_name = "GROUP")]
+    pub(super) trust_group: Option<TrustGroup>,
+    /// An ELF kernel with a PVH entry note.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) kernel: Option<PathBuf>,
+    /// More for the kernel's command line.
+    #[arg(long, value_name = "TEXT")]
+    pub(super) cmdline: Option<String>,
+    /// What the embedded guest does, such as toucher:size=64M.
+    #[arg(long, value_name = "SPEC")]
+    pub(super) workload: Option<String>,
+    /// Go to its console at once.
+    #[arg(long)]
+    pub(super) console: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct TopArgs {
+    /// Seconds between refreshes.
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = seconds)]
+    pub(super) interval: f64,
+    /// Refresh so many times, then end.
+    #[arg(long, value_name = "N")]
+    pub(super) count: Option<u64>,
+    /// Print one JSON object a line for each refresh.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("give 0.1 to 3600 seconds".into()),
+    }
+}
+
+/// What `set` changes.
+#[derive(Clone, Debug)]
+pub(super) enum Target {
+    Host,
+    Vm(VmName),
+}
+
+impl FromStr for Target {
+    type Err = crate::name::InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "host" {
+            Ok(Self::Host)
+        } else {
+            text.parse().map(Self::Vm)
+        }
+    }
+}
+
+/// How large a balloon should be.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum BalloonSize {
+    Fixed(Size),
+    Auto,
+}
+
+impl FromStr for BalloonSize {
+    type Err = InvalidSize;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSize> {
+        if text == "auto" {
+            Ok(Self::Auto)
+        } else {
+            text.parse().map(Self::Fixed)
+        }
+    }
+}
+
+/// A number of bytes, not necessarily whole pages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReplaySize(pub(super) usize);
+
+impl FromStr for ReplaySize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(bytes) = text.parse() {
+            return Ok(Self(bytes));
+        }
+        let size: Size = text
+            .parse()
+            .map_err(|error: InvalidSize| error.to_string())?;
+        Ok(Self(usize::try_from(size.0.bytes()).unwrap_or(usize::MAX)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,130 @@
+//! `ballonet host`: the daemon.
+
+use super::args::HostArgs;
+use crate::host::runtime_dir::log_of;
+use crate::host::{HostOptions, MachineMemory, serve};
+use anyhow::{Context, Result};
+use page::PageCount;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Size in bytes at which the log starts anew; the one before is kept beside it.
+const LOG_LIMIT: u64 = 1 << 20;
+
+pub(super) async fn host(args: HostArgs, socket: &Path) -> Result<()> {
+    start_log(args.background.then(|| log_of(socket)))?;
+    let budget = match args.memory {
+        Some(size) => size.0,
+        None => default_budget()?,
+    };
+    let options = HostOptions {
+        budget,
+        interval: Duration::from_millis(args.interval_ms),
+        exit_when_empty: args.exit_when_empty,
+        socket: socket.into(),
+    };
+    let ready = |_: &_| tracing::info!("serving {} with a budget of {budget}", socket.display());
+    serve(&options, ready, end_signal()?).await?;
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// 80 % of what is available now: the rest is for the machine's own programs.
+fn default_budget() -> Result<PageCount> {
+    let available = MachineMemory::read()
+        .context("cannot read this machine's memory")?
+        .available;
+    Ok(PageCount(available.0 / 5 * 4))
+}
+
+/// Done at Ctrl-C, SIGTERM or a hang-up.
+pub(super) fn end_signal() -> Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    })
+}
+
+/// Logs to the terminal, or to a file of bounded size. `RUST_LOG` chooses what.
+pub(super) fn start_log(file: Option<PathBuf>) -> Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false);
+    match file {
+        Some(path) => {
+            let log_file = BoundedLog::open(path)?;
+            log.with_ansi(false)
+                .with_writer(move || log_file.clone())
+                .init();
+        }
+        None => log.with_writer(io::stderr).init(),
+    }
+    Ok(())
+}
+
+/// A log file that starts anew when it is full, so that no guest or client can fill the disk.
+#[derive(Clone, Debug)]
+struct BoundedLog(Arc<Mutex<(PathBuf, File, u64)>>);
+
+impl BoundedLog {
+    fn open(path: PathBuf) -> Result<Self> {
+        let make = || -> io::Result<File> {
+            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            File::create(&path)
+        };
+        let file = make().with_context(|| format!("cannot write the log {}", path.display()))?;
+        Ok(Self(Arc::new(Mutex::new((path, file, 0)))))
+    }
+}
+
+impl Write for BoundedLog {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (path, file, size) = &mut *log;
+        if *size > LOG_LIMIT {
+            std::fs::rename(&*path, path.with_extension("log.old"))?;
+            *file = File::create(&*path)?;
+            *size = 0;
+        }
+        let count = file.write(bytes)?;
+        *size += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_never_grows_beyond_twice_its_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("host.log");
+        let mut log = BoundedLog::open(path.clone()).unwrap();
+        for _ in 0..5000 {
+            log.write_all(&[b'x'; 1024]).unwrap();
+        }
+        let total: u64 = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .sum();
+        assert!(total <= 2 * (LOG_LIMIT + 2048), "{total} bytes");
+        assert!(path.exists());
+    }
+}

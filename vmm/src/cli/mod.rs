@@ -1,0 +1,174 @@
+//! The commands: what was typed, and the one call that each becomes.
+
+mod args;
+mod console;
+mod demo;
+mod host;
+mod run;
+mod table;
+mod top;
+
+use crate::api::client::Client;
+use crate::api::{BalloonRequest, HostView, Overview, VmView, parse_host_change, parse_vm_change};
+use crate::protocol::Channel;
+use anyhow::{Context, Result, anyhow};
+use args::{Args, BalloonSize, Command, Target};
+use clap::Parser;
+use hyper::Method;
+use rustix::fd::OwnedFd;
+use serde::Serialize;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// Runs the command that was typed. Errors are printed with their causes and end with status 1;
+/// wrong usage ends with status 2.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = match args.command {
+        Command::Vm { name: _ } => vm(),
+        command => with_runtime(command, &args.socket),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has gone (`ballonet ps | head -1`): nothing is wrong.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ballonet: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    kind == Some(io::ErrorKind::BrokenPipe)
+}
+
+fn with_runtime(command: Command, socket: &std::path::Path) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(dispatch(command, socket))
+}
+
+async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
+    let client = Client::new(socket);
+    match command {
+        Command::Vm { .. } => unreachable!("handled before there is a runtime"),
+        Command::Demo(args) => demo::demo(args).await,
+        Command::Host(args) => host::host(args, socket).await,
+        Command::Run(args) => run::run(args, &client, socket).await,
+        Command::Ps { json } => {
+            let overview: Overview = client.get("/v1/overview").await?;
+            if json {
+                print_json(&overview)
+            } else {
+                print(&table::processes(&overview))
+            }
+        }
+        Command::Stats {
+            name: Some(name),
+            json,
+        } => {
+            let vm: VmView = client.get(&format!("/v1/vms/{name}")).await?;
+            if json {
+                print_json(&vm)
+            } else {
+                print(&table::vm(&vm))
+            }
+        }
+        Command::Stats { name: None, json } => {
+            let overview: Overview = client.get("/v1/overview").await?;
+            if json {
+                print_json(&overview)
+            } else {
+                print(&table::overview(&overview))
+            }
+        }
+        Command::Top(args) => top::top(args, &client).await,
+        Command::Set {
+            target: Target::Host,
+            changes,
+            json,
+        } => {
+            let change = parse_host_change(&changes).map_err(|why| anyhow!(why))?;
+            let host: HostView = client.call(Method::PATCH, "/v1/host", &change).await?;
+            if json {
+                print_json(&host)
+            } else {
+                print(&table::host(&host))
+            }
+        }
+        Command::Set {
+            target: Target::Vm(name),
+            changes,
+            json,
+        } => {
+            let change = parse_vm_change(&changes).map_err(|why| anyhow!(why))?;
+            let vm: VmView = client
+                .call(Method::PATCH, &format!("/v1/vms/{name}"), &change)
+                .await?;
+            if json {
+                print_json(&vm)
+            } else {
+                print(&table::vm(&vm))
+            }
+        }
+        Command::Balloon { name, size, json } => {
+            let balloon_bytes = match size {
+                BalloonSize::Fixed(size) => Some(size.0.bytes()),
+                BalloonSize::Auto => None,
+            };
+            let path = format!("/v1/vms/{name}/balloon");
+            let vm: VmView = client
+                .call(Method::PUT, &path, &BalloonRequest { balloon_bytes })
+                .await?;
+            if json {
+                print_json(&vm)
+            } else {
+                print(&table::vm(&vm))
+            }
+        }
+        Command::Console { name, replay } => console::console(&client, &name, replay.0).await,
+        Command::Stop { names } => {
+            for name in names {
+                client
+                    .call::<_, ()>(Method::DELETE, &format!("/v1/vms/{name}"), &())
+                    .await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// A VM process: its host has put the connection at standard input and the console at standard
+/// output, so no descriptor numbers have to be passed.
+fn vm() -> Result<()> {
+    let owned = |fd: rustix::fd::BorrowedFd<'static>| -> Result<OwnedFd> {
+        fd.try_clone_to_owned()
+            .context("cannot take the host's descriptors")
+    };
+    let channel = Channel::from(owned(rustix::stdio::stdin())?);
+    let console = owned(rustix::stdio::stdout())?;
+    let connected = rustix::net::getpeername(&channel).is_ok();
+    if !connected {
+        return Err(anyhow!(
+            "`ballonet vm` is started by a host: use `ballonet run`"
+        ));
+    }
+    crate::vm::main(channel, console).map_err(Into::into)
+}
+
+fn print(text: &str) -> Result<()> {
+    io::stdout()
+        .lock()
+        .write_all(text.as_bytes())
+        .map_err(Into::into)
+}
+
+fn print_json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)?;
+    print(&format!("{text}\n"))
+}

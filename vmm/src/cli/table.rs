@@ -1,0 +1,297 @@
+//! Tables for people. Sizes are MiB, because that is what a glance can compare.
+
+use crate::api::{EventView, HostView, Overview, VmPhase, VmView};
+
+/// Events shown below an overview.
+const EVENTS: usize = 5;
+
+/// A line for each VM.
+pub(super) fn processes(overview: &Overview) -> String {
+    let mut rows = vec![row(&[
+        "NAME", "STATE", "PID", "SIZE", "HOLDS", "TARGET", "BALLOON", "SHARES", "UP",
+    ])];
+    rows.extend(overview.vms.iter().map(|vm| {
+        row(&[
+            vm.name.as_str(),
+            state(vm),
+            &vm.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
+            &mebibytes(vm.size_bytes),
+            &mebibytes(vm.used_bytes),
+            &mebibytes(vm.target_bytes),
+            &mebibytes(vm.balloon.held),
+            &vm.shares.to_string(),
+            &duration(vm.uptime_s),
+        ])
+    }));
+    align(&rows)
+}
+
+/// The host above its VMs.
+pub(super) fn overview(overview: &Overview) -> String {
+    let mut text = host(&overview.host);
+    text.push('\n');
+    text.push_str(&holdings(&overview.vms));
+    if !overview.host.events.is_empty() {
+        text.push('\n');
+        let skip = overview.host.events.len().saturating_sub(EVENTS);
+        for EventView { vm, what, .. } in &overview.host.events[skip..] {
+            let who = vm.as_ref().map_or("host", |vm| vm.as_str());
+            text.push_str(&format!("{who}: {what}\n"));
+        }
+    }
+    text
+}
+
+/// The host's memory in two lines.
+pub(super) fn host(host: &HostView) -> String {
+    format!(
+        "host   {} MiB budget, {} used (most ever {}), {} free to give; {} promised\n       {} MiB configured, overcommitted by {:.0} %; up {}\n",
+        mebibytes(host.budget_bytes),
+        mebibytes(host.used_bytes),
+        mebibytes(host.used_max_bytes),
+        mebibytes(host.free_bytes),
+        mebibytes(host.promised_bytes),
+        mebibytes(host.configured_bytes),
+        (host.overcommit * 100.0).max(0.0),
+        duration(host.uptime_s),
+    )
+}
+
+/// Who holds what, a line for each VM, with a bar.
+pub(super) fn holdings(vms: &[VmView]) -> String {
+    let mut rows = vec![row(&[
+        "NAME", "STATE", "SIZE", "MIN", "MAX", "SHARES", "TARGET", "HOLDS", "PRIVATE", "EMPTY",
+        "BALLOON", "WANTED", "",
+    ])];
+    rows.extend(vms.iter().map(|vm| {
+        row(&[
+            vm.name.as_str(),
+            state(vm),
+            &mebibytes(vm.size_bytes),
+            &mebibytes(vm.min_bytes),
+            &mebibytes(vm.max_bytes),
+            &vm.shares_count.to_string(),
+            &mebibytes(vm.target_bytes),
+            &mebibytes(vm.used_bytes),
+            &mebibytes(vm.states.private),
+            &mebibytes(vm.states.empty),
+            &mebibytes(vm.states.ballooned),
+            &mebibytes(vm.balloon.target),
+            &bar(vm),
+        ])
+    }));
+    align(&rows)
+}
+
+/// Everything about one VM.
+pub(super) fn vm(vm: &VmView) -> String {
+    let mut lines = vec![
+        ("state", state(vm).to_owned()),
+        (
+            "process",
+            vm.pid
+                .map_or_else(|| "none yet".into(), |pid| pid.to_string()),
+        ),
+        ("up", duration(vm.uptime_s)),
+        ("processors", vm.vcpus.to_string()),
+        (
+            "trust group",
+            vm.trust_group
+                .as_ref()
+                .map_or_else(|| "none: shares with nobody".into(), ToString::to_string),
+        ),
+        ("size", with_unit(vm.size_bytes)),
+        (
+            "min, max",
+            format!("{}, {}", with_unit(vm.min_bytes), with_unit(vm.max_bytes)),
+        ),
+        ("shares", format!("{} ({})", vm.shares_count, vm.shares)),
+        (
+            "target",
+            format!(
+                "{}{}",
+                with_unit(vm.target_bytes),
+                vm.pinned_bytes.map_or("", |_| " (fixed by hand)")
+            ),
+        ),
+        ("may hold", with_unit(vm.granted_bytes)),
+        (
+            "holds",
+            format!(
+                "{} ({} guest, {} process)",
+                with_unit(vm.used_bytes),
+                with_unit(vm.memory_file_bytes),
+                with_unit(vm.anonymous_bytes)
+            ),
+        ),
+        ("pages", pages(vm)),
+        ("balloon", balloon(vm)),
+        ("balloon traffic", traffic(vm)),
+    ];
+    if let Some(guest) = &vm.guest {
+        let figure = |name: &str, bytes: Option<u64>| {
+            bytes.map(|bytes| format!("{} {name}", with_unit(bytes)))
+        };
+        let figures = [
+            figure("free", guest.free),
+            figure("available", guest.available),
+            figure("in all", guest.total),
+        ];
+        lines.push((
+            "guest says",
+            figures.into_iter().flatten().collect::<Vec<_>>().join(", "),
+        ));
+    }
+    let mut text = format!("{}\n", vm.name);
+    for (name, value) in lines {
+        text.push_str(&format!("  {name:<16} {value}\n"));
+    }
+    text
+}
+
+fn pages(vm: &VmView) -> String {
+    let states = [
+        ("private", vm.states.private),
+        ("empty", vm.states.empty),
+        ("ballooned", vm.states.ballooned),
+        ("shared", vm.states.shared),
+        ("broken", vm.states.broken),
+        ("compressed", vm.states.compressed),
+        ("swapped", vm.states.swapped),
+    ];
+    let shown = states.into_iter().filter(|(_, bytes)| *bytes > 0);
+    shown
+        .map(|(name, bytes)| format!("{} {name}", with_unit(bytes)))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn balloon(vm: &VmView) -> String {
+    if !vm.balloon.has_driver {
+        return "the guest has no driver for it yet".into();
+    }
+    format!(
+        "{} of {} wanted",
+        with_unit(vm.balloon.held),
+        with_unit(vm.balloon.target)
+    )
+}
+
+fn traffic(vm: &VmView) -> String {
+    let counters = vm.balloon.counters;
+    format!(
+        "{} pages in, {} out, {} reported free, {} touched without telling; refused: {} outside RAM, {} repeated, {} malformed",
+        counters.inflated,
+        counters.deflated,
+        counters.reported,
+        counters.popped,
+        counters.outside,
+        counters.repeated,
+        counters.malformed
+    )
+}
+
+fn state(vm: &VmView) -> &'static str {
+    match vm.phase {
+        VmPhase::Waiting => "waiting",
+        VmPhase::Starting => "starting",
+        VmPhase::Stopping => "stopping",
+        VmPhase::Running if !vm.responding => "silent",
+        VmPhase::Running => "running",
+    }
+}
+
+/// What the VM holds, up to its target, of its size: `####--......`.
+fn bar(vm: &VmView) -> String {
+    const WIDTH: u64 = 24;
+    let cells = |bytes: u64| (bytes * WIDTH).div_ceil(vm.size_bytes.max(1)).min(WIDTH);
+    let held = cells(vm.memory_file_bytes);
+    let target = cells(vm.target_bytes).max(held);
+    (0..WIDTH)
+        .map(|cell| match cell {
+            cell if cell < held => '#',
+            cell if cell < target => '-',
+            _ => '.',
+        })
+        .collect()
+}
+
+fn mebibytes(bytes: u64) -> String {
+    (bytes.saturating_add(1 << 19) >> 20).to_string()
+}
+
+fn with_unit(bytes: u64) -> String {
+    let tenths = (u128::from(bytes) * 10 + (1 << 19)) >> 20;
+    if tenths.is_multiple_of(10) {
+        format!("{} MiB", tenths / 10)
+    } else {
+        format!("{}.{} MiB", tenths / 10, tenths % 10)
+    }
+}
+
+fn duration(seconds: f64) -> String {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "whole seconds are shown"
+    )]
+    let seconds = seconds as u64;
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+fn row(cells: &[&str]) -> Vec<String> {
+    cells.iter().map(|&cell| cell.to_owned()).collect()
+}
+
+/// Columns as wide as their widest cell; numbers to the right.
+fn align(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let number = |column: usize| {
+        rows.iter()
+            .skip(1)
+            .any(|row| row[column].starts_with(|c: char| c.is_ascii_digit()) && column > 0)
+    };
+    let numbers: Vec<bool> = (0..columns).map(number).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().enumerate().map(|(column, cell)| {
+            let width = widths[column];
+            if numbers[column] {
+                format!("{cell:>width$}")
+            } else {
+                format!("{cell:<width$}")
+            }
+        });
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_with_numbers_to_the_right() {
+        let rows = [
+            row(&["NAME", "SIZE"]),
+            row(&["a", "5"]),
+            row(&["longer", "512"]),
+        ];
+        assert_eq!(align(&rows), "NAME    SIZE\na          5\nlonger   512\n");
+    }
+
+    #[test]
+    fn sizes_and_times_read_at_a_glance() {
+        assert_eq!(with_unit(512 << 20), "512 MiB");
+        assert_eq!(with_unit((3 << 20) + (1 << 19)), "3.5 MiB");
+        assert_eq!(duration(61.9), "1m01s");
+    }
+}

@@ -1,0 +1,83 @@
+//! Why the host does not do what it was asked.
+
+use crate::name::VmName;
+use axum::http::StatusCode;
+use page::PageCount;
+use std::io;
+use thiserror::Error;
+
+/// A wish that cannot be granted.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant's message says what it is")]
+pub enum HostError {
+    #[error("no VM is called '{0}': `ballonet ps` lists them")]
+    UnknownVm(String),
+    #[error("a VM called '{0}' is running: choose another name, or stop it first")]
+    NameInUse(VmName),
+    #[error(
+        "memory of {size_bytes} bytes is not a whole number of pages: give a multiple of 4096, as in 512M"
+    )]
+    NotWholePages { size_bytes: u64 },
+    #[error(
+        "a VM of {size} is larger than this machine, which has {machine}: give a smaller --memory"
+    )]
+    LargerThanMachine { size: PageCount, machine: PageCount },
+    #[error(
+        "a budget of {budget} is larger than this machine, which has {machine}: give a smaller --memory"
+    )]
+    BudgetLargerThanMachine {
+        budget: PageCount,
+        machine: PageCount,
+    },
+    #[error("{0} processors: give 1 to {most}", most = crate::vm::MOST_VCPUS)]
+    Vcpus(u8),
+    #[error(
+        "--workload is for the embedded guest: leave out --kernel, or tell the kernel by --cmdline"
+    )]
+    WorkloadWithKernel,
+    #[error(transparent)]
+    Settings(#[from] policy::InvalidSettings),
+    #[error(transparent)]
+    Refused(#[from] policy::Refusal),
+    #[error(
+        "a balloon of {balloon} would leave VM '{name}' {left}, and its min is {min}: give a smaller balloon, or `ballonet set {name} min=…` first"
+    )]
+    BalloonBelowMin {
+        name: VmName,
+        balloon: PageCount,
+        left: PageCount,
+        min: PageCount,
+    },
+    #[error(
+        "VM '{name}' was not started: its memory could not be taken from the other VMs within {seconds} s; they do not give back what they were asked for: `ballonet ps` shows balloons behind their targets"
+    )]
+    NoMemoryInTime { name: VmName, seconds: u64 },
+    #[error("VM '{name}' did not start: {why}")]
+    DidNotStart { name: VmName, why: String },
+    #[error("VM '{0}' does not run yet: try again in a moment")]
+    NotRunningYet(VmName),
+    #[error("the host is stopping")]
+    Stopping,
+    #[error("cannot read this machine's memory")]
+    MachineMemory(#[source] io::Error),
+    #[error("{0}")]
+    BadRequest(String),
+}
+
+impl HostError {
+    /// The HTTP status and the title for errors of its kind.
+    pub(super) fn kind(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::UnknownVm(_) => (StatusCode::NOT_FOUND, "unknown VM"),
+            Self::NameInUse(_) => (StatusCode::CONFLICT, "name in use"),
+            Self::Refused(_) => (StatusCode::CONFLICT, "not admitted"),
+            Self::NoMemoryInTime { .. } => (StatusCode::CONFLICT, "no memory in time"),
+            Self::NotRunningYet(_) => (StatusCode::CONFLICT, "not running yet"),
+            Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+            Self::MachineMemory(_) => (StatusCode::INTERNAL_SERVER_ERROR, "host error"),
+            Self::DidNotStart { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "did not start"),
+            _ => (StatusCode::BAD_REQUEST, "invalid request"),
+        }
+    }
+}

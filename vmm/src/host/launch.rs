@@ -1,0 +1,270 @@
+//! Starts a VM's process, listens to it, and cleans up when it has ended.
+
+use super::Host;
+use super::console::Console;
+use super::error::HostError;
+use super::link::Link;
+use super::vm::{Running, Vm};
+use crate::api::VmPhase;
+use crate::protocol::{Channel, ChannelError, Description, FromVm, Received, ToVm};
+use crate::vm::ram::allocated_pages;
+use page::{PageCount, VmId};
+use rustix::fs::SealFlags;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::process::{Child, ChildStderr, Command};
+
+/// How long a VM process may take until its guest's first instruction.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a process may take to end after it has hung up.
+const EXIT_PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of a VM process's error output that are kept, to say why it died.
+const KEPT_STDERR: usize = 4096;
+/// The program itself, whatever happens to the file it was started from.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// A process that has been started and has not said yet that its guest runs.
+struct Newborn {
+    child: Child,
+    link: Arc<Link>,
+    console: Console,
+    stderr: tokio::task::JoinHandle<String>,
+}
+
+/// Starts the process of a VM that has its first grant; returns when its guest runs.
+pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
+    let (name, boot) = {
+        let state = host.lock();
+        let vm = state.vm(id)?;
+        (
+            vm.config.name.clone(),
+            ToVm::Boot(Box::new(vm.config.clone())),
+        )
+    };
+    let failed = |why: String| HostError::DidNotStart {
+        name: name.clone(),
+        why,
+    };
+    let mut newborn = spawn(name.as_str()).map_err(|error| failed(crate::error_chain(&error)))?;
+    let started = match newborn.link.send(&boot) {
+        Ok(()) => first_words(&newborn.link).await,
+        Err(error) => Err(crate::error_chain(&error)),
+    };
+    match started {
+        Ok((description, memory_file)) => {
+            adopt(host, id, newborn, &description, memory_file);
+            Ok(())
+        }
+        Err(why) => {
+            let said = bury(&mut newborn).await;
+            Err(failed(if said.is_empty() {
+                why
+            } else {
+                format!("{why}: {said}")
+            }))
+        }
+    }
+}
+
+fn spawn(name: &str) -> std::io::Result<Newborn> {
+    let (ours, theirs) = Channel::pair().map_err(std::io::Error::other)?;
+    let kinds = (
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+    );
+    let (our_console, their_console) = socketpair(kinds.0, kinds.1, kinds.2, None)?;
+    let mut child = Command::new(OWN_PROGRAM)
+        .args(["vm", name])
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::from(their_console))
+        .stderr(Stdio::piped())
+        // A terminal's Ctrl-C is for the host, which then ends its VMs in order.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()?;
+    let our_console = StdUnixStream::from(our_console);
+    our_console.set_nonblocking(true)?;
+    let stderr = child
+        .stderr
+        .take()
+        .ok_or_else(|| std::io::Error::other("the error output is piped"))?;
+    Ok(Newborn {
+        child,
+        link: Arc::new(Link::new(ours)?),
+        console: Console::new(UnixStream::from_std(our_console)?),
+        stderr: tokio::spawn(newest_output(stderr)),
+    })
+}
+
+/// Reads all, keeps the newest part.
+async fn newest_output(mut stderr: ChildStderr) -> String {
+    let mut kept = Vec::new();
+    let mut buffer = vec![0; 1024];
+    while let Ok(count @ 1..) = stderr.read(&mut buffer).await {
+        kept.extend_from_slice(&buffer[..count]);
+        let surplus = kept.len().saturating_sub(KEPT_STDERR);
+        kept.drain(..surplus);
+    }
+    String::from_utf8_lossy(&kept).trim().to_owned()
+}
+
+/// What a process says first: that its guest runs, or why not.
+async fn first_words(link: &Link) -> Result<(Description, File), String> {
+    match tokio::time::timeout(START_PATIENCE, link.receive::<FromVm>()).await {
+        Ok(Ok(Received {
+            message: FromVm::Started(description),
+            descriptors,
+        })) => {
+            let file = descriptors.into_iter().next().map(File::from);
+            let file = file.filter(|file| is_sealed(file, description.config.settings.size));
+            let file = file.ok_or("its process sent no sealed memory file")?;
+            Ok((*description, file))
+        }
+        Ok(Ok(Received {
+            message: FromVm::Failed { error },
+            ..
+        })) => Err(error),
+        Ok(Ok(_)) => Err("its process said something else first".into()),
+        Ok(Err(ChannelError::Closed)) => Err("its process died".into()),
+        Ok(Err(error)) => Err(crate::error_chain(&error)),
+        Err(_) => Err(format!(
+            "its process was silent for {} s",
+            START_PATIENCE.as_secs()
+        )),
+    }
+}
+
+/// Whether the file is memory of that size for good: the host will read from it, and must not be
+/// surprised by its end.
+fn is_sealed(file: &File, size: PageCount) -> bool {
+    let sealed = rustix::fs::fcntl_get_seals(file)
+        .is_ok_and(|seals| seals.contains(SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL));
+    sealed
+        && file
+            .metadata()
+            .is_ok_and(|metadata| metadata.len() == size.bytes())
+}
+
+/// Ends a process that did not start; what it printed.
+async fn bury(newborn: &mut Newborn) -> String {
+    if tokio::time::timeout(EXIT_PATIENCE, newborn.child.wait())
+        .await
+        .is_err()
+    {
+        drop(newborn.child.kill().await);
+    }
+    (&mut newborn.stderr).await.unwrap_or_default()
+}
+
+fn adopt(host: &Host, id: VmId, newborn: Newborn, description: &Description, memory_file: File) {
+    let mut state = host.lock();
+    let Some(vm) = state.vms.get_mut(&id) else {
+        return;
+    };
+    vm.phase = VmPhase::Running;
+    vm.running = Some(Running {
+        pid: newborn.child.id().unwrap_or(description.pid),
+        link: Arc::clone(&newborn.link),
+        console: newborn.console.clone(),
+        memory_file,
+        since: Instant::now(),
+        start_us: description.start_us,
+        userfault_pages: description.userfault_pages,
+    });
+    // Its grant may have changed while it was being started.
+    vm.send(&ToVm::SetBalloon {
+        target: vm.config.balloon_target,
+    });
+    let name = vm.config.name.clone();
+    let pid = newborn.child.id().unwrap_or_default();
+    state
+        .events
+        .add(Some(&name), format!("started as process {pid}"));
+    drop(state);
+    tokio::spawn(attend(host.clone(), id, newborn));
+}
+
+/// Listens to a VM until its process has ended, then frees what it held.
+async fn attend(host: Host, id: VmId, mut newborn: Newborn) {
+    let Ok(kill) = host.lock().vm(id).map(|vm| Arc::clone(&vm.kill)) else {
+        return;
+    };
+    let mut last_words = None;
+    loop {
+        tokio::select! {
+            received = newborn.link.receive::<FromVm>() => match received {
+                Ok(received) => hear(&host, id, received.message, &mut last_words),
+                Err(ChannelError::Closed | ChannelError::Socket(_)) => break,
+                Err(error) => last_words = Some(crate::error_chain(&error)),
+            },
+            () = kill.notified() => drop(newborn.child.start_kill()),
+        }
+    }
+    let status = exit_status(&mut newborn.child).await;
+    let said = newborn.stderr.await.unwrap_or_default();
+    let stopping = host
+        .lock()
+        .vm(id)
+        .is_ok_and(|vm| vm.phase == VmPhase::Stopping);
+    let freed = host.lock().vm(id).map(held_by).unwrap_or_default();
+    let what = obituary(stopping, last_words, status, &said);
+    host.remove(id, &format!("{what}; its {freed} are free again"));
+}
+
+fn hear(host: &Host, id: VmId, message: FromVm, last_words: &mut Option<String>) {
+    match message {
+        FromVm::Observation(observation) => {
+            if let Some(vm) = host.lock().vms.get_mut(&id) {
+                vm.observed(*observation);
+            }
+            host.shared.answered.notify_waiters();
+        }
+        FromVm::Ended { reason } => *last_words = Some(reason),
+        FromVm::Failed { error } => *last_words = Some(error),
+        FromVm::Started(_) | FromVm::Description(_) => {}
+    }
+}
+
+async fn exit_status(child: &mut Child) -> Option<ExitStatus> {
+    match tokio::time::timeout(EXIT_PATIENCE, child.wait()).await {
+        Ok(status) => status.ok(),
+        Err(_) => {
+            drop(child.start_kill());
+            child.wait().await.ok()
+        }
+    }
+}
+
+/// What the VM held last: its memory file frees it when the last descriptor is closed, which is
+/// the host's own.
+fn held_by(vm: &Vm) -> PageCount {
+    let file = vm.running.as_ref().map(|running| &running.memory_file);
+    file.and_then(|file| allocated_pages(file).ok())
+        .unwrap_or_default()
+}
+
+/// What is to be said about a VM that has ended.
+fn obituary(
+    stopping: bool,
+    last_words: Option<String>,
+    status: Option<ExitStatus>,
+    said: &str,
+) -> String {
+    let signal = status.and_then(|status| status.signal());
+    match (last_words, signal) {
+        (Some(words), _) => words,
+        (None, Some(signal)) => format!("its process was killed by signal {signal}"),
+        (None, None) if stopping => "stopped".into(),
+        (None, None) if said.is_empty() => "its process died without a word".into(),
+        (None, None) => format!("its process died: {said}"),
+    }
+}

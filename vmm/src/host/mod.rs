@@ -1,0 +1,520 @@
+//! The host: the daemon that owns the machine memory and gives it to VMs.
+//!
+//! ```text
+//!   clients ──HTTP──▶ routes ──▶ Host ◀── rounds (every second: observe, decide, act)
+//!                                 │
+//!                                 ├── Vm ── Link ──▶ VM process
+//!                                 └── Vm ── Link ──▶ VM process
+//! ```
+//!
+//! * Who gets how much is decided by `policy::plan` from a snapshot; nothing here has an opinion.
+//! * What VMs use is read from the kernel; what they say about themselves is shown, and believed
+//!   only where it makes them hold more, never less, than the kernel counts.
+//! * One thread runs everything here; no call blocks, and a VM process or client that does not
+//!   answer holds up nobody.
+
+pub mod console;
+mod error;
+mod events;
+mod kernel;
+mod launch;
+mod link;
+mod round;
+mod routes;
+pub mod runtime_dir;
+mod server;
+mod vm;
+
+pub use error::HostError;
+pub use kernel::MachineMemory;
+pub use server::{ServerError, serve};
+
+use crate::api::{
+    BalloonRequest, HostChange, HostView, Overview, RunRequest, VmChange, VmPhase, VmView,
+};
+use crate::name::VmName;
+use crate::protocol::{ToVm, VmConfig};
+use crate::vm::MOST_VCPUS;
+use console::Console;
+use events::Events;
+use page::{PAGE_SIZE, PageCount, VmId};
+use policy::{OVERHEAD, SharesSpec, Snapshot, VmSettings};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, watch};
+use vm::Vm;
+
+/// How long a VM may wait until its memory was taken from others.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a VM process may take to end in order.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a host is told when it starts.
+#[derive(Clone, Debug)]
+pub struct HostOptions {
+    /// Machine memory for all VMs together.
+    pub budget: PageCount,
+    /// Time between rounds: ESX's paper and DESIGN say every second.
+    pub interval: Duration,
+    /// Whether the host ends when its last VM has.
+    pub exit_when_empty: bool,
+    /// Where clients find it.
+    pub socket: PathBuf,
+}
+
+/// A running host; clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Host {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    interval: Duration,
+    state: Mutex<State>,
+    /// A VM has answered.
+    answered: Notify,
+    /// Something has changed that should not wait for the next round.
+    round_wanted: Notify,
+    /// How many VMs there are.
+    count: watch::Sender<usize>,
+}
+
+#[derive(Debug)]
+struct State {
+    budget: PageCount,
+    machine: PageCount,
+    vms: BTreeMap<VmId, Vm>,
+    next_id: u32,
+    stopping: bool,
+    since: Instant,
+    round: u64,
+    used: PageCount,
+    used_max: PageCount,
+    samples: u64,
+    state_sum_violations: u64,
+    events: Events,
+}
+
+impl Host {
+    /// A host without VMs. Starts its rounds, so it must be called inside a runtime.
+    ///
+    /// # Errors
+    /// When the budget is above what the machine has.
+    pub fn start(options: &HostOptions) -> Result<Self, HostError> {
+        let machine = MachineMemory::read()
+            .map_err(HostError::MachineMemory)?
+            .total;
+        check_budget(options.budget, machine)?;
+        let state = State {
+            budget: options.budget,
+            machine,
+            vms: BTreeMap::new(),
+            next_id: 1,
+            stopping: false,
+            since: Instant::now(),
+            round: 0,
+            used: PageCount::ZERO,
+            used_max: PageCount::ZERO,
+            samples: 0,
+            state_sum_violations: 0,
+            events: Events::default(),
+        };
+        let host = Self {
+            shared: Arc::new(Shared {
+                interval: options.interval,
+                state: Mutex::new(state),
+                answered: Notify::new(),
+                round_wanted: Notify::new(),
+                count: watch::Sender::new(0),
+            }),
+        };
+        tokio::spawn(round::run(host.clone()));
+        Ok(host)
+    }
+
+    /// Starts a VM and waits until its guest runs.
+    ///
+    /// # Errors
+    /// When the wish makes no sense, cannot be admitted, or the VM does not start.
+    pub async fn run(&self, request: RunRequest) -> Result<VmView, HostError> {
+        let (id, name, first_grant) = self.admit(request)?;
+        self.shared.round_wanted.notify_one();
+        // A task of its own: a client that hangs up does not leave a VM half started.
+        let host = self.clone();
+        let starting = tokio::spawn(async move {
+            let granted = tokio::time::timeout(MEMORY_PATIENCE, first_grant).await;
+            let result = match granted {
+                Ok(Ok(_)) => launch::launch(&host, id).await,
+                _ => Err(HostError::NoMemoryInTime {
+                    name,
+                    seconds: MEMORY_PATIENCE.as_secs(),
+                }),
+            };
+            if result.is_err() {
+                host.remove(id, "was not started");
+            }
+            result
+        });
+        starting
+            .await
+            .map_err(|error| HostError::BadRequest(format!("starting was cut off: {error}")))??;
+        self.shared.round_wanted.notify_one();
+        self.lock().vm(id).map(Vm::view)
+    }
+
+    /// Everything there is to see.
+    #[must_use]
+    pub fn overview(&self) -> Overview {
+        let state = self.lock();
+        Overview {
+            host: state.view(),
+            vms: state.vms.values().map(Vm::view).collect(),
+        }
+    }
+
+    /// One VM.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn vm(&self, name: &str) -> Result<VmView, HostError> {
+        self.lock().find(name).map(|vm| vm.view())
+    }
+
+    /// Changes a VM's claims on memory.
+    ///
+    /// # Errors
+    /// When the change makes no sense or would break a promise.
+    pub fn set(&self, name: &str, change: &VmChange) -> Result<VmView, HostError> {
+        let mut state = self.lock();
+        let snapshot = state.snapshot();
+        let vm = state.find(name)?;
+        let old = &vm.config.settings;
+        let settings = VmSettings {
+            size: old.size,
+            min: whole_pages_or(change.min_bytes, old.min)?,
+            max: whole_pages_or(change.max_bytes, old.max)?,
+            shares: change.shares.unwrap_or(old.shares),
+        };
+        settings.check()?;
+        policy::admit_change(&snapshot, vm.config.id, &settings)?;
+        vm.config.settings = settings.clone();
+        vm.send(&ToVm::SetSettings(settings));
+        let view = vm.view();
+        drop(state);
+        self.shared.round_wanted.notify_one();
+        Ok(view)
+    }
+
+    /// Changes the host.
+    ///
+    /// # Errors
+    /// When the change makes no sense or would break a promise.
+    pub fn set_host(&self, change: &HostChange) -> Result<HostView, HostError> {
+        let mut state = self.lock();
+        let budget = whole_pages_or(change.memory_bytes, state.budget)?;
+        check_budget(budget, state.machine)?;
+        policy::admit_budget(&state.snapshot(), budget)?;
+        if budget != state.budget {
+            // What was used before belongs to the old budget.
+            state.used_max = state.used;
+            state.budget = budget;
+            state
+                .events
+                .add(None, format!("the budget is {budget} now"));
+        }
+        let view = state.view();
+        drop(state);
+        self.shared.round_wanted.notify_one();
+        Ok(view)
+    }
+
+    /// Fixes a VM's balloon, or leaves it to the policy again.
+    ///
+    /// # Errors
+    /// When the balloon would take what the VM was promised.
+    pub fn set_balloon(&self, name: &str, request: BalloonRequest) -> Result<VmView, HostError> {
+        let mut state = self.lock();
+        let vm = state.find(name)?;
+        vm.pinned = match request.balloon_bytes {
+            Some(bytes) => Some(pinned(vm, whole_pages(bytes)?)?),
+            None => None,
+        };
+        let view = vm.view();
+        drop(state);
+        self.shared.round_wanted.notify_one();
+        Ok(view)
+    }
+
+    /// A VM's console.
+    ///
+    /// # Errors
+    /// When there is no such VM, or it does not run yet.
+    pub fn console(&self, name: &str) -> Result<Console, HostError> {
+        let mut state = self.lock();
+        let vm = state.find(name)?;
+        match &vm.running {
+            Some(running) => Ok(running.console.clone()),
+            None => Err(HostError::NotRunningYet(vm.config.name.clone())),
+        }
+    }
+
+    /// Ends a VM: in order if its process listens, by force if it does not. Returns when nothing
+    /// of it is left.
+    ///
+    /// # Errors
+    /// When there is no such VM, or it does not run yet.
+    pub async fn stop(&self, name: &str) -> Result<(), HostError> {
+        let (mut gone, kill) = {
+            let mut state = self.lock();
+            let vm = state.find(name)?;
+            if vm.running.is_none() {
+                return Err(HostError::NotRunningYet(vm.config.name.clone()));
+            }
+            vm.phase = VmPhase::Stopping;
+            vm.send(&ToVm::Stop);
+            (vm.gone.subscribe(), Arc::clone(&vm.kill))
+        };
+        if tokio::time::timeout(STOP_PATIENCE, gone.wait_for(|gone| *gone))
+            .await
+            .is_err()
+        {
+            kill.notify_one();
+        }
+        // It fails only when the VM has gone altogether, which is what is waited for.
+        drop(gone.wait_for(|gone| *gone).await);
+        Ok(())
+    }
+
+    /// Ends every VM and admits no more.
+    pub async fn stop_all(&self) {
+        let names: Vec<VmName> = {
+            let mut state = self.lock();
+            state.stopping = true;
+            state
+                .vms
+                .values()
+                .map(|vm| vm.config.name.clone())
+                .collect()
+        };
+        let stops = names.into_iter().map(|name| {
+            let host = self.clone();
+            tokio::spawn(async move { drop(host.stop(name.as_str()).await) })
+        });
+        for stop in stops.collect::<Vec<_>>() {
+            drop(stop.await);
+        }
+        // One that was still being started shows up when its start has ended.
+        let mut count = self.shared.count.subscribe();
+        while *count.borrow_and_update() > 0 {
+            let left: Vec<Arc<Notify>> = self
+                .lock()
+                .vms
+                .values()
+                .map(|vm| Arc::clone(&vm.kill))
+                .collect();
+            left.iter().for_each(|kill| kill.notify_one());
+            if tokio::time::timeout(STOP_PATIENCE, count.changed())
+                .await
+                .is_err()
+            {
+                tracing::warn!("a VM does not end");
+                return;
+            }
+        }
+    }
+
+    /// How many VMs there are, as it changes.
+    #[must_use]
+    pub fn count(&self) -> watch::Receiver<usize> {
+        self.shared.count.subscribe()
+    }
+
+    fn admit(
+        &self,
+        request: RunRequest,
+    ) -> Result<(VmId, VmName, tokio::sync::oneshot::Receiver<PageCount>), HostError> {
+        let mut state = self.lock();
+        if state.stopping {
+            return Err(HostError::Stopping);
+        }
+        let config = state.config(request)?;
+        policy::admit(&state.snapshot(), &config.settings, OVERHEAD)?;
+        let (id, name) = (config.id, config.name.clone());
+        let (grant, first_grant) = tokio::sync::oneshot::channel();
+        state.next_id += 1;
+        state.vms.insert(id, Vm::new(config, grant));
+        self.shared.count.send_replace(state.vms.len());
+        Ok((id, name, first_grant))
+    }
+
+    /// Forgets a VM of which nothing is left; its memory is free from here on.
+    fn remove(&self, id: VmId, what: &str) {
+        let mut state = self.lock();
+        let Some(vm) = state.vms.remove(&id) else {
+            return;
+        };
+        state.events.add(Some(&vm.config.name), what);
+        self.shared.count.send_replace(state.vms.len());
+        vm.gone.send_replace(true);
+        drop(state);
+        self.shared.round_wanted.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn find(&mut self, name: &str) -> Result<&mut Vm, HostError> {
+        self.vms
+            .values_mut()
+            .find(|vm| vm.config.name.as_str() == name)
+            .ok_or_else(|| HostError::UnknownVm(name.chars().take(80).collect()))
+    }
+
+    fn vm(&self, id: VmId) -> Result<&Vm, HostError> {
+        self.vms
+            .get(&id)
+            .ok_or_else(|| HostError::UnknownVm(id.to_string()))
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            budget: self.budget,
+            vms: self.vms.values().map(Vm::snapshot).collect(),
+        }
+    }
+
+    /// What is meant by a request, checked.
+    fn config(&mut self, request: RunRequest) -> Result<VmConfig, HostError> {
+        let id = VmId(self.next_id);
+        let name = match &request.name {
+            Some(name) => name.clone(),
+            None => VmName::try_from(format!("vm-{id}"))
+                .map_err(|error| HostError::BadRequest(error.to_string()))?,
+        };
+        if self.vms.values().any(|vm| vm.config.name == name) {
+            return Err(HostError::NameInUse(name));
+        }
+        let vcpus = request.vcpus.unwrap_or(1);
+        if !(1..=MOST_VCPUS).contains(&vcpus) {
+            return Err(HostError::Vcpus(vcpus));
+        }
+        let settings = self.settings(&request)?;
+        Ok(VmConfig {
+            id,
+            name,
+            vcpus,
+            trust_group: request.trust_group,
+            cmdline: command_line(request.cmdline, request.workload, request.kernel.is_some())?,
+            kernel: request.kernel,
+            balloon_target: settings.size,
+            settings,
+            on_host_death: request.on_host_death,
+        })
+    }
+
+    fn settings(&self, request: &RunRequest) -> Result<VmSettings, HostError> {
+        let size = whole_pages(request.memory_bytes)?;
+        if size > self.machine {
+            return Err(HostError::LargerThanMachine {
+                size,
+                machine: self.machine,
+            });
+        }
+        let min = request.min_bytes.map(whole_pages).transpose()?;
+        let max = request.max_bytes.map(whole_pages).transpose()?;
+        Ok(VmSettings::new(
+            size,
+            min,
+            max,
+            request.shares.unwrap_or(SharesSpec::Normal),
+        )?)
+    }
+
+    fn view(&self) -> HostView {
+        let snapshot = self.snapshot();
+        let configured: PageCount = self.vms.values().map(|vm| vm.config.settings.size).sum();
+        HostView {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_s: self.since.elapsed().as_secs_f64(),
+            budget_bytes: self.budget.bytes(),
+            used_bytes: self.used.bytes(),
+            used_max_bytes: self.used_max.bytes(),
+            samples: self.samples,
+            free_bytes: snapshot.free().bytes(),
+            promised_bytes: snapshot.promised().bytes(),
+            configured_bytes: configured.bytes(),
+            overcommit: ratio(configured, self.budget) - 1.0,
+            state_sum_violations: self.state_sum_violations,
+            events: self.events.list(),
+        }
+    }
+}
+
+fn check_budget(budget: PageCount, machine: PageCount) -> Result<(), HostError> {
+    if budget > machine {
+        return Err(HostError::BudgetLargerThanMachine { budget, machine });
+    }
+    Ok(())
+}
+
+/// What a VM holds with a balloon of that size.
+fn pinned(vm: &Vm, balloon: PageCount) -> Result<PageCount, HostError> {
+    let VmSettings { size, min, .. } = vm.config.settings;
+    let left = size.saturating_sub(balloon);
+    if balloon > size || left < min {
+        return Err(HostError::BalloonBelowMin {
+            name: vm.config.name.clone(),
+            balloon,
+            left,
+            min,
+        });
+    }
+    Ok(left)
+}
+
+fn command_line(
+    cmdline: Option<String>,
+    workload: Option<String>,
+    own_kernel: bool,
+) -> Result<String, HostError> {
+    if workload.is_some() && own_kernel {
+        return Err(HostError::WorkloadWithKernel);
+    }
+    let workload = workload.map(|spec| format!("workload={spec}"));
+    Ok([cmdline, workload]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" "))
+}
+
+fn whole_pages(size_bytes: u64) -> Result<PageCount, HostError> {
+    if size_bytes.is_multiple_of(PAGE_SIZE) {
+        Ok(PageCount(size_bytes / PAGE_SIZE))
+    } else {
+        Err(HostError::NotWholePages { size_bytes })
+    }
+}
+
+fn whole_pages_or(size_bytes: Option<u64>, otherwise: PageCount) -> Result<PageCount, HostError> {
+    size_bytes.map_or(Ok(otherwise), whole_pages)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a ratio for people to read")]
+fn ratio(part: PageCount, whole: PageCount) -> f64 {
+    if whole == PageCount::ZERO {
+        0.0
+    } else {
+        part.0 as f64 / whole.0 as f64
+    }
+}

@@ -1,0 +1,89 @@
+//! A round of the host, every second and whenever something has changed: observe, decide, act.
+
+use super::{Host, State};
+use crate::api::VmPhase;
+use crate::host::vm::Vm;
+use page::PageCount;
+use policy::{Plan, Step};
+use std::time::Duration;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+/// How long a round waits for answers. A VM that takes longer keeps its last figures.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(100);
+/// Guests are asked for statistics in every so many rounds: each time wakes a guest.
+const STATISTICS_EVERY: u64 = 5;
+/// Pages of balloons that were touched are looked for in every so many rounds.
+const RECOUNT_EVERY: u64 = 10;
+
+pub(super) async fn run(host: Host) {
+    let mut tick = interval(host.shared.interval);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = host.shared.round_wanted.notified() => {}
+        }
+        ask_all(&host);
+        // What has not been answered by then shows as not responding.
+        drop(timeout(ANSWER_PATIENCE, all_answered(&host)).await);
+        act(&host);
+    }
+}
+
+fn ask_all(host: &Host) {
+    let mut state = host.lock();
+    state.round += 1;
+    let round = state.round;
+    let statistics = round.is_multiple_of(STATISTICS_EVERY);
+    let recount = round.is_multiple_of(RECOUNT_EVERY);
+    for vm in state.vms.values_mut() {
+        vm.observe(round, recount, statistics);
+    }
+}
+
+async fn all_answered(host: &Host) {
+    loop {
+        let answered = host.shared.answered.notified();
+        if host.lock().vms.values().all(Vm::responding) {
+            return;
+        }
+        answered.await;
+    }
+}
+
+fn act(host: &Host) {
+    let mut state = host.lock();
+    state.measure();
+    let plan = policy::plan(&state.snapshot());
+    state.apply(&plan);
+}
+
+impl State {
+    /// Reads what the kernel counts, and checks what the VMs counted.
+    fn measure(&mut self) {
+        for vm in self.vms.values_mut() {
+            vm.read_use();
+            if let Some(observation) = &vm.observation
+                && observation.states.total() != vm.config.settings.size
+            {
+                self.state_sum_violations += 1;
+            }
+        }
+        self.used = self.vms.values().map(|vm| vm.used.total()).sum();
+        self.used_max = self.used_max.max(self.used);
+        self.samples += 1;
+    }
+
+    fn apply(&mut self, plan: &Plan) {
+        for Step { id, target, grant } in &plan.steps {
+            let Some(vm) = self.vms.get_mut(id) else {
+                continue;
+            };
+            vm.target = *target;
+            let waits_on = vm.phase == VmPhase::Waiting && *grant == PageCount::ZERO;
+            if !waits_on {
+                vm.grant(*grant);
+            }
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! A VM as its host sees it.
+
+use crate::api::{VmPhase, VmView};
+use crate::host::console::Console;
+use crate::host::kernel::VmUse;
+use crate::host::link::Link;
+use crate::protocol::{Observation, ToVm, VmConfig};
+use page::PageCount;
+use policy::{OVERHEAD, Stage, VmSnapshot};
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, oneshot, watch};
+
+/// Rounds in which a VM must have confirmed a smaller grant before the host counts on it: in the
+/// first its device has the target, in the second its guest has had a whole round to see it.
+const CONFIRMING_ROUNDS: u8 = 2;
+
+/// How long a guest may take until its balloon driver is ready. Up to then it is believed to come,
+/// with its balloon at its target before anything else; after that the guest may touch all it has.
+const DRIVER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is there once a VM's process runs.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) pid: u32,
+    pub(super) link: Arc<Link>,
+    pub(super) console: Console,
+    pub(super) memory_file: File,
+    /// Since when its guest runs.
+    pub(super) since: Instant,
+    pub(super) start_us: u64,
+    pub(super) userfault_pages: PageCount,
+}
+
+/// One VM.
+#[derive(Debug)]
+pub(super) struct Vm {
+    pub(super) config: VmConfig,
+    pub(super) phase: VmPhase,
+    pub(super) since: Instant,
+    pub(super) running: Option<Running>,
+    /// What an administrator fixed that it holds.
+    pub(super) pinned: Option<PageCount>,
+    /// What the policy wants it to hold.
+    pub(super) target: PageCount,
+    grant: Grant,
+    /// Whoever waits for the first grant, while the VM waits to be started.
+    pub(super) first_grant: Option<oneshot::Sender<PageCount>>,
+    /// The last question asked and the last answered.
+    pub(super) asked: u64,
+    pub(super) observation: Option<Observation>,
+    pub(super) used: VmUse,
+    /// Told to end its process by force.
+    pub(super) kill: Arc<Notify>,
+    /// Becomes true when nothing of the VM is left.
+    pub(super) gone: watch::Sender<bool>,
+}
+
+/// What a VM may hold by the host's word. A smaller grant counts only when the VM has confirmed
+/// it: until then its guest may act on the larger one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Grant {
+    latest: PageCount,
+    highest_unconfirmed: PageCount,
+    confirmed_rounds: u8,
+}
+
+impl Grant {
+    fn set(&mut self, pages: PageCount) {
+        self.latest = pages;
+        self.highest_unconfirmed = self.highest_unconfirmed.max(pages);
+        self.confirmed_rounds = 0;
+    }
+
+    /// The VM says what it believes it may hold.
+    fn confirm(&mut self, pages: PageCount) {
+        if pages != self.latest {
+            self.confirmed_rounds = 0;
+            return;
+        }
+        self.confirmed_rounds = CONFIRMING_ROUNDS.min(self.confirmed_rounds + 1);
+        if self.confirmed_rounds == CONFIRMING_ROUNDS {
+            self.highest_unconfirmed = self.latest;
+        }
+    }
+}
+
+impl Vm {
+    pub(super) fn new(config: VmConfig, first_grant: oneshot::Sender<PageCount>) -> Self {
+        Self {
+            config,
+            phase: VmPhase::Waiting,
+            since: Instant::now(),
+            running: None,
+            pinned: None,
+            target: PageCount::ZERO,
+            grant: Grant::default(),
+            first_grant: Some(first_grant),
+            asked: 0,
+            observation: None,
+            used: VmUse::default(),
+            kill: Arc::default(),
+            gone: watch::Sender::new(false),
+        }
+    }
+
+    /// What the policy must know of it.
+    pub(super) fn snapshot(&self) -> VmSnapshot {
+        VmSnapshot {
+            id: self.config.id,
+            settings: self.config.settings.clone(),
+            overhead: OVERHEAD.max(self.used.anonymous),
+            ballooned: self.ballooned(),
+            granted: self.grant.highest_unconfirmed,
+            pinned: self.pinned,
+            stage: match self.phase {
+                VmPhase::Waiting => Stage::Waiting,
+                _ => Stage::Running,
+            },
+        }
+    }
+
+    /// Pages that the guest has given up. What it has touched it has not, whatever it says.
+    fn ballooned(&self) -> PageCount {
+        let size = self.config.settings.size;
+        let observation = self.observation.as_ref();
+        let young = self
+            .running
+            .as_ref()
+            .is_none_or(|running| running.since.elapsed() < DRIVER_PATIENCE);
+        let given_up = match observation {
+            Some(observation) if observation.balloon.has_driver => observation.balloon.held,
+            _ if young => size - self.grant.latest,
+            _ => PageCount::ZERO,
+        };
+        given_up.min(size.saturating_sub(self.used.memory_file))
+    }
+
+    /// The VM may hold this much from now on; it is told if it runs.
+    pub(super) fn grant(&mut self, pages: PageCount) {
+        if pages == self.grant.latest {
+            return;
+        }
+        self.grant.set(pages);
+        self.config.balloon_target = self.config.settings.size - pages;
+        if let Some(waiting) = self.first_grant.take() {
+            self.phase = VmPhase::Starting;
+            if waiting.send(pages).is_err() {
+                // The wait was given up at this moment: who waited removes the VM.
+                tracing::debug!(vm = %self.config.name, "granted too late");
+            }
+        }
+        self.send(&ToVm::SetBalloon {
+            target: self.config.balloon_target,
+        });
+    }
+
+    /// Asks the process how things stand, unless it still owes an answer.
+    pub(super) fn observe(&mut self, sequence: u64, recount: bool, statistics: bool) -> bool {
+        if self.running.is_none() || !self.responding() {
+            return false;
+        }
+        let asked = self.send(&ToVm::Observe {
+            sequence,
+            recount,
+            statistics,
+        });
+        if asked {
+            self.asked = sequence;
+        }
+        asked
+    }
+
+    /// The process has answered.
+    pub(super) fn observed(&mut self, observation: Observation) {
+        self.grant.confirm(
+            self.config
+                .settings
+                .size
+                .saturating_sub(observation.balloon.target),
+        );
+        self.observation = Some(observation);
+    }
+
+    /// Whether every question has been answered.
+    pub(super) fn responding(&self) -> bool {
+        self.observation
+            .as_ref()
+            .map_or(0, |observation| observation.sequence)
+            == self.asked
+    }
+
+    /// False if the process does not take messages now; it is told again when its grant changes.
+    pub(super) fn send(&self, message: &ToVm) -> bool {
+        let Some(running) = &self.running else {
+            return false;
+        };
+        match running.link.send(message) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!(vm = %self.config.name, "not told: {error}");
+                false
+            }
+        }
+    }
+
+    /// Reads what the kernel counts for it.
+    pub(super) fn read_use(&mut self) {
+        let Some(running) = &self.running else { return };
+        match VmUse::read(running.pid, &running.memory_file) {
+            Ok(used) => self.used = used,
+            Err(error) => {
+                tracing::warn!(vm = %self.config.name, "its memory cannot be read: {error}")
+            }
+        }
+    }
+
+    pub(super) fn view(&self) -> VmView {
+        let settings = &self.config.settings;
+        let observation = self.observation.as_ref();
+        let running = self.running.as_ref();
+        VmView {
+            name: self.config.name.clone(),
+            id: self.config.id,
+            pid: running.map(|running| running.pid),
+            phase: self.phase,
+            responding: self.responding(),
+            uptime_s: self.since.elapsed().as_secs_f64(),
+            vcpus: self.config.vcpus,
+            trust_group: self.config.trust_group.clone(),
+            size_bytes: settings.size.bytes(),
+            min_bytes: settings.min.bytes(),
+            max_bytes: settings.max.bytes(),
+            shares: settings.shares,
+            shares_count: settings.shares.resolve(settings.size).0.get(),
+            target_bytes: self.target.bytes(),
+            granted_bytes: self.grant.latest.bytes(),
+            pinned_bytes: self.pinned.map(PageCount::bytes),
+            used_bytes: self.used.total().bytes(),
+            memory_file_bytes: self.used.memory_file.bytes(),
+            anonymous_bytes: self.used.anonymous.bytes(),
+            states: observation
+                .map(|observation| observation.states)
+                .unwrap_or_else(|| self.untouched())
+                .into(),
+            balloon: observation
+                .map(|observation| observation.balloon.into())
+                .unwrap_or_default(),
+            guest: observation.and_then(|observation| observation.statistics),
+            counters: observation
+                .map(|observation| observation.counters)
+                .unwrap_or_default(),
+            start_us: running.map(|running| running.start_us),
+            userfault_bytes: running.map_or(0, |running| running.userfault_pages.bytes()),
+        }
+    }
+
+    /// The states of a VM whose guest has not run yet.
+    fn untouched(&self) -> page::PageStates {
+        page::PageStates {
+            empty: self.config.settings.size,
+            ..page::PageStates::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_smaller_grant_counts_only_after_it_was_confirmed_twice() {
+        let mut grant = Grant::default();
+        grant.set(PageCount(100));
+        grant.set(PageCount(40));
+        grant.confirm(PageCount(100));
+        assert_eq!(grant.highest_unconfirmed, PageCount(100));
+        grant.confirm(PageCount(40));
+        assert_eq!(grant.highest_unconfirmed, PageCount(100));
+        grant.confirm(PageCount(40));
+        assert_eq!(grant.highest_unconfirmed, PageCount(40));
+        grant.set(PageCount(60));
+        assert_eq!(grant.highest_unconfirmed, PageCount(60));
+    }
+}

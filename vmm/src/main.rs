@@ -1,0 +1,7 @@
+//! The program `ballonet`: see `ballonet --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ballonet::cli::main()
+}

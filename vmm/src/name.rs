@@ -1,0 +1,77 @@
+//! Names of VMs.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+use thiserror::Error;
+
+/// Longest name in bytes.
+const LONGEST: usize = 64;
+/// A name that commands understand as the host itself.
+const HOST: &str = "host";
+
+/// The name of a VM: it can stand in a path, a command line and a table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct VmName(String);
+
+/// Why a text is no name.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error(
+    "'{0}' cannot name a VM: use 1 to {LONGEST} letters, digits, '-', '_' or '.', not only dots, and not 'host'"
+)]
+pub struct InvalidName(String);
+
+impl VmName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for VmName {
+    type Error = InvalidName;
+
+    fn try_from(name: String) -> Result<Self, InvalidName> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let dots = name.chars().all(|c| c == '.');
+        if dots || name == HOST || name.len() > LONGEST || !name.chars().all(allowed) {
+            return Err(InvalidName(name.chars().take(LONGEST).collect()));
+        }
+        Ok(Self(name))
+    }
+}
+
+impl FromStr for VmName {
+    type Err = InvalidName;
+
+    fn from_str(name: &str) -> Result<Self, InvalidName> {
+        Self::try_from(name.to_owned())
+    }
+}
+
+impl From<VmName> for String {
+    fn from(name: VmName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for VmName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_can_stand_in_a_path_and_is_not_the_host() {
+        assert!("web-1.a_B".parse::<VmName>().is_ok());
+        for text in ["", "a/b", "a b", "..", "host", "ü", &"x".repeat(65)] {
+            assert!(text.parse::<VmName>().is_err(), "{text}");
+        }
+    }
+}

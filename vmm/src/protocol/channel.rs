@@ -1,0 +1,243 @@
+//! Messages over a socket that keeps packets whole and in order (SOCK_SEQPACKET).
+
+use super::VERSION;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, RawFd};
+use thiserror::Error;
+
+/// Largest message in bytes.
+const LARGEST: usize = 64 << 10;
+/// Descriptors that one message may carry.
+pub const MOST_DESCRIPTORS: usize = 4;
+
+/// Why a message could not be sent or understood.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant's message says what it is")]
+pub enum ChannelError {
+    #[error("the other side has gone")]
+    Closed,
+    #[error("the socket failed")]
+    Socket(#[from] Errno),
+    #[error("a message of {0} bytes is above the limit of {LARGEST}")]
+    TooLarge(usize),
+    #[error(
+        "the other side speaks version {theirs} of the protocol, this one version {VERSION}: use one version of ballonet for both"
+    )]
+    Version { theirs: u32 },
+    #[error("not a message of this protocol")]
+    Garbage(#[source] serde_json::Error),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<T> {
+    version: u32,
+    message: T,
+}
+
+/// A message and the descriptors that came with it.
+#[derive(Debug)]
+pub struct Received<T> {
+    /// The message.
+    pub message: T,
+    /// Its descriptors.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// The bytes of a packet for `message`.
+///
+/// # Errors
+/// When it is larger than a packet may be.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, ChannelError> {
+    let envelope = Envelope {
+        version: VERSION,
+        message,
+    };
+    let bytes = serde_json::to_vec(&envelope).map_err(ChannelError::Garbage)?;
+    match bytes.len() {
+        0..=LARGEST => Ok(bytes),
+        length => Err(ChannelError::TooLarge(length)),
+    }
+}
+
+/// The message in a packet.
+///
+/// # Errors
+/// When it is of another version, or no message. The version is looked at first, so that a newer
+/// peer is named as such and not as garbage.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ChannelError> {
+    let envelope: Envelope<serde_json::Value> =
+        serde_json::from_slice(bytes).map_err(ChannelError::Garbage)?;
+    if envelope.version != VERSION {
+        return Err(ChannelError::Version {
+            theirs: envelope.version,
+        });
+    }
+    serde_json::from_value(envelope.message).map_err(ChannelError::Garbage)
+}
+
+/// One end of the connection between a host and a VM process.
+#[derive(Debug)]
+pub struct Channel {
+    socket: OwnedFd,
+}
+
+impl Channel {
+    /// Two connected ends.
+    ///
+    /// # Errors
+    /// When the kernel gives no sockets.
+    pub fn pair() -> Result<(Self, Self), ChannelError> {
+        let (one, other) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        Ok((Self::from(one), Self::from(other)))
+    }
+
+    /// Sends a message with descriptors.
+    ///
+    /// # Errors
+    /// `Socket(Errno::AGAIN)` when the other side does not take messages and the socket does not
+    /// block; the message is then not sent.
+    pub fn send<T: Serialize>(
+        &self,
+        message: &T,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), ChannelError> {
+        assert!(
+            descriptors.len() <= MOST_DESCRIPTORS,
+            "{} descriptors in one message",
+            descriptors.len()
+        );
+        let bytes = encode(message)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            let fits = ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+            assert!(fits, "the space is made for {MOST_DESCRIPTORS} descriptors");
+        }
+        match sendmsg(
+            &self.socket,
+            &[IoSlice::new(&bytes)],
+            &mut ancillary,
+            SendFlags::NOSIGNAL,
+        ) {
+            Ok(_) => Ok(()),
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(ChannelError::Closed),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The next message.
+    ///
+    /// # Errors
+    /// `Socket(Errno::AGAIN)` when there is none and the socket does not block.
+    pub fn receive<T: DeserializeOwned>(&self) -> Result<Received<T>, ChannelError> {
+        let mut bytes = vec![0; LARGEST];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let answer = recvmsg(
+            &self.socket,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut ancillary,
+            flags,
+        );
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(Errno::CONNRESET) => return Err(ChannelError::Closed),
+            Err(error) => return Err(error.into()),
+        };
+        if answer.bytes == 0 {
+            return Err(ChannelError::Closed);
+        }
+        if answer.flags.contains(ReturnFlags::TRUNC) {
+            return Err(ChannelError::TooLarge(answer.bytes));
+        }
+        let descriptors = ancillary.drain().flat_map(descriptors_in).collect();
+        let message = decode(&bytes[..answer.bytes])?;
+        Ok(Received {
+            message,
+            descriptors,
+        })
+    }
+}
+
+fn descriptors_in(message: RecvAncillaryMessage<'_>) -> Vec<OwnedFd> {
+    match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect(),
+        _ => Vec::new(),
+    }
+}
+
+impl From<OwnedFd> for Channel {
+    fn from(socket: OwnedFd) -> Self {
+        Self { socket }
+    }
+}
+
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> Self {
+        channel.socket
+    }
+}
+
+impl AsRawFd for Channel {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::ToVm;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_message_arrives_with_its_descriptors() {
+        let (host, vm) = Channel::pair().unwrap();
+        let file = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        host.send(&ToVm::Describe, &[file.as_fd()]).unwrap();
+        let received: Received<ToVm> = vm.receive().unwrap();
+        assert_eq!(received.message, ToVm::Describe);
+        assert_eq!(received.descriptors.len(), 1);
+        drop(host);
+        assert!(matches!(vm.receive::<ToVm>(), Err(ChannelError::Closed)));
+    }
+
+    #[test]
+    fn another_version_is_named_before_its_message_is_looked_at() {
+        let packet = br#"{"version": 2, "message": "something new"}"#;
+        assert!(matches!(
+            decode::<ToVm>(packet),
+            Err(ChannelError::Version { theirs: 2 })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_refused_and_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(decode::<ToVm>(&bytes).is_err());
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! How the host and a VM process speak: one message a packet, each with the version it is in.
+//!
+//! The host asks and the VM process answers; the process keeps what it was told, so that a host
+//! that comes later can learn all of it with [`ToVm::Describe`] and go on where the last one ended.
+
+mod channel;
+
+pub use channel::{Channel, ChannelError, MOST_DESCRIPTORS, Received, decode, encode};
+
+use crate::name::VmName;
+use crate::virtio::balloon::{BalloonCounters, GuestStatistics};
+use page::{PageCount, PageStates, VmId};
+use policy::VmSettings;
+use serde::{Deserialize, Serialize};
+use sharing::TrustGroup;
+use std::path::PathBuf;
+
+/// The version of the messages below. A message of another version is refused.
+pub const VERSION: u32 = 1;
+
+/// What a VM is: all that its process must know to start, and all that a host must know of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VmConfig {
+    /// Its number.
+    pub id: VmId,
+    /// Its name, unique among the running VMs of a host.
+    pub name: VmName,
+    /// Its size and its claims on memory.
+    pub settings: VmSettings,
+    /// How many processors it has, 1 to 8.
+    pub vcpus: u8,
+    /// Who it may share pages with.
+    pub trust_group: Option<TrustGroup>,
+    /// What it boots; the embedded guest if none is given.
+    pub kernel: Option<PathBuf>,
+    /// What its kernel is told besides the devices.
+    pub cmdline: String,
+    /// Pages that its balloon asks for, from the start on.
+    pub balloon_target: PageCount,
+    /// What it does when its host dies.
+    pub on_host_death: OnHostDeath,
+}
+
+/// What a VM does when its host dies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnHostDeath {
+    /// The guest runs on with the memory it has.
+    #[default]
+    Continue,
+    /// The guest ends too: for demonstrations and experiments.
+    Stop,
+}
+
+/// What the host says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToVm {
+    /// The first message: be this VM. Answered by `Started` or `Failed`.
+    Boot(Box<VmConfig>),
+    /// Ask the guest for a balloon of this many pages.
+    SetBalloon {
+        /// Pages to hold in the balloon.
+        target: PageCount,
+    },
+    /// Keep these settings for `Describe`.
+    SetSettings(VmSettings),
+    /// Say how things stand. Answered by `Observation` with the same sequence number.
+    Observe {
+        /// Which question this is.
+        sequence: u64,
+        /// Also look for pages of the balloon that the guest has touched.
+        recount: bool,
+        /// Also ask the guest for new statistics; they come with a later observation.
+        statistics: bool,
+    },
+    /// Say who you are. Answered by `Description`.
+    Describe,
+    /// End in order.
+    Stop,
+}
+
+/// What a VM process says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromVm {
+    /// The guest runs. Comes with the descriptor of its memory file.
+    Started(Box<Description>),
+    /// Who this is. Comes with the descriptor of its memory file.
+    Description(Box<Description>),
+    /// How things stand.
+    Observation(Box<Observation>),
+    /// The guest has ended; the process ends after this.
+    Ended {
+        /// Why, in words.
+        reason: String,
+    },
+    /// The VM could not start or go on; the process ends after this.
+    Failed {
+        /// Why, in words.
+        error: String,
+    },
+}
+
+/// Who a VM process is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// What it runs, with all changes since.
+    pub config: VmConfig,
+    /// Its process.
+    pub pid: u32,
+    /// Time from its first message to its guest's first instruction, in microseconds.
+    pub start_us: u64,
+    /// Pages whose faults its agent holds through userfaultfd.
+    pub userfault_pages: PageCount,
+}
+
+/// How things stand with a VM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Observation {
+    /// Which question this answers.
+    pub sequence: u64,
+    /// The guest's pages by state; they add up to its size.
+    pub states: PageStates,
+    /// Its balloon.
+    pub balloon: BalloonView,
+    /// What the guest last said about its memory.
+    pub statistics: Option<GuestStatistics>,
+    /// What its agent and devices counted.
+    pub counters: VmCounters,
+}
+
+/// A VM's balloon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalloonView {
+    /// Whether the guest has a driver that is ready.
+    pub has_driver: bool,
+    /// Pages asked for.
+    pub target: PageCount,
+    /// Pages that the guest has given up, by the device's record.
+    pub held: PageCount,
+    /// Pages that the guest claims to have given up.
+    pub claimed: PageCount,
+    /// What went through it.
+    pub counters: BalloonCounters,
+}
+
+/// What a VM process counted since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmCounters {
+    /// Pages given back to the host.
+    pub given_back: PageCount,
+    /// Pages that the kernel refused to free.
+    pub refused: PageCount,
+    /// Guest writes that waited for the agent.
+    pub write_protect_faults: u64,
+    /// Register accesses that the virtio standard forbids.
+    pub register_violations: u64,
+    /// Bytes of console output that nobody took in time.
+    pub console_lost_bytes: u64,
+}

@@ -1,0 +1,422 @@
+//! The virtio memory balloon: pages that the guest gives up go back to the host at once.
+//!
+//! The guest lists frame numbers; they are checked, sorted, joined into ranges, and the agent frees
+//! each range with one call, before the guest is told that its buffer was used. So when the guest
+//! believes a page gone, the host has it. The other way round, a page that leaves the balloon must
+//! be told first (`MUST_TELL_HOST`), so the set kept here never claims less of a cooperating guest
+//! than it gave. A guest that touches a page of its balloon without a word gets a zero page, and
+//! loses it from the set when the pages are next counted.
+
+mod chain;
+mod page_set;
+mod statistics;
+mod wire;
+
+pub use statistics::GuestStatistics;
+
+use super::{Device, Interrupt, InterruptCause};
+use crate::vm::agent::AgentHandle;
+use crate::vm::error::VmError;
+use crate::vm::ram::GuestRam;
+use chain::{Chain, Pages};
+use page::{GfnRange, PageCount, PageStates, join_into_ranges};
+use page_set::PageSet;
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use wire::{F_DEFLATE_ON_OOM, F_MUST_TELL_HOST, F_PAGE_REPORTING, F_STATS_VQ};
+
+/// Chains served before other work of the VM process gets its turn.
+const CHAINS_IN_A_ROW: usize = 16;
+/// Descriptors of each queue.
+const QUEUE_SIZES: [u16; 4] = [128; 4];
+const OFFERED: u64 = F_MUST_TELL_HOST | F_STATS_VQ | F_DEFLATE_ON_OOM | F_PAGE_REPORTING;
+
+/// What a queue is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Inflate,
+    Deflate,
+    Statistics,
+    Reporting,
+}
+
+/// What the guest did right and wrong, in counts since the VM started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalloonCounters {
+    /// Pages that came into the balloon.
+    pub inflated: u64,
+    /// Pages that left it.
+    pub deflated: u64,
+    /// Pages reported free.
+    pub reported: u64,
+    /// Pages of the balloon that the guest touched without telling.
+    pub popped: u64,
+    /// Frame numbers outside the guest's memory.
+    pub outside: u64,
+    /// Pages listed twice, or taken out that were not in.
+    pub repeated: u64,
+    /// Buffers that could not be read or had no place in their queue.
+    pub malformed: u64,
+    /// Queues that became unusable, so that the device asked for a reset.
+    pub broken_queues: u64,
+}
+
+/// The device. Its parts are shared between the vCPUs, which set it up, and the device thread,
+/// which serves its queues. Locks are taken in the order of the fields.
+#[derive(Debug)]
+pub struct Balloon {
+    ram: GuestRam,
+    agent: AgentHandle,
+    interrupt: Interrupt,
+    target: AtomicU32,
+    actual: AtomicU32,
+    driver: Mutex<Option<Driver>>,
+    book: Mutex<Book>,
+}
+
+/// A guest's driver that is ready: the queues it set up.
+#[derive(Debug)]
+struct Driver {
+    queues: Vec<(Role, Queue)>,
+    /// The statistics buffer that waits here until figures are wanted.
+    statistics_buffer: Option<u16>,
+}
+
+/// What the device knows of its guest.
+#[derive(Debug)]
+struct Book {
+    ballooned: PageSet,
+    counters: BalloonCounters,
+    statistics: Option<GuestStatistics>,
+}
+
+impl Balloon {
+    /// A balloon over `ram` that asks for `target` pages from the start.
+    #[must_use]
+    pub fn new(ram: GuestRam, agent: AgentHandle, interrupt: Interrupt, target: PageCount) -> Self {
+        let book = Book {
+            ballooned: PageSet::new(ram.layout().size().0),
+            counters: BalloonCounters::default(),
+            statistics: None,
+        };
+        let balloon = Self {
+            ram,
+            agent,
+            interrupt,
+            target: AtomicU32::new(0),
+            actual: AtomicU32::new(0),
+            driver: Mutex::new(None),
+            book: Mutex::new(book),
+        };
+        balloon
+            .target
+            .store(balloon.clamp(target), Ordering::SeqCst);
+        balloon
+    }
+
+    /// Asks the guest to hold `target` pages in its balloon.
+    pub fn set_target(&self, target: PageCount) {
+        let target = self.clamp(target);
+        if self.target.swap(target, Ordering::SeqCst) != target && self.has_driver() {
+            self.interrupt.raise(InterruptCause::Configuration);
+        }
+    }
+
+    /// Pages that the guest is asked to hold in its balloon.
+    #[must_use]
+    pub fn target(&self) -> PageCount {
+        PageCount(self.target.load(Ordering::SeqCst).into())
+    }
+
+    /// Pages that the guest says are in its balloon: a claim.
+    #[must_use]
+    pub fn claimed(&self) -> PageCount {
+        PageCount(self.actual.load(Ordering::SeqCst).into())
+    }
+
+    /// Whether a driver has set the device up.
+    #[must_use]
+    pub fn has_driver(&self) -> bool {
+        lock(&self.driver).is_some()
+    }
+
+    /// What the guest did so far.
+    #[must_use]
+    pub fn counters(&self) -> BalloonCounters {
+        lock(&self.book).counters
+    }
+
+    /// The guest's newest figures.
+    #[must_use]
+    pub fn statistics(&self) -> Option<GuestStatistics> {
+        lock(&self.book).statistics
+    }
+
+    /// Asks the guest for new figures: it gets its buffer back and fills it again.
+    pub fn request_statistics(&self) {
+        let mut driver = lock(&self.driver);
+        let Some(driver) = &mut *driver else { return };
+        let Some(head) = driver.statistics_buffer.take() else {
+            return;
+        };
+        let queue = driver
+            .queues
+            .iter_mut()
+            .find(|(role, _)| *role == Role::Statistics);
+        if let Some((_, queue)) = queue {
+            self.finish(queue, head);
+        }
+    }
+
+    /// The guest's pages by state; they add up to its size. With `recount`, pages of the balloon
+    /// that the guest has touched are looked for and taken out of it first.
+    ///
+    /// # Errors
+    /// When the kernel does not tell what the memory file holds.
+    pub fn page_states(&self, recount: bool) -> Result<PageStates, VmError> {
+        let size = self.ram.layout().size();
+        let mut book = lock(&self.book);
+        let mut private = self.ram.allocated()?.min(size);
+        if recount || private.0 + book.ballooned.count() > size.0 {
+            book.remove_popped(&self.ram)?;
+            private = self.ram.allocated()?.min(size);
+        }
+        // The guest goes on while we count: what it touched since is counted as private only.
+        let ballooned = PageCount(book.ballooned.count()).min(size - private);
+        Ok(PageStates {
+            empty: size - private - ballooned,
+            private,
+            ballooned,
+            ..PageStates::default()
+        })
+    }
+
+    fn clamp(&self, target: PageCount) -> u32 {
+        u32::try_from(target.min(self.ram.layout().size()).0).unwrap_or(u32::MAX)
+    }
+
+    /// Gives a chain back to the guest. A guest that moved its ring away gets no answer.
+    fn finish(&self, queue: &mut Queue, head: u16) {
+        let memory = self.ram.memory();
+        let answered = queue.add_used(memory, head, 0).is_ok();
+        if answered && queue.needs_notification(memory).unwrap_or(true) {
+            self.interrupt.raise(InterruptCause::UsedBuffer);
+        }
+    }
+
+    /// Serves the next chain of a queue. False when the queue is empty; an error when its driver
+    /// has made it unusable.
+    fn serve_next(&self, driver: &mut Driver, index: usize) -> Result<bool, virtio_queue::Error> {
+        let Some((role, queue)) = driver.queues.get_mut(index) else {
+            return Ok(false);
+        };
+        if !queue.ready() {
+            return Ok(false);
+        }
+        let Some(chain) = queue.iter(self.ram.memory())?.next() else {
+            return Ok(false);
+        };
+        let head = chain.head_index();
+        match role {
+            Role::Inflate => self.inflate(chain),
+            Role::Deflate => self.deflate(chain),
+            Role::Reporting => self.take_reported(chain),
+            Role::Statistics => {
+                self.keep_statistics(chain);
+                // Kept until figures are wanted; a driver that sends another gets the first back.
+                if let Some(older) = driver.statistics_buffer.replace(head) {
+                    self.finish(queue, older);
+                }
+                return Ok(true);
+            }
+        }
+        self.finish(queue, head);
+        Ok(true)
+    }
+
+    fn inflate(&self, chain: Chain<'_>) {
+        let mut pages = chain::read_pfns(chain, self.ram.memory(), self.ram.layout());
+        let listed = pages.gfns.len() as u64;
+        let ranges = join_into_ranges(&mut pages.gfns);
+        // What could not be freed shows in the kernel's count, which the states are made from.
+        self.agent.give_back(ranges.clone());
+        let mut book = lock(&self.book);
+        let added = self.for_each_index(&ranges, |start, count| {
+            book.ballooned.insert_range(start, count)
+        });
+        book.counters.inflated += added;
+        book.counters.repeated += listed - added;
+        book.counters.count(&pages);
+    }
+
+    fn deflate(&self, chain: Chain<'_>) {
+        let mut pages = chain::read_pfns(chain, self.ram.memory(), self.ram.layout());
+        let listed = pages.gfns.len() as u64;
+        let ranges = join_into_ranges(&mut pages.gfns);
+        let mut book = lock(&self.book);
+        let removed = self.for_each_index(&ranges, |start, count| {
+            book.ballooned.remove_range(start, count)
+        });
+        book.counters.deflated += removed;
+        book.counters.repeated += listed - removed;
+        book.counters.count(&pages);
+    }
+
+    fn take_reported(&self, chain: Chain<'_>) {
+        let (ranges, pages) = chain::read_reported(chain, self.ram.layout());
+        let reported: PageCount = ranges.iter().map(|range| range.count).sum();
+        self.agent.give_back(ranges);
+        let mut book = lock(&self.book);
+        book.counters.reported += reported.0;
+        book.counters.count(&pages);
+    }
+
+    fn keep_statistics(&self, chain: Chain<'_>) {
+        let read = chain::read_statistics(chain, self.ram.memory());
+        let mut book = lock(&self.book);
+        match read {
+            Some(bytes) => book.statistics = Some(GuestStatistics::parse(&bytes)),
+            None => book.counters.malformed += 1,
+        }
+    }
+
+    /// Sums what `act` returns for each range, given by index in the memory file and page count.
+    fn for_each_index(&self, ranges: &[GfnRange], mut act: impl FnMut(u64, u64) -> u64) -> u64 {
+        let layout = self.ram.layout();
+        ranges
+            .iter()
+            .map(|range| act(layout.file_index(range.start), range.count.0))
+            .sum()
+    }
+
+    /// The driver has made a queue unusable: nothing of it is served until it resets the device.
+    fn give_up(&self, driver: &mut Option<Driver>) {
+        *driver = None;
+        lock(&self.book).counters.broken_queues += 1;
+        self.interrupt.demand_reset();
+    }
+}
+
+impl Book {
+    fn remove_popped(&mut self, ram: &GuestRam) -> Result<(), VmError> {
+        let mut popped = Vec::new();
+        for (start, count) in self.ballooned.runs() {
+            for piece in ram.layout().pieces_of_file(start, count) {
+                let first = ram.layout().file_index(piece.start);
+                let residency = ram.residency(piece)?;
+                popped.extend(
+                    (first..)
+                        .zip(residency)
+                        .filter(|(_, held)| *held)
+                        .map(|(page, _)| page),
+                );
+            }
+        }
+        for page in popped {
+            self.counters.popped += self.ballooned.remove_range(page, 1);
+        }
+        Ok(())
+    }
+}
+
+/// Nothing that a guest sends can panic while a lock is held; if our own code did, its state is
+/// still counts and sets that are whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl BalloonCounters {
+    fn count(&mut self, pages: &Pages) {
+        self.outside += pages.outside;
+        self.malformed += pages.malformed;
+    }
+}
+
+/// The roles of the queues in their order. A queue that was not agreed on takes no number: that is
+/// how Linux and QEMU count, whatever the standard's list suggests.
+fn roles(features: u64) -> Vec<Role> {
+    let mut roles = vec![Role::Inflate, Role::Deflate];
+    if features & F_STATS_VQ != 0 {
+        roles.push(Role::Statistics);
+    }
+    if features & F_PAGE_REPORTING != 0 {
+        roles.push(Role::Reporting);
+    }
+    roles
+}
+
+impl Device for Balloon {
+    fn device_type(&self) -> u32 {
+        wire::DEVICE_TYPE
+    }
+
+    fn features(&self) -> u64 {
+        OFFERED
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        &QUEUE_SIZES
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let mut space = [0u8; 8];
+        space[..4].copy_from_slice(&self.target.load(Ordering::SeqCst).to_le_bytes());
+        space[4..].copy_from_slice(&self.actual.load(Ordering::SeqCst).to_le_bytes());
+        for (index, byte) in (offset..).zip(data) {
+            *byte = usize::try_from(index)
+                .ok()
+                .and_then(|index| space.get(index))
+                .copied()
+                .unwrap_or(0);
+        }
+    }
+
+    fn write_config(&self, offset: u64, data: &[u8]) {
+        if offset == wire::CONFIG_ACTUAL
+            && let Ok(bytes) = <[u8; 4]>::try_from(data)
+        {
+            self.actual
+                .store(u32::from_le_bytes(bytes), Ordering::SeqCst);
+        } else {
+            lock(&self.book).counters.malformed += 1;
+        }
+    }
+
+    fn activate(&self, features: u64, queues: Vec<Queue>) {
+        let queues = roles(features).into_iter().zip(queues).collect();
+        *lock(&self.driver) = Some(Driver {
+            queues,
+            statistics_buffer: None,
+        });
+    }
+
+    fn reset(&self) {
+        // A guest that starts anew knows nothing of the pages it once gave up, so they are its own
+        // again: the balloon has popped.
+        *lock(&self.driver) = None;
+        let mut book = lock(&self.book);
+        book.ballooned.clear();
+        book.statistics = None;
+        self.actual.store(0, Ordering::SeqCst);
+    }
+
+    fn serve(&self, queue: usize) -> bool {
+        let mut driver = lock(&self.driver);
+        for _ in 0..CHAINS_IN_A_ROW {
+            let Some(ready) = &mut *driver else {
+                return false;
+            };
+            match self.serve_next(ready, queue) {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(_) => {
+                    self.give_up(&mut driver);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,118 @@
+//! Where a guest's devices are: their addresses, interrupt lines and I/O ports, and who answers
+//! when a vCPU reaches for one.
+
+use crate::virtio::balloon::Balloon;
+use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY, REGISTERS_SIZE};
+use crate::vm::console::Console;
+
+/// Guest-physical address of the first device's registers, in the gap below 4 GiB.
+const FIRST_DEVICE: u64 = 0xd000_0000;
+/// Interrupt lines from here on reach the I/O APIC only; those below also reach the old PIC.
+const FIRST_LINE: u32 = 16;
+
+/// The serial console's interrupt line and first port, as PCs have them.
+pub(super) const CONSOLE_LINE: u32 = 4;
+const CONSOLE_PORTS: std::ops::Range<u16> = 0x3f8..0x400;
+/// Keyboard controller: writing the reset command here ends the guest, as it reboots a PC.
+const RESET_PORT: u16 = 0x64;
+const RESET_COMMAND: u8 = 0xfe;
+/// What a port without a device reads as.
+const NOBODY: u8 = 0xff;
+
+/// A device's place: the registers' address and the interrupt line follow from its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DeviceSlot(pub(super) u32);
+
+impl DeviceSlot {
+    pub(super) fn registers(self) -> u64 {
+        FIRST_DEVICE + u64::from(self.0) * REGISTERS_SIZE
+    }
+
+    pub(super) fn notify_address(self) -> u64 {
+        self.registers() + QUEUE_NOTIFY
+    }
+
+    pub(super) fn line(self) -> u32 {
+        FIRST_LINE + self.0
+    }
+
+    /// How a kernel's command line announces the device (Linux: virtio_mmio.device).
+    pub(super) fn command_line_word(&self) -> String {
+        let size = REGISTERS_SIZE / 1024;
+        format!(
+            "virtio_mmio.device={size}K@{:#x}:{}",
+            self.registers(),
+            self.line()
+        )
+    }
+}
+
+/// What a vCPU should do after it reached a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AfterWrite {
+    GoOn,
+    /// The guest has asked to be reset, which ends it.
+    Reset,
+}
+
+/// Everything that a vCPU can reach besides memory.
+#[derive(Debug)]
+pub(super) struct Bus {
+    pub(super) console: Console,
+    pub(super) balloon: MmioTransport<Balloon>,
+    pub(super) balloon_slot: DeviceSlot,
+}
+
+impl Bus {
+    /// `data` may be several units of a string instruction to one port.
+    pub(super) fn write_port(&self, port: u16, data: &[u8]) -> AfterWrite {
+        if CONSOLE_PORTS.contains(&port) {
+            self.console.write(port - CONSOLE_PORTS.start, data);
+        } else if port == RESET_PORT && data.contains(&RESET_COMMAND) {
+            return AfterWrite::Reset;
+        }
+        AfterWrite::GoOn
+    }
+
+    pub(super) fn read_port(&self, port: u16, data: &mut [u8]) {
+        if CONSOLE_PORTS.contains(&port) {
+            self.console.read(port - CONSOLE_PORTS.start, data);
+        } else if port == RESET_PORT {
+            // The keyboard controller is always ready for a command.
+            data.fill(0);
+        } else {
+            data.fill(NOBODY);
+        }
+    }
+
+    pub(super) fn read_memory(&self, address: u64, data: &mut [u8]) {
+        match self.balloon_offset(address) {
+            Some(offset) => self.balloon.read(offset, data),
+            None => data.fill(NOBODY),
+        }
+    }
+
+    pub(super) fn write_memory(&self, address: u64, data: &[u8]) {
+        if let Some(offset) = self.balloon_offset(address) {
+            self.balloon.write(offset, data);
+        }
+    }
+
+    fn balloon_offset(&self, address: u64) -> Option<u64> {
+        let offset = address.checked_sub(self.balloon_slot.registers())?;
+        (offset < REGISTERS_SIZE).then_some(offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_announced_with_its_address_and_line() {
+        assert_eq!(
+            DeviceSlot(1).command_line_word(),
+            "virtio_mmio.device=4K@0xd0001000:17"
+        );
+    }
+}

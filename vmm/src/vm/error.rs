@@ -1,0 +1,83 @@
+//! What can go wrong in a VM process, in words for the person who wanted the VM.
+
+use page::PageCount;
+use std::io;
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Why a VM cannot start or go on.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant's message says what it is")]
+pub enum VmError {
+    #[error("cannot open /dev/kvm: {}; {}", io::Error::from_raw_os_error(.0.errno()), kvm_remedy(.0.errno()))]
+    OpenKvm(kvm_ioctls::Error),
+    #[error(
+        "KVM speaks version {0} of its interface, this program version 12: use a kernel since 2.6.22"
+    )]
+    KvmVersion(i32),
+    #[error("KVM on this machine lacks {0}, which is needed: load another KVM module or kernel")]
+    KvmLacks(&'static str),
+    #[error("KVM refused to {what}")]
+    Kvm {
+        what: &'static str,
+        source: kvm_ioctls::Error,
+    },
+    #[error("cannot make the guest's memory file")]
+    MakeRam(#[source] rustix::io::Errno),
+    #[error("memory of {0} cannot be mapped in this process")]
+    RamTooLarge(PageCount),
+    #[error("cannot map the guest's memory")]
+    MapRam(#[source] vm_memory::mmap::MmapRegionError),
+    #[error("cannot lay out the guest's memory")]
+    LayOutRam(#[source] vm_memory::GuestRegionCollectionError),
+    #[error("cannot read how much memory the guest's memory file holds")]
+    ReadRamUse(#[source] rustix::io::Errno),
+    #[error("cannot touch the guest's memory")]
+    TouchRam(#[source] vm_memory::GuestMemoryError),
+    #[error(
+        "cannot open a userfaultfd: run as root, or set the sysctl vm.unprivileged_userfaultfd to 1"
+    )]
+    OpenUserfault(#[source] rustix::io::Errno),
+    #[error("cannot register the guest's memory with userfaultfd: a kernel since 5.19 is needed")]
+    RegisterUserfault(#[source] rustix::io::Errno),
+    #[error("cannot change write protection through userfaultfd")]
+    WriteProtect(#[source] rustix::io::Errno),
+    #[error("cannot read from userfaultfd")]
+    ReadUserfault(#[source] rustix::io::Errno),
+    #[error(
+        "a write to a protected page did not wait: userfaultfd of this kernel does not protect memory files"
+    )]
+    WritersDoNotWait,
+    #[error("cannot start a thread or make its event descriptor")]
+    StartThread(#[source] io::Error),
+    #[error("cannot open the kernel '{}': give an ELF file with a PVH entry note", .path.display())]
+    OpenKernel { path: PathBuf, source: io::Error },
+    #[error("the kernel '{}' cannot be loaded: give a whole ELF file for x86-64", .path.display())]
+    LoadKernel {
+        path: PathBuf,
+        source: linux_loader::loader::Error,
+    },
+    #[error("the kernel '{}' has no PVH entry note: build it with CONFIG_PVH, or leave --kernel out for the embedded guest", .0.display())]
+    NoPvhEntry(PathBuf),
+    #[error("the kernel command line has {length} bytes, and {limit} fit: shorten --cmdline")]
+    CommandLineTooLong { length: usize, limit: usize },
+    #[error("cannot speak with the host")]
+    Channel(#[source] crate::protocol::ChannelError),
+    #[error("the host told a running VM to boot")]
+    BootTwice,
+    #[error("the host spoke before it said which VM to be")]
+    NoBoot,
+    #[error("cannot wait for events")]
+    Wait(#[source] rustix::io::Errno),
+}
+
+fn kvm_remedy(errno: i32) -> &'static str {
+    match io::Error::from_raw_os_error(errno).kind() {
+        io::ErrorKind::NotFound => {
+            "load the module kvm_intel or kvm_amd, and enable virtualization in the firmware"
+        }
+        io::ErrorKind::PermissionDenied => "join the group that owns it (kvm), or run as root",
+        _ => "see that no other hypervisor holds the processor",
+    }
+}

@@ -1,0 +1,30 @@
+//! A VM process: one guest with its memory, processors and devices.
+//!
+//! ```text
+//!   host ──messages──▶ process (main thread: messages, console, device queues)
+//!                         │ asks, waits                     ▲ queue notified (ioeventfd)
+//!                         ▼                                 │
+//!                       agent ──changes──▶ guest memory ◀─ vCPU threads ──▶ registers, ports
+//! ```
+//!
+//! * The agent alone changes what backs guest memory, and never touches it through the mapping
+//!   that guest and devices use.
+//! * The main thread serves the device queues; a vCPU thread only reads and writes registers.
+//! * Nothing here decides how much memory the guest should have.
+
+pub mod agent;
+mod boot;
+mod bus;
+mod console;
+pub mod error;
+mod machine;
+mod process;
+pub mod ram;
+mod residency;
+pub mod userfault;
+mod vcpu;
+
+pub use boot::COMMAND_LINE_LIMIT;
+pub use error::VmError;
+pub use machine::MOST_VCPUS;
+pub use process::main;

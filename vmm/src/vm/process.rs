@@ -1,0 +1,367 @@
+//! A VM process from its first message to its end: builds the machine, then waits for whatever
+//! comes first, a message, console input, a notified queue or the guest's end.
+
+use crate::event::Event as Wake;
+use crate::protocol::{
+    BalloonView, Channel, ChannelError, Description, FromVm, Observation, OnHostDeath, ToVm,
+    VmConfig, VmCounters,
+};
+use crate::virtio::balloon::Balloon;
+use crate::virtio::mmio::MmioTransport;
+use crate::virtio::{Device, Interrupt};
+use crate::vm::agent::AgentHandle;
+use crate::vm::boot;
+use crate::vm::bus::{Bus, DeviceSlot};
+use crate::vm::console::{Console, InputState};
+use crate::vm::error::VmError;
+use crate::vm::machine::Machine;
+use crate::vm::ram::GuestRam;
+use crate::vm::vcpu::{self, Ending};
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::Instant;
+
+/// Runs the VM that the host at `channel` describes; its console is at `console`.
+///
+/// # Errors
+/// When the VM cannot start or go on. The host has been told then, if it is still there.
+pub fn main(channel: Channel, console: OwnedFd) -> Result<(), VmError> {
+    let result = start(&channel, console).and_then(|mut process| process.run());
+    if let Err(error) = &result {
+        let error = crate::error_chain(error);
+        ignore_gone_host(channel.send(&FromVm::Failed { error }, &[]));
+    }
+    result
+}
+
+/// The host may have died: the VM's own end is the same then.
+fn ignore_gone_host(sent: Result<(), ChannelError>) {
+    if let Err(error) = sent {
+        tracing::debug!("the host is not there: {error}");
+    }
+}
+
+/// What the main thread waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Message,
+    ConsoleInput,
+    ConsoleRoom,
+    Ending,
+    Queue(usize),
+}
+
+impl Source {
+    /// Sources as the numbers that the kernel hands back.
+    fn number(self) -> u64 {
+        match self {
+            Self::Message => 0,
+            Self::ConsoleInput => 1,
+            Self::ConsoleRoom => 2,
+            Self::Ending => 3,
+            Self::Queue(index) => 4 + index as u64,
+        }
+    }
+
+    fn from_number(number: u64) -> Self {
+        match number {
+            0 => Self::Message,
+            1 => Self::ConsoleInput,
+            2 => Self::ConsoleRoom,
+            3 => Self::Ending,
+            queue => Self::Queue(usize::try_from(queue - 4).unwrap_or(usize::MAX)),
+        }
+    }
+}
+
+/// A running VM.
+struct Process<'a> {
+    channel: &'a Channel,
+    config: VmConfig,
+    start_us: u64,
+    ram: GuestRam,
+    agent: AgentHandle,
+    bus: Arc<Bus>,
+    queues: Vec<Wake>,
+    endings: Receiver<Ending>,
+    ended: Wake,
+    epoll: OwnedFd,
+    // KVM's side of the machine lives as long as this.
+    _machine: Machine,
+}
+
+fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
+    let ToVm::Boot(config) = channel.receive().map_err(VmError::Channel)?.message else {
+        return Err(VmError::NoBoot);
+    };
+    let begin = Instant::now();
+    let ram = GuestRam::new(config.settings.size)?;
+    let machine = Machine::new(&ram)?;
+    let agent = AgentHandle::start(&ram)?;
+    let interrupt = Interrupt::new().map_err(VmError::StartThread)?;
+    let balloon = Balloon::new(
+        ram.clone(),
+        agent.clone(),
+        interrupt.clone(),
+        config.balloon_target,
+    );
+    let balloon = Arc::new(balloon);
+    let slot = DeviceSlot(0);
+    let queues = balloon.queue_sizes().iter().map(|_| Wake::new());
+    let queues = queues
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(VmError::StartThread)?;
+    let bus = Arc::new(Bus {
+        console: Console::new(console).map_err(VmError::StartThread)?,
+        balloon: MmioTransport::new(balloon, interrupt.clone(), ram.memory().clone()),
+        balloon_slot: slot,
+    });
+    machine.connect_console(bus.console.line())?;
+    machine.connect_device(slot, &interrupt, &queues)?;
+    let entry = boot::load(&config, &ram, &[slot])?;
+    let vcpus = machine.vcpus(config.vcpus, entry)?;
+    let ended = Wake::new().map_err(VmError::StartThread)?;
+    let (tell, endings) = mpsc::channel();
+    let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(VmError::Wait)?;
+    let start_us = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let process = Process {
+        channel,
+        config: *config,
+        start_us,
+        ram,
+        agent,
+        bus,
+        queues,
+        endings,
+        ended,
+        epoll,
+        _machine: machine,
+    };
+    process.watch_all()?;
+    process.announce()?;
+    for (index, vcpu) in vcpus.into_iter().enumerate() {
+        process.start_vcpu(index, vcpu, tell.clone())?;
+    }
+    Ok(process)
+}
+
+impl Process<'_> {
+    fn start_vcpu(
+        &self,
+        index: usize,
+        vcpu: kvm_ioctls::VcpuFd,
+        tell: Sender<Ending>,
+    ) -> Result<(), VmError> {
+        let (bus, ended) = (Arc::clone(&self.bus), self.ended.clone());
+        let body = move || {
+            let ending = vcpu::run(vcpu, &bus);
+            // Nobody listens any more only when the process is ending already.
+            if tell.send(ending).is_ok() {
+                ended.signal();
+            }
+        };
+        let thread = thread::Builder::new()
+            .name(format!("vcpu{index}"))
+            .spawn(body);
+        thread.map(drop).map_err(VmError::StartThread)
+    }
+
+    fn watch_all(&self) -> Result<(), VmError> {
+        self.watch(self.channel, Source::Message)?;
+        self.watch(self.bus.console.socket(), Source::ConsoleInput)?;
+        self.watch(self.bus.console.room(), Source::ConsoleRoom)?;
+        self.watch(&self.ended, Source::Ending)?;
+        for (index, queue) in self.queues.iter().enumerate() {
+            self.watch(queue, Source::Queue(index))?;
+        }
+        Ok(())
+    }
+
+    fn watch(&self, fd: impl AsFd, source: Source) -> Result<(), VmError> {
+        epoll::add(
+            &self.epoll,
+            fd,
+            EventData::new_u64(source.number()),
+            EventFlags::IN,
+        )
+        .map_err(VmError::Wait)
+    }
+
+    fn unwatch(&self, fd: impl AsFd) {
+        // Fails only for what is not watched.
+        if let Err(error) = epoll::delete(&self.epoll, fd) {
+            tracing::debug!("was not watched: {error}");
+        }
+    }
+
+    fn announce(&self) -> Result<(), VmError> {
+        let started = FromVm::Started(Box::new(self.description()));
+        self.channel
+            .send(&started, &[self.ram.file().as_fd()])
+            .map_err(VmError::Channel)
+    }
+
+    fn run(&mut self) -> Result<(), VmError> {
+        loop {
+            for source in self.wait()? {
+                if self.handle(source)? == Next::End {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn wait(&self) -> Result<Vec<Source>, VmError> {
+        let mut events = [MaybeUninit::<Event>::uninit(); 16];
+        match epoll::wait(&self.epoll, &mut events, None) {
+            Ok((events, _)) => Ok(events
+                .iter()
+                .map(|event| Source::from_number(event.data.u64()))
+                .collect()),
+            Err(Errno::INTR) => Ok(Vec::new()),
+            Err(error) => Err(VmError::Wait(error)),
+        }
+    }
+
+    fn handle(&mut self, source: Source) -> Result<Next, VmError> {
+        match source {
+            Source::Message => return self.take_message(),
+            Source::ConsoleInput => self.take_console_input(),
+            Source::ConsoleRoom => {
+                self.bus.console.room().drain();
+                self.unwatch(self.bus.console.socket());
+                self.watch(self.bus.console.socket(), Source::ConsoleInput)?;
+            }
+            Source::Queue(index) => self.serve(index),
+            Source::Ending => return Ok(self.take_ending()),
+        }
+        Ok(Next::GoOn)
+    }
+
+    fn serve(&self, index: usize) {
+        self.queues[index].drain();
+        if self.bus.balloon.device().serve(index) {
+            self.queues[index].signal();
+        }
+    }
+
+    fn take_console_input(&self) {
+        match self.bus.console.take_input() {
+            InputState::Open => {}
+            InputState::Full | InputState::Closed => self.unwatch(self.bus.console.socket()),
+        }
+    }
+
+    fn take_ending(&self) -> Next {
+        self.ended.drain();
+        let Ok(ending) = self.endings.try_recv() else {
+            return Next::GoOn;
+        };
+        ignore_gone_host(self.channel.send(
+            &FromVm::Ended {
+                reason: ending.reason(),
+            },
+            &[],
+        ));
+        Next::End
+    }
+
+    fn take_message(&mut self) -> Result<Next, VmError> {
+        match self.channel.receive() {
+            Ok(received) => self.obey(received.message),
+            Err(ChannelError::Closed) => Ok(self.outlive_host()),
+            Err(error) => Err(VmError::Channel(error)),
+        }
+    }
+
+    fn outlive_host(&self) -> Next {
+        if self.config.on_host_death == OnHostDeath::Stop {
+            return Next::End;
+        }
+        self.unwatch(self.channel);
+        Next::GoOn
+    }
+
+    fn obey(&mut self, message: ToVm) -> Result<Next, VmError> {
+        match message {
+            ToVm::Boot(_) => return Err(VmError::BootTwice),
+            ToVm::SetBalloon { target } => {
+                self.config.balloon_target = target;
+                self.bus.balloon.device().set_target(target);
+            }
+            ToVm::SetSettings(settings) => self.config.settings = settings,
+            ToVm::Observe {
+                sequence,
+                recount,
+                statistics,
+            } => {
+                if statistics {
+                    self.bus.balloon.device().request_statistics();
+                }
+                let observation = self.observation(sequence, recount)?;
+                self.answer(&FromVm::Observation(Box::new(observation)))?;
+            }
+            ToVm::Describe => {
+                let description = FromVm::Description(Box::new(self.description()));
+                self.channel
+                    .send(&description, &[self.ram.file().as_fd()])
+                    .map_err(VmError::Channel)?;
+            }
+            ToVm::Stop => return Ok(Next::End),
+        }
+        Ok(Next::GoOn)
+    }
+
+    /// A host that has died in the meantime is noticed at the next message.
+    fn answer(&self, message: &FromVm) -> Result<(), VmError> {
+        match self.channel.send(message, &[]) {
+            Ok(()) | Err(ChannelError::Closed) => Ok(()),
+            Err(error) => Err(VmError::Channel(error)),
+        }
+    }
+
+    fn description(&self) -> Description {
+        Description {
+            config: self.config.clone(),
+            pid: std::process::id(),
+            start_us: self.start_us,
+            userfault_pages: self.ram.layout().size(),
+        }
+    }
+
+    fn observation(&self, sequence: u64, recount: bool) -> Result<Observation, VmError> {
+        let balloon = self.bus.balloon.device();
+        let states = balloon.page_states(recount)?;
+        Ok(Observation {
+            sequence,
+            states,
+            balloon: BalloonView {
+                has_driver: balloon.has_driver(),
+                target: balloon.target(),
+                held: states.ballooned,
+                claimed: balloon.claimed(),
+                counters: balloon.counters(),
+            },
+            statistics: balloon.statistics(),
+            counters: VmCounters {
+                given_back: self.agent.counters().given_back(),
+                refused: self.agent.counters().refused(),
+                write_protect_faults: self.agent.counters().write_protect_faults(),
+                register_violations: self.bus.balloon.violations(),
+                console_lost_bytes: self.bus.console.lost_bytes(),
+            },
+        })
+    }
+}
+
+/// Whether the VM goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    GoOn,
+    End,
+}

@@ -1,0 +1,286 @@
+//! A guest's memory: one sealed memory file, mapped once for the guest and its devices.
+//!
+//! RAM above 3 GiB goes on at 4 GiB, because the gap below 4 GiB belongs to devices; in the file
+//! the two pieces follow each other without a gap. The file is sealed against growing and
+//! shrinking, so whoever holds its descriptor can rely on its size.
+
+use crate::vm::error::VmError;
+use crate::vm::residency;
+use page::{Gfn, GfnRange, PAGE_SIZE, PageCount};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use std::fs::File;
+use std::sync::Arc;
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion,
+};
+
+/// First page of the gap for devices: RAM that does not fit below goes on after the gap.
+pub const GAP_START: Gfn = Gfn((3 << 30) / PAGE_SIZE);
+/// First page after the gap for devices.
+pub const GAP_END: Gfn = Gfn((4 << 30) / PAGE_SIZE);
+
+/// A frame number as the guest gave it. It may name no memory at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClaimedGfn(pub u64);
+
+/// Which guest-physical pages are RAM, and where in the memory file each lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RamLayout {
+    size: PageCount,
+}
+
+/// A stretch of guest-physical memory that is RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RamPiece {
+    /// Its pages.
+    pub pages: GfnRange,
+    /// Where its first page lies in the memory file, in bytes.
+    pub file_offset: u64,
+}
+
+impl RamLayout {
+    /// The layout of a VM of `size`.
+    #[must_use]
+    pub const fn new(size: PageCount) -> Self {
+        Self { size }
+    }
+
+    /// All pages together.
+    #[must_use]
+    pub const fn size(self) -> PageCount {
+        self.size
+    }
+
+    /// The one or two pieces, lowest first.
+    #[must_use]
+    pub fn pieces(self) -> Vec<RamPiece> {
+        let low = self.size.min(PageCount(GAP_START.0));
+        let high = self.size - low;
+        let piece = |start, count, file_offset| RamPiece {
+            pages: GfnRange { start, count },
+            file_offset,
+        };
+        let mut pieces = vec![piece(Gfn(0), low, 0)];
+        if high > PageCount::ZERO {
+            pieces.push(piece(GAP_END, high, low.bytes()));
+        }
+        pieces
+    }
+
+    /// The only way from a claim to a `Gfn`: none if the guest has no RAM there.
+    #[must_use]
+    pub fn check(self, claim: ClaimedGfn) -> Option<Gfn> {
+        self.index_of(claim.0).map(|_| Gfn(claim.0))
+    }
+
+    /// The page's index in the memory file.
+    ///
+    /// # Panics
+    /// If `gfn` is not RAM: a `Gfn` comes from [`RamLayout::check`] of the same VM.
+    #[must_use]
+    pub fn file_index(self, gfn: Gfn) -> u64 {
+        match self.index_of(gfn.0) {
+            Some(index) => index,
+            None => panic!(
+                "gfn {} of another guest (RAM of {} pages)",
+                gfn.0, self.size.0
+            ),
+        }
+    }
+
+    /// The guest's pages that lie at `count` pages of the memory file from `start` on: one range,
+    /// or two where they lie on both sides of the gap.
+    pub(crate) fn pieces_of_file(self, start: u64, count: u64) -> Vec<GfnRange> {
+        let end = start + count;
+        let overlap = |piece: RamPiece| {
+            let first = piece.file_offset / PAGE_SIZE;
+            let from = start.max(first);
+            let to = end.min(first + piece.pages.count.0);
+            (from < to).then(|| GfnRange {
+                start: Gfn(piece.pages.start.0 + (from - first)),
+                count: PageCount(to - from),
+            })
+        };
+        self.pieces().into_iter().filter_map(overlap).collect()
+    }
+
+    fn index_of(self, page: u64) -> Option<u64> {
+        let low = self.size.0.min(GAP_START.0);
+        if page < low {
+            return Some(page);
+        }
+        let index = page.checked_sub(GAP_END.0)?.checked_add(GAP_START.0)?;
+        (index < self.size.0).then_some(index)
+    }
+}
+
+/// The memory of one guest.
+#[derive(Clone, Debug)]
+pub struct GuestRam {
+    layout: RamLayout,
+    file: Arc<File>,
+    memory: GuestMemoryMmap,
+}
+
+impl GuestRam {
+    /// Makes and maps memory for a guest of `size`; no page of it is allocated yet.
+    ///
+    /// # Errors
+    /// When the kernel refuses the memory file or the mapping.
+    pub fn new(size: PageCount) -> Result<Self, VmError> {
+        let layout = RamLayout::new(size);
+        let file = Arc::new(sealed_memory_file(size)?);
+        let regions = layout.pieces().into_iter().map(|piece| {
+            let offset = FileOffset::from_arc(Arc::clone(&file), piece.file_offset);
+            let bytes = usize::try_from(piece.pages.count.bytes())
+                .map_err(|_too_large| VmError::RamTooLarge(size))?;
+            let mapping = MmapRegion::from_file(offset, bytes).map_err(VmError::MapRam)?;
+            let start = GuestAddress(piece.pages.start.0 * PAGE_SIZE);
+            GuestRegionMmap::new(mapping, start).ok_or(VmError::RamTooLarge(size))
+        });
+        let regions = regions.collect::<Result<Vec<_>, _>>()?;
+        let memory = GuestMemoryMmap::from_regions(regions).map_err(VmError::LayOutRam)?;
+        Ok(Self {
+            layout,
+            file,
+            memory,
+        })
+    }
+
+    /// Which pages there are.
+    #[must_use]
+    pub const fn layout(&self) -> RamLayout {
+        self.layout
+    }
+
+    /// The memory as the guest sees it, for devices and for loading a kernel.
+    #[must_use]
+    pub const fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// The memory file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Pages that the memory file holds, as the kernel counts them.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn allocated(&self) -> Result<PageCount, VmError> {
+        allocated_pages(&self.file).map_err(VmError::ReadRamUse)
+    }
+
+    /// Which pages of a range the memory file holds, in the range's order. Allocates none.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub(crate) fn residency(&self, range: GfnRange) -> Result<Vec<bool>, VmError> {
+        let address = GuestAddress(range.start.0 * PAGE_SIZE);
+        let bytes = usize::try_from(range.count.bytes())
+            .map_err(|_too_large| VmError::RamTooLarge(range.count))?;
+        // The slice proves that the whole range is mapped.
+        let slice = self
+            .memory
+            .get_slice(address, bytes)
+            .map_err(VmError::TouchRam)?;
+        residency::of(&slice).map_err(VmError::ReadRamUse)
+    }
+
+    /// Gives the pages of a range back to the host: they read as zero from then on.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the pages then keep their content.
+    pub(crate) fn punch(&self, range: GfnRange) -> rustix::io::Result<()> {
+        let offset = self.layout.file_index(range.start) * PAGE_SIZE;
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&*self.file, hole, offset, range.count.bytes())
+    }
+}
+
+/// Pages that a memory file holds, as the kernel counts them.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn allocated_pages(file: &File) -> rustix::io::Result<PageCount> {
+    const BLOCK: u64 = 512;
+    let blocks = u64::try_from(rustix::fs::fstat(file)?.st_blocks).unwrap_or(0);
+    Ok(PageCount(blocks * BLOCK / PAGE_SIZE))
+}
+
+fn sealed_memory_file(size: PageCount) -> Result<File, VmError> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = rustix::fs::memfd_create("ballonet-ram", flags).map_err(VmError::MakeRam)?;
+    rustix::fs::ftruncate(&file, size.bytes()).map_err(VmError::MakeRam)?;
+    let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&file, seals).map_err(VmError::MakeRam)?;
+    Ok(File::from(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use vm_memory::Bytes;
+
+    proptest! {
+        /// Every page that a piece lists passes the check, has its own place in the file, and no
+        /// other claim passes.
+        #[test]
+        fn a_claim_passes_exactly_where_a_piece_has_ram(
+            size in 1u64..(6 << 18), claim in prop_oneof![0u64..(8 << 18), Just(u64::MAX)]
+        ) {
+            let layout = RamLayout::new(PageCount(size));
+            let holder = layout.pieces().into_iter().find(|piece| {
+                claim >= piece.pages.start.0 && claim < piece.pages.end().0
+            });
+            prop_assert_eq!(layout.check(ClaimedGfn(claim)).is_some(), holder.is_some());
+            if let Some(piece) = holder {
+                let expected = piece.file_offset / PAGE_SIZE + (claim - piece.pages.start.0);
+                prop_assert_eq!(layout.file_index(Gfn(claim)), expected);
+                prop_assert!(expected < size);
+            }
+            prop_assert_eq!(layout.pieces().iter().map(|piece| piece.pages.count).sum::<PageCount>(), PageCount(size));
+        }
+    }
+
+    #[test]
+    fn a_vm_above_three_gibibytes_has_two_pieces() {
+        let pieces = RamLayout::new(PageCount::from_mebibytes(5 * 1024)).pieces();
+        assert_eq!(pieces.len(), 2);
+        assert_eq!(pieces[1].pages.start, GAP_END);
+        assert_eq!(pieces[1].pages.count, PageCount::from_mebibytes(2 * 1024));
+        assert_eq!(pieces[1].file_offset, 3 << 30);
+    }
+
+    #[test]
+    fn a_punched_page_reads_zero_and_costs_nothing() {
+        let ram = GuestRam::new(PageCount(16)).unwrap();
+        ram.memory()
+            .write_obj(0x1122_3344_u32, GuestAddress(3 * PAGE_SIZE))
+            .unwrap();
+        assert_eq!(ram.allocated().unwrap(), PageCount(1));
+        ram.punch(GfnRange {
+            start: Gfn(2),
+            count: PageCount(4),
+        })
+        .unwrap();
+        assert_eq!(ram.allocated().unwrap(), PageCount(0));
+        assert_eq!(
+            ram.memory()
+                .read_obj::<u32>(GuestAddress(3 * PAGE_SIZE))
+                .unwrap(),
+            0
+        );
+    }
+
+    #[test]
+    fn nobody_can_resize_a_guests_memory_file() {
+        let ram = GuestRam::new(PageCount(4)).unwrap();
+        assert!(rustix::fs::ftruncate(ram.file(), 0).is_err());
+        assert!(rustix::fs::ftruncate(ram.file(), 8 * PAGE_SIZE).is_err());
+        assert!(rustix::fs::fcntl_add_seals(ram.file(), SealFlags::WRITE).is_err());
+    }
+}
