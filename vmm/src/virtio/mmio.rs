@@ -13,7 +13,7 @@ use virtio_bindings::virtio_config::{
     VIRTIO_F_VERSION_1,
 };
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 /// Bytes of guest-physical address space that a device's registers take.
 pub const REGISTERS_SIZE: u64 = 0x1000;
@@ -37,33 +37,33 @@ const STEPS: [u32; 5] = [
 ];
 
 /// The registers by their offsets (virtio 1.2, table 4.1).
-mod register {
-    pub(super) const MAGIC_VALUE: u64 = 0x000;
-    pub(super) const VERSION: u64 = 0x004;
-    pub(super) const DEVICE_ID: u64 = 0x008;
-    pub(super) const VENDOR_ID: u64 = 0x00c;
-    pub(super) const DEVICE_FEATURES: u64 = 0x010;
-    pub(super) const DEVICE_FEATURES_SEL: u64 = 0x014;
-    pub(super) const DRIVER_FEATURES: u64 = 0x020;
-    pub(super) const DRIVER_FEATURES_SEL: u64 = 0x024;
-    pub(super) const QUEUE_SEL: u64 = 0x030;
-    pub(super) const QUEUE_NUM_MAX: u64 = 0x034;
-    pub(super) const QUEUE_NUM: u64 = 0x038;
-    pub(super) const QUEUE_READY: u64 = 0x044;
-    pub(super) const INTERRUPT_STATUS: u64 = 0x060;
-    pub(super) const INTERRUPT_ACK: u64 = 0x064;
-    pub(super) const STATUS: u64 = 0x070;
-    pub(super) const QUEUE_DESC_LOW: u64 = 0x080;
-    pub(super) const QUEUE_DESC_HIGH: u64 = 0x084;
-    pub(super) const QUEUE_DRIVER_LOW: u64 = 0x090;
-    pub(super) const QUEUE_DRIVER_HIGH: u64 = 0x094;
-    pub(super) const QUEUE_DEVICE_LOW: u64 = 0x0a0;
-    pub(super) const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
-    pub(super) const SHM_LEN_LOW: u64 = 0x0b0;
-    pub(super) const SHM_LEN_HIGH: u64 = 0x0b4;
-    pub(super) const SHM_BASE_LOW: u64 = 0x0b8;
-    pub(super) const SHM_BASE_HIGH: u64 = 0x0bc;
-    pub(super) const CONFIG_GENERATION: u64 = 0x0fc;
+pub(super) mod register {
+    pub(crate) const MAGIC_VALUE: u64 = 0x000;
+    pub(crate) const VERSION: u64 = 0x004;
+    pub(crate) const DEVICE_ID: u64 = 0x008;
+    pub(crate) const VENDOR_ID: u64 = 0x00c;
+    pub(crate) const DEVICE_FEATURES: u64 = 0x010;
+    pub(crate) const DEVICE_FEATURES_SEL: u64 = 0x014;
+    pub(crate) const DRIVER_FEATURES: u64 = 0x020;
+    pub(crate) const DRIVER_FEATURES_SEL: u64 = 0x024;
+    pub(crate) const QUEUE_SEL: u64 = 0x030;
+    pub(crate) const QUEUE_NUM_MAX: u64 = 0x034;
+    pub(crate) const QUEUE_NUM: u64 = 0x038;
+    pub(crate) const QUEUE_READY: u64 = 0x044;
+    pub(crate) const INTERRUPT_STATUS: u64 = 0x060;
+    pub(crate) const INTERRUPT_ACK: u64 = 0x064;
+    pub(crate) const STATUS: u64 = 0x070;
+    pub(crate) const QUEUE_DESC_LOW: u64 = 0x080;
+    pub(crate) const QUEUE_DESC_HIGH: u64 = 0x084;
+    pub(crate) const QUEUE_DRIVER_LOW: u64 = 0x090;
+    pub(crate) const QUEUE_DRIVER_HIGH: u64 = 0x094;
+    pub(crate) const QUEUE_DEVICE_LOW: u64 = 0x0a0;
+    pub(crate) const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
+    pub(crate) const SHM_LEN_LOW: u64 = 0x0b0;
+    pub(crate) const SHM_LEN_HIGH: u64 = 0x0b4;
+    pub(crate) const SHM_BASE_LOW: u64 = 0x0b8;
+    pub(crate) const SHM_BASE_HIGH: u64 = 0x0bc;
+    pub(crate) const CONFIG_GENERATION: u64 = 0x0fc;
 }
 
 /// The registers of one device.
@@ -167,7 +167,9 @@ impl<D: Device> MmioTransport<D> {
     }
 
     fn write_config(&self, offset: u64, data: &[u8]) {
-        if self.lock().has(VIRTIO_CONFIG_S_DRIVER) {
+        // Under the lock, so that what a driver wrote does not outlive its reset.
+        let registers = self.lock();
+        if registers.has(VIRTIO_CONFIG_S_DRIVER) {
             self.device.write_config(offset, data);
         } else {
             self.count_violation();
@@ -235,25 +237,34 @@ impl<D: Device> MmioTransport<D> {
         match offset {
             QUEUE_NUM => queue.try_set_size(u16::try_from(value).ok()?).ok()?,
             QUEUE_READY => return self.set_queue_ready(queue, value),
-            QUEUE_DESC_LOW => queue.set_desc_table_address(Some(value), None),
-            QUEUE_DESC_HIGH => queue.set_desc_table_address(None, Some(value)),
-            QUEUE_DRIVER_LOW => queue.set_avail_ring_address(Some(value), None),
-            QUEUE_DRIVER_HIGH => queue.set_avail_ring_address(None, Some(value)),
-            QUEUE_DEVICE_LOW => queue.set_used_ring_address(Some(value), None),
-            QUEUE_DEVICE_HIGH => queue.set_used_ring_address(None, Some(value)),
+            QUEUE_DESC_LOW | QUEUE_DESC_HIGH => queue
+                .try_set_desc_table_address(with_half(queue.desc_table(), offset, value))
+                .ok()?,
+            QUEUE_DRIVER_LOW | QUEUE_DRIVER_HIGH => queue
+                .try_set_avail_ring_address(with_half(queue.avail_ring(), offset, value))
+                .ok()?,
+            QUEUE_DEVICE_LOW | QUEUE_DEVICE_HIGH => queue
+                .try_set_used_ring_address(with_half(queue.used_ring(), offset, value))
+                .ok()?,
             _ => return None,
         }
         Some(())
     }
 
-    /// A queue whose rings do not lie in the guest's memory does not become ready.
+    /// A queue whose rings were not placed, or do not lie in the guest's memory, does not become
+    /// ready.
     fn set_queue_ready(&self, queue: &mut Queue, value: u32) -> Option<()> {
-        queue.set_ready(value == 1);
-        if value == 1 && !queue.is_valid(&self.memory) {
+        let ready = match value {
+            0 => false,
+            1 => true,
+            _ => return None,
+        };
+        queue.set_ready(ready);
+        if ready && (queue.avail_ring() == 0 || !queue.is_valid(&self.memory)) {
             queue.set_ready(false);
             return None;
         }
-        (value <= 1).then_some(())
+        Some(())
     }
 
     fn write_status(&self, registers: &mut Registers, value: u32) -> Option<()> {
@@ -363,6 +374,13 @@ fn set_driver_features(registers: &mut Registers, value: u32) -> Option<()> {
     Some(())
 }
 
+/// An address of which the driver wrote one half.
+fn with_half(address: u64, offset: u64, value: u32) -> GuestAddress {
+    // Of each pair of registers the higher one holds the higher half.
+    let shift = if offset.is_multiple_of(8) { 0 } else { 32 };
+    GuestAddress(address & !(u64::from(u32::MAX) << shift) | u64::from(value) << shift)
+}
+
 /// The 32 feature bits that `sel` chooses.
 fn half(features: u64, sel: u32) -> u32 {
     #[expect(
@@ -375,3 +393,6 @@ fn half(features: u64, sel: u32) -> u32 {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,10 @@
 //! guest is a claim: it is checked, counted when wrong, and answered; it can panic nothing.
 
 pub mod balloon;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fake_driver;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod interrupt;
 pub mod mmio;
 

@@ -3,85 +3,203 @@
 use super::wire::{PFN_BYTES, STATISTIC_BYTES};
 use crate::vm::ram::{ClaimedGfn, RamLayout};
 use page::{Gfn, GfnRange, PAGE_SIZE, PageCount};
-use virtio_queue::DescriptorChain;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use virtio_queue::{Error, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 
-/// A chain of buffers in the guest's memory.
-pub(super) type Chain<'a> = DescriptorChain<&'a GuestMemoryMmap>;
-
-/// Frame numbers that one chain may carry: as many as 4 GiB have pages. The rest is passed over.
-pub(super) const MOST_PFNS_IN_CHAIN: usize = 1 << 20;
+/// Frame numbers that one chain may carry: as many as 256 MiB have pages, where Linux sends 256.
+/// Each may cost a system call. The rest is passed over.
+pub(super) const MOST_PFNS_IN_CHAIN: usize = 1 << 16;
+/// Frame numbers handed on together, which bounds the memory that they take here.
+const PFNS_IN_BATCH: usize = COPY_BYTES / PFN_BYTES;
 /// Bytes copied out of the guest at a time.
 const COPY_BYTES: usize = 64 << 10;
 /// Statistics that one buffer may carry; the standard has ten, newer drivers some more.
 const MOST_STATISTICS: usize = 64;
 
+/// A chain of buffers as the guest linked it. Yields each descriptor in turn, and where the chain
+/// is not one, [`BrokenChain`] once, at its end.
+#[derive(Clone, Debug)]
+pub(super) struct Chain<'a> {
+    memory: &'a GuestMemoryMmap,
+    table: GuestAddress,
+    table_size: u16,
+    head: u16,
+    next: Option<u16>,
+    /// Descriptors that it may still have.
+    left: u16,
+}
+
+/// The chain goes on outside its table, in a loop, or in an indirect table, which nobody offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BrokenChain;
+
+impl<'a> Chain<'a> {
+    /// Takes the next chain out of a queue, if one waits there.
+    ///
+    /// # Errors
+    /// When the queue is unusable: its index has jumped, or the chain has no first descriptor that
+    /// it could be answered by.
+    pub(super) fn take(
+        queue: &mut Queue,
+        memory: &'a GuestMemoryMmap,
+    ) -> Result<Option<Self>, Error> {
+        let Some(head) = queue.iter(memory)?.next().map(|chain| chain.head_index()) else {
+            return Ok(None);
+        };
+        if head >= queue.size() {
+            return Err(Error::InvalidDescriptorIndex);
+        }
+        Ok(Some(Self {
+            memory,
+            table: GuestAddress(queue.desc_table()),
+            table_size: queue.size(),
+            head,
+            next: Some(head),
+            left: queue.size(),
+        }))
+    }
+
+    /// The index of its first descriptor, by which it is answered.
+    pub(super) fn head(&self) -> u16 {
+        self.head
+    }
+
+    fn read(&mut self, index: u16) -> Result<Descriptor, BrokenChain> {
+        // A chain that is longer than its table comes back to where it was.
+        self.left = self.left.checked_sub(1).ok_or(BrokenChain)?;
+        if index >= self.table_size {
+            return Err(BrokenChain);
+        }
+        let offset = u64::from(index) * size_of::<Descriptor>() as u64;
+        let address = self.table.checked_add(offset).ok_or(BrokenChain)?;
+        let descriptor: Descriptor = self
+            .memory
+            .read_obj(address)
+            .map_err(|_outside| BrokenChain)?;
+        if descriptor.refers_to_indirect_table() {
+            return Err(BrokenChain);
+        }
+        Ok(descriptor)
+    }
+}
+
+impl Iterator for Chain<'_> {
+    type Item = Result<Descriptor, BrokenChain>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let index = self.next.take()?;
+        let descriptor = self.read(index);
+        if let Ok(descriptor) = descriptor
+            && descriptor.has_next()
+        {
+            self.next = Some(descriptor.next());
+        }
+        Some(descriptor)
+    }
+}
+
 /// What a chain held.
-#[derive(Debug, Default)]
-pub(super) struct Pages {
-    /// Pages of the guest, as it listed them.
-    pub(super) gfns: Vec<Gfn>,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// Pages of the guest, each as often as it was listed.
+    pub(super) listed: u64,
     /// Frame numbers that name no RAM.
     pub(super) outside: u64,
     /// Buffers that could not be read or are of a kind that has no place here.
     pub(super) malformed: u64,
 }
 
-/// The frame numbers in a chain of the inflate or deflate queue.
-pub(super) fn read_pfns(chain: Chain<'_>, memory: &GuestMemoryMmap, layout: RamLayout) -> Pages {
-    let mut pages = Pages::default();
-    let mut left = MOST_PFNS_IN_CHAIN;
+/// Hands the frame numbers of an inflate or deflate chain to `take`, some at a time.
+pub(super) fn read_pfns(
+    chain: Chain<'_>,
+    layout: RamLayout,
+    take: impl FnMut(&mut Vec<Gfn>),
+) -> Tally {
+    let mut reader = PfnReader {
+        memory: chain.memory,
+        layout,
+        left: MOST_PFNS_IN_CHAIN,
+        batch: Vec::new(),
+        tally: Tally::default(),
+        take,
+    };
     for descriptor in chain {
-        let count = descriptor.len() as usize / PFN_BYTES;
-        if descriptor.is_write_only() || count == 0 || count > left {
-            pages.malformed += 1;
-            continue;
-        }
-        left -= count;
-        if read_descriptor(descriptor, memory, layout, &mut pages).is_none() {
-            pages.malformed += 1;
+        let read = descriptor.ok().and_then(|buffer| reader.read(buffer));
+        if read.is_none() {
+            reader.tally.malformed += 1;
         }
     }
-    pages
+    reader.hand_on();
+    reader.tally
 }
 
-/// `None` where the buffer does not lie in the guest's memory.
-fn read_descriptor(
-    descriptor: Descriptor,
-    memory: &GuestMemoryMmap,
+struct PfnReader<'a, F> {
+    memory: &'a GuestMemoryMmap,
     layout: RamLayout,
-    pages: &mut Pages,
-) -> Option<()> {
-    let bytes = descriptor.len() as usize / PFN_BYTES * PFN_BYTES;
-    let mut copy = vec![0; bytes.min(COPY_BYTES)];
-    let mut done = 0;
-    while done < bytes {
-        let part = &mut copy[..(bytes - done).min(COPY_BYTES)];
-        let address = descriptor.addr().0.checked_add(done as u64)?;
-        memory.read_slice(part, GuestAddress(address)).ok()?;
+    /// Frame numbers that the chain may still carry.
+    left: usize,
+    batch: Vec<Gfn>,
+    tally: Tally,
+    take: F,
+}
+
+impl<F: FnMut(&mut Vec<Gfn>)> PfnReader<'_, F> {
+    /// `None` where the buffer has no place here or does not lie in the guest's memory.
+    fn read(&mut self, buffer: Descriptor) -> Option<()> {
+        let count = buffer.len() as usize / PFN_BYTES;
+        if buffer.is_write_only() || count == 0 {
+            return None;
+        }
+        self.left = self.left.checked_sub(count)?;
+        let bytes = count * PFN_BYTES;
+        let mut copy = vec![0; bytes.min(COPY_BYTES)];
+        for done in (0..bytes).step_by(COPY_BYTES) {
+            let part = &mut copy[..(bytes - done).min(COPY_BYTES)];
+            let address = buffer.addr().checked_add(done as u64)?;
+            self.memory.read_slice(part, address).ok()?;
+            self.check(part);
+        }
+        Some(())
+    }
+
+    fn check(&mut self, part: &[u8]) {
         for pfn in part.as_chunks::<PFN_BYTES>().0 {
-            match layout.check(ClaimedGfn(u32::from_le_bytes(*pfn).into())) {
-                Some(gfn) => pages.gfns.push(gfn),
-                None => pages.outside += 1,
+            let claim = ClaimedGfn(u32::from_le_bytes(*pfn).into());
+            match self.layout.check(claim) {
+                Some(gfn) => self.batch.push(gfn),
+                None => self.tally.outside += 1,
             }
         }
-        done += part.len();
+        if self.batch.len() >= PFNS_IN_BATCH {
+            self.hand_on();
+        }
     }
-    Some(())
+
+    fn hand_on(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        self.tally.listed += self.batch.len() as u64;
+        (self.take)(&mut self.batch);
+        self.batch.clear();
+    }
 }
 
 /// The free memory that a chain of the reporting queue describes: each of its buffers is some.
-pub(super) fn read_reported(chain: Chain<'_>, layout: RamLayout) -> (Vec<GfnRange>, Pages) {
+pub(super) fn read_reported(chain: Chain<'_>, layout: RamLayout) -> (Vec<GfnRange>, Tally) {
     let mut ranges = Vec::new();
-    let mut pages = Pages::default();
+    let mut tally = Tally::default();
     for descriptor in chain {
-        match reported_range(descriptor, layout) {
+        let buffer = descriptor.ok();
+        match buffer.and_then(|buffer| reported_range(buffer, layout)) {
             Some(range) => ranges.push(range),
-            None => pages.malformed += 1,
+            None => tally.malformed += 1,
         }
     }
-    (join_ranges(ranges), pages)
+    let ranges = join_ranges(ranges);
+    tally.listed = ranges.iter().map(|range| range.count.0).sum();
+    (ranges, tally)
 }
 
 /// The whole pages of a buffer, if all of them are RAM.
@@ -120,14 +238,19 @@ fn join_ranges(mut ranges: Vec<GfnRange>) -> Vec<GfnRange> {
     joined
 }
 
-/// The bytes of a buffer of the statistics queue, as many as are looked at.
-pub(super) fn read_statistics(chain: Chain<'_>, memory: &GuestMemoryMmap) -> Option<Vec<u8>> {
+/// The bytes of a buffer of the statistics queue, as many as are looked at. An error where the
+/// chain is broken or a buffer of it is not one that the guest wrote.
+pub(super) fn read_statistics(chain: Chain<'_>) -> Result<Vec<u8>, BrokenChain> {
+    let memory = chain.memory;
     let mut bytes = Vec::new();
-    for descriptor in chain.filter(|descriptor| !descriptor.is_write_only()) {
+    for descriptor in chain {
+        let buffer = descriptor?;
         let most = MOST_STATISTICS * STATISTIC_BYTES - bytes.len();
-        let mut part = vec![0; (descriptor.len() as usize).min(most)];
-        memory.read_slice(&mut part, descriptor.addr()).ok()?;
+        let mut part = vec![0; (buffer.len() as usize).min(most)];
+        if buffer.is_write_only() || memory.read_slice(&mut part, buffer.addr()).is_err() {
+            return Err(BrokenChain);
+        }
         bytes.extend(part);
     }
-    Some(bytes)
+    Ok(bytes)
 }

@@ -10,6 +10,8 @@
 mod chain;
 mod page_set;
 mod statistics;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use statistics::GuestStatistics;
@@ -18,17 +20,19 @@ use super::{Device, Interrupt, InterruptCause};
 use crate::vm::agent::AgentHandle;
 use crate::vm::error::VmError;
 use crate::vm::ram::GuestRam;
-use chain::{Chain, Pages};
+use chain::{BrokenChain, Chain, MOST_PFNS_IN_CHAIN, Tally};
 use page::{GfnRange, PageCount, PageStates, join_into_ranges};
 use page_set::PageSet;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use virtio_queue::{Queue, QueueT};
 use wire::{F_DEFLATE_ON_OOM, F_MUST_TELL_HOST, F_PAGE_REPORTING, F_STATS_VQ};
 
-/// Chains served before other work of the VM process gets its turn.
-const CHAINS_IN_A_ROW: usize = 16;
+/// Pages handled before other work of the VM process gets its turn.
+const WORK_IN_A_ROW: u64 = MOST_PFNS_IN_CHAIN as u64;
+/// What a chain costs besides its pages, counted in pages.
+const WORK_OF_CHAIN: u64 = WORK_IN_A_ROW / 16;
 /// Descriptors of each queue.
 const QUEUE_SIZES: [u16; 4] = [128; 4];
 const OFFERED: u64 = F_MUST_TELL_HOST | F_STATS_VQ | F_DEFLATE_ON_OOM | F_PAGE_REPORTING;
@@ -206,20 +210,24 @@ impl Balloon {
         }
     }
 
-    /// Serves the next chain of a queue. False when the queue is empty; an error when its driver
-    /// has made it unusable.
-    fn serve_next(&self, driver: &mut Driver, index: usize) -> Result<bool, virtio_queue::Error> {
+    /// Serves the next chain of a queue: how many pages it listed, or none if the queue is empty.
+    /// An error when its driver has made it unusable.
+    fn serve_next(
+        &self,
+        driver: &mut Driver,
+        index: usize,
+    ) -> Result<Option<u64>, virtio_queue::Error> {
         let Some((role, queue)) = driver.queues.get_mut(index) else {
-            return Ok(false);
+            return Ok(None);
         };
         if !queue.ready() {
-            return Ok(false);
+            return Ok(None);
         }
-        let Some(chain) = queue.iter(self.ram.memory())?.next() else {
-            return Ok(false);
+        let Some(chain) = Chain::take(queue, self.ram.memory())? else {
+            return Ok(None);
         };
-        let head = chain.head_index();
-        match role {
+        let head = chain.head();
+        let tally = match role {
             Role::Inflate => self.inflate(chain),
             Role::Deflate => self.deflate(chain),
             Role::Reporting => self.take_reported(chain),
@@ -229,56 +237,55 @@ impl Balloon {
                 if let Some(older) = driver.statistics_buffer.replace(head) {
                     self.finish(queue, older);
                 }
-                return Ok(true);
+                return Ok(Some(0));
             }
-        }
+        };
+        lock(&self.book).counters.count(tally);
         self.finish(queue, head);
-        Ok(true)
+        Ok(Some(tally.listed))
     }
 
-    fn inflate(&self, chain: Chain<'_>) {
-        let mut pages = chain::read_pfns(chain, self.ram.memory(), self.ram.layout());
-        let listed = pages.gfns.len() as u64;
-        let ranges = join_into_ranges(&mut pages.gfns);
-        // What could not be freed shows in the kernel's count, which the states are made from.
-        self.agent.give_back(ranges.clone());
-        let mut book = lock(&self.book);
-        let added = self.for_each_index(&ranges, |start, count| {
-            book.ballooned.insert_range(start, count)
-        });
-        book.counters.inflated += added;
-        book.counters.repeated += listed - added;
-        book.counters.count(&pages);
+    fn inflate(&self, chain: Chain<'_>) -> Tally {
+        chain::read_pfns(chain, self.ram.layout(), |gfns| {
+            let listed = gfns.len() as u64;
+            let ranges = join_into_ranges(gfns);
+            // What could not be freed shows in the kernel's count, which the states are made from.
+            self.agent.give_back(ranges.clone());
+            let mut book = lock(&self.book);
+            let added = self.for_each_index(&ranges, |start, count| {
+                book.ballooned.insert_range(start, count)
+            });
+            book.counters.inflated += added;
+            book.counters.repeated += listed - added;
+        })
     }
 
-    fn deflate(&self, chain: Chain<'_>) {
-        let mut pages = chain::read_pfns(chain, self.ram.memory(), self.ram.layout());
-        let listed = pages.gfns.len() as u64;
-        let ranges = join_into_ranges(&mut pages.gfns);
-        let mut book = lock(&self.book);
-        let removed = self.for_each_index(&ranges, |start, count| {
-            book.ballooned.remove_range(start, count)
-        });
-        book.counters.deflated += removed;
-        book.counters.repeated += listed - removed;
-        book.counters.count(&pages);
+    fn deflate(&self, chain: Chain<'_>) -> Tally {
+        chain::read_pfns(chain, self.ram.layout(), |gfns| {
+            let listed = gfns.len() as u64;
+            let ranges = join_into_ranges(gfns);
+            let mut book = lock(&self.book);
+            let removed = self.for_each_index(&ranges, |start, count| {
+                book.ballooned.remove_range(start, count)
+            });
+            book.counters.deflated += removed;
+            book.counters.repeated += listed - removed;
+        })
     }
 
-    fn take_reported(&self, chain: Chain<'_>) {
-        let (ranges, pages) = chain::read_reported(chain, self.ram.layout());
-        let reported: PageCount = ranges.iter().map(|range| range.count).sum();
+    fn take_reported(&self, chain: Chain<'_>) -> Tally {
+        let (ranges, tally) = chain::read_reported(chain, self.ram.layout());
         self.agent.give_back(ranges);
-        let mut book = lock(&self.book);
-        book.counters.reported += reported.0;
-        book.counters.count(&pages);
+        lock(&self.book).counters.reported += tally.listed;
+        tally
     }
 
     fn keep_statistics(&self, chain: Chain<'_>) {
-        let read = chain::read_statistics(chain, self.ram.memory());
+        let read = chain::read_statistics(chain);
         let mut book = lock(&self.book);
         match read {
-            Some(bytes) => book.statistics = Some(GuestStatistics::parse(&bytes)),
-            None => book.counters.malformed += 1,
+            Ok(bytes) => book.statistics = Some(GuestStatistics::parse(&bytes)),
+            Err(BrokenChain) => book.counters.malformed += 1,
         }
     }
 
@@ -301,21 +308,16 @@ impl Balloon {
 
 impl Book {
     fn remove_popped(&mut self, ram: &GuestRam) -> Result<(), VmError> {
-        let mut popped = Vec::new();
-        for (start, count) in self.ballooned.runs() {
+        let stretches: Vec<_> = self.ballooned.stretches().collect();
+        for (start, count) in stretches {
             for piece in ram.layout().pieces_of_file(start, count) {
                 let first = ram.layout().file_index(piece.start);
-                let residency = ram.residency(piece)?;
-                popped.extend(
-                    (first..)
-                        .zip(residency)
-                        .filter(|(_, held)| *held)
-                        .map(|(page, _)| page),
-                );
+                for (page, held) in (first..).zip(ram.residency(piece)?) {
+                    if held && self.ballooned.contains(page) {
+                        self.counters.popped += self.ballooned.remove_range(page, 1);
+                    }
+                }
             }
-        }
-        for page in popped {
-            self.counters.popped += self.ballooned.remove_range(page, 1);
         }
         Ok(())
     }
@@ -328,9 +330,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl BalloonCounters {
-    fn count(&mut self, pages: &Pages) {
-        self.outside += pages.outside;
-        self.malformed += pages.malformed;
+    fn count(&mut self, tally: Tally) {
+        self.outside += tally.outside;
+        self.malformed += tally.malformed;
     }
 }
 
@@ -364,13 +366,10 @@ impl Device for Balloon {
         let mut space = [0u8; 8];
         space[..4].copy_from_slice(&self.target.load(Ordering::SeqCst).to_le_bytes());
         space[4..].copy_from_slice(&self.actual.load(Ordering::SeqCst).to_le_bytes());
-        for (index, byte) in (offset..).zip(data) {
-            *byte = usize::try_from(index)
-                .ok()
-                .and_then(|index| space.get(index))
-                .copied()
-                .unwrap_or(0);
-        }
+        let start = usize::try_from(offset).map_or(space.len(), |start| start.min(space.len()));
+        let count = data.len().min(space.len() - start);
+        data.fill(0);
+        data[..count].copy_from_slice(&space[start..start + count]);
     }
 
     fn write_config(&self, offset: u64, data: &[u8]) {
@@ -404,13 +403,14 @@ impl Device for Balloon {
 
     fn serve(&self, queue: usize) -> bool {
         let mut driver = lock(&self.driver);
-        for _ in 0..CHAINS_IN_A_ROW {
+        let mut work = 0;
+        while work < WORK_IN_A_ROW {
             let Some(ready) = &mut *driver else {
                 return false;
             };
             match self.serve_next(ready, queue) {
-                Ok(true) => {}
-                Ok(false) => return false,
+                Ok(Some(pages)) => work += pages + WORK_OF_CHAIN,
+                Ok(None) => return false,
                 Err(_) => {
                     self.give_up(&mut driver);
                     return false;

@@ -1,5 +1,8 @@
 //! A set of a guest's pages, a bit for each page of its memory file.
 
+/// Words of a stretch at most: the pages of 256 MiB.
+const WORDS_IN_STRETCH: usize = 1024;
+
 /// Pages by their index in the memory file.
 #[derive(Clone, Debug)]
 pub(super) struct PageSet {
@@ -50,32 +53,26 @@ impl PageSet {
         removed
     }
 
-    /// The runs of pages in the set, as `(start, count)`, lowest first.
-    pub(super) fn runs(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let mut from = 0;
-        std::iter::from_fn(move || {
-            let start = self.find(from, false)?;
-            let end = self
-                .find(start, true)
-                .unwrap_or(self.words.len() as u64 * 64);
-            from = end;
-            Some((start, end - start))
-        })
+    pub(super) fn contains(&self, page: u64) -> bool {
+        let word = usize::try_from(page / 64).ok();
+        let word = word.and_then(|word| self.words.get(word));
+        word.is_some_and(|word| word >> (page % 64) & 1 != 0)
     }
 
-    /// The first page from `from` on that is in the set, or, with `absent`, that is not.
-    fn find(&self, from: u64, absent: bool) -> Option<u64> {
-        let flip = if absent { u64::MAX } else { 0 };
-        let first = usize::try_from(from / 64).ok()?;
-        let mut mask = u64::MAX << (from % 64);
-        for (index, word) in self.words.iter().enumerate().skip(first) {
-            let bits = (word ^ flip) & mask;
-            if bits != 0 {
-                return Some(index as u64 * 64 + u64::from(bits.trailing_zeros()));
-            }
-            mask = u64::MAX;
-        }
-        None
+    /// Where the set's pages are, roughly, as `(start, count)`, lowest first: stretches of limited
+    /// length, and fewer of them than pages however scattered the set is. They may end after it.
+    pub(super) fn stretches(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let blocks = self.words.chunks(WORDS_IN_STRETCH).enumerate();
+        blocks.flat_map(|(block, words)| {
+            let first = block * WORDS_IN_STRETCH;
+            let runs = words.chunk_by(|left, right| (*left == 0) == (*right == 0));
+            runs.scan(first, |next, run| {
+                let start = *next as u64 * 64;
+                *next += run.len();
+                Some((run[0] != 0).then_some((start, run.len() as u64 * 64)))
+            })
+            .flatten()
+        })
     }
 }
 
@@ -116,9 +113,22 @@ mod tests {
                     prop_assert_eq!(set.remove_range(start, count), removed as u64);
                 }
                 prop_assert_eq!(set.count(), model.len() as u64);
-                let listed: Vec<u64> = set.runs().flat_map(|(start, count)| start..start + count).collect();
+                let stretches = set.stretches().flat_map(|(start, count)| start..start + count);
+                let listed: Vec<u64> = stretches.filter(|page| set.contains(*page)).collect();
                 prop_assert_eq!(listed, model.iter().copied().collect::<Vec<_>>());
             }
         }
+    }
+
+    /// Who looks at each stretch makes a call for it, and keeps what it learns about its pages.
+    #[test]
+    fn a_scattered_set_is_in_few_short_stretches() {
+        let size = 1 << 20;
+        let mut set = PageSet::new(size);
+        assert_eq!(set.stretches().count(), 0);
+        (0..size / 2).for_each(|index| assert_eq!(set.insert_range(index * 2, 1), 1));
+        let stretches: Vec<_> = set.stretches().collect();
+        assert_eq!(stretches.len(), 16);
+        assert!(stretches.iter().all(|(_, count)| *count <= 1 << 16));
     }
 }

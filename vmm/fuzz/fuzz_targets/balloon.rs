@@ -1,0 +1,5 @@
+//! The balloon's queues and registers under a guest that does anything. From the folder `vmm`:
+//! `cargo +nightly fuzz run balloon fuzz/corpus/balloon fuzz/seeds/balloon`
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ballonet::virtio::fuzz::run(bytes));
