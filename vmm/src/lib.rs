@@ -1,4 +1,29 @@
 //! Ballonet runs many KVM guests in less memory than they were promised.
+//!
+//! ```text
+//!   cli ──api (HTTP on a Unix socket)──▶ host ──protocol (packets)──▶ vm process ──▶ guest
+//!                                          │                             │
+//!                                        policy                        virtio (balloon)
+//! ```
+//!
+//! One program, three roles. [`host`] owns the memory budget: it starts a process for every VM,
+//! reads from the kernel what each holds, and lets the `policy` crate decide what each should hold.
+//! [`vm`] is such a process: one guest, its memory file, processors and devices, and the agent, the
+//! only thread that changes what backs guest memory. [`cli`] is what people type.
+//!
+//! # A page's life
+//! A page of a VM's memory file is a hole until the guest touches it (*empty*), then a page of
+//! machine memory (*private*). When the host wants memory it raises the VM's balloon target; the
+//! guest's driver picks pages and lists them; the device checks and sorts them, the agent punches
+//! them out of the file, and only then is the guest told (*ballooned*). The other way, the guest
+//! says which pages it takes back, they are holes (*empty*), and its next touch gets a zero page.
+//! What the guest reports free is punched the same way.
+//!
+//! # What is not there
+//! * Nothing but the agent changes what backs guest memory; the agent decides nothing.
+//! * Nothing in `policy` and `sharing` does I/O, reads a clock or starts a thread.
+//! * No number that a guest or client sends is used before a check that names its limit.
+//! * No memory is given to a VM that is not free already: see `policy::plan`.
 
 pub mod api;
 pub mod cli;

@@ -94,6 +94,8 @@ pub(super) enum Command {
     Vm {
         /// Shown in lists of processes.
         name: String,
+        /// The socket of its host.
+        of: PathBuf,
     },
 }
 

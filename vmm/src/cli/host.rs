@@ -17,7 +17,8 @@ use tracing_subscriber::EnvFilter;
 const LOG_LIMIT: u64 = 1 << 20;
 
 pub(super) async fn host(args: HostArgs, socket: &Path) -> Result<()> {
-    start_log(args.background.then(|| log_of(socket)))?;
+    let log = args.background.then(|| log_of(socket));
+    start_log(log.clone())?;
     let budget = match args.memory {
         Some(size) => size.0,
         None => default_budget()?,
@@ -31,6 +32,10 @@ pub(super) async fn host(args: HostArgs, socket: &Path) -> Result<()> {
     let ready = |_: &_| tracing::info!("serving {} with a budget of {budget}", socket.display());
     serve(&options, ready, end_signal()?).await?;
     tracing::info!("ended");
+    // All went well: there is nothing to look up.
+    log.iter()
+        .flat_map(|log| [log.clone(), older(log)])
+        .for_each(|log| drop(std::fs::remove_file(log)));
     Ok(())
 }
 
@@ -94,7 +99,7 @@ impl Write for BoundedLog {
         let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (path, file, size) = &mut *log;
         if *size > LOG_LIMIT {
-            std::fs::rename(&*path, path.with_extension("log.old"))?;
+            std::fs::rename(&*path, older(path))?;
             *file = File::create(&*path)?;
             *size = 0;
         }
@@ -106,6 +111,11 @@ impl Write for BoundedLog {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Where a full log is kept.
+fn older(log: &Path) -> PathBuf {
+    log.with_extension("log.old")
 }
 
 #[cfg(test)]

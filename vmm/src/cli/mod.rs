@@ -26,7 +26,7 @@ use std::process::ExitCode;
 pub fn main() -> ExitCode {
     let args = Args::parse();
     let result = match args.command {
-        Command::Vm { name: _ } => vm(),
+        Command::Vm { .. } => vm(),
         command => with_runtime(command, &args.socket),
     };
     match result {

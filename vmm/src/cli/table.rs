@@ -45,7 +45,7 @@ pub(super) fn overview(overview: &Overview) -> String {
 /// The host's memory in two lines.
 pub(super) fn host(host: &HostView) -> String {
     format!(
-        "host   {} MiB budget, {} used (most ever {}), {} free to give; {} promised\n       {} MiB configured, overcommitted by {:.0} %; up {}\n",
+        "host  {} MiB budget: {} used (peak {}), {} free, {} promised\n      {} MiB configured, {:.0} % overcommitted, up {}\n",
         mebibytes(host.budget_bytes),
         mebibytes(host.used_bytes),
         mebibytes(host.used_max_bytes),
@@ -57,12 +57,12 @@ pub(super) fn host(host: &HostView) -> String {
     )
 }
 
-/// Who holds what, a line for each VM, with a bar.
+/// Who holds what, a line for each VM, with a bar. Fits into 80 columns with short names.
 pub(super) fn holdings(vms: &[VmView]) -> String {
-    let mut rows = vec![row(&[
-        "NAME", "STATE", "SIZE", "MIN", "MAX", "SHARES", "TARGET", "HOLDS", "PRIVATE", "EMPTY",
-        "BALLOON", "WANTED", "",
-    ])];
+    let header = [
+        "NAME", "STATE", "SIZE", "MIN", "MAX", "SHARES", "TARGET", "HOLDS", "BALLOON", "",
+    ];
+    let mut rows = vec![row(&header)];
     rows.extend(vms.iter().map(|vm| {
         row(&[
             vm.name.as_str(),
@@ -73,10 +73,7 @@ pub(super) fn holdings(vms: &[VmView]) -> String {
             &vm.shares_count.to_string(),
             &mebibytes(vm.target_bytes),
             &mebibytes(vm.used_bytes),
-            &mebibytes(vm.states.private),
-            &mebibytes(vm.states.empty),
             &mebibytes(vm.states.ballooned),
-            &mebibytes(vm.balloon.target),
             &bar(vm),
         ])
     }));
@@ -203,7 +200,7 @@ fn state(vm: &VmView) -> &'static str {
 
 /// What the VM holds, up to its target, of its size: `####--......`.
 fn bar(vm: &VmView) -> String {
-    const WIDTH: u64 = 24;
+    const WIDTH: u64 = 16;
     let cells = |bytes: u64| (bytes * WIDTH).div_ceil(vm.size_bytes.max(1)).min(WIDTH);
     let held = cells(vm.memory_file_bytes);
     let target = cells(vm.target_bytes).max(held);

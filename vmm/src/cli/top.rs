@@ -47,10 +47,36 @@ fn frame(overview: &Overview, json: bool, terminal: bool) -> Result<String> {
     })
 }
 
-/// Text that replaces what the screen shows, without flicker.
+/// Text that replaces what the screen shows, without flicker. What does not fit is cut off, so
+/// that no line takes two.
 pub(super) fn on_screen(text: &str) -> String {
-    format!(
-        "{HOME}{}{ERASE_BELOW}",
-        text.replace('\n', ERASE_REST_OF_LINE)
-    )
+    let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok();
+    let (columns, rows) = size.map_or((80, 24), |size| (size.ws_col.into(), size.ws_row.into()));
+    format!("{HOME}{}{ERASE_BELOW}", cut(text, columns, rows))
+}
+
+fn cut(text: &str, columns: usize, rows: usize) -> String {
+    // The last row stays empty: a line end there would scroll the screen.
+    let lines = text.lines().take(rows.max(2) - 1);
+    let cut = |line: &str| {
+        line.chars()
+            .take(columns)
+            .chain(ERASE_REST_OF_LINE.chars())
+            .collect::<String>()
+    };
+    lines.map(cut).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_on_the_screen_is_cut_off() {
+        let shown = cut("first line\nsecond\nthird\nfourth", 5, 3);
+        assert_eq!(
+            shown,
+            format!("first{ERASE_REST_OF_LINE}secon{ERASE_REST_OF_LINE}")
+        );
+    }
 }

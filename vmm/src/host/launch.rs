@@ -1,10 +1,10 @@
 //! Starts a VM's process, listens to it, and cleans up when it has ended.
 
-use super::Host;
 use super::console::Console;
 use super::error::HostError;
 use super::link::Link;
 use super::vm::{Running, Vm};
+use super::{Host, orphans};
 use crate::api::VmPhase;
 use crate::protocol::{Channel, ChannelError, Description, FromVm, Received, ToVm};
 use crate::vm::ram::allocated_pages;
@@ -15,6 +15,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,7 +54,8 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
         name: name.clone(),
         why,
     };
-    let mut newborn = spawn(name.as_str()).map_err(|error| failed(crate::error_chain(&error)))?;
+    let mut newborn = spawn(name.as_str(), &host.shared.socket)
+        .map_err(|error| failed(crate::error_chain(&error)))?;
     let started = match newborn.link.send(&boot) {
         Ok(()) => first_words(&newborn.link).await,
         Err(error) => Err(crate::error_chain(&error)),
@@ -74,7 +76,7 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
     }
 }
 
-fn spawn(name: &str) -> std::io::Result<Newborn> {
+fn spawn(name: &str, socket: &Path) -> std::io::Result<Newborn> {
     let (ours, theirs) = Channel::pair().map_err(std::io::Error::other)?;
     let kinds = (
         AddressFamily::UNIX,
@@ -83,7 +85,8 @@ fn spawn(name: &str) -> std::io::Result<Newborn> {
     );
     let (our_console, their_console) = socketpair(kinds.0, kinds.1, kinds.2, None)?;
     let mut child = Command::new(OWN_PROGRAM)
-        .args(["vm", name])
+        .arg0("ballonet")
+        .args(orphans::arguments(name, socket))
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::from(their_console))
         .stderr(Stdio::piped())

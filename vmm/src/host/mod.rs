@@ -19,6 +19,7 @@ mod events;
 mod kernel;
 mod launch;
 mod link;
+mod orphans;
 mod round;
 mod routes;
 pub mod runtime_dir;
@@ -73,6 +74,7 @@ pub struct Host {
 #[derive(Debug)]
 struct Shared {
     interval: Duration,
+    socket: PathBuf,
     state: Mutex<State>,
     /// A VM has answered.
     answered: Notify,
@@ -125,6 +127,7 @@ impl Host {
         let host = Self {
             shared: Arc::new(Shared {
                 interval: options.interval,
+                socket: options.socket.clone(),
                 state: Mutex::new(state),
                 answered: Notify::new(),
                 round_wanted: Notify::new(),
@@ -148,7 +151,8 @@ impl Host {
             let granted = tokio::time::timeout(MEMORY_PATIENCE, first_grant).await;
             let result = match granted {
                 Ok(Ok(_)) => launch::launch(&host, id).await,
-                _ => Err(HostError::NoMemoryInTime {
+                Ok(Err(_)) => Err(HostError::Stopping),
+                Err(_) => Err(HostError::NoMemoryInTime {
                     name,
                     seconds: MEMORY_PATIENCE.as_secs(),
                 }),
@@ -293,6 +297,11 @@ impl Host {
         let names: Vec<VmName> = {
             let mut state = self.lock();
             state.stopping = true;
+            // Those that wait for memory need not wait any longer.
+            state
+                .vms
+                .values_mut()
+                .for_each(|vm| drop(vm.first_grant.take()));
             state
                 .vms
                 .values()

@@ -1,13 +1,14 @@
 //! Serves clients at the socket until told to end.
 
 use super::runtime_dir::{Claim, ClaimError};
-use super::{Host, HostError, HostOptions, routes};
+use super::{Host, HostError, HostOptions, orphans, routes};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -28,6 +29,8 @@ pub enum ServerError {
     Claim(#[from] ClaimError),
     #[error(transparent)]
     Host(#[from] HostError),
+    #[error("VMs of an earlier host still run without one: {}; end them with `kill PID` first, for their memory would be missing from this host's budget", .0.join(", "))]
+    Orphans(Vec<String>),
     #[error("cannot listen at {}: give another --socket", .socket.display())]
     Listen {
         socket: std::path::PathBuf,
@@ -46,6 +49,7 @@ pub async fn serve(
     end: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
     let claim = Claim::take(&options.socket)?;
+    refuse_orphans(&options.socket)?;
     let host = Host::start(options)?;
     let listener = listen(options)?;
     ready(&host);
@@ -57,6 +61,17 @@ pub async fn serve(
     host.stop_all().await;
     drop(claim);
     Ok(())
+}
+
+fn refuse_orphans(socket: &Path) -> Result<(), ServerError> {
+    let orphans = orphans::find(socket);
+    if orphans.is_empty() {
+        return Ok(());
+    }
+    let described = orphans
+        .into_iter()
+        .map(|orphan| format!("'{}' (process {})", orphan.name, orphan.pid));
+    Err(ServerError::Orphans(described.collect()))
 }
 
 fn listen(options: &HostOptions) -> Result<UnixListener, ServerError> {

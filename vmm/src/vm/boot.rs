@@ -26,7 +26,7 @@ const START_INFO_VERSION: u32 = 1;
 const MEMORY_TYPE_RAM: u32 = 1;
 
 /// The embedded guest: see `balloon-guest-driver/guest`.
-static EMBEDDED_GUEST: &[u8] = include_bytes!(env!("GUEST_ELF"));
+pub static EMBEDDED_GUEST: &[u8] = include_bytes!(env!("GUEST_ELF"));
 
 /// Where a processor begins.
 #[derive(Clone, Copy, Debug)]

@@ -24,7 +24,7 @@ mod residency;
 pub mod userfault;
 mod vcpu;
 
-pub use boot::COMMAND_LINE_LIMIT;
+pub use boot::{COMMAND_LINE_LIMIT, EMBEDDED_GUEST};
 pub use error::VmError;
 pub use machine::MOST_VCPUS;
 pub use process::main;

@@ -1,0 +1,68 @@
+//! A guest as the benchmarks drive it, whoever runs it.
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How long anything may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The embedded guest on one of the machines compared.
+pub(crate) trait Machine {
+    /// Types a line on its console; the lines that it answers with.
+    fn command(&mut self, line: &str) -> Result<String>;
+    /// Asks for a balloon of that many bytes.
+    fn set_balloon(&mut self, bytes: u64) -> Result<()>;
+    /// Bytes of guest memory that the machine holds.
+    fn resident(&mut self) -> Result<u64>;
+    /// Its process.
+    fn pid(&self) -> u32;
+
+    /// The guest's own figures.
+    fn report(&mut self) -> Result<Value> {
+        let answer = self.command("report")?;
+        let line = answer
+            .lines()
+            .rev()
+            .find_map(|line| line.trim().strip_prefix("report "));
+        serde_json::from_str(line.context("the guest gave no report")?)
+            .context("the guest's report")
+    }
+
+    /// Waits until the guest has touched that much.
+    fn wait_until_resident(&mut self, bytes: u64) -> Result<()> {
+        let begin = Instant::now();
+        while self.resident()? < bytes {
+            if begin.elapsed() > PATIENCE {
+                bail!("the guest did not touch {bytes} bytes in time");
+            }
+            sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    /// Moves the balloon to a new size; pages a second by the guest's clock.
+    fn move_balloon(&mut self, bytes: u64) -> Result<f64> {
+        self.set_balloon(bytes)?;
+        let begin = Instant::now();
+        loop {
+            sleep(Duration::from_millis(200));
+            let report = self.report()?;
+            let figure = |name: &str| {
+                report[name]
+                    .as_u64()
+                    .with_context(|| format!("report has no {name}"))
+            };
+            if figure("balloon_actual")? * 4096 == bytes
+                && figure("balloon_target")? * 4096 == bytes
+            {
+                return Ok(figure("balloon_change_pages")? as f64
+                    / (figure("balloon_change_us")? as f64 / 1e6));
+            }
+            if begin.elapsed() > PATIENCE {
+                bail!("the balloon did not reach {bytes} bytes: {report}");
+            }
+        }
+    }
+}

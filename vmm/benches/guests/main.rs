@@ -1,0 +1,178 @@
+//! What whole guests cost and how fast their memory moves, beside QEMU with the same guest image
+//! in the same run, and beside what the kernel alone can do. Prints a table; asserts nothing.
+//!
+//! `cargo bench` runs all; `cargo bench -- balloon` those whose name has that word; `--rounds N`
+//! sets how often each is measured (the two sides in turn, so that a change in the machine's speed
+//! meets both).
+#![allow(missing_docs, reason = "a program, not a library")]
+#![allow(clippy::cast_precision_loss, reason = "figures for people to read")]
+
+mod ballonet;
+mod figures;
+mod limit;
+mod machine;
+mod process;
+mod qemu;
+
+use anyhow::Result;
+use figures::{Row, Samples, print_table};
+use machine::Machine;
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+/// Guest memory in the balloon benchmark, and how much of it moves.
+const BALLOON_VM: u64 = 1024 * MIB;
+const BALLOON_MOVE: u64 = 512 * MIB;
+/// VMs and time of the benchmark of idle VMs.
+const IDLE_VMS: usize = 20;
+const IDLE_VM: u64 = 512 * MIB;
+const IDLE_TIME: Duration = Duration::from_secs(20);
+
+struct Options {
+    words: Vec<String>,
+    rounds: usize,
+}
+
+fn main() -> Result<()> {
+    let options = options();
+    let mut rows = Vec::new();
+    for (name, bench) in [
+        ("start", start as fn(&Options) -> Result<Vec<Row>>),
+        ("overhead", overhead),
+        ("balloon", balloon),
+        ("idle", idle),
+    ] {
+        if options.words.is_empty() || options.words.iter().any(|word| name.contains(word)) {
+            eprintln!("measuring: {name}");
+            rows.extend(bench(&options)?);
+        }
+    }
+    print_table(&rows);
+    Ok(())
+}
+
+/// Cargo adds `--bench`; other options are not ours.
+fn options() -> Options {
+    let mut options = Options {
+        words: Vec::new(),
+        rounds: 7,
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--rounds" => {
+                options.rounds = args
+                    .next()
+                    .and_then(|n| n.parse().ok())
+                    .unwrap_or(options.rounds)
+                    .max(1)
+            }
+            word if !word.starts_with('-') => options.words.push(word.into()),
+            _ => {}
+        }
+    }
+    options
+}
+
+/// Time from the command to the guest's first instruction and to its first line.
+fn start(options: &Options) -> Result<Vec<Row>> {
+    let host = ballonet::Host::start()?;
+    let (mut instruction, mut ours, mut theirs) =
+        (Samples::default(), Samples::default(), Samples::default());
+    for _ in 0..options.rounds {
+        instruction.add(host.time_to_first_instruction(IDLE_VM)?.as_secs_f64() * 1e3);
+        ours.add(host.time_to_first_line(IDLE_VM)?.as_secs_f64() * 1e3);
+        theirs.add(qemu::time_to_first_line(IDLE_VM)?.as_secs_f64() * 1e3);
+    }
+    Ok(vec![
+        Row::new("run to first instruction", "ms", instruction),
+        Row::new("run to first console line", "ms", ours).beside("QEMU microvm", theirs),
+    ])
+}
+
+/// Memory of a VM's process that is not guest memory.
+fn overhead(options: &Options) -> Result<Vec<Row>> {
+    let host = ballonet::Host::start()?;
+    let (mut ours, mut theirs) = (Samples::default(), Samples::default());
+    for _ in 0..options.rounds.min(3) {
+        let vm = host.vm(IDLE_VM, "idle")?;
+        ours.add(process::pss_besides_guest(vm.pid(), IDLE_VM)? as f64 / MIB as f64);
+        drop(vm);
+        let qemu = qemu::Qemu::start(IDLE_VM, "idle")?;
+        theirs.add(process::pss_besides_guest(qemu.pid(), IDLE_VM)? as f64 / MIB as f64);
+    }
+    Ok(vec![
+        Row::new("memory of a VM process (PSS)", "MiB", ours).beside("QEMU microvm", theirs),
+    ])
+}
+
+/// Pages a second into and out of a balloon, as the guest's clock tells: memory that the guest has
+/// touched, and memory that it has not.
+fn balloon(options: &Options) -> Result<Vec<Row>> {
+    let host = ballonet::Host::start()?;
+    let mut ours = host.vm(BALLOON_VM, "idle")?;
+    let mut theirs = qemu::Qemu::start(BALLOON_VM, "idle")?;
+    let mut rows = Vec::new();
+    for (what, touched) in [("untouched", false), ("touched", true)] {
+        let mut speeds: [Samples; 4] = Default::default();
+        let mut limit = Samples::default();
+        for _ in 0..options.rounds {
+            let (inflate, deflate) = balloon_once(&mut ours, touched)?;
+            speeds[0].add(inflate);
+            speeds[1].add(deflate);
+            let (inflate, deflate) = balloon_once(&mut theirs, touched)?;
+            speeds[2].add(inflate);
+            speeds[3].add(deflate);
+            limit.add(limit::punch(BALLOON_MOVE, touched)?);
+        }
+        let [our_inflate, our_deflate, their_inflate, their_deflate] = speeds;
+        let inflate = format!("inflate 512 MiB, {what}");
+        rows.push(
+            Row::new(&inflate, "pages/s", our_inflate)
+                .beside("QEMU virtio-balloon", their_inflate)
+                .limit("one fallocate", limit),
+        );
+        let deflate = format!("deflate 512 MiB, {what}");
+        rows.push(
+            Row::new(&deflate, "pages/s", our_deflate).beside("QEMU virtio-balloon", their_deflate),
+        );
+    }
+    Ok(rows)
+}
+
+/// Inflates and deflates once; pages a second of each.
+fn balloon_once(machine: &mut impl Machine, touched: bool) -> Result<(f64, f64)> {
+    if touched {
+        // Writes each page once, then only holds them.
+        machine.command("workload clone:size=max,zero=0,common=0,rewrite=0")?;
+        machine.wait_until_resident(BALLOON_VM / 100 * 95)?;
+    }
+    let inflate = machine.move_balloon(BALLOON_MOVE)?;
+    let deflate = machine.move_balloon(0)?;
+    machine.command("stop")?;
+    Ok((inflate, deflate))
+}
+
+/// Processor time of VMs that do nothing, and of their host.
+fn idle(_: &Options) -> Result<Vec<Row>> {
+    let host = ballonet::Host::start()?;
+    let vms = (0..IDLE_VMS)
+        .map(|_| host.vm(IDLE_VM, "idle"))
+        .collect::<Result<Vec<_>>>()?;
+    let pids = vms
+        .iter()
+        .map(Machine::pid)
+        .chain([host.pid()])
+        .collect::<Vec<_>>();
+    let ours = process::cpu_percent(&pids, IDLE_TIME)?;
+    drop(vms);
+    let qemus = (0..IDLE_VMS)
+        .map(|_| qemu::Qemu::start(IDLE_VM, "idle"))
+        .collect::<Result<Vec<_>>>()?;
+    let pids = qemus.iter().map(Machine::pid).collect::<Vec<_>>();
+    let theirs = process::cpu_percent(&pids, IDLE_TIME)?;
+    let name = format!("processor for {IDLE_VMS} idle VMs");
+    Ok(vec![
+        Row::new(&name, "% of a core", ours).beside("QEMU microvm", theirs),
+    ])
+}

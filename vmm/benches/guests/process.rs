@@ -1,0 +1,90 @@
+//! What processes cost, as the kernel counts it.
+
+use crate::figures::Samples;
+use anyhow::{Context, Result};
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// A mapping of a process, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mapping {
+    size: u64,
+    resident: u64,
+    /// Resident, shared parts divided by their users.
+    proportional: u64,
+}
+
+fn mappings(pid: u32) -> Result<Vec<Mapping>> {
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    let mut mappings: Vec<Mapping> = Vec::new();
+    for line in smaps.lines() {
+        let Some((name, bytes)) = bytes_line(line) else {
+            continue;
+        };
+        if name == "Size" {
+            mappings.push(Mapping::default());
+        }
+        let mapping = mappings.last_mut().context("smaps begins with a size")?;
+        match name {
+            "Size" => mapping.size = bytes,
+            "Rss" => mapping.resident = bytes,
+            "Pss" => mapping.proportional = bytes,
+            _ => {}
+        }
+    }
+    Ok(mappings)
+}
+
+/// A line such as `Rss:      12 kB`.
+fn bytes_line(line: &str) -> Option<(&str, u64)> {
+    let (name, value) = line.split_once(':')?;
+    let kibibytes: u64 = value.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some((name, kibibytes * 1024))
+}
+
+/// Bytes of a process's memory that are not its guest's, shared parts divided by their users. Its
+/// guest's memory is the mapping of that size.
+pub(crate) fn pss_besides_guest(pid: u32, guest_bytes: u64) -> Result<u64> {
+    let others = mappings(pid)?
+        .into_iter()
+        .filter(|mapping| mapping.size != guest_bytes);
+    Ok(others.map(|mapping| mapping.proportional).sum())
+}
+
+/// Resident bytes of a process's guest memory.
+pub(crate) fn guest_resident(pid: u32, guest_bytes: u64) -> Result<u64> {
+    let guest = mappings(pid)?
+        .into_iter()
+        .filter(|mapping| mapping.size == guest_bytes);
+    Ok(guest.map(|mapping| mapping.resident).sum())
+}
+
+/// Processor time of all threads of some processes, in percent of a core, measured four times.
+pub(crate) fn cpu_percent(pids: &[u32], time: Duration) -> Result<Samples> {
+    let mut samples = Samples::default();
+    sleep(Duration::from_secs(3));
+    for _ in 0..4 {
+        let (begin, before) = (Instant::now(), cpu_ns(pids)?);
+        sleep(time / 4);
+        let spent = cpu_ns(pids)?.saturating_sub(before);
+        samples.add(spent as f64 / begin.elapsed().as_nanos() as f64 * 100.0);
+    }
+    Ok(samples)
+}
+
+/// The first figure of a thread's schedstat is its time on a processor in nanoseconds.
+fn cpu_ns(pids: &[u32]) -> Result<u64> {
+    let mut sum = 0;
+    for pid in pids {
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let schedstat = fs::read_to_string(thread?.path().join("schedstat"))?;
+            let time = schedstat
+                .split_ascii_whitespace()
+                .next()
+                .context("schedstat is empty")?;
+            sum += time.parse::<u64>()?;
+        }
+    }
+    Ok(sum)
+}
