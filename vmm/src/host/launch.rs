@@ -58,7 +58,7 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
         .map_err(|error| failed(crate::error_chain(&error)))?;
     let started = match newborn.link.send(&boot) {
         Ok(()) => first_words(&newborn.link).await,
-        Err(error) => Err(crate::error_chain(&error)),
+        Err(error) => Err(NotStarted::Silent(crate::error_chain(&error))),
     };
     match started {
         Ok((description, memory_file)) => {
@@ -67,11 +67,7 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
         }
         Err(why) => {
             let said = bury(&mut newborn).await;
-            Err(failed(if said.is_empty() {
-                why
-            } else {
-                format!("{why}: {said}")
-            }))
+            Err(failed(why.with(&said)))
         }
     }
 }
@@ -120,8 +116,32 @@ async fn newest_output(mut stderr: ChildStderr) -> String {
     String::from_utf8_lossy(&kept).trim().to_owned()
 }
 
+/// Why a process's guest does not run.
+enum NotStarted {
+    /// The process said so itself.
+    Said(String),
+    /// It did not say; what it printed may tell.
+    Silent(String),
+}
+
+impl NotStarted {
+    /// The reason in words, where `printed` is what the process printed.
+    fn with(self, printed: &str) -> String {
+        match self {
+            Self::Silent(why) if !printed.is_empty() => format!("{why}: {printed}"),
+            Self::Said(why) | Self::Silent(why) => why,
+        }
+    }
+}
+
+impl From<&str> for NotStarted {
+    fn from(why: &str) -> Self {
+        Self::Silent(why.into())
+    }
+}
+
 /// What a process says first: that its guest runs, or why not.
-async fn first_words(link: &Link) -> Result<(Description, File), String> {
+async fn first_words(link: &Link) -> Result<(Description, File), NotStarted> {
     match tokio::time::timeout(START_PATIENCE, link.receive::<FromVm>()).await {
         Ok(Ok(Received {
             message: FromVm::Started(description),
@@ -135,14 +155,14 @@ async fn first_words(link: &Link) -> Result<(Description, File), String> {
         Ok(Ok(Received {
             message: FromVm::Failed { error },
             ..
-        })) => Err(error),
+        })) => Err(NotStarted::Said(error)),
         Ok(Ok(_)) => Err("its process said something else first".into()),
         Ok(Err(ChannelError::Closed)) => Err("its process died".into()),
-        Ok(Err(error)) => Err(crate::error_chain(&error)),
-        Err(_) => Err(format!(
+        Ok(Err(error)) => Err(NotStarted::Silent(crate::error_chain(&error))),
+        Err(_) => Err(NotStarted::Silent(format!(
             "its process was silent for {} s",
             START_PATIENCE.as_secs()
-        )),
+        ))),
     }
 }
 
