@@ -1,0 +1,169 @@
+//! A host for one test.
+
+use crate::console::GuestConsole;
+use crate::place::Place;
+use crate::process::{self, Signal};
+use crate::wait::{PATIENCE, wait_until};
+use crate::{Value, number};
+use std::fs::File;
+use std::ops::Deref;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Rounds are short, so that tests are.
+const INTERVAL_MS: &str = "200";
+
+/// A running host in a place of its own. Told to end when it is dropped.
+#[derive(Debug)]
+pub struct TestHost {
+    child: Option<Child>,
+    place: Place,
+}
+
+impl TestHost {
+    /// A host with that budget, as in `512M`.
+    #[must_use]
+    pub fn start(budget: &str) -> Self {
+        Self::start_in(Place::new(), budget)
+    }
+
+    /// A host in a place where perhaps another was before.
+    #[must_use]
+    pub fn start_in(place: Place, budget: &str) -> Self {
+        let command = place.command(&["host", "--memory", budget, "--interval-ms", INTERVAL_MS]);
+        Self::start_by(place, command)
+    }
+
+    /// A host that a given command starts.
+    ///
+    /// # Panics
+    /// If it does not serve.
+    #[must_use]
+    pub fn start_by(place: Place, mut command: Command) -> Self {
+        let log = File::create(place.path().join("host.log")).expect("a file can be made");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the program can be run");
+        let mut host = Self {
+            child: Some(child),
+            place,
+        };
+        wait_until("the host serves", || {
+            let ended = host.child().try_wait().expect("a child can be waited for");
+            assert!(ended.is_none(), "the host ended: {ended:?}");
+            host.place.run(&["ps"]).status == Some(0)
+        });
+        host
+    }
+
+    fn child(&mut self) -> &mut Child {
+        self.child.as_mut().expect("only its end takes it")
+    }
+
+    /// Its process.
+    ///
+    /// # Panics
+    /// If it was ended.
+    #[must_use]
+    pub fn host_pid(&self) -> u32 {
+        self.child.as_ref().expect("it was not ended").id()
+    }
+
+    /// Starts a VM of that name with more arguments; what is known of it then.
+    pub fn start_vm(&self, name: &str, words: &[&str]) -> Value {
+        self.json(&[&["run", "--name", name], words].concat())
+    }
+
+    /// Starts a VM and waits until its guest has its balloon driver ready.
+    pub fn boot_vm(&self, name: &str, words: &[&str]) -> Value {
+        self.start_vm(name, words);
+        wait_until("the balloon driver is ready", || {
+            self.vm(name).pointer("/balloon/has_driver") == Some(&Value::Bool(true))
+        });
+        self.vm(name)
+    }
+
+    /// The console of a VM.
+    #[must_use]
+    pub fn console(&self, name: &str) -> GuestConsole {
+        GuestConsole::attach(&self.place, name)
+    }
+
+    /// A guest's report.
+    #[must_use]
+    pub fn report(&self, name: &str) -> Value {
+        self.console(name).report()
+    }
+
+    /// Waits until the balloon of a VM has the size that it should have, and nothing moves.
+    pub fn wait_for_balloon(&self, name: &str, held_bytes: u64) {
+        wait_until("the balloon has its size", || {
+            let vm = self.vm(name);
+            number(&vm, "/balloon/held") == held_bytes
+                && number(&vm, "/balloon/target") == held_bytes
+        });
+    }
+
+    /// Sends the host a signal and waits for its end; the place stays.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub fn end_by(&mut self, signal: Signal) -> ExitStatus {
+        let mut child = self.child.take().expect("it is ended once");
+        process::signal(child.id(), signal);
+        wait_for_end(&mut child)
+    }
+
+    /// Gives up the place after the host's end.
+    ///
+    /// # Panics
+    /// If the host runs.
+    #[must_use]
+    pub fn into_place(mut self) -> Place {
+        assert!(self.child.is_none(), "the host runs");
+        std::mem::take(&mut self.place)
+    }
+}
+
+fn wait_for_end(child: &mut Child) -> ExitStatus {
+    let begin = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            return status;
+        }
+        if begin.elapsed() > PATIENCE {
+            child.kill().expect("a child can be killed");
+            panic!("the host does not end");
+        }
+        sleep(Duration::from_millis(10));
+    }
+}
+
+impl Deref for TestHost {
+    type Target = Place;
+
+    fn deref(&self) -> &Place {
+        &self.place
+    }
+}
+
+impl Drop for TestHost {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        if std::thread::panicking() {
+            // The test has failed already; the place kills what is left.
+            drop(child.kill());
+            drop(child.wait());
+            return;
+        }
+        process::signal(child.id(), Signal::TERM);
+        let status = wait_for_end(&mut child);
+        assert!(status.success(), "the host ended with {status}");
+    }
+}

@@ -1,0 +1,167 @@
+//! The embedded guest on QEMU's microvm, with QEMU's own balloon device.
+
+use crate::console::{Printed, parse_report};
+use crate::guest_image::guest_image;
+use crate::process::resident_bytes;
+use crate::wait::{PATIENCE, wait_for};
+use crate::{Value, json};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use tempfile::TempDir;
+
+const QEMU: &str = "qemu-system-x86_64";
+
+/// A QEMU that runs the guest.
+#[derive(Debug)]
+pub struct Qemu {
+    process: Child,
+    input: ChildStdin,
+    printed: Printed,
+    monitor: BufReader<UnixStream>,
+    _folder: TempDir,
+}
+
+impl Qemu {
+    /// Boots the guest with that accelerator, memory as in `256M`, and workload.
+    ///
+    /// # Panics
+    /// If QEMU is missing or does not start.
+    #[must_use]
+    pub fn boot(accelerator: &str, memory: &str, workload: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let socket = folder.path().join("qmp.sock");
+        let mut process = Command::new(QEMU)
+            .args([
+                "-M",
+                "microvm,acpi=off",
+                "-accel",
+                accelerator,
+                "-m",
+                memory,
+            ])
+            .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+            .args(["-display", "none", "-serial", "stdio", "-kernel"])
+            .arg(guest_image())
+            .args(["-append", &format!("id=1 workload={workload}")])
+            .args(["-global", "virtio-mmio.force-legacy=false", "-device"])
+            .arg("virtio-balloon-device,id=b0,deflate-on-oom=on,free-page-reporting=on")
+            .arg("-qmp")
+            .arg(format!("unix:{},server=on,wait=off", socket.display()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| match error.kind() {
+                ErrorKind::NotFound => panic!("{QEMU} is missing: install qemu-system-x86"),
+                _ => panic!("{QEMU} does not start: {error}"),
+            });
+        let input = process.stdin.take().expect("it is piped");
+        let printed = Printed::by(process.stdout.take().expect("it is piped"));
+        let stream = wait_for("QEMU's monitor answers", || {
+            let ended = process.try_wait().expect("a child can be waited for");
+            assert!(ended.is_none(), "{QEMU} ended: {ended:?}");
+            UnixStream::connect(&socket).ok()
+        });
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("60 s are a time-out");
+        let mut qemu = Self {
+            process,
+            input,
+            printed,
+            monitor: BufReader::new(stream),
+            _folder: folder,
+        };
+        qemu.next_message();
+        qemu.execute("qmp_capabilities", &json!({}));
+        qemu.printed.wait_for("> ", 0);
+        qemu
+    }
+
+    fn next_message(&mut self) -> Value {
+        let mut line = String::new();
+        self.monitor
+            .read_line(&mut line)
+            .expect("QEMU's monitor answers");
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+
+    /// Executes a command of QEMU's monitor.
+    ///
+    /// # Panics
+    /// If QEMU refuses it.
+    pub fn execute(&mut self, command: &str, arguments: &Value) -> Value {
+        let request = json!({"execute": command, "arguments": arguments});
+        let stream = self.monitor.get_mut();
+        writeln!(stream, "{request}").expect("QEMU's monitor listens");
+        loop {
+            let message = self.next_message();
+            if let Some(answer) = message.get("return") {
+                return answer.clone();
+            }
+            // Events come in between.
+            assert!(message.get("error").is_none(), "{request}: {message}");
+        }
+    }
+
+    /// Asks the balloon to leave the guest that many bytes, and waits until it has.
+    pub fn balloon_to(&mut self, bytes: u64) {
+        self.execute("balloon", &json!({ "value": bytes }));
+        wait_for("the balloon has its size", || {
+            let left = self.execute("query-balloon", &json!({}));
+            (left.get("actual") == Some(&json!(bytes))).then_some(())
+        });
+    }
+
+    /// The guest's statistics as QEMU has them last, with their time.
+    pub fn statistics(&mut self) -> Value {
+        let path = "/machine/peripheral/b0";
+        let request = json!({"path": path, "property": "guest-stats"});
+        self.execute("qom-get", &request)
+    }
+
+    /// Lets QEMU ask for statistics so often.
+    pub fn poll_statistics(&mut self, seconds: u64) {
+        let request = json!({"path": "/machine/peripheral/b0",
+            "property": "guest-stats-polling-interval", "value": seconds});
+        self.execute("qom-set", &request);
+    }
+
+    /// Types a line on the guest's console and waits for the answer.
+    ///
+    /// # Panics
+    /// If the guest does not answer.
+    pub fn ask(&mut self, line: &str) -> String {
+        let start = self.printed.count();
+        writeln!(self.input, "{line}").expect("QEMU reads");
+        let echo = format!("{line}\r\n");
+        wait_for(&format!("the guest answers '{line}'"), || {
+            let text = self.printed.text_from(start);
+            let (_, answer) = text.split_once(&echo)?;
+            Some(answer.split_once("> ")?.0.to_owned())
+        })
+    }
+
+    /// The guest's figures.
+    ///
+    /// # Panics
+    /// If the guest does not answer with its report.
+    pub fn report(&mut self) -> Value {
+        let answer = self.ask("report");
+        parse_report(&answer).unwrap_or_else(|| panic!("no report: {answer}"))
+    }
+
+    /// Memory that QEMU's process holds in all, in bytes.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        resident_bytes(self.process.id())
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        // It may have ended.
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}

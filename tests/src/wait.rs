@@ -1,0 +1,35 @@
+//! Waiting for what will come, on a machine that may be slow.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How long anything may take before a test gives up on it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(30);
+
+/// Looks again and again until there is something to see.
+///
+/// # Panics
+/// If it does not come.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "waited {} s in vain: {what}",
+            PATIENCE.as_secs()
+        );
+        sleep(POLL);
+    }
+}
+
+/// Looks again and again until something is so.
+///
+/// # Panics
+/// If it does not become so.
+pub fn wait_until(what: &str, mut look: impl FnMut() -> bool) {
+    wait_for(what, || look().then_some(()));
+}

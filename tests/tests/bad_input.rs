@@ -1,0 +1,556 @@
+//! Claims about what is wrong with what people and programs send: each error names the thing and
+//! the remedy, and leaves nothing behind.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use tests::program::program;
+use tests::raw_client::{RawClient, ask};
+use tests::{GuestConsole, MIB, Place, TestHost, number, vms, wait_until};
+
+/// The host runs on and has no VM.
+fn assert_untouched(host: &TestHost) {
+    assert_eq!(vms(&host.overview()).len(), 0);
+    assert_eq!(host.processes(), [host.host_pid()]);
+}
+
+#[test]
+fn sizes_that_make_no_sense_are_refused_by_name() {
+    let host = TestHost::start("256M");
+    let cases: [(&[&str], i32, &[&str]); 12] = [
+        (&["--memory", "0"], 1, &["size is 0", "--memory 512M"]),
+        (&["--memory", "4097"], 2, &["4097", "multiple of 4096"]),
+        (
+            &["--memory", "900G"],
+            1,
+            &["921600 MiB", "larger than this machine", "smaller --memory"],
+        ),
+        (&["--memory", "many"], 2, &["'many'", "as in 512M"]),
+        (&["--memory", "-1"], 2, &["-1"]),
+        (
+            &["--memory", "99999999999T"],
+            2,
+            &["99999999999T", "smaller"],
+        ),
+        (&["--vcpus", "0"], 1, &["0 processors", "1 to 8"]),
+        (&["--vcpus", "9"], 1, &["9 processors", "1 to 8"]),
+        (&["--vcpus", "256"], 2, &["256"]),
+        (
+            &["--memory", "64M", "--min", "32M", "--max", "16M"],
+            1,
+            &["min 32 MiB", "max 16 MiB", "lower --min"],
+        ),
+        (
+            &["--memory", "64M", "--max", "128M"],
+            1,
+            &["max 128 MiB", "size 64 MiB", "lower --max"],
+        ),
+        (&["--memory", "64M", "--max", "0"], 1, &["max is 0"]),
+    ];
+    for (words, status, said) in cases {
+        host.fails(&[&["run"], words].concat(), status, said);
+        assert_untouched(&host);
+    }
+}
+
+#[test]
+fn names_shares_and_words_that_make_no_sense_are_refused() {
+    let host = TestHost::start("256M");
+    let cases: [(&[&str], &[&str]); 9] = [
+        (&["run", "--shares", "0"], &["0"]),
+        (&["run", "--shares", "much"], &["much", "low"]),
+        (&["run", "--name", "a/b"], &["a/b", "letters"]),
+        (&["run", "--name", "host"], &["'host'", "cannot name a VM"]),
+        (&["run", "--name", ""], &["letters"]),
+        (&["run", "--nmae", "a"], &["--nmae", "--name"]),
+        (&["runn"], &["runn"]),
+        (&["balloon", "a", "x"], &["'x'", "as in 512M"]),
+        (&["host", "--memory", "x"], &["'x'", "as in 512M"]),
+    ];
+    for (words, said) in cases {
+        host.fails(words, 2, said);
+    }
+    let long = "x".repeat(65);
+    host.fails(&["run", "--name", &long], 2, &["1 to 64"]);
+    assert_untouched(&host);
+}
+
+#[test]
+fn kernels_that_cannot_be_booted_are_refused_by_name() {
+    let host = TestHost::start("256M");
+    let file = |name: &str| host.temporary_folder().join(name);
+    let elf = fs::read(program()).expect("the program can be read");
+    fs::write(file("text"), "not a kernel").expect("a file can be made");
+    fs::write(file("empty"), "").expect("a file can be made");
+    fs::write(file("cut"), &elf[..100]).expect("a file can be made");
+    fs::write(file("cut-later"), &elf[..4096]).expect("a file can be made");
+    fs::create_dir(file("folder")).expect("a folder can be made");
+    for name in ["text", "empty", "cut", "cut-later", "missing", "folder"] {
+        let path = file(name).display().to_string();
+        host.fails(
+            &["run", "--memory", "64M", "--kernel", &path],
+            1,
+            &[&path, "ELF"],
+        );
+        assert_untouched(&host);
+    }
+    let own = program().display().to_string();
+    host.fails(
+        &["run", "--memory", "64M", "--kernel", &own],
+        1,
+        &[&own, "PVH"],
+    );
+    assert_untouched(&host);
+    for name in ["text", "empty", "cut", "cut-later"] {
+        fs::remove_file(file(name)).expect("it was made above");
+    }
+    fs::remove_dir(file("folder")).expect("it was made above");
+}
+
+#[test]
+fn a_reason_is_given_once() {
+    let host = TestHost::start("256M");
+    let path = "/nowhere/kernel";
+    let done = host.run(&["run", "--memory", "64M", "--kernel", path]);
+    done.expect_failure(1, &[path, "No such file"]);
+    assert_eq!(done.stderr.matches(path).count(), 1, "{}", done.stderr);
+}
+
+#[test]
+fn a_command_line_or_workload_that_does_not_fit_is_refused() {
+    let host = TestHost::start("256M");
+    let long = "x".repeat(5000);
+    host.fails(
+        &["run", "--memory", "64M", "--cmdline", &long],
+        1,
+        &["command line", "4096", "shorten --cmdline"],
+    );
+    host.fails(
+        &["run", "--workload", "idle", "--kernel", "/x"],
+        1,
+        &["--workload", "--cmdline"],
+    );
+    assert_untouched(&host);
+}
+
+/// The host knows nothing of workloads: the guest says what is wrong, and waits for a right one.
+#[test]
+fn an_unknown_workload_is_named_on_the_console_and_the_guest_lives() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M", "--workload", "dance:size=1M"]);
+    let before = GuestConsole::attach_replaying(&host, "a", "64K");
+    before.expect("error: no workload `dance`; there are idle, toucher");
+    let mut console = host.console("a");
+    assert!(
+        console
+            .ask("workload verify:speed=9")
+            .contains("no key `speed`")
+    );
+    console.workload("verify:size=16M");
+    console.wait_for_checks(100);
+}
+
+#[test]
+fn a_name_has_one_vm_at_a_time() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    host.fails(
+        &["run", "--name", "a", "--memory", "64M"],
+        1,
+        &["'a'", "another name"],
+    );
+    assert_eq!(vms(&host.overview()).len(), 1);
+    assert_eq!(host.vm("a")["responding"], true);
+}
+
+#[test]
+fn a_promise_that_could_not_be_kept_is_refused_with_figures() {
+    let host = TestHost::start("100M");
+    host.boot_vm("a", &["--memory", "64M", "--min", "60M"]);
+    host.fails(
+        &["run", "--memory", "64M", "--min", "60M"],
+        1,
+        &[
+            "budget is 100 MiB",
+            "66 MiB are promised",
+            "min 60 MiB",
+            "32 MiB more than is left",
+        ],
+    );
+    host.fails(
+        &["set", "a", "min=64M", "max=32M"],
+        1,
+        &["min 64 MiB", "max 32 MiB"],
+    );
+    host.boot_vm("b", &["--memory", "64M", "--min", "16M"]);
+    host.fails(
+        &["set", "b", "min=64M"],
+        1,
+        &["budget is 100 MiB", "more than is left"],
+    );
+    host.fails(
+        &["balloon", "a", "32M"],
+        1,
+        &["'a'", "32 MiB", "min is 60 MiB", "smaller balloon"],
+    );
+    host.fails(
+        &["balloon", "a", "1G"],
+        1,
+        &["'a'", "1024 MiB", "smaller balloon"],
+    );
+    host.fails(&["set", "host", "memory=10M"], 1, &["10 MiB", "promised"]);
+    host.fails(
+        &["set", "host", "memory=900G"],
+        1,
+        &["larger than this machine"],
+    );
+    assert_eq!(vms(&host.overview()).len(), 2);
+    assert_eq!(number(&host.vm("a"), "/min_bytes"), 60 * MIB);
+}
+
+#[test]
+fn an_unknown_vm_is_named_by_every_command() {
+    let host = TestHost::start("256M");
+    let commands: [&[&str]; 5] = [
+        &["stats", "ghost"],
+        &["set", "ghost", "shares=low"],
+        &["balloon", "ghost", "8M"],
+        &["console", "ghost"],
+        &["stop", "ghost"],
+    ];
+    for words in commands {
+        host.fails(words, 1, &["'ghost'", "ballonet ps"]);
+    }
+    host.boot_vm("a", &["--memory", "64M"]);
+    host.fails(
+        &["set", "a", "size=1M"],
+        1,
+        &["'size'", "min, max or shares"],
+    );
+    host.fails(&["set", "a", "shares"], 1, &["'shares'", "KEY=VALUE"]);
+    host.fails(&["set", "a", "min=x"], 1, &["'x'"]);
+    host.fails(&["set", "host", "shares=1"], 1, &["'shares'", "memory"]);
+}
+
+#[test]
+fn commands_without_a_host_say_how_to_start_one() {
+    let place = Place::new();
+    let commands: [&[&str]; 6] = [
+        &["ps"],
+        &["stats"],
+        &["top", "--count", "1"],
+        &["stop", "a"],
+        &["console", "a"],
+        &["balloon", "a", "auto"],
+    ];
+    for words in commands {
+        place.fails(words, 1, &["no host answers", "host.sock", "ballonet host"]);
+    }
+}
+
+#[test]
+fn a_socket_has_one_host() {
+    let host = TestHost::start("256M");
+    let pid = host.host_pid().to_string();
+    host.fails(
+        &["host", "--memory", "256M"],
+        1,
+        &["already serves", "host.sock", &pid, "--socket"],
+    );
+    assert_untouched(&host);
+}
+
+#[test]
+fn a_host_whose_socket_cannot_be_made_says_so() {
+    let place = Place::new();
+    let blocked = place.temporary_folder().join("file/host.sock");
+    fs::write(place.temporary_folder().join("file"), "").expect("a file can be made");
+    let path = blocked.display().to_string();
+    place.fails(&["--socket", &path, "host"], 1, &[&path, "--socket"]);
+    let folder = place.temporary_folder().display().to_string();
+    place.fails(
+        &["--socket", &path, "run"],
+        1,
+        &[&folder, "Not a directory"],
+    );
+    fs::remove_file(place.temporary_folder().join("file")).expect("it was made above");
+    place.fails(
+        &["host", "--memory", "900G"],
+        1,
+        &["larger than this machine", "--memory"],
+    );
+}
+
+/// A `run` that had to start a host and then fails takes the host away again.
+#[test]
+fn a_run_that_is_refused_leaves_no_host_behind() {
+    let place = Place::new();
+    place.fails(&["run", "--vcpus", "9"], 1, &["9 processors"]);
+    wait_until("the host ends", || place.processes().is_empty());
+}
+
+/// Runs a shell script in a mount namespace of its own whose /dev has nothing but null and what
+/// the script makes; the program is `$1`.
+fn host_with_dev(place: &Place, script: &str) -> Command {
+    let begin = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3";
+    let mut command = Command::new("unshare");
+    command
+        .args(["-m", "sh", "-c", &format!("{begin} && {script}"), "sh"])
+        .arg(program());
+    place.adapt(&mut command);
+    command
+}
+
+#[test]
+fn a_machine_without_kvm_is_told_what_to_load() {
+    let place = Place::new();
+    let command = host_with_dev(&place, "exec \"$1\" host --memory 256M");
+    let host = TestHost::start_by(place, command);
+    host.fails(
+        &["run", "--name", "a", "--memory", "64M"],
+        1,
+        &["'a'", "/dev/kvm", "No such file", "kvm_intel or kvm_amd"],
+    );
+    wait_until("the process has ended", || host.processes().len() == 1);
+    assert_untouched(&host);
+}
+
+#[test]
+fn a_user_who_may_not_use_kvm_is_told_which_group_to_join() {
+    let place = Place::new();
+    let everybody = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(place.path(), everybody).expect("it is ours");
+    let script = "mknod -m 600 /dev/kvm c 10 232 && exec setpriv --reuid 65534 --regid 65534 \
+                  --clear-groups \"$1\" host --memory 256M";
+    let command = host_with_dev(&place, script);
+    let host = TestHost::start_by(place, command);
+    host.fails(
+        &["run", "--name", "a", "--memory", "64M"],
+        1,
+        &["'a'", "/dev/kvm", "Permission denied", "group"],
+    );
+    assert_untouched(&host);
+}
+
+#[test]
+fn a_dev_kvm_that_is_not_kvm_is_refused() {
+    let place = Place::new();
+    let command = host_with_dev(&place, "echo > /dev/kvm && exec \"$1\" host --memory 256M");
+    let host = TestHost::start_by(place, command);
+    host.fails(
+        &["run", "--name", "a", "--memory", "64M"],
+        1,
+        &["'a'", "KVM"],
+    );
+    assert_untouched(&host);
+}
+
+#[test]
+fn a_vm_process_is_nothing_to_start_by_hand() {
+    let place = Place::new();
+    let done = place.run(&["vm", "a", "/nowhere/host.sock"]);
+    assert!(matches!(done.status, Some(1 | 2)), "{done:?}");
+}
+
+fn status_of(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap_or("none")
+}
+
+#[test]
+fn requests_that_make_no_sense_are_answered_as_problems() {
+    let host = TestHost::start("256M");
+    let socket = host.socket();
+    let cases: [(&str, &str, &str, &str, &str); 11] = [
+        ("POST", "/v1/vms", "{", "400", "not understood"),
+        ("POST", "/v1/vms", "", "400", "not understood"),
+        ("POST", "/v1/vms", "[]", "400", "not understood"),
+        (
+            "POST",
+            "/v1/vms",
+            "{\"memory_bytes\": 67108864, \"colour\": 1}",
+            "400",
+            "colour",
+        ),
+        (
+            "POST",
+            "/v1/vms",
+            "{\"memory_bytes\": -1}",
+            "400",
+            "not understood",
+        ),
+        ("POST", "/v1/vms", "{\"memory_bytes\": 4097}", "400", "4097"),
+        (
+            "POST",
+            "/v1/vms",
+            "{\"memory_bytes\": 18446744073709547520}",
+            "400",
+            "machine",
+        ),
+        (
+            "POST",
+            "/v1/vms",
+            "{\"memory_bytes\": 67108864, \"name\": \"../x\"}",
+            "400",
+            "../x",
+        ),
+        ("PATCH", "/v1/host", "{\"memory\": 1}", "400", "memory"),
+        ("GET", "/v2/everything", "", "404", "/v1/overview"),
+        ("DELETE", "/v1/overview", "", "404", "/v1/overview"),
+    ];
+    for (method, path, body, status, word) in cases {
+        let answer = ask(&socket, method, path, body.as_bytes());
+        assert_eq!(
+            status_of(&answer),
+            status,
+            "{method} {path} {body}: {answer}"
+        );
+        assert!(answer.contains(word), "{method} {path} {body}: {answer}");
+        assert!(answer.contains("application/problem+json"), "{answer}");
+    }
+    let deep = "[".repeat(60_000);
+    let answer = ask(&socket, "POST", "/v1/vms", deep.as_bytes());
+    assert_eq!(status_of(&answer), "400", "{answer}");
+    assert_untouched(&host);
+}
+
+#[test]
+fn a_body_or_head_that_is_too_large_is_refused() {
+    let host = TestHost::start("256M");
+    let answer = ask(&host.socket(), "POST", "/v1/vms", &vec![b' '; 1 << 20]);
+    assert!(answer.is_empty() || status_of(&answer) == "413", "{answer}");
+    let mut client = RawClient::connect(&host.socket());
+    client.send(b"GET /v1/overview HTTP/1.1\r\nHost: x\r\nX: ");
+    client.send(&vec![b'x'; 2 << 20]);
+    client.send(b"\r\n\r\n");
+    let answer = client.answer();
+    assert!(answer.is_empty() || status_of(&answer) == "431", "{answer}");
+    let mut client = RawClient::connect(&host.socket());
+    client
+        .send(b"POST /v1/vms HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n");
+    let answer = client.answer();
+    assert!(
+        answer.is_empty() || status_of(&answer).starts_with('4'),
+        "{answer}"
+    );
+    assert_untouched(&host);
+}
+
+#[test]
+fn garbage_is_answered_or_hung_up_on() {
+    let host = TestHost::start("256M");
+    let zeros = vec![0; 5000];
+    let all: Vec<u8> = (0..=255).cycle().take(20_000).collect();
+    let garbage: [&[u8]; 5] = [
+        b"hello\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        &zeros,
+        &all,
+        b"GET / HTTP/9.9\r\n\r\n",
+    ];
+    for bytes in garbage {
+        let mut client = RawClient::connect(&host.socket());
+        client.send(bytes);
+        // A blank line ends whatever head it may take this for.
+        client.send(b"\r\n\r\n");
+        let answer = client.answer();
+        assert!(
+            answer.is_empty() || status_of(&answer).starts_with('4'),
+            "{answer}"
+        );
+    }
+    assert_untouched(&host);
+}
+
+#[test]
+fn clients_that_fall_silent_hold_up_nobody_and_are_hung_up_on() {
+    let host = TestHost::start("256M");
+    let mut head = RawClient::connect(&host.socket());
+    head.send(b"GET /v1/overview HTT");
+    let mut body = RawClient::connect(&host.socket());
+    body.send(b"POST /v1/vms HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"memory");
+    host.boot_vm("a", &["--memory", "64M"]);
+    host.ok(&["stop", "a"]);
+    // Both are given up on, the one within the head, the other with an answer.
+    let answer = head.answer();
+    assert!(answer.is_empty() || status_of(&answer) == "408", "{answer}");
+    let answer = body.answer();
+    assert_eq!(status_of(&answer), "408", "{answer}");
+    assert_untouched(&host);
+}
+
+#[test]
+fn hundreds_of_idle_connections_end_nothing() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let idle: Vec<RawClient> = (0..200)
+        .map(|_| RawClient::connect(&host.socket()))
+        .collect();
+    // Places come free when idle clients are given up on.
+    assert_eq!(host.vm("a")["name"], "a");
+    drop(idle);
+    for _ in 0..20 {
+        host.ok(&["ps"]);
+    }
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", host.host_pid()))
+        .expect("the host runs")
+        .count();
+    assert!(descriptors < 150, "{descriptors} descriptors are open");
+}
+
+#[test]
+fn the_log_of_a_background_host_is_bounded() {
+    let place = Place::new();
+    place.ok(&["run", "--name", "a", "--memory", "64M"]);
+    let socket = place.socket();
+    // Each refused VM and each changed budget may be worth a line.
+    let mut size = 0;
+    for round in 0..20_000_u64 {
+        if round % 2000 == 0 {
+            size = log_bytes(place.path());
+        }
+        let memory = 256 * MIB + round % 2 * 4096;
+        let body = format!("{{\"memory_bytes\": {memory}}}");
+        let answer = ask(&socket, "PATCH", "/v1/host", body.as_bytes());
+        assert_eq!(status_of(&answer), "200", "{answer}");
+    }
+    size = size.max(log_bytes(place.path()));
+    assert!(size > 0, "changes of the budget are logged");
+    assert!(size <= 2 * MIB + 16384, "the log has {size} bytes");
+    place.ok(&["stop", "a"]);
+}
+
+fn log_bytes(folder: &Path) -> u64 {
+    let sizes = ["host.log", "host.log.old"].map(|name| fs::metadata(folder.join(name)));
+    sizes.iter().flatten().map(fs::Metadata::len).sum()
+}
+
+/// A reader that stops in the middle, as `head -1` does, is no error.
+#[test]
+fn output_that_nobody_reads_is_no_error() {
+    let host = TestHost::start("256M");
+    let mut script = Command::new("bash");
+    script
+        .args([
+            "-c",
+            "\"$1\" stats | head -1; echo ${PIPESTATUS[0]}",
+            "bash",
+        ])
+        .arg(program());
+    host.adapt(&mut script);
+    let printed = tests::run_to_end(&mut script).expect_success();
+    assert!(printed.ends_with("\n0\n"), "{printed}");
+}
+
+#[test]
+fn what_is_typed_at_a_guest_in_excess_ends_nothing() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let mut garbage: Vec<u8> = (0..=255).cycle().take(20_000).collect();
+    garbage.extend(b"\r\n");
+    let done = tests::program::run_with_input(&mut host.command(&["console", "a"]), &garbage);
+    assert_eq!(done.status, Some(0), "{done:?}");
+    wait_until("the guest reads on", || {
+        host.console("a").ask("report").contains("report {")
+    });
+}

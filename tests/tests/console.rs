@@ -1,0 +1,200 @@
+//! Claims about what people see: consoles and `top` on a terminal.
+
+use tests::process::Signal;
+use tests::raw_client::RawClient;
+use tests::terminal::Terminal;
+use tests::{GuestConsole, TestHost, process, wait_until};
+
+const CTRL_C: &[u8] = b"\x03";
+const CTRL_RIGHT_BRACKET: &[u8] = b"\x1d";
+
+#[test]
+fn a_console_takes_the_terminal_raw_and_gives_it_back_as_it_was() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let mut terminal = Terminal::run(&host.command(&["console", "a"]), 80, 24);
+    terminal.shown.wait_for("Ctrl-] leaves it", 0);
+    wait_until("the terminal is raw", || terminal.is_raw());
+
+    // Ctrl-C is a key like others: for the guest, which passes it over.
+    terminal.type_keys(b"rep");
+    terminal.type_keys(CTRL_C);
+    terminal.type_keys(b"ort\r");
+    terminal.shown.wait_for("report {\"guest\":", 0);
+    terminal.type_keys(CTRL_RIGHT_BRACKET);
+    terminal.shown.wait_for("the VM runs on", 0);
+    assert!(terminal.wait_for_end().success());
+    assert!(!terminal.is_raw(), "{}", terminal.modes());
+    assert_eq!(host.vm("a")["responding"], true);
+}
+
+#[test]
+fn a_console_ends_with_its_vm_and_gives_the_terminal_back() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let mut terminal = Terminal::run(&host.command(&["console", "a"]), 80, 24);
+    wait_until("the terminal is raw", || terminal.is_raw());
+    process::signal(host.pid("a"), Signal::KILL);
+    terminal.shown.wait_for("the VM has ended", 0);
+    terminal.wait_for_end();
+    assert!(!terminal.is_raw(), "{}", terminal.modes());
+}
+
+#[test]
+fn a_console_ends_with_its_host_and_gives_the_terminal_back() {
+    let mut host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let mut terminal = Terminal::run(&host.command(&["console", "a"]), 80, 24);
+    wait_until("the terminal is raw", || terminal.is_raw());
+    let status = host.end_by(Signal::TERM);
+    assert!(status.success(), "{status}");
+    terminal.wait_for_end();
+    assert!(!terminal.is_raw(), "{}", terminal.modes());
+}
+
+/// A terminal that stays raw is a shell that shows nothing of what is typed.
+#[test]
+fn a_console_that_is_told_to_end_gives_the_terminal_back() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
+        let mut terminal = Terminal::run(&host.command(&["console", "a"]), 80, 24);
+        wait_until("the terminal is raw", || terminal.is_raw());
+        process::signal(terminal.pid(), signal);
+        terminal.wait_for_end();
+        assert!(!terminal.is_raw(), "{signal:?}: {}", terminal.modes());
+    }
+}
+
+#[test]
+fn run_with_console_is_at_the_guest_at_once() {
+    let host = TestHost::start("256M");
+    let command = host.command(&["run", "--name", "a", "--memory", "64M", "--console"]);
+    let mut terminal = Terminal::run(&command, 80, 24);
+    terminal.shown.wait_for("ballonet guest", 0);
+    terminal.type_keys(b"help\r");
+    terminal.shown.wait_for("workload SPEC", 0);
+    terminal.type_keys(CTRL_RIGHT_BRACKET);
+    assert!(terminal.wait_for_end().success());
+    assert_eq!(host.vm("a")["phase"], "running");
+}
+
+#[test]
+fn several_clients_share_a_console() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let mut clients: Vec<GuestConsole> = (0..4)
+        .map(|_| GuestConsole::attach_replaying(&host, "a", "64K"))
+        .collect();
+    for client in &clients {
+        client.expect("ballonet guest");
+    }
+    clients[0].type_line("report");
+    for client in &clients {
+        client.expect("report {\"guest\":");
+    }
+    clients[3].type_line("stop please");
+    for client in &clients {
+        client.expect("error: no command `stop please`");
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_up_neither_guest_nor_others() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let mut deaf = host.console("a");
+    deaf.report();
+    process::signal(deaf.pid(), Signal::STOP);
+    let mut other = host.console("a");
+    let mut printed = 0;
+    // More than the host keeps for a slow reader: the guest prints a few bytes at a time, and the
+    // host keeps so many pieces.
+    while printed < 96 << 10 {
+        other.type_line(&"help\n".repeat(32));
+        let before = other.text().len();
+        wait_until("the guest prints on", || {
+            other.text().len() > before + 10_000
+        });
+        printed += other.text().len() - before;
+    }
+    let resident = process::resident_bytes(host.host_pid());
+    assert!(resident < 64 << 20, "the host has {resident} bytes");
+}
+
+/// With few descriptors left for the host, consoles must not take those of other clients and VMs.
+#[test]
+fn hundreds_of_consoles_leave_room_for_commands_and_vms() {
+    let place = tests::Place::new();
+    let mut command = std::process::Command::new("prlimit");
+    command
+        .arg("--nofile=256")
+        .arg(tests::program::program())
+        .args(["host", "--memory", "256M"]);
+    place.adapt(&mut command);
+    let host = TestHost::start_by(place, command);
+    host.boot_vm("a", &["--memory", "64M"]);
+    let consoles: Vec<RawClient> = (0..300)
+        .map(|_| {
+            let mut client = RawClient::connect(&host.socket());
+            client.send(
+                b"GET /v1/vms/a/console HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\n\
+                  Upgrade: ballonet-console\r\n\r\n",
+            );
+            client
+        })
+        .collect();
+    host.boot_vm("b", &["--memory", "64M"]);
+    drop(consoles);
+}
+
+#[test]
+fn top_fits_into_a_terminal_of_80_by_24_and_ends_at_ctrl_c() {
+    let host = TestHost::start("512M");
+    for name in ["anna", "bert", "cora", "dirk"] {
+        host.boot_vm(name, &["--memory", "128M", "--min", "32M"]);
+    }
+    let command = host.command(&["top", "--interval", "0.1"]);
+    let mut terminal = Terminal::run(&command, 80, 24);
+    wait_until("it has refreshed itself", || frames(&terminal).len() > 5);
+    terminal.type_keys(CTRL_C);
+    assert!(terminal.wait_for_end().success());
+    for frame in frames(&terminal) {
+        let lines: Vec<&str> = frame.split("\r\n").collect();
+        assert!(lines.len() <= 24, "{} lines:\n{frame}", lines.len());
+        for line in lines {
+            let width = without_escapes(line).chars().count();
+            assert!(width <= 80, "{width} columns: {line}");
+        }
+        for word in ["host", "NAME", "anna", "bert", "cora", "dirk"] {
+            assert!(frame.contains(word), "no {word}:\n{frame}");
+        }
+    }
+}
+
+/// Whole screens, from the cursor's going home to the erasing of the rest.
+fn frames(terminal: &Terminal) -> Vec<String> {
+    let text = terminal.shown.text_from(0);
+    let whole = text.split("\x1b[H").skip(1);
+    whole
+        .filter_map(|frame| Some(frame.split_once("\x1b[J")?.0.to_owned()))
+        .collect()
+}
+
+fn without_escapes(line: &str) -> String {
+    line.replace("\x1b[K", "")
+}
+
+#[test]
+fn top_into_a_file_has_no_escapes_and_json_has_a_line_for_each_look() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let text = host.ok(&["top", "--count", "2", "--interval", "0.1"]);
+    assert!(!text.contains('\x1b') && text.contains("NAME"), "{text}");
+    let json = host.ok(&["top", "--count", "3", "--interval", "0.1", "--json"]);
+    assert_eq!(json.lines().count(), 3);
+    for line in json.lines() {
+        let look: tests::Value = serde_json::from_str(line).expect("each line is JSON");
+        assert_eq!(tests::vms(&look).len(), 1);
+    }
+}

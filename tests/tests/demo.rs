@@ -1,0 +1,56 @@
+//! Claims about `ballonet demo`: four guests that were promised twice the memory there is.
+
+use std::process::Stdio;
+use tests::process::{self, Signal};
+use tests::{Place, Value, number, states_total, vms, wait_for, wait_until};
+
+const NAMES: [&str; 4] = ["anna", "bert", "cora", "dirk"];
+
+#[test]
+fn a_demo_moves_memory_between_overcommitted_guests_and_every_byte_is_right() {
+    let place = Place::new();
+    let summary = place.json(&["demo", "--seconds", "20"]);
+    let budget = number(&summary, "/budget_bytes");
+    assert!(
+        number(&summary, "/configured_bytes") * 10 >= budget * 19,
+        "{summary:#}"
+    );
+    let used_max = number(&summary, "/used_max_bytes");
+    assert!(used_max > 0 && used_max <= budget, "{summary:#}");
+    assert_eq!(number(&summary, "/verify_errors"), 0, "{summary:#}");
+    assert!(number(&summary, "/verify_checks") > 100_000, "{summary:#}");
+    assert_eq!(number(&summary, "/state_sum_violations"), 0, "{summary:#}");
+    let names: Vec<&Value> = vms(&summary).iter().map(|vm| &vm["name"]).collect();
+    assert_eq!(names, NAMES);
+    vms(&summary).iter().for_each(check_vm);
+}
+
+fn check_vm(vm: &Value) {
+    let size = number(vm, "/size_bytes");
+    assert_eq!(states_total(vm), size, "{vm:#}");
+    assert!(number(vm, "/balloon_target_bytes") < size, "{vm:#}");
+    assert!(number(vm, "/balloon_held_bytes") < size, "{vm:#}");
+    assert_eq!(number(vm, "/verify_errors"), 0, "{vm:#}");
+    assert!(number(vm, "/verify_checks") > 0, "{vm:#}");
+    let part = vm["largest_holder"].as_f64().expect("it is a number");
+    assert!(part > 0.0, "it was never the largest: {vm:#}");
+    assert_eq!(vm["alive"], true, "{vm:#}");
+}
+
+#[test]
+fn an_interrupted_demo_ends_in_order_and_leaves_nothing_behind() {
+    let place = Place::new();
+    let mut demo = place
+        .command(&["demo", "--seconds", "600", "--json"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program can be run");
+    wait_until("all four VMs run", || place.processes().len() == 5);
+    process::signal(demo.id(), Signal::INT);
+    let status = wait_for("the demo ends", || {
+        demo.try_wait().expect("a child can be waited for")
+    });
+    assert!(status.code().is_some(), "a signal ended it: {status}");
+    // The place looks for processes and files when it is dropped.
+}
