@@ -1,5 +1,6 @@
 //! `ballonet console`: a terminal on a guest.
 
+use super::host::end_signal;
 use crate::api::client::Client;
 use crate::name::VmName;
 use anyhow::Result;
@@ -27,8 +28,12 @@ pub(super) async fn console(client: &Client, name: &VmName, replay: usize) -> Re
     let mut input = keys();
     let mut buffer = vec![0; 4096];
     let mut typing = true;
+    // Told to end, the terminal must be given back first.
+    let end = end_signal()?;
+    tokio::pin!(end);
     loop {
         tokio::select! {
+            () = &mut end => return Ok(()),
             typed = input.recv(), if typing => match typed {
                 Some(bytes) => {
                     let end = if raw.is_some() { bytes.iter().position(|&byte| byte == DETACH) } else { None };

@@ -7,6 +7,7 @@ use super::top::on_screen;
 use super::{print, print_json, table};
 use crate::api::{EventView, Overview, RunRequest, StatesView, VmChange, VmView};
 use crate::host::console::Console;
+use crate::host::runtime_dir::Claim;
 use crate::host::{Host, HostOptions, serve};
 use crate::name::VmName;
 use crate::protocol::OnHostDeath;
@@ -112,7 +113,8 @@ pub(super) async fn demo(args: DemoArgs) -> Result<()> {
             () = async { if let Ok(signal) = end_signal() { signal.await } } => {}
         }
     };
-    serve(&options, ready, script).await?;
+    let claim = Claim::take(&options.socket)?;
+    serve(&options, &claim, ready, script).await?;
     let summary = result?;
     if args.json {
         print_json(&summary)?

@@ -1,10 +1,11 @@
 //! `ballonet host`: the daemon.
 
 use super::args::HostArgs;
-use crate::host::runtime_dir::log_of;
+use crate::host::runtime_dir::{Claim, ClaimError, log_of};
 use crate::host::{HostOptions, MachineMemory, serve};
 use anyhow::{Context, Result};
 use page::PageCount;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,13 @@ use tracing_subscriber::EnvFilter;
 const LOG_LIMIT: u64 = 1 << 20;
 
 pub(super) async fn host(args: HostArgs, socket: &Path) -> Result<()> {
+    let claim = match Claim::take(socket) {
+        // A background host is started to have one there: so it is.
+        Err(ClaimError::Taken { .. }) if args.background => return Ok(()),
+        other => other?,
+    };
+    raise_descriptor_limit();
+    // The log of another host at this socket must not be cut, so it is opened after the claim.
     let log = args.background.then(|| log_of(socket));
     start_log(log.clone())?;
     let budget = match args.memory {
@@ -29,14 +37,35 @@ pub(super) async fn host(args: HostArgs, socket: &Path) -> Result<()> {
         exit_when_empty: args.exit_when_empty,
         socket: socket.into(),
     };
-    let ready = |_: &_| tracing::info!("serving {} with a budget of {budget}", socket.display());
-    serve(&options, ready, end_signal()?).await?;
+    let ready = |_: &_| {
+        tracing::info!("serving {} with a budget of {budget}", socket.display());
+        if args.background {
+            leave_terminal();
+        }
+    };
+    serve(&options, &claim, ready, end_signal()?).await?;
     tracing::info!("ended");
-    // All went well: there is nothing to look up.
+    // All went well: there is nothing to look up. Another host may come once the claim is dropped.
     log.iter()
         .flat_map(|log| [log.clone(), older(log)])
         .for_each(|log| drop(std::fs::remove_file(log)));
     Ok(())
+}
+
+/// From here on nobody reads what a background host prints.
+fn leave_terminal() {
+    let null = File::options().write(true).open("/dev/null");
+    let silenced = null.and_then(|null| Ok(rustix::stdio::dup2_stderr(&null)?));
+    silenced.unwrap_or_else(|error| tracing::warn!("errors are still printed: {error}"));
+}
+
+/// Every VM and every client takes some descriptors: as many as this user may have.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("the limit of open files stays low: {error}");
+    }
 }
 
 /// 80 % of what is available now: the rest is for the machine's own programs.

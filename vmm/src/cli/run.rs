@@ -4,12 +4,14 @@ use super::args::RunArgs;
 use super::{console, print, print_json};
 use crate::api::client::{Client, ClientError};
 use crate::api::{Overview, RunRequest, VmView};
+use crate::host::STOPPING;
 use crate::host::runtime_dir::log_of;
 use anyhow::{Context, Result, bail};
 use hyper::Method;
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
@@ -18,11 +20,8 @@ const HOST_PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
 
 pub(super) async fn run(args: RunArgs, client: &Client, socket: &Path) -> Result<()> {
-    ensure_host(client, socket).await?;
     let (console_wanted, json) = (args.console, args.json);
-    let vm: VmView = client
-        .call(Method::POST, "/v1/vms", &request(args)?)
-        .await?;
+    let vm = ask_host(&request(args)?, client, socket).await?;
     if console_wanted {
         return console::console(client, &vm.name, usize::MAX).await;
     }
@@ -53,33 +52,62 @@ fn request(args: RunArgs) -> Result<RunRequest> {
     })
 }
 
-async fn ensure_host(client: &Client, socket: &Path) -> Result<()> {
-    if answers(client).await? {
-        return Ok(());
-    }
-    let mut host = start_host(socket)?;
+/// Asks the host for the VM. One that is just ending is waited out, and another takes its place.
+async fn ask_host(request: &RunRequest, client: &Client, socket: &Path) -> Result<VmView> {
     let begin = Instant::now();
+    loop {
+        ensure_host(client, socket).await?;
+        match client.call(Method::POST, "/v1/vms", request).await {
+            Err(error) if is_ending(&error) && begin.elapsed() < HOST_PATIENCE => sleep(POLL).await,
+            answer => return Ok(answer?),
+        }
+    }
+}
+
+fn is_ending(error: &ClientError) -> bool {
+    match error {
+        ClientError::NoHost { .. } | ClientError::Http(_) => true,
+        ClientError::Refused(problem) => problem.title == STOPPING,
+        _ => false,
+    }
+}
+
+async fn ensure_host(client: &Client, socket: &Path) -> Result<()> {
+    let begin = Instant::now();
+    let mut started: Option<Child> = None;
     while begin.elapsed() < HOST_PATIENCE {
         if answers(client).await? {
             return Ok(());
         }
-        // Another `run` may have been faster: then its host serves us.
-        if host
-            .try_wait()
-            .is_ok_and(|status| status.is_some_and(|status| !status.success()))
-            && !socket.exists()
-        {
-            break;
+        match &mut started {
+            None => started = Some(start_host(socket)?),
+            Some(host) => match host.try_wait().context("cannot wait for the host")? {
+                Some(status) if !status.success() => {
+                    bail!("the host did not start: {}", printed_by(host))
+                }
+                // Another host was there, or it has ended again already.
+                Some(_) => started = None,
+                None => {}
+            },
         }
         sleep(POLL).await;
     }
-    let log = log_of(socket);
-    let said = std::fs::read_to_string(&log).unwrap_or_default();
     bail!(
-        "the host did not start; its log {} says: {}",
-        log.display(),
-        said.trim()
-    );
+        "the host at {} does not answer: see its log {}",
+        socket.display(),
+        log_of(socket).display()
+    )
+}
+
+/// What a host that has ended printed, without the program's name before it.
+fn printed_by(host: &mut Child) -> String {
+    let mut text = String::new();
+    if let Some(stderr) = &mut host.stderr
+        && stderr.read_to_string(&mut text).is_err()
+    {
+        text.push_str("it printed something unreadable");
+    }
+    text.trim().trim_start_matches("ballonet: ").to_owned()
 }
 
 async fn answers(client: &Client) -> Result<bool> {
@@ -93,7 +121,7 @@ async fn answers(client: &Client) -> Result<bool> {
 
 /// A host of its own session: it outlives this command and its terminal, and ends with its last
 /// VM.
-fn start_host(socket: &Path) -> Result<std::process::Child> {
+fn start_host(socket: &Path) -> Result<Child> {
     let mut command = Command::new("/proc/self/exe");
     command
         .arg("--socket")
@@ -101,7 +129,7 @@ fn start_host(socket: &Path) -> Result<std::process::Child> {
         .args(["host", "--exit-when-empty", "--background"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .process_group(0);
     command.spawn().context("cannot start a host")
 }

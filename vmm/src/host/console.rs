@@ -17,7 +17,8 @@ const PIECES: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Console {
     kept: Arc<Mutex<VecDeque<u8>>>,
-    pieces: broadcast::Sender<Arc<[u8]>>,
+    /// The sender belongs to who reads from the VM, so that it goes when the VM does.
+    pieces: broadcast::WeakSender<Arc<[u8]>>,
     input: Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
 }
 
@@ -25,12 +26,13 @@ impl Console {
     /// A console over the host's end of a VM's console socket. Must be called inside a runtime.
     pub(super) fn new(socket: UnixStream) -> Self {
         let (mut output, input) = socket.into_split();
+        let pieces = broadcast::Sender::new(PIECES);
         let console = Self {
             kept: Arc::default(),
-            pieces: broadcast::channel(PIECES).0,
+            pieces: pieces.downgrade(),
             input: Arc::new(tokio::sync::Mutex::new(input)),
         };
-        let (kept, pieces) = (Arc::clone(&console.kept), console.pieces.clone());
+        let kept = Arc::clone(&console.kept);
         tokio::spawn(async move {
             let mut buffer = vec![0; 4096];
             while let Ok(count @ 1..) = output.read(&mut buffer).await {
@@ -48,7 +50,10 @@ impl Console {
     pub fn attach(&self, replay: usize) -> (Vec<u8>, broadcast::Receiver<Arc<[u8]>>) {
         // Under the lock no piece can come between the two.
         let kept = lock(&self.kept);
-        let receiver = self.pieces.subscribe();
+        let receiver = match self.pieces.upgrade() {
+            Some(pieces) => pieces.subscribe(),
+            None => broadcast::Sender::new(1).subscribe(),
+        };
         let skip = kept.len().saturating_sub(replay);
         (kept.iter().skip(skip).copied().collect(), receiver)
     }

@@ -6,6 +6,9 @@ use page::PageCount;
 use std::io;
 use thiserror::Error;
 
+/// The title of the error of a host that admits nothing any more.
+pub const STOPPING: &str = "stopping";
+
 /// A wish that cannot be granted.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -57,6 +60,11 @@ pub enum HostError {
     DidNotStart { name: VmName, why: String },
     #[error("VM '{0}' does not run yet: try again in a moment")]
     NotRunningYet(VmName),
+    #[error(
+        "{} clients are at consoles already: leave one first",
+        super::MOST_CONSOLE_CLIENTS
+    )]
+    TooManyConsoles,
     #[error("the host is stopping")]
     Stopping,
     #[error("cannot read this machine's memory")]
@@ -74,7 +82,8 @@ impl HostError {
             Self::Refused(_) => (StatusCode::CONFLICT, "not admitted"),
             Self::NoMemoryInTime { .. } => (StatusCode::CONFLICT, "no memory in time"),
             Self::NotRunningYet(_) => (StatusCode::CONFLICT, "not running yet"),
-            Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+            Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, STOPPING),
+            Self::TooManyConsoles => (StatusCode::SERVICE_UNAVAILABLE, "too many consoles"),
             Self::MachineMemory(_) => (StatusCode::INTERNAL_SERVER_ERROR, "host error"),
             Self::DidNotStart { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "did not start"),
             _ => (StatusCode::BAD_REQUEST, "invalid request"),

@@ -26,7 +26,7 @@ pub mod runtime_dir;
 mod server;
 mod vm;
 
-pub use error::HostError;
+pub use error::{HostError, STOPPING};
 pub use kernel::MachineMemory;
 pub use server::{ServerError, serve};
 
@@ -44,13 +44,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use vm::Vm;
 
 /// How long a VM may wait until its memory was taken from others.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a VM process may take to end in order.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Clients at consoles at the same time.
+const MOST_CONSOLE_CLIENTS: usize = 64;
 
 /// What a host is told when it starts.
 #[derive(Clone, Debug)]
@@ -80,8 +83,10 @@ struct Shared {
     answered: Notify,
     /// Something has changed that should not wait for the next round.
     round_wanted: Notify,
-    /// How many VMs there are.
+    /// How many VMs there are. Told again, unchanged, when one was refused.
     count: watch::Sender<usize>,
+    /// Places for clients at consoles.
+    console_places: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -132,6 +137,7 @@ impl Host {
                 answered: Notify::new(),
                 round_wanted: Notify::new(),
                 count: watch::Sender::new(0),
+                console_places: Arc::new(Semaphore::new(MOST_CONSOLE_CLIENTS)),
             }),
         };
         tokio::spawn(round::run(host.clone()));
@@ -143,7 +149,10 @@ impl Host {
     /// # Errors
     /// When the wish makes no sense, cannot be admitted, or the VM does not start.
     pub async fn run(&self, request: RunRequest) -> Result<VmView, HostError> {
-        let (id, name, first_grant) = self.admit(request)?;
+        let (id, name, first_grant) = self.admit(request).inspect_err(|_| {
+            // A host that was started for this VM alone may end now.
+            self.shared.count.send_modify(|_| {});
+        })?;
         self.shared.round_wanted.notify_one();
         // A task of its own: a client that hangs up does not leave a VM half started.
         let host = self.clone();
@@ -263,6 +272,17 @@ impl Host {
             Some(running) => Ok(running.console.clone()),
             None => Err(HostError::NotRunningYet(vm.config.name.clone())),
         }
+    }
+
+    /// A place for a client at a console; it is given back when it is dropped.
+    ///
+    /// # Errors
+    /// When all are taken.
+    fn console_place(&self) -> Result<OwnedSemaphorePermit, HostError> {
+        let places = Arc::clone(&self.shared.console_places);
+        places
+            .try_acquire_owned()
+            .map_err(|_taken| HostError::TooManyConsoles)
     }
 
     /// Ends a VM: in order if its process listens, by force if it does not. Returns when nothing

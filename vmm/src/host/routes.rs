@@ -182,8 +182,10 @@ async fn console(
             "a console needs an upgrade of the connection to {CONSOLE_PROTOCOL}: use `ballonet console`"
         )));
     }
+    let place = host.console_place()?;
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
+        let _place = place;
         if let Ok(connection) = upgrade.await {
             attach(console, TokioIo::new(connection), query.replay).await;
         }

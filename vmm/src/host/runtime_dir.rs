@@ -3,7 +3,7 @@
 use rustix::fs::FlockOperation;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The environment variable that names another socket.
@@ -57,20 +57,19 @@ impl Claim {
             source,
         };
         make_private_folder(socket).map_err(failed)?;
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(failed)?;
-        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(ClaimError::Taken {
-                socket: socket.into(),
-                pid: pid_in(&mut lock),
-            });
-        }
+        let mut lock = loop {
+            let mut lock = open_lock(&lock_path).map_err(failed)?;
+            if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+                return Err(ClaimError::Taken {
+                    socket: socket.into(),
+                    pid: pid_in(&mut lock),
+                });
+            }
+            // A host that just ended may have removed the file that was opened here.
+            if lock.metadata().map_err(failed)?.nlink() > 0 {
+                break lock;
+            }
+        };
         lock.set_len(0).map_err(failed)?;
         write!(lock, "{}", std::process::id()).map_err(failed)?;
         match fs::remove_file(socket) {
@@ -92,6 +91,16 @@ impl Drop for Claim {
         drop(fs::remove_file(&self.socket));
         drop(fs::remove_file(&self.lock_path));
     }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
 }
 
 fn make_private_folder(socket: &Path) -> io::Result<()> {

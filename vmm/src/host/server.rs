@@ -1,6 +1,6 @@
 //! Serves clients at the socket until told to end.
 
-use super::runtime_dir::{Claim, ClaimError};
+use super::runtime_dir::Claim;
 use super::{Host, HostError, HostOptions, orphans, routes};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,6 +17,8 @@ use tokio::sync::Semaphore;
 
 /// Clients at the same time; more wait until one leaves.
 const MOST_CLIENTS: usize = 128;
+/// How long a host that ends with its last VM waits for the first to be asked for.
+const FIRST_CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a client may take to send the head of a request.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -25,8 +27,6 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 #[non_exhaustive]
 #[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum ServerError {
-    #[error(transparent)]
-    Claim(#[from] ClaimError),
     #[error(transparent)]
     Host(#[from] HostError),
     #[error("VMs of an earlier host still run without one: {}; end them with `kill PID` first, for their memory would be missing from this host's budget", .0.join(", "))]
@@ -38,17 +38,17 @@ pub enum ServerError {
     },
 }
 
-/// Runs a host until `end` is done, or, if so wished, until its last VM has ended. Then ends every
+/// Runs a host at the claimed socket until `end` is done, or, if so wished, until its last VM has ended. Then ends every
 /// VM in order. `ready` is called once clients are served.
 ///
 /// # Errors
 /// When the host cannot start. Nothing is left behind then.
 pub async fn serve(
     options: &HostOptions,
+    _claim: &Claim,
     ready: impl FnOnce(&Host),
     end: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
-    let claim = Claim::take(&options.socket)?;
     refuse_orphans(&options.socket)?;
     let host = Host::start(options)?;
     let listener = listen(options)?;
@@ -59,7 +59,6 @@ pub async fn serve(
         () = end => {}
     }
     host.stop_all().await;
-    drop(claim);
     Ok(())
 }
 
@@ -85,17 +84,18 @@ fn listen(options: &HostOptions) -> Result<UnixListener, ServerError> {
     Ok(listener)
 }
 
-/// Done when there have been VMs and the last has ended.
+/// Done when the last VM has ended or the first was refused, or when nobody came to ask for one.
 async fn empty(host: &Host, wanted: bool) {
-    let mut count = host.count();
-    // Fails only when the host is gone, and then this is waited for no more.
-    let waited = async {
-        count.wait_for(|&count| count > 0).await?;
-        count.wait_for(|&count| count == 0).await.map(drop)
-    };
-    if !wanted || waited.await.is_err() {
-        std::future::pending::<()>().await;
+    if !wanted {
+        return std::future::pending().await;
     }
+    let mut count = host.count();
+    let first = tokio::time::timeout(FIRST_CLIENT_PATIENCE, count.changed()).await;
+    if first.is_err() {
+        return;
+    }
+    // An error says that the host has gone.
+    drop(count.wait_for(|&count| count == 0).await);
 }
 
 async fn accept(listener: &UnixListener, host: &Host) {
