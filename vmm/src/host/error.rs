@@ -65,6 +65,8 @@ pub enum HostError {
         super::MOST_CONSOLE_CLIENTS
     )]
     TooManyConsoles,
+    #[error("VM '{0}' was not started: its host was told to end while it waited for memory")]
+    EndedWhileWaiting(VmName),
     #[error("the host is stopping")]
     Stopping,
     #[error("cannot read this machine's memory")]
@@ -81,6 +83,7 @@ impl HostError {
             Self::NameInUse(_) => (StatusCode::CONFLICT, "name in use"),
             Self::Refused(_) => (StatusCode::CONFLICT, "not admitted"),
             Self::NoMemoryInTime { .. } => (StatusCode::CONFLICT, "no memory in time"),
+            Self::EndedWhileWaiting(_) => (StatusCode::SERVICE_UNAVAILABLE, "host ended"),
             Self::NotRunningYet(_) => (StatusCode::CONFLICT, "not running yet"),
             Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, STOPPING),
             Self::TooManyConsoles => (StatusCode::SERVICE_UNAVAILABLE, "too many consoles"),

@@ -160,7 +160,7 @@ impl Host {
             let granted = tokio::time::timeout(MEMORY_PATIENCE, first_grant).await;
             let result = match granted {
                 Ok(Ok(_)) => launch::launch(&host, id).await,
-                Ok(Err(_)) => Err(HostError::Stopping),
+                Ok(Err(_)) => Err(HostError::EndedWhileWaiting(name)),
                 Err(_) => Err(HostError::NoMemoryInTime {
                     name,
                     seconds: MEMORY_PATIENCE.as_secs(),
