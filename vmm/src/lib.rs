@@ -3,13 +3,14 @@
 //! ```text
 //!   cli ──api (HTTP on a Unix socket)──▶ host ──protocol (packets)──▶ vm process ──▶ guest
 //!                                          │                             │
-//!                                        policy                        virtio (balloon)
+//!                                        policy                 virtio ──▶ memory (agent)
 //! ```
 //!
 //! One program, three roles. [`host`] owns the memory budget: it starts a process for every VM,
 //! reads from the kernel what each holds, and lets the `policy` crate decide what each should hold.
-//! [`vm`] is such a process: one guest, its memory file, processors and devices, and the agent, the
-//! only thread that changes what backs guest memory. [`cli`] is what people type.
+//! [`vm`] is such a process: one guest with its processors, its [`virtio`] devices, and its
+//! [`memory`], whose agent is the only thread that changes what backs it. [`cli`] is what people
+//! type.
 //!
 //! # A page's life
 //! A page of a VM's memory file is a hole until the guest touches it (*empty*), then a page of
@@ -29,6 +30,7 @@ pub mod api;
 pub mod cli;
 mod event;
 pub mod host;
+pub mod memory;
 pub mod name;
 pub mod protocol;
 pub mod size;

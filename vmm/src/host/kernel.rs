@@ -1,6 +1,6 @@
 //! What the kernel says about memory. The budget is held against these figures, not our own.
 
-use crate::vm::ram::allocated_pages;
+use crate::memory::ram::allocated_pages;
 use page::{PAGE_SIZE, PageCount};
 use std::fs::{self, File};
 use std::io;

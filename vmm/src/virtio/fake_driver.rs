@@ -7,8 +7,8 @@
 use super::balloon::{Balloon, BalloonCounters};
 use super::mmio::{MmioTransport, register};
 use super::{Device, Interrupt};
-use crate::vm::agent::AgentHandle;
-use crate::vm::ram::GuestRam;
+use crate::memory::agent::AgentHandle;
+use crate::memory::ram::GuestRam;
 use page::{PAGE_SIZE, PageCount, PageStates};
 use std::sync::Arc;
 use virtio_bindings::virtio_config::{

@@ -11,7 +11,7 @@ use super::fake_driver::{
     ring_page, table_address, used_address,
 };
 use super::mmio::REGISTERS_SIZE;
-use crate::vm::ram::{GAP_END, GAP_START};
+use crate::memory::ram::{GAP_END, GAP_START};
 use page::{PAGE_SIZE, PageCount};
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};

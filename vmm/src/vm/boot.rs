@@ -2,10 +2,10 @@
 //! protected mode without paging, EBX pointing to a start-info block
 //! (Xen's public/arch-x86/hvm/start_info.h).
 
+use crate::memory::ram::GuestRam;
 use crate::protocol::VmConfig;
 use crate::vm::bus::DeviceSlot;
 use crate::vm::error::VmError;
-use crate::vm::ram::GuestRam;
 use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_start_info};
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use linux_loader::loader::{KernelLoader, KernelLoaderResult};

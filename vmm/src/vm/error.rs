@@ -1,6 +1,6 @@
 //! What can go wrong in a VM process, in words for the person who wanted the VM.
 
-use page::PageCount;
+use crate::memory::MemoryError;
 use std::io;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -23,32 +23,10 @@ pub enum VmError {
         what: &'static str,
         source: kvm_ioctls::Error,
     },
-    #[error("cannot make the guest's memory file")]
-    MakeRam(#[source] rustix::io::Errno),
-    #[error("memory of {0} cannot be mapped in this process")]
-    RamTooLarge(PageCount),
-    #[error("cannot map the guest's memory")]
-    MapRam(#[source] vm_memory::mmap::MmapRegionError),
-    #[error("cannot lay out the guest's memory")]
-    LayOutRam(#[source] vm_memory::GuestRegionCollectionError),
-    #[error("cannot read how much memory the guest's memory file holds")]
-    ReadRamUse(#[source] rustix::io::Errno),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     #[error("cannot touch the guest's memory")]
     TouchRam(#[source] vm_memory::GuestMemoryError),
-    #[error(
-        "cannot open a userfaultfd: run as root, or set the sysctl vm.unprivileged_userfaultfd to 1"
-    )]
-    OpenUserfault(#[source] rustix::io::Errno),
-    #[error("cannot register the guest's memory with userfaultfd: a kernel since 5.19 is needed")]
-    RegisterUserfault(#[source] rustix::io::Errno),
-    #[error("cannot change write protection through userfaultfd")]
-    WriteProtect(#[source] rustix::io::Errno),
-    #[error("cannot read from userfaultfd")]
-    ReadUserfault(#[source] rustix::io::Errno),
-    #[error(
-        "a write to a protected page did not wait: userfaultfd of this kernel does not protect memory files"
-    )]
-    WritersDoNotWait,
     #[error("cannot start a thread or make its event descriptor")]
     StartThread(#[source] io::Error),
     #[error("cannot open the kernel '{}': give an ELF file with a PVH entry note", .path.display())]

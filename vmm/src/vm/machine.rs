@@ -2,11 +2,11 @@
 //! events by which devices and guest reach each other without going through a vCPU thread.
 
 use crate::event::Event;
+use crate::memory::ram::GuestRam;
 use crate::virtio::Interrupt;
 use crate::vm::boot::Entry;
 use crate::vm::bus::{CONSOLE_LINE, DeviceSlot};
 use crate::vm::error::VmError;
-use crate::vm::ram::GuestRam;
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_userspace_memory_region,
 };

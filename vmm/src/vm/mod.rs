@@ -12,16 +12,12 @@
 //! * The main thread serves the device queues; a vCPU thread only reads and writes registers.
 //! * Nothing here decides how much memory the guest should have.
 
-pub mod agent;
 mod boot;
 mod bus;
 mod console;
 pub mod error;
 mod machine;
 mod process;
-pub mod ram;
-mod residency;
-pub mod userfault;
 mod vcpu;
 
 pub use boot::{COMMAND_LINE_LIMIT, EMBEDDED_GUEST};

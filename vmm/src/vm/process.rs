@@ -2,6 +2,8 @@
 //! comes first, a message, console input, a notified queue or the guest's end.
 
 use crate::event::Event as Wake;
+use crate::memory::agent::AgentHandle;
+use crate::memory::ram::GuestRam;
 use crate::protocol::{
     BalloonView, Channel, ChannelError, Description, FromVm, Observation, OnHostDeath, ToVm,
     VmConfig, VmCounters,
@@ -9,13 +11,11 @@ use crate::protocol::{
 use crate::virtio::balloon::Balloon;
 use crate::virtio::mmio::MmioTransport;
 use crate::virtio::{Device, Interrupt};
-use crate::vm::agent::AgentHandle;
 use crate::vm::boot;
 use crate::vm::bus::{Bus, DeviceSlot};
 use crate::vm::console::{Console, InputState};
 use crate::vm::error::VmError;
 use crate::vm::machine::Machine;
-use crate::vm::ram::GuestRam;
 use crate::vm::vcpu::{self, Ending};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};

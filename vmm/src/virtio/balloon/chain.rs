@@ -1,7 +1,7 @@
 //! Reads what a guest put into a queue, within limits, copying out before looking.
 
 use super::wire::{PFN_BYTES, STATISTIC_BYTES};
-use crate::vm::ram::{ClaimedGfn, RamLayout};
+use crate::memory::ram::{ClaimedGfn, RamLayout};
 use page::{Gfn, GfnRange, PAGE_SIZE, PageCount};
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Error, Queue, QueueOwnedT, QueueT};

@@ -17,9 +17,9 @@ mod wire;
 pub use statistics::GuestStatistics;
 
 use super::{Device, Interrupt, InterruptCause};
-use crate::vm::agent::AgentHandle;
-use crate::vm::error::VmError;
-use crate::vm::ram::GuestRam;
+use crate::memory::MemoryError;
+use crate::memory::agent::AgentHandle;
+use crate::memory::ram::GuestRam;
 use chain::{BrokenChain, Chain, MOST_PFNS_IN_CHAIN, Tally};
 use page::{GfnRange, PageCount, PageStates, join_into_ranges};
 use page_set::PageSet;
@@ -179,7 +179,7 @@ impl Balloon {
     ///
     /// # Errors
     /// When the kernel does not tell what the memory file holds.
-    pub fn page_states(&self, recount: bool) -> Result<PageStates, VmError> {
+    pub fn page_states(&self, recount: bool) -> Result<PageStates, MemoryError> {
         let size = self.ram.layout().size();
         let mut book = lock(&self.book);
         let mut private = self.ram.allocated()?.min(size);
@@ -307,7 +307,7 @@ impl Balloon {
 }
 
 impl Book {
-    fn remove_popped(&mut self, ram: &GuestRam) -> Result<(), VmError> {
+    fn remove_popped(&mut self, ram: &GuestRam) -> Result<(), MemoryError> {
         let stretches: Vec<_> = self.ballooned.stretches().collect();
         for (start, count) in stretches {
             for piece in ram.layout().pieces_of_file(start, count) {

@@ -164,7 +164,7 @@ fn rings_outside_ram_do_not_become_ready() {
 
 #[test]
 fn rings_across_the_gap_do_not_become_ready() {
-    use crate::vm::ram::GAP_START;
+    use crate::memory::ram::GAP_START;
     let driver = FakeDriver::new(PageCount(GAP_START.0 + 64));
     driver.negotiate(ALL_FEATURES);
     let end = GAP_START.0 << 12;

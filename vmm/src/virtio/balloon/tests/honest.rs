@@ -1,11 +1,11 @@
 //! What a driver that keeps to the standard gets.
 
 use super::{SMALL, allocated, device_offers, statistic};
+use crate::memory::ram::{GAP_END, GAP_START};
 use crate::virtio::balloon::wire;
 use crate::virtio::fake_driver::*;
 use crate::virtio::mmio::register;
 use crate::virtio::{Device, InterruptCause};
-use crate::vm::ram::{GAP_END, GAP_START};
 use page::{PAGE_SIZE, PageCount, PageStates};
 
 const CONFIG: u64 = 0x100;

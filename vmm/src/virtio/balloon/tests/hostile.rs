@@ -2,11 +2,11 @@
 //! to reset. Never more than that, and never anything of its host's.
 
 use super::{SMALL, allocated, statistic};
+use crate::memory::ram::{GAP_END, GAP_START};
 use crate::virtio::Device;
 use crate::virtio::balloon::chain::MOST_PFNS_IN_CHAIN;
 use crate::virtio::fake_driver::*;
 use crate::virtio::mmio::register;
-use crate::vm::ram::{GAP_END, GAP_START};
 use page::{PAGE_SIZE, PageCount};
 use std::time::{Duration, Instant};
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET};

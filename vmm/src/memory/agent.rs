@@ -8,9 +8,9 @@
 //! not tell its guest "taken" before the memory is the host's again.
 
 use crate::event::Event;
-use crate::vm::error::VmError;
-use crate::vm::ram::GuestRam;
-use crate::vm::userfault::{Protection, Userfault, WriteProtectFault};
+use crate::memory::MemoryError;
+use crate::memory::ram::GuestRam;
+use crate::memory::userfault::{Protection, Userfault, WriteProtectFault};
 use page::{Gfn, GfnRange, PAGE_SIZE, PageCount};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::sync::Arc;
@@ -63,7 +63,7 @@ enum Request {
     },
     Protect {
         gfn: Gfn,
-        answer: SyncSender<Result<(), VmError>>,
+        answer: SyncSender<Result<(), MemoryError>>,
     },
 }
 
@@ -81,10 +81,10 @@ impl AgentHandle {
     ///
     /// # Errors
     /// When the kernel gives no userfaultfd, or it turns out not to stop a writer.
-    pub fn start(ram: &GuestRam) -> Result<Self, VmError> {
+    pub fn start(ram: &GuestRam) -> Result<Self, MemoryError> {
         let userfault = Userfault::open()?;
         register(&userfault, ram)?;
-        let wake = Event::new().map_err(VmError::StartThread)?;
+        let wake = Event::new().map_err(MemoryError::StartAgent)?;
         let (requests, inbox) = channel();
         let counters = Arc::new(AgentCounters::default());
         let agent = Agent {
@@ -97,7 +97,7 @@ impl AgentHandle {
         thread::Builder::new()
             .name("agent".into())
             .spawn(move || agent.run())
-            .map_err(VmError::StartThread)?;
+            .map_err(MemoryError::StartAgent)?;
         let handle = Self {
             requests: Some(requests),
             wake,
@@ -120,19 +120,19 @@ impl AgentHandle {
 
     /// Protects one page and writes to it: the write comes back only if the agent hears of it.
     /// A kernel without this would lose guest writes later, so a VM does not start on it.
-    fn prove_that_writers_wait(&self, ram: &GuestRam) -> Result<(), VmError> {
+    fn prove_that_writers_wait(&self, ram: &GuestRam) -> Result<(), MemoryError> {
         let first = ram.layout().pieces()[0].pages.start;
         self.ask(|answer| Request::Protect { gfn: first, answer })?;
         let address = GuestAddress(first.0 * PAGE_SIZE);
         ram.memory()
             .write_obj(1u8, address)
-            .map_err(VmError::TouchRam)?;
+            .map_err(MemoryError::TouchRam)?;
         self.give_back(vec![GfnRange {
             start: first,
             count: PageCount(1),
         }]);
         match self.counters.write_protect_faults() {
-            0 => Err(VmError::WritersDoNotWait),
+            0 => Err(MemoryError::WritersDoNotWait),
             _ => Ok(()),
         }
     }
@@ -244,18 +244,18 @@ impl Agent {
         result
     }
 
-    fn protect(&self, gfn: Gfn) -> Result<(), VmError> {
+    fn protect(&self, gfn: Gfn) -> Result<(), MemoryError> {
         let host = self
             .ram
             .memory()
             .get_host_address(GuestAddress(gfn.0 * PAGE_SIZE))
-            .map_err(VmError::TouchRam)?;
+            .map_err(MemoryError::TouchRam)?;
         self.userfault
             .protect(host as u64, PAGE_SIZE, Protection::Protected)
     }
 }
 
-fn register(userfault: &Userfault, ram: &GuestRam) -> Result<(), VmError> {
+fn register(userfault: &Userfault, ram: &GuestRam) -> Result<(), MemoryError> {
     for region in ram.memory().iter() {
         userfault.register(region.as_ptr() as u64, region.len())?;
     }

@@ -4,8 +4,8 @@
 //! the two pieces follow each other without a gap. The file is sealed against growing and
 //! shrinking, so whoever holds its descriptor can rely on its size.
 
-use crate::vm::error::VmError;
-use crate::vm::residency;
+use crate::memory::MemoryError;
+use crate::memory::residency;
 use page::{Gfn, GfnRange, PAGE_SIZE, PageCount};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use std::fs::File;
@@ -127,19 +127,19 @@ impl GuestRam {
     ///
     /// # Errors
     /// When the kernel refuses the memory file or the mapping.
-    pub fn new(size: PageCount) -> Result<Self, VmError> {
+    pub fn new(size: PageCount) -> Result<Self, MemoryError> {
         let layout = RamLayout::new(size);
         let file = Arc::new(sealed_memory_file(size)?);
         let regions = layout.pieces().into_iter().map(|piece| {
             let offset = FileOffset::from_arc(Arc::clone(&file), piece.file_offset);
             let bytes = usize::try_from(piece.pages.count.bytes())
-                .map_err(|_too_large| VmError::RamTooLarge(size))?;
-            let mapping = MmapRegion::from_file(offset, bytes).map_err(VmError::MapRam)?;
+                .map_err(|_too_large| MemoryError::RamTooLarge(size))?;
+            let mapping = MmapRegion::from_file(offset, bytes).map_err(MemoryError::MapRam)?;
             let start = GuestAddress(piece.pages.start.0 * PAGE_SIZE);
-            GuestRegionMmap::new(mapping, start).ok_or(VmError::RamTooLarge(size))
+            GuestRegionMmap::new(mapping, start).ok_or(MemoryError::RamTooLarge(size))
         });
         let regions = regions.collect::<Result<Vec<_>, _>>()?;
-        let memory = GuestMemoryMmap::from_regions(regions).map_err(VmError::LayOutRam)?;
+        let memory = GuestMemoryMmap::from_regions(regions).map_err(MemoryError::LayOutRam)?;
         Ok(Self {
             layout,
             file,
@@ -169,24 +169,24 @@ impl GuestRam {
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub fn allocated(&self) -> Result<PageCount, VmError> {
-        allocated_pages(&self.file).map_err(VmError::ReadRamUse)
+    pub fn allocated(&self) -> Result<PageCount, MemoryError> {
+        allocated_pages(&self.file).map_err(MemoryError::ReadRamUse)
     }
 
     /// Which pages of a range the memory file holds, in the range's order. Allocates none.
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub(crate) fn residency(&self, range: GfnRange) -> Result<Vec<bool>, VmError> {
+    pub(crate) fn residency(&self, range: GfnRange) -> Result<Vec<bool>, MemoryError> {
         let address = GuestAddress(range.start.0 * PAGE_SIZE);
         let bytes = usize::try_from(range.count.bytes())
-            .map_err(|_too_large| VmError::RamTooLarge(range.count))?;
+            .map_err(|_too_large| MemoryError::RamTooLarge(range.count))?;
         // The slice proves that the whole range is mapped.
         let slice = self
             .memory
             .get_slice(address, bytes)
-            .map_err(VmError::TouchRam)?;
-        residency::of(&slice).map_err(VmError::ReadRamUse)
+            .map_err(MemoryError::TouchRam)?;
+        residency::of(&slice).map_err(MemoryError::ReadRamUse)
     }
 
     /// Gives the pages of a range back to the host: they read as zero from then on.
@@ -210,12 +210,12 @@ pub fn allocated_pages(file: &File) -> rustix::io::Result<PageCount> {
     Ok(PageCount(blocks * BLOCK / PAGE_SIZE))
 }
 
-fn sealed_memory_file(size: PageCount) -> Result<File, VmError> {
+fn sealed_memory_file(size: PageCount) -> Result<File, MemoryError> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let file = rustix::fs::memfd_create("ballonet-ram", flags).map_err(VmError::MakeRam)?;
-    rustix::fs::ftruncate(&file, size.bytes()).map_err(VmError::MakeRam)?;
+    let file = rustix::fs::memfd_create("ballonet-ram", flags).map_err(MemoryError::MakeRam)?;
+    rustix::fs::ftruncate(&file, size.bytes()).map_err(MemoryError::MakeRam)?;
     let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-    rustix::fs::fcntl_add_seals(&file, seals).map_err(VmError::MakeRam)?;
+    rustix::fs::fcntl_add_seals(&file, seals).map_err(MemoryError::MakeRam)?;
     Ok(File::from(file))
 }
 

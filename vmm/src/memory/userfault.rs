@@ -5,7 +5,7 @@
     reason = "userfaultfd is reached by ioctls on raw structures"
 )]
 
-use crate::vm::error::VmError;
+use crate::memory::MemoryError;
 use linux_raw_sys::general::{
     UFFD_EVENT_PAGEFAULT, UFFD_FEATURE_PAGEFAULT_FLAG_WP, UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
     UFFD_PAGEFAULT_FLAG_WP, uffd_msg, uffdio_api, uffdio_range, uffdio_register,
@@ -27,14 +27,14 @@ const IOCTL_WRITE_PROTECT: u32 = opcode::read_write::<uffdio_writeprotect>(0xaa,
 
 /// A writer that waits: it wrote to a page under write protection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WriteProtectFault {
+pub(super) struct WriteProtectFault {
     /// The address in this process that was written.
-    pub address: u64,
+    pub(super) address: u64,
 }
 
 /// Whether pages of a range may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protection {
+pub(super) enum Protection {
     /// Writers wait.
     Protected,
     /// Writers go on, those that wait too.
@@ -43,7 +43,7 @@ pub enum Protection {
 
 /// A userfaultfd of this process.
 #[derive(Debug)]
-pub struct Userfault {
+pub(super) struct Userfault {
     fd: OwnedFd,
 }
 
@@ -52,10 +52,10 @@ impl Userfault {
     ///
     /// # Errors
     /// When the kernel has none or does not let this user have it.
-    pub fn open() -> Result<Self, VmError> {
+    pub(super) fn open() -> Result<Self, MemoryError> {
         let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
         // SAFETY: the descriptor is used on this process's own guest memory only, as `register` says.
-        let fd = unsafe { rustix::mm::userfaultfd(flags) }.map_err(VmError::OpenUserfault)?;
+        let fd = unsafe { rustix::mm::userfaultfd(flags) }.map_err(MemoryError::OpenUserfault)?;
         let mut api = uffdio_api {
             api: API,
             features: u64::from(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM),
@@ -64,7 +64,7 @@ impl Userfault {
         // SAFETY: IOCTL_API takes a `uffdio_api`, which outlives the call.
         let update = unsafe { Updater::<IOCTL_API, uffdio_api>::new(&mut api) };
         // SAFETY: the ioctl writes nothing but that structure.
-        unsafe { ioctl(&fd, update) }.map_err(VmError::OpenUserfault)?;
+        unsafe { ioctl(&fd, update) }.map_err(MemoryError::OpenUserfault)?;
         Ok(Self { fd })
     }
 
@@ -72,7 +72,7 @@ impl Userfault {
     ///
     /// # Errors
     /// When the range is not page-aligned memory of this process.
-    pub fn register(&self, start: u64, bytes: u64) -> Result<(), VmError> {
+    pub(super) fn register(&self, start: u64, bytes: u64) -> Result<(), MemoryError> {
         let mut request = uffdio_register {
             range: uffdio_range { start, len: bytes },
             mode: REGISTER_MODE_WRITE_PROTECT,
@@ -81,14 +81,19 @@ impl Userfault {
         // SAFETY: IOCTL_REGISTER takes a `uffdio_register`, which outlives the call.
         let update = unsafe { Updater::<IOCTL_REGISTER, uffdio_register>::new(&mut request) };
         // SAFETY: registering changes no memory; faults wait until the holder of `self` answers.
-        unsafe { ioctl(&self.fd, update) }.map_err(VmError::RegisterUserfault)
+        unsafe { ioctl(&self.fd, update) }.map_err(MemoryError::RegisterUserfault)
     }
 
     /// Sets or lifts write protection on registered memory.
     ///
     /// # Errors
     /// When the range is not registered.
-    pub fn protect(&self, start: u64, bytes: u64, protection: Protection) -> Result<(), VmError> {
+    pub(super) fn protect(
+        &self,
+        start: u64,
+        bytes: u64,
+        protection: Protection,
+    ) -> Result<(), MemoryError> {
         let mut request = uffdio_writeprotect {
             range: uffdio_range { start, len: bytes },
             mode: match protection {
@@ -100,19 +105,19 @@ impl Userfault {
         let update =
             unsafe { Updater::<IOCTL_WRITE_PROTECT, uffdio_writeprotect>::new(&mut request) };
         // SAFETY: protection changes no content; the kernel refuses ranges that are not registered.
-        unsafe { ioctl(&self.fd, update) }.map_err(VmError::WriteProtect)
+        unsafe { ioctl(&self.fd, update) }.map_err(MemoryError::WriteProtect)
     }
 
     /// The next writer that waits, if one does.
     ///
     /// # Errors
     /// When the kernel's answer cannot be read.
-    pub fn next_fault(&self) -> Result<Option<WriteProtectFault>, VmError> {
+    pub(super) fn next_fault(&self) -> Result<Option<WriteProtectFault>, MemoryError> {
         let mut message = [0u8; size_of::<uffd_msg>()];
         match rustix::io::read(&self.fd, &mut message) {
             Ok(_) => Ok(decode(&message)),
             Err(Errno::AGAIN) => Ok(None),
-            Err(error) => Err(VmError::ReadUserfault(error)),
+            Err(error) => Err(MemoryError::ReadUserfault(error)),
         }
     }
 }
