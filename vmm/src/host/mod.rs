@@ -24,7 +24,9 @@ mod round;
 mod routes;
 pub mod runtime_dir;
 mod server;
+mod state;
 mod vm;
+mod wish;
 
 pub use error::{HostError, STOPPING};
 pub use kernel::MachineMemory;
@@ -34,18 +36,17 @@ use crate::api::{
     BalloonRequest, HostChange, HostView, Overview, RunRequest, VmChange, VmPhase, VmView,
 };
 use crate::name::VmName;
-use crate::protocol::{ToVm, VmConfig};
-use crate::vm::MOST_VCPUS;
+use crate::protocol::ToVm;
 use console::Console;
-use events::Events;
-use page::{PAGE_SIZE, PageCount, VmId};
-use policy::{OVERHEAD, SharesSpec, Snapshot, VmSettings};
-use std::collections::BTreeMap;
+use page::{PageCount, VmId};
+use policy::{OVERHEAD, VmSettings};
+use state::State;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use vm::Vm;
+use wish::{check_budget, pinned, whole_pages, whole_pages_or};
 
 /// How long a VM may wait until its memory was taken from others.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(30);
@@ -89,22 +90,6 @@ struct Shared {
     console_places: Arc<Semaphore>,
 }
 
-#[derive(Debug)]
-struct State {
-    budget: PageCount,
-    machine: PageCount,
-    vms: BTreeMap<VmId, Vm>,
-    next_id: u32,
-    stopping: bool,
-    since: Instant,
-    round: u64,
-    used: PageCount,
-    used_max: PageCount,
-    samples: u64,
-    state_sum_violations: u64,
-    events: Events,
-}
-
 impl Host {
     /// A host without VMs. Starts its rounds, so it must be called inside a runtime.
     ///
@@ -115,25 +100,11 @@ impl Host {
             .map_err(HostError::MachineMemory)?
             .total;
         check_budget(options.budget, machine)?;
-        let state = State {
-            budget: options.budget,
-            machine,
-            vms: BTreeMap::new(),
-            next_id: 1,
-            stopping: false,
-            since: Instant::now(),
-            round: 0,
-            used: PageCount::ZERO,
-            used_max: PageCount::ZERO,
-            samples: 0,
-            state_sum_violations: 0,
-            events: Events::default(),
-        };
         let host = Self {
             shared: Arc::new(Shared {
                 interval: options.interval,
                 socket: options.socket.clone(),
-                state: Mutex::new(state),
+                state: Mutex::new(State::new(options.budget, machine)),
                 answered: Notify::new(),
                 round_wanted: Notify::new(),
                 count: watch::Sender::new(0),
@@ -397,153 +368,5 @@ impl Host {
             .state
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn find(&mut self, name: &str) -> Result<&mut Vm, HostError> {
-        self.vms
-            .values_mut()
-            .find(|vm| vm.config.name.as_str() == name)
-            .ok_or_else(|| HostError::UnknownVm(name.chars().take(80).collect()))
-    }
-
-    fn vm(&self, id: VmId) -> Result<&Vm, HostError> {
-        self.vms
-            .get(&id)
-            .ok_or_else(|| HostError::UnknownVm(id.to_string()))
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            budget: self.budget,
-            vms: self.vms.values().map(Vm::snapshot).collect(),
-        }
-    }
-
-    /// What is meant by a request, checked.
-    fn config(&mut self, request: RunRequest) -> Result<VmConfig, HostError> {
-        let id = VmId(self.next_id);
-        let name = match &request.name {
-            Some(name) => name.clone(),
-            None => VmName::try_from(format!("vm-{id}"))
-                .map_err(|error| HostError::BadRequest(error.to_string()))?,
-        };
-        if self.vms.values().any(|vm| vm.config.name == name) {
-            return Err(HostError::NameInUse(name));
-        }
-        let vcpus = request.vcpus.unwrap_or(1);
-        if !(1..=MOST_VCPUS).contains(&vcpus) {
-            return Err(HostError::Vcpus(vcpus));
-        }
-        let settings = self.settings(&request)?;
-        Ok(VmConfig {
-            id,
-            name,
-            vcpus,
-            trust_group: request.trust_group,
-            cmdline: command_line(request.cmdline, request.workload, request.kernel.is_some())?,
-            kernel: request.kernel,
-            balloon_target: settings.size,
-            settings,
-            on_host_death: request.on_host_death,
-        })
-    }
-
-    fn settings(&self, request: &RunRequest) -> Result<VmSettings, HostError> {
-        let size = whole_pages(request.memory_bytes)?;
-        if size > self.machine {
-            return Err(HostError::LargerThanMachine {
-                size,
-                machine: self.machine,
-            });
-        }
-        let min = request.min_bytes.map(whole_pages).transpose()?;
-        let max = request.max_bytes.map(whole_pages).transpose()?;
-        Ok(VmSettings::new(
-            size,
-            min,
-            max,
-            request.shares.unwrap_or(SharesSpec::Normal),
-        )?)
-    }
-
-    fn view(&self) -> HostView {
-        let snapshot = self.snapshot();
-        let configured: PageCount = self.vms.values().map(|vm| vm.config.settings.size).sum();
-        HostView {
-            version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id(),
-            uptime_s: self.since.elapsed().as_secs_f64(),
-            budget_bytes: self.budget.bytes(),
-            used_bytes: self.used.bytes(),
-            used_max_bytes: self.used_max.bytes(),
-            samples: self.samples,
-            free_bytes: snapshot.free().bytes(),
-            promised_bytes: snapshot.promised().bytes(),
-            configured_bytes: configured.bytes(),
-            overcommit: ratio(configured, self.budget) - 1.0,
-            state_sum_violations: self.state_sum_violations,
-            events: self.events.list(),
-        }
-    }
-}
-
-fn check_budget(budget: PageCount, machine: PageCount) -> Result<(), HostError> {
-    if budget > machine {
-        return Err(HostError::BudgetLargerThanMachine { budget, machine });
-    }
-    Ok(())
-}
-
-/// What a VM holds with a balloon of that size.
-fn pinned(vm: &Vm, balloon: PageCount) -> Result<PageCount, HostError> {
-    let VmSettings { size, min, .. } = vm.config.settings;
-    let left = size.saturating_sub(balloon);
-    if balloon > size || left < min {
-        return Err(HostError::BalloonBelowMin {
-            name: vm.config.name.clone(),
-            balloon,
-            left,
-            min,
-        });
-    }
-    Ok(left)
-}
-
-fn command_line(
-    cmdline: Option<String>,
-    workload: Option<String>,
-    own_kernel: bool,
-) -> Result<String, HostError> {
-    if workload.is_some() && own_kernel {
-        return Err(HostError::WorkloadWithKernel);
-    }
-    let workload = workload.map(|spec| format!("workload={spec}"));
-    Ok([cmdline, workload]
-        .into_iter()
-        .flatten()
-        .collect::<Vec<_>>()
-        .join(" "))
-}
-
-fn whole_pages(size_bytes: u64) -> Result<PageCount, HostError> {
-    if size_bytes.is_multiple_of(PAGE_SIZE) {
-        Ok(PageCount(size_bytes / PAGE_SIZE))
-    } else {
-        Err(HostError::NotWholePages { size_bytes })
-    }
-}
-
-fn whole_pages_or(size_bytes: Option<u64>, otherwise: PageCount) -> Result<PageCount, HostError> {
-    size_bytes.map_or(Ok(otherwise), whole_pages)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a ratio for people to read")]
-fn ratio(part: PageCount, whole: PageCount) -> f64 {
-    if whole == PageCount::ZERO {
-        0.0
-    } else {
-        part.0 as f64 / whole.0 as f64
     }
 }

@@ -1,6 +1,7 @@
 //! A round of the host, every second and whenever something has changed: observe, decide, act.
 
-use super::{Host, State};
+use super::Host;
+use super::state::State;
 use crate::api::VmPhase;
 use crate::host::vm::Vm;
 use page::PageCount;

@@ -1,0 +1,146 @@
+//! What a host knows at one moment: its VMs, its budget, and what was last measured.
+
+use super::error::HostError;
+use super::events::Events;
+use super::vm::Vm;
+use super::wish::{command_line, whole_pages};
+use crate::api::{HostView, RunRequest};
+use crate::name::VmName;
+use crate::protocol::VmConfig;
+use crate::vm::MOST_VCPUS;
+use page::{PageCount, VmId};
+use policy::{SharesSpec, Snapshot, VmSettings};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) budget: PageCount,
+    pub(super) machine: PageCount,
+    pub(super) vms: BTreeMap<VmId, Vm>,
+    pub(super) next_id: u32,
+    pub(super) stopping: bool,
+    pub(super) since: Instant,
+    pub(super) round: u64,
+    pub(super) used: PageCount,
+    pub(super) used_max: PageCount,
+    pub(super) samples: u64,
+    pub(super) state_sum_violations: u64,
+    pub(super) events: Events,
+}
+
+impl State {
+    /// Nothing yet.
+    pub(super) fn new(budget: PageCount, machine: PageCount) -> Self {
+        Self {
+            budget,
+            machine,
+            vms: BTreeMap::new(),
+            next_id: 1,
+            stopping: false,
+            since: Instant::now(),
+            round: 0,
+            used: PageCount::ZERO,
+            used_max: PageCount::ZERO,
+            samples: 0,
+            state_sum_violations: 0,
+            events: Events::default(),
+        }
+    }
+
+    pub(super) fn find(&mut self, name: &str) -> Result<&mut Vm, HostError> {
+        self.vms
+            .values_mut()
+            .find(|vm| vm.config.name.as_str() == name)
+            .ok_or_else(|| HostError::UnknownVm(name.chars().take(80).collect()))
+    }
+
+    pub(super) fn vm(&self, id: VmId) -> Result<&Vm, HostError> {
+        self.vms
+            .get(&id)
+            .ok_or_else(|| HostError::UnknownVm(id.to_string()))
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            budget: self.budget,
+            vms: self.vms.values().map(Vm::snapshot).collect(),
+        }
+    }
+
+    /// What is meant by a request, checked.
+    pub(super) fn config(&mut self, request: RunRequest) -> Result<VmConfig, HostError> {
+        let id = VmId(self.next_id);
+        let name = match &request.name {
+            Some(name) => name.clone(),
+            None => VmName::try_from(format!("vm-{id}"))
+                .map_err(|error| HostError::BadRequest(error.to_string()))?,
+        };
+        if self.vms.values().any(|vm| vm.config.name == name) {
+            return Err(HostError::NameInUse(name));
+        }
+        let vcpus = request.vcpus.unwrap_or(1);
+        if !(1..=MOST_VCPUS).contains(&vcpus) {
+            return Err(HostError::Vcpus(vcpus));
+        }
+        let settings = self.settings(&request)?;
+        Ok(VmConfig {
+            id,
+            name,
+            vcpus,
+            trust_group: request.trust_group,
+            cmdline: command_line(request.cmdline, request.workload, request.kernel.is_some())?,
+            kernel: request.kernel,
+            balloon_target: settings.size,
+            settings,
+            on_host_death: request.on_host_death,
+        })
+    }
+
+    fn settings(&self, request: &RunRequest) -> Result<VmSettings, HostError> {
+        let size = whole_pages(request.memory_bytes)?;
+        if size > self.machine {
+            return Err(HostError::LargerThanMachine {
+                size,
+                machine: self.machine,
+            });
+        }
+        let min = request.min_bytes.map(whole_pages).transpose()?;
+        let max = request.max_bytes.map(whole_pages).transpose()?;
+        Ok(VmSettings::new(
+            size,
+            min,
+            max,
+            request.shares.unwrap_or(SharesSpec::Normal),
+        )?)
+    }
+
+    pub(super) fn view(&self) -> HostView {
+        let snapshot = self.snapshot();
+        let configured: PageCount = self.vms.values().map(|vm| vm.config.settings.size).sum();
+        HostView {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_s: self.since.elapsed().as_secs_f64(),
+            budget_bytes: self.budget.bytes(),
+            used_bytes: self.used.bytes(),
+            used_max_bytes: self.used_max.bytes(),
+            samples: self.samples,
+            free_bytes: snapshot.free().bytes(),
+            promised_bytes: snapshot.promised().bytes(),
+            configured_bytes: configured.bytes(),
+            overcommit: ratio(configured, self.budget) - 1.0,
+            state_sum_violations: self.state_sum_violations,
+            events: self.events.list(),
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a ratio for people to read")]
+fn ratio(part: PageCount, whole: PageCount) -> f64 {
+    if whole == PageCount::ZERO {
+        0.0
+    } else {
+        part.0 as f64 / whole.0 as f64
+    }
+}
