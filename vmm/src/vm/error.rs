@@ -13,7 +13,7 @@ pub enum VmError {
     #[error("cannot open /dev/kvm: {}; {}", io::Error::from_raw_os_error(.0.errno()), kvm_remedy(.0.errno()))]
     OpenKvm(kvm_ioctls::Error),
     #[error(
-        "KVM speaks version {0} of its interface, this program version 12: use a kernel since 2.6.22"
+        "/dev/kvm speaks version {0} of KVM's interface, this program version 12: see that it is KVM's device, and the kernel's newer than 2.6.22"
     )]
     KvmVersion(i32),
     #[error("KVM on this machine lacks {0}, which is needed: load another KVM module or kernel")]
