@@ -7,7 +7,7 @@
 //! any virtio transport. It never blocks: the kernel's event loop calls [`Balloon::poll`].
 //!
 //! The embedded guest (the image is built in `guest/`) adds a page allocator ([`frames`]),
-//! workloads ([`workload`]) and a console ([`console`]). They are here rather than in the image
+//! workloads ([`workload`]), work on many processors ([`crew`]) and a console ([`console`]). They are here rather than in the image
 //! so that tests can run them on an ordinary machine.
 //!
 //! A frame is in exactly one place: free in [`frames::Frames`], held by the workload, in the
@@ -20,6 +20,7 @@ extern crate std;
 pub mod balloon;
 pub mod command_line;
 pub mod console;
+pub mod crew;
 pub mod frames;
 pub mod random;
 pub mod report;

@@ -13,6 +13,8 @@ pub struct Report {
     pub guest: u32,
     /// Time since boot.
     pub uptime_ms: u64,
+    /// Processors that work.
+    pub cpus: u32,
     /// The workload that runs.
     pub workload: Spec,
     /// Pages that the guest manages, wherever they are.
@@ -32,6 +34,7 @@ impl fmt::Display for Report {
         let Self {
             guest,
             uptime_ms,
+            cpus,
             workload,
             pages_total,
             pages_free,
@@ -44,7 +47,8 @@ impl fmt::Display for Report {
             f,
             "report {{\"guest\":{guest},\"uptime_ms\":{uptime_ms},\"workload\":\"{workload}\""
         )?;
-        let figures: [(&str, u64); 15] = [
+        let figures: [(&str, u64); 16] = [
+            ("cpus", u64::from(*cpus)),
             ("pages_total", u64::from(*pages_total)),
             ("pages_free", u64::from(*pages_free)),
             ("balloon_target", u64::from(balloon.target)),
@@ -79,6 +83,7 @@ mod tests {
         let report = Report {
             guest: 3,
             uptime_ms: 1500,
+            cpus: 2,
             workload: Spec::parse("verify").unwrap(),
             pages_total: 10,
             pages_free: 4,
@@ -96,7 +101,7 @@ mod tests {
         let text = report.to_string();
         assert!(text.starts_with(
             "report {\"guest\":3,\"uptime_ms\":1500,\"workload\":\"verify:size=max,rate=20000,write=50\",\
-             \"pages_total\":10,\"pages_free\":4,\"balloon_target\":1,"
+             \"cpus\":2,\"pages_total\":10,\"pages_free\":4,\"balloon_target\":1,"
         ), "{text}");
         assert!(text.ends_with('}') && !text.contains('\n'));
     }

@@ -7,12 +7,18 @@ use crate::rt;
 const LOCAL: usize = 0xfee0_0000;
 const LOCAL_ID: usize = 0x20;
 const SPURIOUS: usize = 0xf0;
+const COMMAND_LOW: usize = 0x300;
+const COMMAND_HIGH: usize = 0x310;
 const TIMER_VECTOR: usize = 0x320;
 const TIMER_INITIAL: usize = 0x380;
 const TIMER_CURRENT: usize = 0x390;
 const TIMER_DIVIDE: usize = 0x3e0;
 const MASKED: u32 = 1 << 16;
 const ENABLED: u32 = 1 << 8;
+const INIT: u32 = 0x4500;
+const STARTUP: u32 = 0x4600;
+const FIXED: u32 = 0x4000;
+const TO_ALL_OTHERS: u32 = 0b11 << 18;
 const DIVIDE_BY_1: u32 = 0b1011;
 const DIVIDE_BY_16: u32 = 0b0011;
 
@@ -37,6 +43,41 @@ fn write(address: usize, value: u32) {
 pub(crate) fn start() {
     write(LOCAL + SPURIOUS, ENABLED | u32::from(rt::SPURIOUS_VECTOR));
     write(LOCAL + TIMER_VECTOR, MASKED);
+}
+
+/// The number of this CPU.
+pub(crate) fn id() -> u8 {
+    read(LOCAL + LOCAL_ID).to_be_bytes()[0]
+}
+
+/// Has another CPU wait for [`startup`].
+pub(crate) fn init(cpu: u8) {
+    command(cpu, INIT);
+}
+
+/// Has another CPU begin in real mode at the start of a page below 1 MiB, if it waits for that.
+pub(crate) fn startup(cpu: u8, page: u8) {
+    command(cpu, STARTUP | u32::from(page));
+}
+
+/// Interrupts another CPU.
+pub(crate) fn wake(cpu: u8) {
+    command(cpu, FIXED | u32::from(rt::WAKE_VECTOR));
+}
+
+/// Interrupts all other CPUs.
+pub(crate) fn wake_all_others() {
+    write(
+        LOCAL + COMMAND_LOW,
+        TO_ALL_OTHERS | FIXED | u32::from(rt::WAKE_VECTOR),
+    );
+}
+
+/// The second write sends it; stores before it are seen by who is interrupted, for a CPU's
+/// stores, and these are some, are seen in order.
+fn command(cpu: u8, command: u32) {
+    write(LOCAL + COMMAND_HIGH, u32::from(cpu) << 24);
+    write(LOCAL + COMMAND_LOW, command);
 }
 
 /// Sends edges of the I/O APIC's pin to an interrupt line of this CPU.

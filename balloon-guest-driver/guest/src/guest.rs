@@ -3,6 +3,7 @@
 use balloon_guest_driver::balloon::Progress;
 use balloon_guest_driver::command_line::CommandLine;
 use balloon_guest_driver::console::{Command, HELP, LineEditor, Typed};
+use balloon_guest_driver::crew::Lead;
 use balloon_guest_driver::report::Report;
 use balloon_guest_driver::workload::Rest;
 use balloon_guest_driver::workload::spec::Spec;
@@ -27,6 +28,7 @@ pub(crate) struct Guest {
     id: u32,
     quiet: bool,
     house: House,
+    lead: Lead<'static>,
     balloon: Option<GuestBalloon>,
     /// What runs once the balloon has its size.
     at_start: Option<Spec>,
@@ -35,7 +37,12 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    pub(crate) fn new(line: &CommandLine<'_>, house: House, balloon: Option<GuestBalloon>) -> Self {
+    pub(crate) fn new(
+        line: &CommandLine<'_>,
+        house: House,
+        lead: Lead<'static>,
+        balloon: Option<GuestBalloon>,
+    ) -> Self {
         let spec = line.workload.map_or(Ok(Spec::IDLE), Spec::parse);
         if let Err(error) = &spec {
             println!("error: {error}");
@@ -44,6 +51,7 @@ impl Guest {
             id: line.id,
             quiet: line.quiet,
             house,
+            lead,
             balloon,
             at_start: Some(spec.unwrap_or(Spec::IDLE)),
             editor: LineEditor::new(),
@@ -93,10 +101,11 @@ impl Guest {
     }
 
     fn run_workload(&mut self, progress: Progress) -> Rest {
-        let moving = progress == Progress::Moving;
-        let rest = self
-            .house
-            .run_workload(if moving { SLICE_MOVING_US } else { SLICE_US });
+        // Waking the others is not worth it for a short slice.
+        let rest = match progress {
+            Progress::Moving => self.house.run_workload(SLICE_MOVING_US, None),
+            _ => self.house.run_workload(SLICE_US, Some(&self.lead)),
+        };
         if let Some(wrong) = self.house.workload.take_failure() {
             println!("{wrong}");
         }
@@ -184,6 +193,7 @@ impl Guest {
         Report {
             guest: self.id,
             uptime_ms: clock::now_us() / 1000,
+            cpus: 1 + self.lead.workers(),
             workload: self.at_start.unwrap_or(workload.spec()),
             pages_total: self.house.frames.total(),
             pages_free: self.house.frames.free_count(),

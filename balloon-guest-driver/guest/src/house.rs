@@ -3,6 +3,7 @@
 use core::ptr::NonNull;
 
 use balloon_guest_driver::balloon::{MemoryFigures, PageAllocator};
+use balloon_guest_driver::crew::Lead;
 use balloon_guest_driver::frames::Frames;
 use balloon_guest_driver::workload::page::Page;
 use balloon_guest_driver::workload::{Rest, Slice, Workload};
@@ -22,9 +23,14 @@ pub(crate) struct House {
 }
 
 impl House {
-    /// Lets the workload run for a while.
-    pub(crate) fn run_workload(&mut self, length_us: u64) -> Rest {
-        let mut slice = Slice::new(&clock::now_us, length_us);
+    /// Lets the workload run for a while, on other processors, too, if it is of the kind. None of
+    /// them is at it when this returns.
+    pub(crate) fn run_workload(&mut self, length_us: u64, lead: Option<&Lead<'_>>) -> Rest {
+        let slice = Slice::new(&clock::now_us, length_us);
+        let mut slice = match lead {
+            Some(lead) => slice.helped_by(lead),
+            None => slice,
+        };
         self.workload
             .step(&mut self.frames, &mut self.pages, &mut slice)
     }

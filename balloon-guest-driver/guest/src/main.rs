@@ -13,10 +13,13 @@ mod guest;
 mod house;
 mod port;
 mod power;
+mod processors;
 mod ram;
 mod rt;
 mod serial;
 mod start_info;
+
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use balloon_guest_driver::PAGE_SIZE;
 use balloon_guest_driver::command_line::CommandLine;
@@ -37,17 +40,21 @@ extern "C" fn guest_main(start_info: u64) -> ! {
     serial::start();
     let info = StartInfo::read(start_info);
     let line = CommandLine::parse(info.command_line());
+    rt::fill_idt();
+    apic::start();
+    let mut arena = Arena::behind_image(info.ram());
+    // SAFETY: here and nowhere else, and RAM below 1 MiB is nobody's.
+    let lead = unsafe { processors::start(line.cpus, info.ram(), &mut arena) };
     println!(
         "ballonet guest {}: {} MiB, {} cpus",
         env!("CARGO_PKG_VERSION"),
         info.ram_mib(),
-        line.cpus
+        1 + lead.workers()
     );
-    rt::fill_idt();
-    apic::start();
+    processors::tell_missing(line.cpus, &lead);
     clock::calibrate();
 
-    let (house, inside) = build_house(&info, line.id);
+    let (house, inside) = build_house(&info, arena, line.id);
     // SAFETY: here and nowhere else.
     let balloon = unsafe { device::find_balloon(&line, inside) };
     let balloon = balloon.map(|(balloon, pin)| {
@@ -58,15 +65,14 @@ extern "C" fn guest_main(start_info: u64) -> ! {
     if balloon.is_none() && !line.quiet {
         println!("no balloon device");
     }
-    Guest::new(&line, house, balloon).run()
+    Guest::new(&line, house, lead, balloon).run()
 }
 
 /// Cuts what must last from the RAM behind the image; the rest is free. Also returns the set for
 /// the frames in the balloon.
-fn build_house(info: &StartInfo, id: u32) -> (House, FrameSet<'static>) {
+fn build_house(info: &StartInfo, mut arena: Arena, id: u32) -> (House, FrameSet<'static>) {
     let end = info.ram().iter().map(|piece| piece.end).max().unwrap_or(0);
     let limit = u32::try_from(end / PAGE_SIZE).expect("16 TiB are more than page tables reach");
-    let mut arena = Arena::behind_image(info.ram());
     ram::map_above_4_gib(&mut arena, end);
     let set_words = FrameSet::words_for(limit);
     // SAFETY: numbers may have any contents.
@@ -94,9 +100,13 @@ fn build_house(info: &StartInfo, id: u32) -> (House, FrameSet<'static>) {
     )
 }
 
-/// A bug of this program: told, and the end of the machine.
+/// A bug of this program: told, by the first processor that meets one, and the end of the machine.
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    if TOLD.swap(true, Ordering::Relaxed) {
+        processors::stop();
+    }
     println!("{info}");
     power::off()
 }

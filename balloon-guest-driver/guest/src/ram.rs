@@ -2,8 +2,9 @@
 
 use core::mem;
 use core::slice;
+use core::sync::atomic::AtomicU64;
 
-use balloon_guest_driver::workload::page::{Memory, Page};
+use balloon_guest_driver::workload::page::{Memory, Page, WORDS};
 use balloon_guest_driver::{Gfn, PAGE_SIZE};
 
 use crate::start_info::Ram;
@@ -105,6 +106,14 @@ impl Memory for Pages {
         // SAFETY: `new` was promised that pages are RAM that is mapped and nobody else's; the
         // borrow of `self` keeps it the only reference.
         unsafe { &mut *(address as *mut Page) }
+    }
+
+    fn word(&self, gfn: Gfn, index: usize) -> &AtomicU64 {
+        assert!(index < WORDS, "word {index}");
+        let address = u64::from(gfn) * PAGE_SIZE + 8 * index as u64;
+        // SAFETY: as above; the borrow of `self` keeps everyone from a reference to the page that
+        // is not atomic.
+        unsafe { AtomicU64::from_ptr(address as *mut u64) }
     }
 }
 

@@ -7,16 +7,25 @@
 //! accessible, and the I/O permission map in the TSS opens all ports. (IOPL 3 would do the
 //! same, but not every hypervisor keeps it across exits.)
 //!
+//! The other CPUs begin in real mode, in a page below 1 MiB, and take the same way in fewer steps,
+//! each with its own [`Area`] of stacks and TSS. Only the boot CPU gets device interrupts.
+//!
 //! Interrupts are on from the first CPL 3 instruction and never turned off there (`popf` may
 //! silently not do so at CPL 3); the interrupt controllers decide what arrives.
 
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use balloon_guest_driver::crew::PROCESSORS_MAX;
+
+use crate::apic;
+
 /// How many interrupt lines have a stub and a flag.
 pub(crate) const LINES: usize = 8;
 /// The vector of line 0. Above the exceptions, away from those that the PIC would use.
 pub(crate) const FIRST_VECTOR: u8 = 0x40;
+/// The vector by which CPUs wake one another.
+pub(crate) const WAKE_VECTOR: u8 = 0x50;
 /// Vector of the local APIC's spurious interrupt, which must not be acknowledged.
 pub(crate) const SPURIOUS_VECTOR: u8 = 0xff;
 /// The breakpoint exception: `int n` is not known to every hypervisor's instruction emulator, but
@@ -73,6 +82,48 @@ long_mode:
     pushq $guest_main
     iretq
 
+    .code16
+    .global trampoline
+trampoline:                             # copied below 1 MiB, and begun there: cs is its address
+    lgdtl %cs:(trampoline_gdt_pointer - trampoline)
+    movl $pml4, %eax
+    movl %eax, %cr3
+    movl $0x620, %eax                   # as at the boot CPU
+    movl %eax, %cr4
+    movl $0xc0000080, %ecx
+    rdmsr
+    orl $0x100, %eax
+    wrmsr
+    movl $0x80010033, %eax              # to protected mode and paging at once
+    movl %eax, %cr0
+    ljmpl $0x10, $worker_long_mode
+trampoline_gdt_pointer:
+    .word gdt_end - gdt - 1
+    .long gdt
+    .global trampoline_end
+trampoline_end:
+    .code64
+worker_long_mode:
+    movl $0x2b, %eax
+    movl %eax, %ds
+    movl %eax, %es
+    movl $0xfee00020, %eax              # the local APIC's number, below 8
+    movl (%rax), %edi
+    shrl $24, %edi
+    movq WORKER_STACKS(,%rdi,8), %rsp
+    movl %edi, %eax
+    shll $4, %eax
+    addl $0x48, %eax
+    ltr %ax
+    lidt idt_pointer
+    leaq 49144(%rsp), %rax              # the user stack's top, as after a call
+    pushq $0x2b
+    pushq %rax
+    pushq $0x3202
+    pushq $0x33
+    pushq $worker_main
+    iretq
+
     .altmacro
     .macro exception number
     .align 16
@@ -92,16 +143,16 @@ exception_stubs:
     .set n, n + 1
     .endr
 
-fault:                                  # keep what is known and leave for CPL 3 to tell it
-    popq FAULT + 0
-    popq FAULT + 8
-    popq FAULT + 16
-    pushq $guest_fault
-    movq %cr2, %rax
-    movq %rax, FAULT + 24
+fault:                                  # leave for CPL 3 to tell it, on this CPU's fault stack
+    popq %rdi
+    popq %rsi
+    movq (%rsp), %rdx
+    movq %cr2, %rcx
+    leaq 16416(%rsp), %rax              # 40 up to the kernel stack's top, as after a call
+    movq $guest_fault, (%rsp)
     movq $0x33, 8(%rsp)
     movq $0x3002, 16(%rsp)
-    movq $(fault_stack_top - 8), 24(%rsp)
+    movq %rax, 24(%rsp)
     movq $0x2b, 32(%rsp)
     iretq
 
@@ -124,9 +175,17 @@ line_stubs:
     .endr
     .noaltmacro
 
+    .global wake_stub
+wake_stub:
+    pushq %rax
+    movl $0xfee000b0, %eax              # end of interrupt
+    movl $0, (%rax)
+    popq %rax
+    iretq
+
     .global halt_gate
 halt_gate:                              # interrupts are off here, so no wake-up is lost
-    cmpq $0, PENDING
+    cmpq $0, (%rdi)
     jne 1f
     sti
     hlt
@@ -151,6 +210,7 @@ pd:                                     # 4 GiB, each page where it is, user acc
     .set n, n + 0x200000
     .endr
     .align 16
+    .global gdt
 gdt:
     .quad 0
     .quad 0
@@ -160,6 +220,7 @@ gdt:
     .quad 0x00cff3000000ffff            # 0x28: user data
     .quad 0x00affb000000ffff            # 0x30: user 64-bit code
     .quad 0x0000890000002068, 0         # 0x38: the TSS, its base put in at start
+    .fill 16, 8, 0                      # 0x48: those of eight other CPUs
 gdt_end:
 gdt_pointer:
     .word gdt_end - gdt - 1
@@ -179,9 +240,8 @@ tss:
     .section .bss.boot, "aw", @nobits
     .align 4096
     .skip 4096
-kernel_stack_top:
+kernel_stack_top:                       # the fault stack is next to it, as in an Area
     .skip 16384
-fault_stack_top:
     .skip 131072
 user_stack_top:
     "#,
@@ -243,6 +303,76 @@ unsafe extern "C" {
     static line_stubs: u8;
     static halt_gate: u8;
     static spurious_stub: u8;
+    static wake_stub: u8;
+    static trampoline: u8;
+    static trampoline_end: u8;
+    static mut gdt: [u64; 9 + 2 * PROCESSORS_MAX];
+}
+
+const IO_MAP_OFFSET: u16 = 104;
+const IO_MAP_BYTES: usize = 8192;
+/// The descriptors of the other CPUs' task state segments.
+const WORKER_DESCRIPTORS: usize = 9;
+/// An available 64-bit TSS of [`Tss`]'s size.
+const TSS_DESCRIPTOR: u64 = 0x0000_8900_0000_0000 | (size_of::<Tss>() as u64 - 1);
+
+/// What a CPU other than the first needs. The start knows the distances between the stacks.
+#[repr(C, align(4096))]
+pub(crate) struct Area {
+    kernel_stack: [u8; 4096],
+    fault_stack: [u8; 16384],
+    user_stack: [u8; 32768],
+    tss: Tss,
+}
+
+/// A task state segment that opens all ports to CPL 3.
+#[repr(C, packed)]
+struct Tss {
+    reserved: u32,
+    kernel_stack_top: u64,
+    unused: [u8; 90],
+    io_map_offset: u16,
+    io_map: [u8; IO_MAP_BYTES],
+    io_map_end: u8,
+}
+
+/// Where the kernel stacks of the other CPUs end, by their number.
+#[unsafe(no_mangle)]
+static WORKER_STACKS: [AtomicU64; PROCESSORS_MAX] = [const { AtomicU64::new(0) }; PROCESSORS_MAX];
+
+/// Makes an area the CPU's own, before it is started.
+///
+/// # Safety
+/// Once for a CPU, which does not run yet.
+pub(crate) unsafe fn prepare_worker(cpu: usize, area: &'static mut Area) {
+    let kernel_stack_top = area.kernel_stack.as_ptr_range().end as u64;
+    area.tss = Tss {
+        reserved: 0,
+        kernel_stack_top,
+        unused: [0; 90],
+        io_map_offset: IO_MAP_OFFSET,
+        io_map: [0; IO_MAP_BYTES],
+        io_map_end: 0xff,
+    };
+    WORKER_STACKS[cpu].store(kernel_stack_top, Ordering::Release);
+    let base = &raw const area.tss as u64;
+    let low = TSS_DESCRIPTOR | (base & 0xff_ffff) << 16 | (base >> 24 & 0xff) << 56;
+    let table = (&raw mut gdt).cast::<u64>();
+    for (word, value) in (WORKER_DESCRIPTORS + 2 * cpu..).zip([low, base >> 32]) {
+        assert!(word < WORKER_DESCRIPTORS + 2 * PROCESSORS_MAX);
+        // SAFETY: inside the table, as was just asserted.
+        let word = unsafe { table.add(word) };
+        // SAFETY: the caller says that the CPU whose entry it is does not run.
+        unsafe { word.write_volatile(value) };
+    }
+}
+
+/// The real-mode code by which another CPU begins. It works in any page below 1 MiB.
+pub(crate) fn trampoline_code() -> &'static [u8] {
+    let start = &raw const trampoline;
+    let length = &raw const trampoline_end as usize - start as usize;
+    // SAFETY: the bytes between the two symbols, which nobody changes.
+    unsafe { core::slice::from_raw_parts(start, length) }
 }
 
 #[repr(align(4096))]
@@ -259,22 +389,26 @@ pub(crate) struct Pending([AtomicU8; LINES]);
 #[unsafe(no_mangle)]
 static PENDING: Pending = Pending([const { AtomicU8::new(0) }; LINES]);
 
-/// What the exception stubs kept: vector, error code, RIP, CR2.
-#[unsafe(no_mangle)]
-static FAULT: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
-
 /// Whether the line has interrupted since this was last asked.
 pub(crate) fn take_pending(line: usize) -> bool {
     PENDING.0[line].swap(0, Ordering::AcqRel) != 0
 }
 
-/// Sleeps until some line is pending. Returns at once if one is.
+/// Sleeps until some line is pending. Returns at once if one is. For the boot CPU.
 pub(crate) fn halt() {
-    // SAFETY: the gate changes no register and uses its own stack.
-    unsafe { asm!("int3") };
+    // SAFETY: the eight flags are aligned as a word, and words may be seen at any time.
+    let flags = unsafe { AtomicU64::from_ptr((&raw const PENDING).cast_mut().cast()) };
+    halt_while_zero(flags);
 }
 
-/// Fills the interrupt table: exceptions, lines, the halt gate.
+/// Sleeps until the next interrupt if the word is zero. It is looked at with interrupts off, so an
+/// interrupt after that ends the sleep.
+pub(crate) fn halt_while_zero(word: &AtomicU64) {
+    // SAFETY: the gate reads the word, changes no register and uses its own stack.
+    unsafe { asm!("int3", in("rdi") word.as_ptr()) };
+}
+
+/// Fills the interrupt table: exceptions, lines, waking, the halt gate.
 pub(crate) fn fill_idt() {
     for n in 0..EXCEPTIONS {
         gate(n, &raw const exception_stubs as u64 + 16 * n as u64, 0);
@@ -286,6 +420,7 @@ pub(crate) fn fill_idt() {
             0,
         );
     }
+    gate(usize::from(WAKE_VECTOR), &raw const wake_stub as u64, 0);
     gate(HALT_VECTOR, &raw const halt_gate as u64, 3);
     gate(
         usize::from(SPURIOUS_VECTOR),
@@ -313,7 +448,7 @@ pub(crate) fn empty_idt() {
 
 /// An exception is this program's own bug: it is told and ends the machine.
 #[unsafe(no_mangle)]
-extern "C" fn guest_fault() -> ! {
-    let [vector, error, rip, cr2] = [0, 1, 2, 3].map(|n: usize| FAULT[n].load(Ordering::Relaxed));
-    panic!("exception {vector}, error code {error:#x}, rip {rip:#x}, cr2 {cr2:#x}");
+extern "C" fn guest_fault(vector: u64, error: u64, rip: u64, cr2: u64) -> ! {
+    let cpu = apic::id();
+    panic!("exception {vector} on cpu {cpu}, error code {error:#x}, rip {rip:#x}, cr2 {cr2:#x}");
 }

@@ -24,6 +24,7 @@ use self::toucher::Toucher;
 use self::verifier::Verifier;
 pub use self::verifier::WrongPage;
 use crate::Gfn;
+use crate::crew::Lead;
 use crate::frames::Frames;
 use crate::set::FrameSet;
 
@@ -60,7 +61,7 @@ pub enum Rest {
     Asleep,
 }
 
-/// The length of time that a step may take, and the clock for it.
+/// The length of time that a step may take, the clock for it, and who helps.
 #[expect(
     missing_debug_implementations,
     reason = "it is little more than a function"
@@ -69,6 +70,7 @@ pub struct Slice<'c> {
     clock_us: &'c dyn Fn() -> u64,
     now_us: u64,
     end_us: u64,
+    lead: Option<&'c Lead<'c>>,
 }
 
 impl<'c> Slice<'c> {
@@ -80,6 +82,16 @@ impl<'c> Slice<'c> {
             clock_us,
             now_us,
             end_us: now_us + length_us,
+            lead: None,
+        }
+    }
+
+    /// The same with other processors to help.
+    #[must_use]
+    pub fn helped_by(self, lead: &'c Lead<'c>) -> Self {
+        Self {
+            lead: Some(lead),
+            ..self
         }
     }
 

@@ -3,6 +3,8 @@
 //! Every word of a page depends on all that names the page, so one wrong byte anywhere shows,
 //! and the first two words can be read by a person who wants to know where the page came from.
 
+use core::sync::atomic::AtomicU64;
+
 use crate::Gfn;
 use crate::random::{GOLDEN, mix};
 
@@ -14,10 +16,16 @@ pub type Page = [u64; WORDS];
 const MAGIC: u32 = 0x424e_4c54;
 const HEADER_WORDS: usize = 2;
 
-/// Access to the guest's pages.
-pub trait Memory {
+/// Access to the guest's pages: to one page at a time for one processor, or to words for many
+/// processors at a time.
+pub trait Memory: Sync {
     /// The page with this number.
     fn page(&mut self, gfn: Gfn) -> &mut Page;
+    /// A word of the page.
+    ///
+    /// # Panics
+    /// If a page has fewer than [`WORDS`] words before it.
+    fn word(&self, gfn: Gfn, index: usize) -> &AtomicU64;
 }
 
 /// Whose page it is, and which version of its content.

@@ -1,7 +1,9 @@
 //! Workloads over a guest's memory that tests can spoil.
+#![expect(unsafe_code, reason = "pages are also seen as atomic words")]
 
 use std::cell::Cell;
 use std::string::ToString;
+use std::sync::atomic::AtomicU64;
 use std::vec;
 use std::vec::Vec;
 
@@ -9,14 +11,30 @@ use proptest::prelude::*;
 
 use super::page::{Page, Stamp, WORDS};
 use super::*;
+use crate::crew::PROCESSORS_MAX;
+use crate::crew::tests::with_crew;
 
 const LIMIT: Gfn = 4096;
 
-struct Ram(Vec<Page>);
+struct Ram(Vec<[AtomicU64; WORDS]>);
+
+impl Ram {
+    fn new() -> Self {
+        let page = || [const { AtomicU64::new(0) }; WORDS];
+        Self((0..LIMIT).map(|_| page()).collect())
+    }
+}
 
 impl Memory for Ram {
     fn page(&mut self, gfn: Gfn) -> &mut Page {
-        &mut self.0[gfn as usize]
+        let page: *mut [AtomicU64; WORDS] = &mut self.0[gfn as usize];
+        // SAFETY: an atomic has the size and any value of its integer, and at 8 bytes its
+        // alignment; the borrow of `self` goes on.
+        unsafe { &mut *page.cast::<Page>() }
+    }
+
+    fn word(&self, gfn: Gfn, index: usize) -> &AtomicU64 {
+        &self.0[gfn as usize][index]
     }
 }
 
@@ -34,7 +52,7 @@ impl Guest {
         frames.add_untouched(0..LIMIT);
         let held = Held::new(vec![Slot::default(); LIMIT as usize].leak());
         Self {
-            ram: Ram(vec![[0; WORDS]; LIMIT as usize]),
+            ram: Ram::new(),
             frames,
             workload: Workload::new(7, held, FrameSet::new(storage(), LIMIT)),
             clock_us: Cell::new(0),
@@ -52,13 +70,21 @@ impl Guest {
         self.steps(20);
     }
 
-    /// One slice of a millisecond; each look at the clock takes 10 µs.
     fn step(&mut self) -> Rest {
+        self.step_helped_by(None)
+    }
+
+    /// One slice of a millisecond; each look at the clock takes 10 µs.
+    fn step_helped_by(&mut self, lead: Option<&Lead<'_>>) -> Rest {
         let clock = || {
             self.clock_us.set(self.clock_us.get() + 10);
             self.clock_us.get()
         };
-        let mut slice = Slice::new(&clock, 1000);
+        let slice = Slice::new(&clock, 1000);
+        let mut slice = match lead {
+            Some(lead) => slice.helped_by(lead),
+            None => slice,
+        };
         self.workload
             .step(&mut self.frames, &mut self.ram, &mut slice)
     }
@@ -215,6 +241,68 @@ fn a_slow_workload_sleeps_between() {
         panic!("it should rest")
     };
     assert!(time >= guest.clock_us.get() + 9_000);
+}
+
+/// What each processor has counted in the pages: words 0, 8, 16 and so on.
+fn lines_of(page: &Page) -> [u64; PROCESSORS_MAX] {
+    std::array::from_fn(|processor| page[8 * processor])
+}
+
+#[test]
+fn what_helpers_touch_is_counted() {
+    with_crew(3, |lead| {
+        let mut guest = Guest::running("toucher:size=4M,write=100");
+        for _ in 0..50 {
+            guest.step_helped_by(Some(lead));
+        }
+        let mut in_pages = [0; PROCESSORS_MAX];
+        for gfn in 0..1024 {
+            for (sum, count) in in_pages.iter_mut().zip(lines_of(guest.ram.page(gfn))) {
+                *sum += count;
+            }
+            // Where the boss began to count.
+            in_pages[0] -= u64::from(gfn);
+        }
+        let counters = guest.workload.counters();
+        assert_eq!(in_pages.iter().sum::<u64>(), counters.touches_written);
+        assert_eq!(counters.touches, counters.touches_written);
+    });
+}
+
+/// However slices and the balloon follow each other, helpers touch what is held and nothing else.
+#[test]
+fn what_was_given_up_is_not_touched_any_more() {
+    with_crew(3, |lead| {
+        let mut guest = Guest::running("toucher:size=max,write=100");
+        for round in 0..30 {
+            guest.step_helped_by(Some(lead));
+            let given = guest.give_up(300 + 37 * round);
+            let left: Vec<Page> = given.iter().map(|&gfn| *guest.ram.page(gfn)).collect();
+            for _ in 0..3 {
+                guest.step_helped_by(Some(lead));
+            }
+            for (&gfn, left) in given.iter().zip(&left) {
+                assert_eq!(guest.ram.page(gfn), left, "frame {gfn}");
+            }
+            guest.frames.give_back(&given);
+            guest.steps(2);
+        }
+    });
+}
+
+#[test]
+fn helpers_do_no_more_than_is_due() {
+    with_crew(3, |lead| {
+        let mut guest = Guest::running("toucher:size=4M,rate=10000000");
+        let (before, start_us) = (guest.workload.counters().touches, guest.clock_us.get());
+        for _ in 0..200 {
+            guest.step_helped_by(Some(lead));
+        }
+        let done = guest.workload.counters().touches - before;
+        let due = (guest.clock_us.get() - start_us) * 10;
+        // What was owed from before, at most.
+        assert!(done <= due + 1_000_000, "{done} of {due}");
+    });
 }
 
 proptest! {

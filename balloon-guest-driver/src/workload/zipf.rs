@@ -45,6 +45,7 @@ impl Zipf {
         clippy::cast_sign_loss,
         reason = "clamped to the ranks before"
     )]
+    #[inline]
     pub(super) fn draw(&self, random: &mut Random) -> u32 {
         loop {
             let span = self.integral_first - self.integral_last;
