@@ -119,8 +119,7 @@ async fn answers(client: &Client) -> Result<bool> {
     }
 }
 
-/// A host of its own session: it outlives this command and its terminal, and ends with its last
-/// VM.
+/// A host in a process group of its own: it outlives this command, and ends with its last VM.
 fn start_host(socket: &Path) -> Result<Child> {
     let mut command = Command::new("/proc/self/exe");
     command
