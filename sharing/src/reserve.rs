@@ -1,0 +1,192 @@
+//! Un-sharing is paid for in advance: what must stay free because shared pages may be broken.
+//!
+//! A guest's write to a shared page takes a page of the machine at once and asks nobody. The host sees
+//! it late and takes a while to get memory elsewhere. What can be broken in that time must be free.
+//!
+//! For each VM that is its fastest observed pace, doubled, times the time to react; and for one VM of
+//! them, whichever could do most, the fastest that its vCPUs can break pages at all. No VM can break
+//! more pages than it shares. All at once at full speed is not paid for: that would be the saving itself.
+//!
+//! A page newly shared frees one page and adds at most one to what must be free, so solvency is no
+//! reason to stop sharing. Room for the frames in flight is, and so is a guest that breaks pages as
+//! fast as they are shared: that is work for nothing.
+
+use crate::cost::BREAK_NS;
+use page::PageCount;
+use std::time::Duration;
+
+/// Frames that may be filled before the pages that they replace are given back: two plans.
+pub const FRAMES_IN_FLIGHT: PageCount = PageCount(1024);
+/// How much of an old peak is forgotten each interval: an eighth.
+const FORGET_DIVISOR: u64 = 8;
+/// A VM may be twice as fast as it ever was seen.
+const SAFETY_FACTOR: u64 = 2;
+
+/// How fast a VM breaks pages, as observed: its peak, slowly forgotten.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BreakRate {
+    peak_per_s: u64,
+}
+
+impl BreakRate {
+    /// An interval has passed in which so many pages were broken.
+    pub fn record(&mut self, broken: PageCount, interval: Duration) {
+        let ms = u64::try_from(interval.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
+        let now = broken.0.saturating_mul(1000).div_ceil(ms);
+        let remembered = self.peak_per_s - self.peak_per_s.div_ceil(FORGET_DIVISOR);
+        self.peak_per_s = now.max(remembered);
+    }
+
+    /// Pages a second.
+    #[must_use]
+    pub fn per_s(self) -> u64 {
+        self.peak_per_s
+    }
+}
+
+/// What one VM could break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Breakable {
+    /// Guest pages that show a frame.
+    pub shared: PageCount,
+    /// How fast it was seen to break them.
+    pub rate: BreakRate,
+    /// How many vCPUs can do so at once.
+    pub vcpus: u32,
+}
+
+impl Breakable {
+    fn expected(&self, reaction: Duration) -> PageCount {
+        let per_s = self.rate.per_s().saturating_mul(SAFETY_FACTOR);
+        in_time(per_s, reaction).min(self.shared)
+    }
+
+    /// At a fault for every write and nothing else done.
+    fn worst(&self, reaction: Duration) -> PageCount {
+        let per_s = u64::from(self.vcpus) * (1_000_000_000 / BREAK_NS);
+        in_time(per_s, reaction).min(self.shared)
+    }
+}
+
+fn in_time(per_s: u64, time: Duration) -> PageCount {
+    let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    PageCount(per_s.saturating_mul(ms).div_ceil(1000))
+}
+
+/// Whether to go on sharing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// At the rates' pace.
+    GoOn,
+    /// One block at a time, each settled before the next.
+    SlowDown,
+    /// Nothing new is mapped; zero pages are given back as before.
+    Stop,
+}
+
+/// What sharing asks of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserve {
+    /// Give nobody what lies below this.
+    pub keep_free: PageCount,
+    /// How to go on.
+    pub pace: Pace,
+}
+
+/// What must stay free. `newly_shared` and `newly_broken` are the host's pages in the last interval.
+#[must_use]
+pub fn reserve(
+    vms: &[Breakable],
+    reaction: Duration,
+    free: PageCount,
+    newly_shared: PageCount,
+    newly_broken: PageCount,
+) -> Reserve {
+    let expected: PageCount = vms.iter().map(|vm| vm.expected(reaction)).sum();
+    let surprise = vms
+        .iter()
+        .map(|vm| vm.worst(reaction).saturating_sub(vm.expected(reaction)))
+        .max();
+    let keep_free = expected + surprise.unwrap_or(PageCount::ZERO);
+    let is_futile = newly_broken > PageCount::ZERO && newly_broken >= newly_shared;
+    let is_dear = newly_broken.0.saturating_mul(2) > newly_shared.0;
+    let pace = if free < FRAMES_IN_FLIGHT || is_futile {
+        Pace::Stop
+    } else if free < keep_free || is_dear {
+        Pace::SlowDown
+    } else {
+        Pace::GoOn
+    };
+    Reserve { keep_free, pace }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const S: Duration = Duration::from_secs(1);
+    const MUCH: PageCount = PageCount(1 << 30);
+
+    fn vm(shared: u64, per_s: u64) -> Breakable {
+        let mut rate = BreakRate::default();
+        rate.record(PageCount(per_s), S);
+        Breakable {
+            shared: PageCount(shared),
+            rate,
+            vcpus: 1,
+        }
+    }
+
+    #[test]
+    fn what_can_be_broken_until_the_host_reacts_stays_free() {
+        let vms = [vm(1_000_000, 100), vm(1_000_000, 300)];
+        let reserve = reserve(&vms, 2 * S, MUCH, MUCH, PageCount::ZERO);
+        let worst = 2 * (1_000_000_000 / BREAK_NS);
+        assert_eq!(reserve.keep_free, PageCount(2 * 2 * 300 + worst));
+        assert_eq!(reserve.pace, Pace::GoOn);
+    }
+
+    #[test]
+    fn a_peak_is_forgotten_slowly() {
+        let mut rate = BreakRate::default();
+        rate.record(PageCount(800), S);
+        rate.record(PageCount(0), S);
+        assert_eq!(rate.per_s(), 700);
+        (0..60).for_each(|_| rate.record(PageCount(0), S));
+        assert_eq!(rate.per_s(), 0);
+    }
+
+    #[test]
+    fn sharing_slows_down_when_it_is_dear_and_stops_when_it_is_futile() {
+        let pace = |free, shared, broken| {
+            reserve(
+                &[vm(9_000, 0)],
+                S,
+                PageCount(free),
+                PageCount(shared),
+                PageCount(broken),
+            )
+            .pace
+        };
+        assert_eq!(pace(1 << 20, 100, 10), Pace::GoOn);
+        assert_eq!(pace(1 << 20, 100, 60), Pace::SlowDown);
+        assert_eq!(pace(1 << 20, 100, 100), Pace::Stop);
+        assert_eq!(pace(2_000, 100, 10), Pace::SlowDown);
+        assert_eq!(pace(1_000, 100, 10), Pace::Stop);
+    }
+
+    proptest! {
+        #[test]
+        fn no_more_is_kept_than_could_be_broken(
+            vms in prop::collection::vec((0u64..1 << 40, 0u64..1 << 40), 0..8), ms: u32
+        ) {
+            let vms: Vec<Breakable> = vms.into_iter().map(|(shared, per_s)| vm(shared, per_s)).collect();
+            let reaction = Duration::from_millis(ms.into());
+            let kept = reserve(&vms, reaction, MUCH, MUCH, PageCount::ZERO).keep_free;
+            prop_assert!(kept <= vms.iter().map(|vm| vm.shared).sum());
+        }
+    }
+}
