@@ -67,6 +67,18 @@ impl PageSet {
     /// Every page of the block.
     pub const ALL: Self = Self([u64::MAX; BLOCK_PAGES / 64]);
 
+    /// The set as bits, the first page's lowest in the first word: how it is sent.
+    #[must_use]
+    pub const fn words(&self) -> &[u64; BLOCK_PAGES / 64] {
+        &self.0
+    }
+
+    /// The set that these bits say.
+    #[must_use]
+    pub const fn from_words(words: [u64; BLOCK_PAGES / 64]) -> Self {
+        Self(words)
+    }
+
     /// Adds a page.
     pub fn insert(&mut self, index: usize) {
         self.0[index / 64] |= 1 << (index % 64);

@@ -30,6 +30,9 @@ pub enum Seen {
     Hole,
     /// A page of the VM's memory file.
     Private(Content),
+    /// A page of the VM's memory file that was not read, because nobody has written to it since it was
+    /// last seen.
+    Unchanged,
     /// The store's frame shows through.
     Shared,
     /// An anonymous page lies over the store's frame. What it holds, if it was read: the host does

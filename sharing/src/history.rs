@@ -10,7 +10,7 @@
 //! unshared page is its hash modulo 3, so that two changes of three are noticed without a bit more;
 //! that of a shared page tells whether it was seen shared since. Visits are counted in a byte a block.
 
-use crate::block::BLOCK_PAGES;
+use crate::block::{BLOCK_PAGES, PageSet};
 use crate::content::ContentHash;
 
 /// The level of the most restless pages.
@@ -84,6 +84,13 @@ impl History {
     /// How restless a page is.
     pub(crate) fn level(&self, block: u32, index: usize) -> u8 {
         self.get(block, index).map_or(0, |memory| memory.level)
+    }
+
+    /// The pages of a block that are not calm.
+    pub(crate) fn restless(&self, block: u32) -> PageSet {
+        (0..BLOCK_PAGES)
+            .filter(|&index| self.level(block, index) > 0)
+            .collect()
     }
 
     /// Notes the content of an unshared page. True if it is calm, so that it may be hinted or shared.

@@ -8,8 +8,8 @@
 //! more pages than it shares. All at once at full speed is not paid for: that would be the saving itself.
 //!
 //! A page newly shared frees one page and adds at most one to what must be free, so solvency is no
-//! reason to stop sharing. Room for the frames in flight is, and so is a guest that breaks pages as
-//! fast as they are shared: that is work for nothing.
+//! reason to stop sharing. Room for the frames in flight is. A guest that breaks pages as fast as they
+//! are shared is no concern here: its pages' history keeps them out, for ever longer.
 
 use crate::cost::BREAK_NS;
 use page::PageCount;
@@ -95,26 +95,18 @@ pub struct Reserve {
     pub pace: Pace,
 }
 
-/// What must stay free. `newly_shared` and `newly_broken` are the host's pages in the last interval.
+/// What must stay free, and how to go on when `free` is what is.
 #[must_use]
-pub fn reserve(
-    vms: &[Breakable],
-    reaction: Duration,
-    free: PageCount,
-    newly_shared: PageCount,
-    newly_broken: PageCount,
-) -> Reserve {
+pub fn reserve(vms: &[Breakable], reaction: Duration, free: PageCount) -> Reserve {
     let expected: PageCount = vms.iter().map(|vm| vm.expected(reaction)).sum();
     let surprise = vms
         .iter()
         .map(|vm| vm.worst(reaction).saturating_sub(vm.expected(reaction)))
         .max();
     let keep_free = expected + surprise.unwrap_or(PageCount::ZERO);
-    let is_futile = newly_broken > PageCount::ZERO && newly_broken >= newly_shared;
-    let is_dear = newly_broken.0.saturating_mul(2) > newly_shared.0;
-    let pace = if free < FRAMES_IN_FLIGHT || is_futile {
+    let pace = if free < FRAMES_IN_FLIGHT {
         Pace::Stop
-    } else if free < keep_free || is_dear {
+    } else if free < keep_free + FRAMES_IN_FLIGHT {
         Pace::SlowDown
     } else {
         Pace::GoOn
@@ -143,7 +135,7 @@ mod tests {
     #[test]
     fn what_can_be_broken_until_the_host_reacts_stays_free() {
         let vms = [vm(1_000_000, 100), vm(1_000_000, 300)];
-        let reserve = reserve(&vms, 2 * S, MUCH, MUCH, PageCount::ZERO);
+        let reserve = reserve(&vms, 2 * S, MUCH);
         let worst = 2 * (1_000_000_000 / BREAK_NS);
         assert_eq!(reserve.keep_free, PageCount(2 * 2 * 300 + worst));
         assert_eq!(reserve.pace, Pace::GoOn);
@@ -160,22 +152,11 @@ mod tests {
     }
 
     #[test]
-    fn sharing_slows_down_when_it_is_dear_and_stops_when_it_is_futile() {
-        let pace = |free, shared, broken| {
-            reserve(
-                &[vm(9_000, 0)],
-                S,
-                PageCount(free),
-                PageCount(shared),
-                PageCount(broken),
-            )
-            .pace
-        };
-        assert_eq!(pace(1 << 20, 100, 10), Pace::GoOn);
-        assert_eq!(pace(1 << 20, 100, 60), Pace::SlowDown);
-        assert_eq!(pace(1 << 20, 100, 100), Pace::Stop);
-        assert_eq!(pace(2_000, 100, 10), Pace::SlowDown);
-        assert_eq!(pace(1_000, 100, 10), Pace::Stop);
+    fn sharing_slows_down_when_the_reserve_is_not_there_and_stops_without_room_for_frames() {
+        let pace = |free| reserve(&[vm(9_000, 0)], S, PageCount(free)).pace;
+        assert_eq!(pace(1 << 20), Pace::GoOn);
+        assert_eq!(pace(9_000), Pace::SlowDown);
+        assert_eq!(pace(1_000), Pace::Stop);
     }
 
     proptest! {
@@ -185,7 +166,7 @@ mod tests {
         ) {
             let vms: Vec<Breakable> = vms.into_iter().map(|(shared, per_s)| vm(shared, per_s)).collect();
             let reaction = Duration::from_millis(ms.into());
-            let kept = reserve(&vms, reaction, MUCH, MUCH, PageCount::ZERO).keep_free;
+            let kept = reserve(&vms, reaction, MUCH).keep_free;
             prop_assert!(kept <= vms.iter().map(|vm| vm.shared).sum());
         }
     }

@@ -1,6 +1,6 @@
 //! The VMs that take part, and the short numbers by which index entries name them.
 
-use crate::block::BLOCK_PAGES;
+use crate::block::{BLOCK_PAGES, PageSet};
 use crate::content::Domain;
 use crate::cost::Areas;
 use crate::history::History;
@@ -64,6 +64,8 @@ pub(crate) struct Vm {
     own_areas: Areas,
     pub(crate) ledger: Ledger,
     pub(crate) history: History,
+    /// Pages by block that may have become equal to others without having been written.
+    pub(crate) revisits: BTreeMap<u32, PageSet>,
 }
 
 impl Vm {
@@ -105,6 +107,7 @@ impl Vms {
             own_areas: spec.areas,
             ledger: Ledger::new(block_count as usize),
             history: History::new(block_count as usize),
+            revisits: BTreeMap::new(),
         };
         let entry = usize::from(slot.get());
         self.vms.resize_with(self.vms.len().max(entry + 1), || None);

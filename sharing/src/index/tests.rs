@@ -75,11 +75,16 @@ proptest! {
     fn an_index_with_room_is_a_list(ops in ops()) {
         let mut index = Index::new(1000);
         let mut model: BTreeSet<(u64, Entry)> = BTreeSet::new();
+        // The hashes that once had too many hints, of which some were given up.
+        let mut crowded: BTreeSet<u64> = BTreeSet::new();
         for op in ops {
             match op {
                 Op::Insert(hash, entry) => {
                     index.insert(spread(hash), entry, &Model);
                     model.insert((hash, entry));
+                    if model.iter().filter(|(other, _)| *other == hash).count() > HINTS_PER_HASH {
+                        crowded.insert(hash);
+                    }
                 }
                 Op::Remove(hash, entry) => {
                     index.remove(spread(hash), entry);
@@ -105,7 +110,7 @@ proptest! {
                     found.iter().filter(is_frame).count(), expected.iter().filter(is_frame).count()
                 );
                 let hints = expected.len() - expected.iter().filter(is_frame).count();
-                if hints <= 1 && model.iter().filter(|(hash, _)| *hash == number).count() <= HINTS_PER_HASH {
+                if hints <= 1 && !crowded.contains(&number) {
                     prop_assert_eq!(found, expected);
                 }
             }

@@ -96,8 +96,13 @@ impl Sharing {
         for equal in pages.chunk_by(|one, other| one.0 == other.0) {
             let hash = equal[0].0;
             let mut partner = None;
-            for asked in equal.iter().filter_map(|&(_, _, rehash)| rehash) {
+            for &(_, index, asked) in equal {
+                let Some(asked) = asked else { continue };
                 let found = self.check_partner(hash, examined.rehash[asked], answers[asked]);
+                if found.is_none() {
+                    // There may be others.
+                    self.revisit(examined.block.page(index));
+                }
                 partner = partner.or(found);
             }
             match (equal, partner) {
@@ -181,7 +186,10 @@ impl Sharing {
         let mut wants: Wants = std::array::from_fn(|index| self.want(slot, examined, index));
         for (index, chance) in examined.chances.iter().enumerate() {
             match *chance {
-                Chance::Frame(key, hash) if self.frames.is_live(key) => {
+                Chance::Frame(key, _) if !self.frames.is_live(key) => {
+                    self.revisit(examined.block.page(index));
+                }
+                Chance::Frame(key, hash) => {
                     let worth = self.worth(slot, examined.block, index, pressure);
                     wants[index] = Want::Show(key.frame, worth);
                     hashes.insert(index, hash);
@@ -211,21 +219,27 @@ impl Sharing {
         self.ask(request, hashes)
     }
 
+    /// Asks for every mapped page of a block to be brought back into the VM's memory file. None if there
+    /// is none or another request is pending.
+    pub fn unshare(&mut self, block: Block) -> Option<Request> {
+        if self.busy.contains(&block) {
+            return None;
+        }
+        let rehomes = self.mapped(block);
+        let mut request = self.empty_request(block);
+        request.rehomes = rehomes;
+        self.ask(request, Hashes::new())
+    }
+
     fn want(&self, slot: VmSlot, examined: &Examined, index: usize) -> Want {
         let place = self.vms.of(slot).ledger.place(examined.block.number, index);
         match (examined.seen[index], place) {
             (Seen::Shared, Place::Shared(frame)) => Want::Has(frame),
             (Seen::Private(_), Place::Own | Place::Zero) => Want::Own,
+            (Seen::Unchanged, Place::Own) => Want::Own,
             (Seen::Broken(_), Place::Broken(_)) => Want::Own,
-            (Seen::Hole, Place::Own | Place::Zero) if self.has_page(slot, examined, index) => {
-                Want::Empty
-            }
             _ => Want::Unknown,
         }
-    }
-
-    fn has_page(&self, slot: VmSlot, examined: &Examined, index: usize) -> bool {
-        examined.block.page(index).gfn.0 < self.vms.of(slot).size.0
     }
 
     fn worth(&self, slot: VmSlot, block: Block, index: usize, pressure: Pressure) -> u64 {
@@ -309,6 +323,7 @@ impl Sharing {
             .collect()
     }
 
+    /// Partners that are not asked now find the frame when they are read the next time.
     fn partner_request(
         &mut self,
         block: Block,
@@ -316,6 +331,9 @@ impl Sharing {
         pressure: Pressure,
     ) -> Option<Request> {
         let slot = self.vms.slot(block.vm)?;
+        shows
+            .iter()
+            .for_each(|&(index, ..)| self.revisit(block.page(index)));
         let mut hashes = Hashes::new();
         let mut wants = [Want::Unknown; BLOCK_PAGES];
         for (index, want) in wants.iter_mut().enumerate() {

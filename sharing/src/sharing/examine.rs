@@ -2,7 +2,7 @@
 //! again before anything is decided.
 
 use super::{Registry, Sharing};
-use crate::block::{BLOCK_PAGES, Block, Page};
+use crate::block::{BLOCK_PAGES, Block, Page, PageSet};
 use crate::content::{Content, ContentHash, Seen};
 use crate::frames::{Frame, FrameKey};
 use crate::index::Found;
@@ -60,6 +60,10 @@ impl Sharing {
             chances: Box::new([Chance::None; BLOCK_PAGES]),
             rehash: Vec::new(),
         };
+        let read: PageSet = (0..BLOCK_PAGES)
+            .filter(|&index| matches!(seen[index], Seen::Private(_) | Seen::Broken(Some(_))))
+            .collect();
+        self.note_read(slot, block.number, &read);
         for (index, &seen) in seen.iter().enumerate() {
             let is_settled = self.reconcile(slot, block.number, index, seen);
             if is_settled && block.page(index).gfn < Gfn(self.vms.of(slot).size.0) {
@@ -68,6 +72,16 @@ impl Sharing {
             }
         }
         Some(examined)
+    }
+
+    fn note_read(&mut self, slot: VmSlot, block: u32, read: &PageSet) {
+        let revisits = &mut self.vms.of_mut(slot).revisits;
+        if let Some(pages) = revisits.get_mut(&block) {
+            read.iter().for_each(|index| pages.remove(index));
+            if pages.is_empty() {
+                revisits.remove(&block);
+            }
+        }
     }
 
     /// Makes the ledger agree with what was seen. False if the page has just disappointed.
@@ -100,7 +114,7 @@ impl Sharing {
                 self.surprises += 1;
                 return false;
             }
-            (_, Seen::Skipped)
+            (_, Seen::Skipped | Seen::Unchanged)
             | (Place::Own | Place::Zero, Seen::Hole)
             | (Place::Own, Seen::Private(_))
             | (Place::Broken(_), Seen::Broken(_)) => {}
@@ -135,12 +149,14 @@ impl Sharing {
                 Some(frame) if self.frames.references(frame) > 0 => Chance::Drop(frame, None),
                 _ => Chance::None,
             },
-            Seen::Broken(None) | Seen::Skipped | Seen::Hole | Seen::Shared => Chance::None,
+            Seen::Broken(None) | Seen::Skipped | Seen::Unchanged | Seen::Hole | Seen::Shared => {
+                Chance::None
+            }
         }
     }
 
     fn look_up(
-        &self,
+        &mut self,
         slot: VmSlot,
         examined: &mut Examined,
         index: usize,
@@ -159,6 +175,9 @@ impl Sharing {
             None => {
                 let page = examined.block.page(index);
                 let partner = self.choose_hint(page, &found);
+                if partner.is_none() && found.hints().next().is_some() {
+                    self.revisit(page);
+                }
                 let rehash = partner.map(|partner| {
                     examined.rehash.push(partner);
                     examined.rehash.len() - 1

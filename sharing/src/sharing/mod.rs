@@ -5,7 +5,7 @@ mod decide;
 mod examine;
 mod settle;
 
-use crate::block::{Block, Page};
+use crate::block::{BLOCK_PAGES, Block, Page, PageSet};
 use crate::content::{ContentHash, Domain};
 use crate::frames::{Frame, FrameKey, FrameRange, Frames};
 use crate::index::{Entry, Index, IndexStats, Owners};
@@ -177,6 +177,7 @@ impl Sharing {
             counts.zero += own.zero;
             counts.broken += own.broken;
             counts.table_bytes += vm.ledger.bytes() + vm.history.bytes();
+            counts.table_bytes += vm.revisits.len() * size_of::<(u32, PageSet)>() * 2;
         }
         counts.saving = counts.shared.cast_signed() - counts.common.cast_signed();
         counts
@@ -213,6 +214,41 @@ impl Sharing {
         match vm.ledger.place(page.block().number, page.index()) {
             Place::Shared(frame) => Some(frame),
             Place::Own | Place::Zero | Place::Broken(_) => None,
+        }
+    }
+
+    /// The pages of a block over which the store is mapped, showing or broken.
+    #[must_use]
+    pub fn mapped(&self, block: Block) -> PageSet {
+        let Some(slot) = self.vms.slot(block.vm) else {
+            return PageSet::EMPTY;
+        };
+        let ledger = &self.vms.of(slot).ledger;
+        (0..BLOCK_PAGES)
+            .filter(|&index| ledger.place(block.number, index).frame().is_some())
+            .collect()
+    }
+
+    /// The pages of a block that must be read again though nobody wrote to them: those that were restless,
+    /// whose calm must be seen, and those for which a chance has come up since they were last read.
+    #[must_use]
+    pub fn to_read(&self, block: Block) -> PageSet {
+        let Some(slot) = self.vms.slot(block.vm) else {
+            return PageSet::EMPTY;
+        };
+        let vm = self.vms.of(slot);
+        let mut pages = vm.history.restless(block.number);
+        if let Some(revisits) = vm.revisits.get(&block.number) {
+            revisits.iter().for_each(|index| pages.insert(index));
+        }
+        pages
+    }
+
+    fn revisit(&mut self, page: Page) {
+        if let Some(slot) = self.vms.slot(page.vm) {
+            let revisits = &mut self.vms.of_mut(slot).revisits;
+            let block = revisits.entry(page.block().number).or_default();
+            block.insert(page.index());
         }
     }
 

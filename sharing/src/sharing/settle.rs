@@ -93,6 +93,7 @@ impl Sharing {
         }
         self.frames.release(frame);
         self.note_difference(slot, block, index, outcome);
+        self.revisit(block.page(index));
         // It may equal another page than the one that was tried: let it be found.
         if let Some(hash) = hash {
             self.enter_hint(hash, block.page(index));

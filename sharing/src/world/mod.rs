@@ -6,7 +6,7 @@
 
 use crate::{
     Areas, BLOCK_PAGES, Block, BlockPlan, Content, ContentHash, Domain, Frame, Outcome, Page,
-    Pressure, Request, Seen, Sharing, Span, TrustGroup, VmSpec,
+    PageSet, Pressure, Request, Seen, Sharing, Span, TrustGroup, VmSpec,
 };
 use page::{Gfn, GfnRange, PageCount, VmId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,6 +70,9 @@ pub(super) struct World {
     pub(super) hash_bits: u32,
     pub(super) area_limit: u64,
     pub(super) pressure: Pressure,
+    /// Pages that nobody wrote since they were last read. They are read again only if asked for.
+    unwritten: BTreeSet<Page>,
+    pub(super) pages_read: usize,
 }
 
 impl World {
@@ -84,6 +87,8 @@ impl World {
             hash_bits: 64,
             area_limit: 1 << 40,
             pressure: Pressure::Plenty,
+            unwritten: BTreeSet::new(),
+            pages_read: 0,
         }
     }
 
@@ -137,6 +142,7 @@ impl World {
 
     /// The guest writes; the kernel copies on write.
     pub(super) fn write(&mut self, page: Page, value: Value) {
+        self.unwritten.remove(&page);
         let guest = self.guests.get_mut(&page.vm).unwrap();
         guest.truth[at(page)] = value;
         let back = &mut guest.backs[at(page)];
@@ -158,7 +164,7 @@ impl World {
         self.sharing.unmapped(page.vm, range);
     }
 
-    fn seen(&mut self, page: Page) -> Seen {
+    fn seen(&mut self, page: Page, to_read: &PageSet) -> Seen {
         let guest = &self.guests[&page.vm];
         let Some(&back) = guest.backs.get(at(page)) else {
             return Seen::Skipped;
@@ -166,7 +172,14 @@ impl World {
         let domain = guest.domain;
         match back {
             Back::Hole => Seen::Hole,
-            Back::Own(value) => Seen::Private(self.hash(value, domain)),
+            Back::Own(_) if self.unwritten.contains(&page) && !to_read.contains(page.index()) => {
+                Seen::Unchanged
+            }
+            Back::Own(value) => {
+                self.unwritten.insert(page);
+                self.pages_read += 1;
+                Seen::Private(self.hash(value, domain))
+            }
             Back::Mapped(_) => Seen::Shared,
             Back::Over(_, value) => {
                 let is_read = self.chance.percent(70);
@@ -177,7 +190,9 @@ impl World {
 
     /// Examines a block and plans. The guests go on writing in between.
     pub(super) fn plan(&mut self, block: Block) -> BlockPlan {
-        let seen: [Seen; BLOCK_PAGES] = std::array::from_fn(|index| self.seen(block.page(index)));
+        let to_read = self.sharing.to_read(block);
+        let seen: [Seen; BLOCK_PAGES] =
+            std::array::from_fn(|index| self.seen(block.page(index), &to_read));
         let Some(examined) = self.sharing.examine(block, &seen) else {
             return BlockPlan::default();
         };
@@ -250,6 +265,7 @@ impl World {
     }
 
     fn set(&mut self, page: Page, back: Back) {
+        self.unwritten.remove(&page);
         self.guests.get_mut(&page.vm).unwrap().backs[at(page)] = back;
     }
 
@@ -326,6 +342,20 @@ impl World {
                 let outcome = self.carry_out(request);
                 assert!(self.sharing.settle(request.ticket, &outcome));
                 self.punch();
+            }
+        }
+    }
+
+    /// Brings every shared page home.
+    pub(super) fn unshare(&mut self) {
+        for vm in self.ids() {
+            let count = self.guests[&vm].backs.len().div_ceil(BLOCK_PAGES);
+            for number in 0..u32::try_from(count).unwrap() {
+                if let Some(request) = self.sharing.unshare(Block { vm, number }) {
+                    let outcome = self.carry_out(&request);
+                    assert!(self.sharing.settle(request.ticket, &outcome));
+                    self.punch();
+                }
             }
         }
     }

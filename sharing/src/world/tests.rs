@@ -73,6 +73,31 @@ fn equal_pages_at_shuffled_addresses_are_found_too() {
 }
 
 #[test]
+fn pages_that_nobody_writes_are_read_once_and_shared_all_the_same() {
+    let mut world = two_equal_vms(&(1..=4096).collect::<Vec<Value>>());
+    (0..3).for_each(|_| world.pass());
+    assert_eq!(world.saved_percent(), 100);
+    assert!(world.pages_read <= 2 * 4096, "{}", world.pages_read);
+    let late: Vec<Value> = (1..=4096).rev().collect();
+    world.start(9, Some("web"), &late);
+    world.pass();
+    world.check();
+    assert_eq!(world.saved_percent(), 100);
+    assert!(world.pages_read <= 3 * 4096, "{}", world.pages_read);
+}
+
+#[test]
+fn what_was_shared_can_be_brought_home() {
+    let mut world = two_equal_vms(&image(2048));
+    (0..3).for_each(|_| world.pass());
+    assert!(world.saved_percent() > 90);
+    world.unshare();
+    world.check();
+    let counts = world.sharing.counts();
+    assert_eq!((counts.shared, counts.common, counts.broken), (0, 0, 0));
+}
+
+#[test]
 fn without_a_group_a_vm_shares_with_itself_alone() {
     let mut world = World::new(4, 1 << 16);
     let values: Vec<Value> = (0..2048).map(|page| page % 100).collect();
@@ -412,7 +437,8 @@ fn measure_examine_and_plan() {
             .flat_map(|vm| (0..512).map(move |n| (vm, n)))
         {
             let block = Block { vm, number };
-            let seen: [_; BLOCK_PAGES] = std::array::from_fn(|index| world.seen(block.page(index)));
+            let seen: [_; BLOCK_PAGES] =
+                std::array::from_fn(|index| world.seen(block.page(index), &crate::PageSet::EMPTY));
             let start = Instant::now();
             let examined = world.sharing.examine(block, &seen).unwrap();
             let answers = vec![None; examined.rehash.len()];
