@@ -25,10 +25,18 @@ pub enum MemoryError {
         "cannot open a userfaultfd: run as root, or set the sysctl vm.unprivileged_userfaultfd to 1"
     )]
     OpenUserfault(#[source] rustix::io::Errno),
-    #[error("cannot register the guest's memory with userfaultfd: a kernel since 5.19 is needed")]
+    #[error("this kernel does not say which pages were written: Linux 6.7 or newer is needed")]
+    OldKernel,
+    #[error("cannot register the guest's memory with userfaultfd")]
     RegisterUserfault(#[source] rustix::io::Errno),
     #[error("cannot change write protection through userfaultfd")]
     WriteProtect(#[source] rustix::io::Errno),
+    #[error("cannot read which pages were written")]
+    ReadPagemap(#[source] io::Error),
+    #[error("cannot use the store of shared pages")]
+    Store(#[source] rustix::io::Errno),
+    #[error("cannot change what backs the guest's memory")]
+    Remap(#[source] rustix::io::Errno),
     #[error("cannot read from userfaultfd")]
     ReadUserfault(#[source] rustix::io::Errno),
     #[error(

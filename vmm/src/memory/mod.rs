@@ -5,8 +5,11 @@
 
 pub mod agent;
 mod error;
+mod mapping;
+pub mod pagemap;
 pub mod ram;
 mod residency;
+pub mod store;
 mod userfault;
 
 pub use agent::AgentHandle;

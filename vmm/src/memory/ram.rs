@@ -9,10 +9,15 @@ use crate::memory::residency;
 use page::{Gfn, GfnRange, PAGE_SIZE, PageCount};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion,
+    Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap,
+    MmapRegion,
 };
+
+/// [`PAGE_SIZE`] where the compiler wants a `usize`.
+pub(crate) const PAGE_BYTES: usize = 4096;
 
 /// First page of the gap for devices: RAM that does not fit below goes on after the gap.
 pub const GAP_START: Gfn = Gfn((3 << 30) / PAGE_SIZE);
@@ -189,6 +194,34 @@ impl GuestRam {
         residency::of(&slice).map_err(MemoryError::ReadRamUse)
     }
 
+    /// Where pages of the memory file, by their place in it, are mapped for the guest in this process.
+    ///
+    /// # Panics
+    /// If they are not all pages of one piece of RAM.
+    pub(crate) fn addresses(&self, pages: Range<u64>) -> Range<u64> {
+        let count = pages.end - pages.start;
+        let gfns = self.layout.pieces_of_file(pages.start, count);
+        assert!(
+            gfns.len() == 1 && gfns[0].count.0 == count,
+            "pages {pages:?} lie in {gfns:?}"
+        );
+        let first = GuestAddress(gfns[0].start.0 * PAGE_SIZE);
+        let start = self.memory.get_host_address(first);
+        let start = start.expect("RAM is mapped for as long as it lives") as u64;
+        start..start + count * PAGE_SIZE
+    }
+
+    /// What the guest sees at a page, by its place in the memory file. Only for pages that are there:
+    /// looking at a hole would allocate a page.
+    pub(crate) fn look(&self, index: u64, page: &mut [u8; PAGE_BYTES]) -> Result<(), MemoryError> {
+        let gfns = self.layout.pieces_of_file(index, 1);
+        let address =
+            GuestAddress(gfns.first().map_or(u64::MAX, |range| range.start.0) * PAGE_SIZE);
+        self.memory
+            .read_slice(page, address)
+            .map_err(MemoryError::TouchRam)
+    }
+
     /// Gives the pages of a range back to the host: they read as zero from then on.
     ///
     /// # Errors
@@ -223,7 +256,6 @@ fn sealed_memory_file(size: PageCount) -> Result<File, MemoryError> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use vm_memory::Bytes;
 
     proptest! {
         /// Every page that a piece lists passes the check, has its own place in the file, and no

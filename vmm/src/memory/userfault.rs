@@ -1,5 +1,7 @@
 //! The kernel's userfaultfd: who holds it decides what happens when a guest writes to a protected
-//! page, and until it has decided the writer waits in the kernel.
+//! page. There are two kinds, and memory is registered with one at a time. The **guard** makes writers
+//! wait in the kernel until they are woken. The **tracker** lets them go on, and the kernel takes the
+//! protection off as it goes: what is protected still has not been written (see `pagemap`).
 #![expect(
     unsafe_code,
     reason = "userfaultfd is reached by ioctls on raw structures"
@@ -7,14 +9,15 @@
 
 use crate::memory::MemoryError;
 use linux_raw_sys::general::{
-    UFFD_EVENT_PAGEFAULT, UFFD_FEATURE_PAGEFAULT_FLAG_WP, UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
-    UFFD_PAGEFAULT_FLAG_WP, uffd_msg, uffdio_api, uffdio_range, uffdio_register,
-    uffdio_writeprotect,
+    UFFD_EVENT_PAGEFAULT, UFFD_FEATURE_PAGEFAULT_FLAG_WP, UFFD_FEATURE_WP_ASYNC,
+    UFFD_FEATURE_WP_HUGETLBFS_SHMEM, UFFD_PAGEFAULT_FLAG_WP, uffd_msg, uffdio_api, uffdio_range,
+    uffdio_register, uffdio_writeprotect,
 };
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::ioctl::{Updater, ioctl, opcode};
 use rustix::mm::UserfaultfdFlags;
+use std::ops::Range;
 
 // Modes that the raw bindings leave out, from the kernel's include/uapi/linux/userfaultfd.h.
 const API: u64 = 0xaa;
@@ -23,6 +26,8 @@ const WRITE_PROTECT_ON: u64 = 1 << 0;
 
 const IOCTL_API: u32 = opcode::read_write::<uffdio_api>(0xaa, 0x3f);
 const IOCTL_REGISTER: u32 = opcode::read_write::<uffdio_register>(0xaa, 0x00);
+const IOCTL_UNREGISTER: u32 = opcode::read::<uffdio_range>(0xaa, 0x01);
+const IOCTL_WAKE: u32 = opcode::read::<uffdio_range>(0xaa, 0x02);
 const IOCTL_WRITE_PROTECT: u32 = opcode::read_write::<uffdio_writeprotect>(0xaa, 0x06);
 
 /// A writer that waits: it wrote to a page under write protection.
@@ -48,33 +53,49 @@ pub(super) struct Userfault {
 }
 
 impl Userfault {
-    /// Opens one that can write-protect memory files.
+    /// Opens one that makes writers to protected memory files wait.
     ///
     /// # Errors
     /// When the kernel has none or does not let this user have it.
-    pub(super) fn open() -> Result<Self, MemoryError> {
+    pub(super) fn guard() -> Result<Self, MemoryError> {
+        Self::open(0)
+    }
+
+    /// Opens one that lets writers go on and remembers which pages were not written.
+    ///
+    /// # Errors
+    /// When the kernel has none, is older than 6.7, or does not let this user have it.
+    pub(super) fn tracker() -> Result<Self, MemoryError> {
+        Self::open(u64::from(UFFD_FEATURE_WP_ASYNC))
+    }
+
+    fn open(features: u64) -> Result<Self, MemoryError> {
         let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
         // SAFETY: the descriptor is used on this process's own guest memory only, as `register` says.
         let fd = unsafe { rustix::mm::userfaultfd(flags) }.map_err(MemoryError::OpenUserfault)?;
         let mut api = uffdio_api {
             api: API,
-            features: u64::from(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM),
+            features: features
+                | u64::from(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM),
             ioctls: 0,
         };
         // SAFETY: IOCTL_API takes a `uffdio_api`, which outlives the call.
         let update = unsafe { Updater::<IOCTL_API, uffdio_api>::new(&mut api) };
         // SAFETY: the ioctl writes nothing but that structure.
-        unsafe { ioctl(&fd, update) }.map_err(MemoryError::OpenUserfault)?;
-        Ok(Self { fd })
+        match unsafe { ioctl(&fd, update) } {
+            Ok(()) => Ok(Self { fd }),
+            Err(Errno::INVAL) => Err(MemoryError::OldKernel),
+            Err(error) => Err(MemoryError::OpenUserfault(error)),
+        }
     }
 
-    /// From now on write protection can be set on `bytes` bytes of memory from `start`.
+    /// From now on write protection can be set on these addresses, and nobody else can set it.
     ///
     /// # Errors
-    /// When the range is not page-aligned memory of this process.
-    pub(super) fn register(&self, start: u64, bytes: u64) -> Result<(), MemoryError> {
+    /// When the range is not page-aligned memory of this process, or registered with another one.
+    pub(super) fn register(&self, addresses: Range<u64>) -> Result<(), MemoryError> {
         let mut request = uffdio_register {
-            range: uffdio_range { start, len: bytes },
+            range: range_of(addresses),
             mode: REGISTER_MODE_WRITE_PROTECT,
             ioctls: 0,
         };
@@ -84,18 +105,42 @@ impl Userfault {
         unsafe { ioctl(&self.fd, update) }.map_err(MemoryError::RegisterUserfault)
     }
 
-    /// Sets or lifts write protection on registered memory.
+    /// Lifts all protection and lets go of these addresses. Writers that wait go on waiting until
+    /// they are woken.
+    ///
+    /// # Errors
+    /// When a part is registered with another one, or the process has no memory areas left.
+    pub(super) fn unregister(&self, addresses: Range<u64>) -> Result<(), MemoryError> {
+        let mut range = range_of(addresses);
+        // SAFETY: IOCTL_UNREGISTER takes a `uffdio_range`, which outlives the call.
+        let update = unsafe { Updater::<IOCTL_UNREGISTER, uffdio_range>::new(&mut range) };
+        // SAFETY: letting go changes no content.
+        unsafe { ioctl(&self.fd, update) }.map_err(MemoryError::RegisterUserfault)
+    }
+
+    /// Lets all writers go on that wait at these addresses.
+    ///
+    /// # Errors
+    /// When the range is not page-aligned.
+    pub(super) fn wake(&self, addresses: Range<u64>) -> Result<(), MemoryError> {
+        let mut range = range_of(addresses);
+        // SAFETY: IOCTL_WAKE takes a `uffdio_range`, which outlives the call.
+        let update = unsafe { Updater::<IOCTL_WAKE, uffdio_range>::new(&mut range) };
+        // SAFETY: waking changes no memory.
+        unsafe { ioctl(&self.fd, update) }.map_err(MemoryError::WriteProtect)
+    }
+
+    /// Sets or lifts write protection on registered memory. Lifting it wakes writers.
     ///
     /// # Errors
     /// When the range is not registered.
     pub(super) fn protect(
         &self,
-        start: u64,
-        bytes: u64,
+        addresses: Range<u64>,
         protection: Protection,
     ) -> Result<(), MemoryError> {
         let mut request = uffdio_writeprotect {
-            range: uffdio_range { start, len: bytes },
+            range: range_of(addresses),
             mode: match protection {
                 Protection::Protected => WRITE_PROTECT_ON,
                 Protection::Lifted => 0,
@@ -125,6 +170,13 @@ impl Userfault {
 impl AsFd for Userfault {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+fn range_of(addresses: Range<u64>) -> uffdio_range {
+    uffdio_range {
+        start: addresses.start,
+        len: addresses.end - addresses.start,
     }
 }
 

@@ -37,6 +37,8 @@ pub enum ChannelError {
     Version { theirs: u32 },
     #[error("not a message of this protocol")]
     Garbage(#[source] serde_json::Error),
+    #[error("not a message between scanner and agent")]
+    NotUnderstood,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -4,9 +4,11 @@
 //! that comes later can learn all of it with [`ToVm::Describe`] and go on where the last one ended.
 
 mod channel;
+pub mod page_sharing;
 
 pub use channel::{Channel, ChannelError, MOST_DESCRIPTORS, Received, decode, encode};
 
+use crate::memory::agent::SharingCounters;
 use crate::name::VmName;
 use crate::virtio::balloon::{BalloonCounters, GuestStatistics};
 use page::{PageCount, PageStates, VmId};
@@ -56,7 +58,8 @@ pub enum OnHostDeath {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToVm {
-    /// The first message: be this VM. Answered by `Started` or `Failed`.
+    /// The first message: be this VM. Comes with the agent's end of the socket to the host's scanner.
+    /// Answered by `Started` or `Failed`.
     Boot(Box<VmConfig>),
     /// Ask the guest for a balloon of this many pages.
     SetBalloon {
@@ -154,6 +157,8 @@ pub struct VmCounters {
     pub refused: PageCount,
     /// Guest writes that waited for the agent.
     pub write_protect_faults: u64,
+    /// What the agent did for page sharing.
+    pub sharing: SharingCounters,
     /// Register accesses that the virtio standard forbids.
     pub register_violations: u64,
     /// Bytes of console output that nobody took in time.

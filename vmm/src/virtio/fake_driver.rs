@@ -111,7 +111,7 @@ impl FakeDriver {
     #[must_use]
     pub fn new(size: PageCount) -> Self {
         let ram = GuestRam::new(size).expect("memory for a test's guest");
-        let agent = AgentHandle::start(&ram).expect("an agent");
+        let agent = AgentHandle::start(&ram, None).expect("an agent");
         let interrupt = Interrupt::new().expect("an event descriptor");
         let balloon = Balloon::new(ram.clone(), agent, interrupt.clone(), PageCount::ZERO);
         let memory = ram.memory().clone();

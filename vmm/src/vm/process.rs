@@ -4,9 +4,10 @@
 use crate::event::Event as Wake;
 use crate::memory::agent::AgentHandle;
 use crate::memory::ram::GuestRam;
+use crate::protocol::page_sharing::SharingSocket;
 use crate::protocol::{
-    BalloonView, Channel, ChannelError, Description, FromVm, Observation, OnHostDeath, ToVm,
-    VmConfig, VmCounters,
+    BalloonView, Channel, ChannelError, Description, FromVm, Observation, OnHostDeath, Received,
+    ToVm, VmConfig, VmCounters,
 };
 use crate::virtio::balloon::Balloon;
 use crate::virtio::mmio::MmioTransport;
@@ -96,13 +97,19 @@ struct Process<'a> {
 }
 
 fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
-    let ToVm::Boot(config) = channel.receive().map_err(VmError::Channel)?.message else {
+    let first: Received<ToVm> = channel.receive().map_err(VmError::Channel)?;
+    let ToVm::Boot(config) = first.message else {
         return Err(VmError::NoBoot);
     };
+    let scanner = first
+        .descriptors
+        .into_iter()
+        .next()
+        .map(SharingSocket::from);
     let begin = Instant::now();
     let ram = GuestRam::new(config.settings.size)?;
     let machine = Machine::new(&ram)?;
-    let agent = AgentHandle::start(&ram)?;
+    let agent = AgentHandle::start(&ram, scanner)?;
     let interrupt = Interrupt::new().map_err(VmError::StartThread)?;
     let balloon = Balloon::new(
         ram.clone(),
@@ -352,6 +359,7 @@ impl Process<'_> {
                 given_back: self.agent.counters().given_back(),
                 refused: self.agent.counters().refused(),
                 write_protect_faults: self.agent.counters().write_protect_faults(),
+                sharing: self.agent.counters().sharing(),
                 register_violations: self.bus.balloon.violations(),
                 console_lost_bytes: self.bus.console.lost_bytes(),
             },

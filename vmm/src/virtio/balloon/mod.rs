@@ -182,16 +182,18 @@ impl Balloon {
     pub fn page_states(&self, recount: bool) -> Result<PageStates, MemoryError> {
         let size = self.ram.layout().size();
         let mut book = lock(&self.book);
-        let mut private = self.ram.allocated()?.min(size);
-        if recount || private.0 + book.ballooned.count() > size.0 {
+        let mapped = self.agent.counters().sharing().mapped.min(size);
+        let mut private = self.ram.allocated()?.min(size - mapped);
+        if recount || (private + mapped).0 + book.ballooned.count() > size.0 {
             book.remove_popped(&self.ram)?;
-            private = self.ram.allocated()?.min(size);
+            private = self.ram.allocated()?.min(size - mapped);
         }
         // The guest goes on while we count: what it touched since is counted as private only.
-        let ballooned = PageCount(book.ballooned.count()).min(size - private);
+        let ballooned = PageCount(book.ballooned.count()).min(size - mapped - private);
         Ok(PageStates {
-            empty: size - private - ballooned,
+            empty: size - mapped - private - ballooned,
             private,
+            shared: mapped,
             ballooned,
             ..PageStates::default()
         })

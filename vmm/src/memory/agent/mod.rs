@@ -4,20 +4,39 @@
 //! the agent has finished with that page. Because of that the agent never touches guest memory
 //! through the mapping that the guest and the devices use: it would wait for itself.
 //!
-//! So far it gives pages back to the host. Requests come with an answer, because a balloon must
-//! not tell its guest "taken" before the memory is the host's again.
+//! Two ask it. The VM's own devices give pages back to the host; such a request comes with an answer,
+//! because a balloon must not tell its guest "taken" before the memory is the host's again. And the
+//! host's scanner asks, over a socket of its own, for pages to be shared ([`share`]).
+
+mod fence;
+mod share;
+mod store_map;
+
+pub use share::SharingCounters;
 
 use crate::event::Event;
 use crate::memory::MemoryError;
 use crate::memory::ram::GuestRam;
-use crate::memory::userfault::{Protection, Userfault, WriteProtectFault};
+use crate::memory::store::StoreView;
+use crate::protocol::ChannelError;
+use crate::protocol::page_sharing::{FromAgent, SharingSocket, ToAgent};
+use fence::Fence;
 use page::{Gfn, GfnRange, PAGE_SIZE, PageCount};
-use rustix::event::{PollFd, PollFlags, poll};
-use std::sync::Arc;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use share::Sharer;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestAddress};
+
+/// How long the proof at the start waits for a writer.
+const PROOF_PATIENCE: Timespec = Timespec {
+    tv_sec: 2,
+    tv_nsec: 0,
+};
 
 /// What became of pages that were to be given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +53,7 @@ pub struct AgentCounters {
     given_back: AtomicU64,
     refused: AtomicU64,
     write_protect_faults: AtomicU64,
+    sharing: Mutex<SharingCounters>,
 }
 
 impl AgentCounters {
@@ -54,6 +74,12 @@ impl AgentCounters {
     pub fn write_protect_faults(&self) -> u64 {
         self.write_protect_faults.load(Ordering::Relaxed)
     }
+
+    /// What was done for page sharing.
+    #[must_use]
+    pub fn sharing(&self) -> SharingCounters {
+        *self.sharing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 enum Request {
@@ -61,7 +87,8 @@ enum Request {
         ranges: Vec<GfnRange>,
         answer: SyncSender<GivenBack>,
     },
-    Protect {
+    /// Protect a page, answer, and wait for a writer to it.
+    Prove {
         gfn: Gfn,
         answer: SyncSender<Result<(), MemoryError>>,
     },
@@ -77,19 +104,22 @@ pub struct AgentHandle {
 }
 
 impl AgentHandle {
-    /// Starts the agent of a guest and registers all of the guest's memory with its userfaultfd.
+    /// Starts the agent of a guest and registers all of the guest's memory with its userfaultfd. The
+    /// host's scanner speaks to it through `scanner`, if there is one.
     ///
     /// # Errors
     /// When the kernel gives no userfaultfd, or it turns out not to stop a writer.
-    pub fn start(ram: &GuestRam) -> Result<Self, MemoryError> {
-        let userfault = Userfault::open()?;
-        register(&userfault, ram)?;
+    pub fn start(ram: &GuestRam, scanner: Option<SharingSocket>) -> Result<Self, MemoryError> {
+        let fence = Fence::new(ram)?;
         let wake = Event::new().map_err(MemoryError::StartAgent)?;
         let (requests, inbox) = channel();
         let counters = Arc::new(AgentCounters::default());
         let agent = Agent {
             ram: ram.clone(),
-            userfault,
+            fence,
+            sharer: Sharer::new(ram.clone()),
+            scanner,
+            unsent: VecDeque::new(),
             inbox,
             wake: wake.clone(),
             counters: Arc::clone(&counters),
@@ -122,7 +152,7 @@ impl AgentHandle {
     /// A kernel without this would lose guest writes later, so a VM does not start on it.
     fn prove_that_writers_wait(&self, ram: &GuestRam) -> Result<(), MemoryError> {
         let first = ram.layout().pieces()[0].pages.start;
-        self.ask(|answer| Request::Protect { gfn: first, answer })?;
+        self.ask(|answer| Request::Prove { gfn: first, answer })?;
         let address = GuestAddress(first.0 * PAGE_SIZE);
         ram.memory()
             .write_obj(1u8, address)
@@ -162,53 +192,47 @@ impl Drop for AgentHandle {
 
 struct Agent {
     ram: GuestRam,
-    userfault: Userfault,
+    fence: Fence,
+    sharer: Sharer,
+    /// None once the host has gone.
+    scanner: Option<SharingSocket>,
+    /// What the scanner did not take yet. As many at most as requests are pending and runs are mapped.
+    unsent: VecDeque<FromAgent>,
     inbox: Receiver<Request>,
     wake: Event,
     counters: Arc<AgentCounters>,
 }
 
 impl Agent {
-    fn run(self) {
+    fn run(mut self) {
         loop {
             self.wait();
-            self.answer_faults();
             if self.answer_requests().is_err() {
                 return;
             }
+            self.send_unsent();
+            self.serve_scanner();
         }
     }
 
     fn wait(&self) {
-        let mut sources = [
-            PollFd::new(&self.userfault, PollFlags::IN),
-            PollFd::new(&self.wake, PollFlags::IN),
-        ];
+        let mut sources = vec![PollFd::new(&self.wake, PollFlags::IN)];
+        if let Some(scanner) = &self.scanner {
+            let room = match self.unsent.is_empty() {
+                true => PollFlags::empty(),
+                false => PollFlags::OUT,
+            };
+            sources.push(PollFd::new(scanner, PollFlags::IN | room));
+        }
         match poll(&mut sources, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(Errno::INTR) => {}
             Err(error) => panic!("the agent cannot wait: {error}"),
         }
         self.wake.drain();
     }
 
-    fn answer_faults(&self) {
-        while let Some(WriteProtectFault { address }) = self
-            .userfault
-            .next_fault()
-            .expect("the agent's own userfaultfd can be read")
-        {
-            self.counters
-                .write_protect_faults
-                .fetch_add(1, Ordering::Relaxed);
-            let page = address & !(PAGE_SIZE - 1);
-            self.userfault
-                .protect(page, PAGE_SIZE, Protection::Lifted)
-                .expect("a page that faulted is registered");
-        }
-    }
-
     /// `Err` when nobody is left that could ask.
-    fn answer_requests(&self) -> Result<(), ()> {
+    fn answer_requests(&mut self) -> Result<(), ()> {
         loop {
             match self.inbox.try_recv() {
                 Ok(request) => self.answer(request),
@@ -218,18 +242,21 @@ impl Agent {
         }
     }
 
-    fn answer(&self, request: Request) {
+    fn answer(&mut self, request: Request) {
         // Whoever asked waits for the answer; a failed send means that its thread has panicked.
-        let heard = match request {
-            Request::GiveBack { ranges, answer } => answer.send(self.punch(&ranges)).is_ok(),
-            Request::Protect { gfn, answer } => answer.send(self.protect(gfn)).is_ok(),
-        };
-        debug_assert!(heard, "nobody waited for the agent's answer");
+        match request {
+            Request::GiveBack { ranges, answer } => {
+                let heard = answer.send(self.give_back(&ranges)).is_ok();
+                debug_assert!(heard, "nobody waited for the agent's answer");
+            }
+            Request::Prove { gfn, answer } => self.prove(gfn, &answer),
+        }
     }
 
-    fn punch(&self, ranges: &[GfnRange]) -> GivenBack {
+    fn give_back(&mut self, ranges: &[GfnRange]) -> GivenBack {
         let mut result = GivenBack::default();
         for &range in ranges {
+            self.unmap(range);
             match self.ram.punch(range) {
                 Ok(()) => result.freed += range.count,
                 Err(_) => result.refused += range.count,
@@ -244,22 +271,92 @@ impl Agent {
         result
     }
 
-    fn protect(&self, gfn: Gfn) -> Result<(), MemoryError> {
-        let host = self
-            .ram
-            .memory()
-            .get_host_address(GuestAddress(gfn.0 * PAGE_SIZE))
-            .map_err(MemoryError::TouchRam)?;
-        self.userfault
-            .protect(host as u64, PAGE_SIZE, Protection::Protected)
+    /// Takes the store's mappings away from pages that are given up, and says so.
+    fn unmap(&mut self, range: GfnRange) {
+        let start = self.ram.layout().file_index(range.start);
+        let runs = self.sharer.unmap(start..start + range.count.0, &self.fence);
+        for run in runs {
+            self.unsent.push_back(FromAgent::Unmapped(GfnRange {
+                start: Gfn(run.start),
+                count: PageCount(run.end - run.start),
+            }));
+        }
+        self.publish();
     }
-}
 
-fn register(userfault: &Userfault, ram: &GuestRam) -> Result<(), MemoryError> {
-    for region in ram.memory().iter() {
-        userfault.register(region.as_ptr() as u64, region.len())?;
+    fn publish(&self) {
+        let mut sharing = self
+            .counters
+            .sharing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *sharing = self.sharer.counters();
     }
-    Ok(())
+
+    fn serve_scanner(&mut self) {
+        let Some(scanner) = &self.scanner else { return };
+        match scanner.hear_scanner() {
+            Ok((ToAgent::Store { frames }, descriptor)) => {
+                let store = descriptor.and_then(|file| StoreView::new(file, frames));
+                match store {
+                    Some(store) => self.sharer.use_store(store),
+                    None => tracing::error!("the host sent no store of {frames} frames"),
+                }
+            }
+            Ok((ToAgent::Request(request), _)) => {
+                let (outcome, waited) = self.sharer.carry_out(&request, &self.fence);
+                self.counters
+                    .write_protect_faults
+                    .fetch_add(waited, Ordering::Relaxed);
+                self.publish();
+                let ticket = request.ticket;
+                self.unsent
+                    .push_back(FromAgent::Outcome { ticket, outcome });
+                self.send_unsent();
+            }
+            Err(ChannelError::Socket(Errno::AGAIN | Errno::INTR)) => {}
+            Err(error) => {
+                tracing::debug!("no more sharing: {error}");
+                self.scanner = None;
+                self.unsent.clear();
+            }
+        }
+    }
+
+    fn send_unsent(&mut self) {
+        let Some(scanner) = &self.scanner else {
+            self.unsent.clear();
+            return;
+        };
+        while let Some(message) = self.unsent.front() {
+            match scanner.answer(message) {
+                Ok(()) => drop(self.unsent.pop_front()),
+                // A host that has gone is noticed at the next reading.
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn prove(&self, gfn: Gfn, answer: &SyncSender<Result<(), MemoryError>>) {
+        let index = self.ram.layout().file_index(gfn);
+        let addresses = self.ram.addresses(index..index + 1);
+        let raised = self.fence.raise(&addresses);
+        let is_up = raised.is_ok();
+        let heard = answer.send(raised).is_ok();
+        debug_assert!(heard, "nobody waited for the agent's answer");
+        if !is_up {
+            return;
+        }
+        let mut writer = [PollFd::new(&self.fence, PollFlags::IN)];
+        if let Err(error) = poll(&mut writer, Some(&PROOF_PATIENCE)) {
+            tracing::debug!("the proof was cut short: {error}");
+        }
+        // Counted before the writer goes on and looks.
+        self.counters
+            .write_protect_faults
+            .fetch_add(self.fence.count_waiting(), Ordering::Relaxed);
+        self.fence.lower(&addresses);
+    }
 }
 
 #[cfg(test)]
@@ -269,14 +366,14 @@ mod tests {
     #[test]
     fn a_write_to_a_protected_page_waits_for_the_agent_and_is_kept() {
         let ram = GuestRam::new(PageCount(64)).unwrap();
-        let agent = AgentHandle::start(&ram).unwrap();
+        let agent = AgentHandle::start(&ram, None).unwrap();
         let proven = agent.counters().write_protect_faults();
         assert!(proven >= 1, "the start proves that writers wait");
         ram.memory()
             .write_obj(7u64, GuestAddress(9 * PAGE_SIZE))
             .unwrap();
         agent
-            .ask(|answer| Request::Protect {
+            .ask(|answer| Request::Prove {
                 gfn: Gfn(9),
                 answer,
             })
@@ -296,7 +393,7 @@ mod tests {
     #[test]
     fn pages_given_back_are_free_when_the_answer_comes() {
         let ram = GuestRam::new(PageCount(64)).unwrap();
-        let agent = AgentHandle::start(&ram).unwrap();
+        let agent = AgentHandle::start(&ram, None).unwrap();
         assert_eq!(
             ram.allocated().unwrap(),
             PageCount(0),

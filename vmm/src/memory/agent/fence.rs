@@ -1,0 +1,92 @@
+//! Keeps writers out of a stretch of guest memory while the agent works on it.
+//!
+//! Most of the time all memory is registered with the tracker, so that the host can ask the kernel what
+//! was written. A stretch is registered with the guard for as long as a step takes.
+
+use crate::memory::MemoryError;
+use crate::memory::mapping::Addresses;
+use crate::memory::ram::GuestRam;
+use crate::memory::userfault::{Protection, Userfault};
+use rustix::fd::{AsFd, BorrowedFd};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
+#[derive(Debug)]
+pub(super) struct Fence {
+    guard: Userfault,
+    tracker: Userfault,
+}
+
+impl Fence {
+    /// Registers all of a guest's memory with the tracker.
+    pub(super) fn new(ram: &GuestRam) -> Result<Self, MemoryError> {
+        let fence = Self {
+            guard: Userfault::guard()?,
+            tracker: Userfault::tracker()?,
+        };
+        for region in ram.memory().iter() {
+            let start = region.as_ptr() as u64;
+            fence.tracker.register(start..start + region.len())?;
+        }
+        Ok(fence)
+    }
+
+    /// From here on nobody writes to these addresses until [`Self::lower`]; readers go on.
+    ///
+    /// # Errors
+    /// When the process has no memory areas left to split. Nothing has changed then.
+    pub(super) fn raise(&self, addresses: &Addresses) -> Result<(), MemoryError> {
+        self.tracker.unregister(addresses.clone())?;
+        let guarded = self
+            .guard
+            .register(addresses.clone())
+            .and_then(|()| self.guard.protect(addresses.clone(), Protection::Protected));
+        if guarded.is_err() {
+            self.lower(addresses);
+        }
+        guarded
+    }
+
+    /// Lets writers in again, whatever is mapped there by now. Returns how many had waited.
+    ///
+    /// # Panics
+    /// If they cannot be let in: a guest must not wait for ever.
+    pub(super) fn lower(&self, addresses: &Addresses) -> u64 {
+        let waited = self.count_waiting();
+        let let_go = self
+            .guard
+            .unregister(addresses.clone())
+            .or_else(|_| self.guard.protect(addresses.clone(), Protection::Lifted));
+        if let Err(error) = let_go {
+            tracing::debug!("protection stays where it never was: {error}");
+        }
+        self.track(addresses);
+        self.guard
+            .wake(addresses.clone())
+            .expect("page-aligned addresses");
+        waited
+    }
+
+    /// Has the tracker watch over memory that was mapped anew. What it does not watch counts as
+    /// written, so a failure costs time and nothing else.
+    pub(super) fn track(&self, addresses: &Addresses) {
+        if let Err(error) = self.tracker.register(addresses.clone()) {
+            tracing::debug!("not tracked: {error}");
+        }
+    }
+
+    /// Takes the kernel's messages about writers that wait; they go on waiting.
+    pub(super) fn count_waiting(&self) -> u64 {
+        let mut count = 0;
+        while let Ok(Some(_)) = self.guard.next_fault() {
+            count += 1;
+        }
+        count
+    }
+}
+
+/// Readable when a writer waits.
+impl AsFd for Fence {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.guard.as_fd()
+    }
+}

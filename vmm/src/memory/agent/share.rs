@@ -1,0 +1,495 @@
+//! Carries out what the host's scanner asks: maps equal pages from the store, drops copies that are
+//! equal again, gives zero pages back, brings pages home.
+//!
+//! ```text
+//!   raise the fence: writers wait ──▶ compare every byte ──▶ map, drop, punch ──▶ lower it
+//! ```
+//!
+//! A request may be old or wrong: what it says about a page's content is checked here, and what it
+//! says about mappings is checked against the agent's own map. A page that is not as expected is left
+//! as it is, or copied, and the answer says so.
+//!
+//! Content is compared through file reads where a page lies in the memory file, which allocate nothing;
+//! where the store is mapped over it, through the guest's own mapping: reading never waits.
+
+use super::fence::Fence;
+use super::store_map::StoreMap;
+use crate::memory::mapping::{Window, drop_copies, is_mapped, map_memory_file, map_store};
+use crate::memory::ram::{GuestRam, PAGE_BYTES};
+use crate::memory::store::{StoreView, is_zero, read_all, write_all};
+use crate::protocol::page_sharing::BlockRequest;
+use page::{PAGE_SIZE, PageCount};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use sharing::{BLOCK_PAGES, Frame, Outcome, PageSet, Span};
+use std::ops::Range;
+
+/// What the agent did for page sharing since it started, and why it refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharingCounters {
+    /// Pages that show a frame or are a guest's copy over one.
+    pub mapped: PageCount,
+    /// Pages that were made to show a frame.
+    pub shared: PageCount,
+    /// Zero pages given back.
+    pub zeroed: PageCount,
+    /// Of those shared, the ones that only had a copy dropped.
+    pub dropped: PageCount,
+    /// Pages copied into a mapping, because they lay between shared ones.
+    pub copied: PageCount,
+    /// Pages brought back into the memory file.
+    pub rehomed: PageCount,
+    /// Mapping calls.
+    pub mappings: u64,
+    /// Pages refused because they did not hold what was expected.
+    pub differed: PageCount,
+    /// Pages refused because the kernel gave no more memory areas.
+    pub no_areas: PageCount,
+    /// Pages refused because there was no memory.
+    pub no_memory: PageCount,
+    /// Pages refused because they were not where the request supposed them.
+    pub stale: PageCount,
+}
+
+/// The store and what is mapped of it.
+#[derive(Debug)]
+pub(super) struct Sharer {
+    ram: GuestRam,
+    store: Option<StoreView>,
+    map: StoreMap,
+    counters: SharingCounters,
+}
+
+/// One request being carried out.
+struct Step<'a> {
+    sharer: &'a mut Sharer,
+    first: u64,
+    outcome: Outcome,
+    /// Pages of the memory file that are behind a mapping of the store now.
+    hidden: PageSet,
+}
+
+/// A page's content.
+type Content = [u8; PAGE_BYTES];
+
+impl Sharer {
+    pub(super) fn new(ram: GuestRam) -> Self {
+        let pages = ram.layout().size().0;
+        Self {
+            ram,
+            store: None,
+            map: StoreMap::new(pages),
+            counters: SharingCounters::default(),
+        }
+    }
+
+    pub(super) fn counters(&self) -> SharingCounters {
+        SharingCounters {
+            mapped: PageCount(self.map.mapped()),
+            ..self.counters
+        }
+    }
+
+    /// Takes the store that requests are about. Ignored if there is one already: mappings rely on it.
+    pub(super) fn use_store(&mut self, store: StoreView) {
+        if self.store.is_none() {
+            self.store = Some(store);
+        }
+    }
+
+    /// Does what is asked with one block, as far as it can be done.
+    pub(super) fn carry_out(&mut self, request: &BlockRequest, fence: &Fence) -> (Outcome, u64) {
+        let first = u64::from(request.number) * BLOCK_PAGES as u64;
+        let Some(hull) = self.hull(request, first) else {
+            self.counters.stale += PageCount(1);
+            return (Outcome::default(), 0);
+        };
+        let addresses = self
+            .ram
+            .addresses(first + hull.start as u64..first + hull.end as u64);
+        if fence.raise(&addresses).is_err() {
+            self.counters.no_areas += PageCount(1);
+            return (Outcome::default(), 0);
+        }
+        let mut step = Step {
+            sharer: self,
+            first,
+            outcome: Outcome::default(),
+            hidden: PageSet::EMPTY,
+        };
+        step.drop_all(&request.drops);
+        step.give_back_zeros(&request.zeros);
+        for span in &request.spans {
+            step.map_span(span);
+        }
+        step.rehome_all(&request.rehomes);
+        step.punch_hidden();
+        let outcome = step.outcome;
+        (outcome, fence.lower(&addresses))
+    }
+
+    /// The pages from the first to the last that the request is about. None if some are not there.
+    fn hull(&self, request: &BlockRequest, first: u64) -> Option<Range<usize>> {
+        let mut all = PageSet::EMPTY;
+        for set in [&request.drops, &request.zeros, &request.rehomes] {
+            set.iter().for_each(|index| all.insert(index));
+        }
+        for span in &request.spans {
+            let store = self.store.as_ref()?;
+            if !store.holds(span.frame, span.count) {
+                return None;
+            }
+            all.insert(span.start);
+            all.insert(span.start + span.count - 1);
+        }
+        let (start, last) = (all.iter().next()?, all.iter().last()?);
+        let is_there = first + (last as u64) < self.ram.layout().size().0;
+        is_there.then_some(start..last + 1)
+    }
+
+    /// Puts the memory file back under pages that the guest gives up. Returns the runs that had been
+    /// mapped from the store. What they held is lost.
+    pub(super) fn unmap(&mut self, pages: Range<u64>, fence: &Fence) -> Vec<Range<u64>> {
+        let runs = self.map.runs(pages);
+        runs.into_iter()
+            .filter(|run| self.unmap_run(run, fence).is_ok())
+            .collect()
+    }
+
+    fn unmap_run(&mut self, run: &Range<u64>, fence: &Fence) -> Result<(), Errno> {
+        self.map_home(run)?;
+        fence.track(&self.ram.addresses(run.clone()));
+        Ok(())
+    }
+
+    /// Maps the memory file over a run, whatever it holds there.
+    fn map_home(&mut self, run: &Range<u64>) -> Result<(), Errno> {
+        let addresses = self.ram.addresses(run.clone());
+        let mapped = map_memory_file(&addresses, self.ram.file(), run.start);
+        if mapped.is_err() && is_mapped(&addresses) {
+            return mapped;
+        }
+        // A second try, for there is a hole now; a guest cannot live with that.
+        if mapped.is_err() {
+            map_memory_file(&addresses, self.ram.file(), run.start)
+                .expect("the kernel took guest memory away and does not give it back");
+        }
+        run.clone().for_each(|index| self.map.set(index, None));
+        self.counters.mappings += 1;
+        Ok(())
+    }
+
+    /// What a page holds, while nobody can write to it.
+    fn read(&self, index: u64, content: &mut Content) -> Result<(), Errno> {
+        if self.map.frame(index).is_some() {
+            return self.ram.look(index, content).map_err(|_| Errno::FAULT);
+        }
+        read_all(self.ram.file(), content, index * PAGE_SIZE)
+    }
+
+    /// Whether a page holds what a frame holds.
+    fn equals(&self, index: u64, frame: Frame) -> bool {
+        let (mut page, mut stored) = ([0; PAGE_BYTES], [0; PAGE_BYTES]);
+        let Some(store) = &self.store else {
+            return false;
+        };
+        store.read(frame, &mut stored).is_ok()
+            && self.read(index, &mut page).is_ok()
+            && page == stored
+    }
+
+    fn holds_zeros(&self, index: u64) -> bool {
+        let mut page = [0; PAGE_BYTES];
+        self.read(index, &mut page).is_ok() && is_zero(&page)
+    }
+
+    /// Writes a page into the memory file, under what is mapped over it.
+    fn write_home(&self, index: u64, content: &Content) -> Result<(), Errno> {
+        write_all(self.ram.file(), content, index * PAGE_SIZE)
+    }
+
+    fn punch(&self, pages: Range<u64>) -> Result<(), Errno> {
+        let count = pages.end - pages.start;
+        for range in self.ram.layout().pieces_of_file(pages.start, count) {
+            self.ram.punch(range)?;
+        }
+        Ok(())
+    }
+
+    /// Frees what the memory file holds behind mappings of the store.
+    fn punch_behind(&self, pages: Range<u64>) {
+        if let Err(error) = self.punch(pages) {
+            tracing::warn!("memory behind shared pages is not freed: {error}");
+        }
+    }
+
+    /// A page that nothing backs: neither the store nor the memory file.
+    fn is_hole(&self, index: u64, resident: bool) -> bool {
+        !resident && self.map.frame(index).is_none()
+    }
+}
+
+impl Step<'_> {
+    fn index(&self, place: usize) -> u64 {
+        self.first + place as u64
+    }
+
+    fn range(&self, run: (usize, usize)) -> Range<u64> {
+        self.index(run.0)..self.index(run.0 + run.1)
+    }
+
+    fn differs(&mut self, place: usize) {
+        self.outcome.differed.insert(place);
+        self.sharer.counters.differed += PageCount(1);
+    }
+
+    /// Copies that equal the frame below them again.
+    fn drop_all(&mut self, drops: &PageSet) {
+        let mut equal = PageSet::EMPTY;
+        for place in drops.iter() {
+            let index = self.index(place);
+            match self.sharer.map.frame(index) {
+                None => self.sharer.counters.stale += PageCount(1),
+                Some(frame) if self.sharer.equals(index, frame) => equal.insert(place),
+                Some(_) => self.differs(place),
+            }
+        }
+        for run in equal.runs() {
+            let addresses = self.sharer.ram.addresses(self.range(run));
+            if drop_copies(&addresses).is_ok() {
+                self.note_done(run);
+                self.sharer.counters.shared += PageCount(run.1 as u64);
+                self.sharer.counters.dropped += PageCount(run.1 as u64);
+            }
+        }
+    }
+
+    fn note_done(&mut self, (start, count): (usize, usize)) {
+        (start..start + count).for_each(|place| self.outcome.done.insert(place));
+    }
+
+    fn give_back_zeros(&mut self, zeros: &PageSet) {
+        let mut zero = PageSet::EMPTY;
+        for place in zeros.iter() {
+            match self.sharer.holds_zeros(self.index(place)) {
+                true => zero.insert(place),
+                false => self.differs(place),
+            }
+        }
+        for run in zero.runs() {
+            let range = self.range(run);
+            // Punched first: what is mapped home then must read as zeros at once.
+            if self.sharer.punch(range.clone()).is_err() {
+                continue;
+            }
+            for mapped in self.sharer.map.runs(range.clone()) {
+                if self.sharer.map_home(&mapped).is_err() {
+                    self.sharer.counters.no_areas += PageCount(mapped.end - mapped.start);
+                }
+            }
+            self.note_zeros(run);
+        }
+    }
+
+    /// Notes those that are not mapped from the store (any more).
+    fn note_zeros(&mut self, (start, count): (usize, usize)) {
+        for place in start..start + count {
+            if self.sharer.map.frame(self.index(place)).is_none() {
+                self.outcome.done.insert(place);
+                self.sharer.counters.zeroed += PageCount(1);
+            }
+        }
+    }
+
+    /// Maps a span as far as its pages are equal to their frames or may be copied.
+    fn map_span(&mut self, span: &Span) {
+        let range = self.index(span.start)..self.index(span.start + span.count);
+        let gfns = self
+            .sharer
+            .ram
+            .layout()
+            .pieces_of_file(range.start, span.count as u64);
+        let resident: Vec<bool> = gfns
+            .into_iter()
+            .filter_map(|gfns| self.sharer.ram.residency(gfns).ok())
+            .flatten()
+            .collect();
+        if resident.len() != span.count {
+            return;
+        }
+        let may_copy = !span.copied.is_empty();
+        let (mut shown, mut copied) = (PageSet::EMPTY, PageSet::EMPTY);
+        for place in span.start..span.start + span.count {
+            let index = self.index(place);
+            let is_asked = !span.copied.contains(place);
+            if is_asked && self.sharer.equals(index, span.frame_at(place)) {
+                shown.insert(place);
+                continue;
+            }
+            if is_asked {
+                self.differs(place);
+            }
+            // A hole may be the balloon's: it stays one.
+            if may_copy && !self.sharer.is_hole(index, resident[place - span.start]) {
+                copied.insert(place);
+            }
+        }
+        self.map_segments(span, &shown, &copied);
+    }
+
+    /// Stretches of shown pages, with copied ones between them, one mapping each.
+    fn map_segments(&mut self, span: &Span, shown: &PageSet, copied: &PageSet) {
+        let both: PageSet = shown.iter().chain(copied.iter()).collect();
+        for (start, count) in both.runs() {
+            let mut inside = (start..start + count).filter(|&place| shown.contains(place));
+            let Some(first) = inside.next() else { continue };
+            let last = inside.next_back().unwrap_or(first);
+            self.map_segment(span, first..last + 1, copied);
+        }
+    }
+
+    fn map_segment(&mut self, span: &Span, places: Range<usize>, copied: &PageSet) {
+        let copies: PageSet = places
+            .clone()
+            .filter(|&place| copied.contains(place))
+            .collect();
+        let mapped = match copies.is_empty() {
+            true => self.map_in_place(span, places.clone()),
+            false => self.map_window(span, places.clone(), &copies),
+        };
+        self.sharer.counters.mappings += 1;
+        if let Err(error) = mapped {
+            self.count_refusal(error, places.len());
+            return;
+        }
+        for place in places {
+            let index = self.index(place);
+            self.sharer.map.set(index, Some(span.frame_at(place)));
+            self.hidden.insert(place);
+            if copies.contains(place) {
+                self.outcome.copied.insert(place);
+                self.sharer.counters.copied += PageCount(1);
+            } else {
+                self.outcome.done.insert(place);
+                self.sharer.counters.shared += PageCount(1);
+            }
+        }
+    }
+
+    fn count_refusal(&mut self, error: Errno, pages: usize) {
+        let counter = match error {
+            Errno::NOMEM => &mut self.sharer.counters.no_areas,
+            _ => &mut self.sharer.counters.no_memory,
+        };
+        *counter += PageCount(pages as u64);
+    }
+
+    fn map_in_place(&mut self, span: &Span, places: Range<usize>) -> Result<(), Errno> {
+        let range = self.index(places.start)..self.index(places.end);
+        let addresses = self.sharer.ram.addresses(range);
+        let frame = span.frame_at(places.start);
+        let store = self.sharer.store.as_ref().ok_or(Errno::BADF)?;
+        let mapped = map_store(&addresses, store, u64::from(frame.0));
+        if mapped.is_err() && !is_mapped(&addresses) {
+            self.repair(places, |sharer, place, content| {
+                let store = sharer.store.as_ref().ok_or(Errno::BADF)?;
+                store.read(span.frame_at(place), content)
+            });
+        }
+        mapped
+    }
+
+    fn map_window(
+        &mut self,
+        span: &Span,
+        places: Range<usize>,
+        copies: &PageSet,
+    ) -> Result<(), Errno> {
+        let store = self.sharer.store.as_ref().ok_or(Errno::BADF)?;
+        let frame = span.frame_at(places.start);
+        let mut window = Window::new(places.len(), store, u64::from(frame.0))?;
+        let mut content = [0; PAGE_BYTES];
+        for place in copies.iter() {
+            self.sharer.read(self.index(place), &mut content)?;
+            window.write(place - places.start, &content);
+        }
+        let range = self.index(places.start)..self.index(places.end);
+        let addresses = self.sharer.ram.addresses(range);
+        let Err((window, error)) = window.move_to(&addresses) else {
+            return Ok(());
+        };
+        if !is_mapped(&addresses) {
+            let start = places.start;
+            self.repair(places, |_, place, content| {
+                window.read(place - start, content);
+                Ok(())
+            });
+        }
+        Err(error)
+    }
+
+    /// A replacement failed and left a hole: the memory file takes its place, with the same content.
+    fn repair(
+        &mut self,
+        places: Range<usize>,
+        read: impl Fn(&Sharer, usize, &mut Content) -> Result<(), Errno>,
+    ) {
+        let mut content = [0; PAGE_BYTES];
+        for place in places.clone() {
+            let kept = read(self.sharer, place, &mut content)
+                .and_then(|()| self.sharer.write_home(self.index(place), &content));
+            kept.expect("what a guest wrote is kept when its mapping cannot be replaced");
+        }
+        let range = self.index(places.start)..self.index(places.end);
+        self.sharer
+            .map_home(&range)
+            .expect("the kernel took guest memory away and does not give it back");
+    }
+
+    /// Brings pages back into the memory file, a run at a time.
+    fn rehome_all(&mut self, rehomes: &PageSet) {
+        let mut mapped = PageSet::EMPTY;
+        for place in rehomes.iter() {
+            match self.sharer.map.frame(self.index(place)) {
+                Some(_) => mapped.insert(place),
+                None => self.sharer.counters.stale += PageCount(1),
+            }
+        }
+        for run in mapped.runs() {
+            match self.rehome(self.range(run)) {
+                Ok(()) => {
+                    self.note_done(run);
+                    self.sharer.counters.rehomed += PageCount(run.1 as u64);
+                }
+                Err(error) => self.count_refusal(error, run.1),
+            }
+        }
+    }
+
+    fn rehome(&mut self, run: Range<u64>) -> Result<(), Errno> {
+        let mut content = [0; PAGE_BYTES];
+        let written = run.clone().try_for_each(|index| {
+            self.sharer.read(index, &mut content)?;
+            match is_zero(&content) {
+                // A page that was punched when it was shared is zero at home already.
+                true => self.sharer.punch(index..index + 1),
+                false => self.sharer.write_home(index, &content),
+            }
+        });
+        let moved = written.and_then(|()| self.sharer.map_home(&run));
+        if moved.is_err() {
+            self.sharer.punch_behind(run);
+        }
+        moved
+    }
+
+    /// Frees what is behind the new mappings.
+    fn punch_hidden(&mut self) {
+        for run in self.hidden.runs() {
+            self.sharer.punch_behind(self.range(run));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

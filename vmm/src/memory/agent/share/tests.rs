@@ -1,0 +1,386 @@
+//! The agent under a guest that does not stop writing.
+
+use super::*;
+use crate::memory::agent::AgentHandle;
+use crate::memory::store::Store;
+use crate::protocol::page_sharing::{FromAgent, SharingSocket, ToAgent};
+use page::{Gfn, GfnRange};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use sharing::Ticket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use vm_memory::{Bytes, GuestAddress};
+
+const PAGES: u64 = 1024;
+const VALUES: u64 = 4;
+const FRAMES: u64 = 4096;
+
+/// A VM's memory with its agent, and the host's end of the socket.
+struct Bench {
+    ram: GuestRam,
+    agent: AgentHandle,
+    host: SharingSocket,
+    store: Store,
+    tickets: u64,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let ram = GuestRam::new(PageCount(PAGES)).unwrap();
+        let (host, vm) = SharingSocket::pair().unwrap();
+        let agent = AgentHandle::start(&ram, Some(vm)).unwrap();
+        let store = Store::new(FRAMES).unwrap();
+        let message = ToAgent::Store { frames: FRAMES };
+        host.ask(&message, Some(store.read_only())).unwrap();
+        Self {
+            ram,
+            agent,
+            host,
+            store,
+            tickets: 0,
+        }
+    }
+
+    /// Frame `n` holds `n % VALUES`; those with zero stay empty.
+    fn fill(&self) {
+        for frame in 0..FRAMES {
+            if frame % VALUES != 0 {
+                let frame_number = u32::try_from(frame).unwrap();
+                self.store
+                    .fill(Frame(frame_number), &content(frame % VALUES))
+                    .unwrap();
+            }
+        }
+    }
+
+    fn ask(&mut self, mut request: BlockRequest) -> Outcome {
+        self.tickets += 1;
+        request.ticket = Ticket(self.tickets);
+        self.host.ask(&ToAgent::Request(request), None).unwrap();
+        self.outcome()
+    }
+
+    fn outcome(&mut self) -> Outcome {
+        loop {
+            match self.host.hear_agent() {
+                Ok(FromAgent::Outcome { ticket, outcome }) => {
+                    assert_eq!(ticket, Ticket(self.tickets));
+                    return outcome;
+                }
+                Ok(FromAgent::Unmapped(_)) | Err(crate::protocol::ChannelError::Socket(_)) => {
+                    thread::yield_now();
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn write(&self, index: u64, value: u64) {
+        self.ram
+            .memory()
+            .write_slice(&content(value), GuestAddress(index * PAGE_SIZE))
+            .unwrap();
+    }
+
+    fn value(&self, index: u64) -> u64 {
+        value(&self.ram, index)
+    }
+
+    fn held(&self) -> u64 {
+        self.ram.allocated().unwrap().0
+    }
+}
+
+/// A page full of a value.
+fn content(value: u64) -> [u8; PAGE_BYTES] {
+    [u8::try_from(value).unwrap(); PAGE_BYTES]
+}
+
+/// What the guest sees; all bytes must agree.
+fn value(ram: &GuestRam, index: u64) -> u64 {
+    let mut page = [0; PAGE_BYTES];
+    let address = GuestAddress(index * PAGE_SIZE);
+    ram.memory().read_slice(&mut page, address).unwrap();
+    assert!(
+        page.iter().all(|&byte| byte == page[0]),
+        "page {index} is torn"
+    );
+    page[0].into()
+}
+
+fn request(number: u32) -> BlockRequest {
+    BlockRequest {
+        ticket: Ticket(0),
+        number,
+        drops: PageSet::EMPTY,
+        zeros: PageSet::EMPTY,
+        spans: Vec::new(),
+        rehomes: PageSet::EMPTY,
+    }
+}
+
+fn span(start: usize, count: usize, frame: u32, copied: &[usize]) -> Span {
+    Span {
+        start,
+        count,
+        frame: Frame(frame),
+        copied: copied.iter().copied().collect(),
+    }
+}
+
+#[test]
+fn equal_pages_show_the_frame_and_cost_nothing() {
+    let mut bench = Bench::new();
+    bench.fill();
+    (0..8).for_each(|index| bench.write(index, (index + 1) % VALUES));
+    assert_eq!(bench.held(), 8);
+    let ask = BlockRequest {
+        spans: vec![span(0, 3, 1, &[])],
+        zeros: PageSet::from_iter([3, 7, 5]),
+        ..request(0)
+    };
+    let outcome = bench.ask(ask);
+    assert_eq!(outcome.done, PageSet::from_iter([0, 1, 2, 3, 7]));
+    assert_eq!(outcome.differed, PageSet::from_iter([5]));
+    assert_eq!(bench.held(), 3);
+    assert!((0..8).all(|index| bench.value(index) == (index + 1) % VALUES));
+    let counters = bench.agent.counters().sharing();
+    assert_eq!((counters.mapped.0, counters.zeroed.0), (3, 2));
+}
+
+#[test]
+fn what_differs_is_left_out_or_copied_in() {
+    let mut bench = Bench::new();
+    bench.fill();
+    (0..6).for_each(|index| bench.write(index, (index + 1) % VALUES));
+    bench.write(1, 3);
+    let outcome = bench.ask(BlockRequest {
+        spans: vec![span(0, 3, 1, &[])],
+        ..request(0)
+    });
+    assert_eq!(outcome.done, PageSet::from_iter([0, 2]));
+    assert_eq!(outcome.differed, PageSet::from_iter([1]));
+    let outcome = bench.ask(BlockRequest {
+        spans: vec![span(0, 6, 1, &[1, 3])],
+        ..request(0)
+    });
+    assert_eq!(outcome.done, PageSet::from_iter([0, 2, 4, 5]));
+    assert_eq!(outcome.copied, PageSet::from_iter([1, 3]));
+    assert_eq!(bench.held(), 0, "all of it is behind the mapping");
+    let seen: Vec<u64> = (0..6).map(|index| bench.value(index)).collect();
+    assert_eq!(seen, [1, 3, 3, 0, 1, 2]);
+    bench.write(1, 2);
+    let outcome = bench.ask(BlockRequest {
+        drops: PageSet::from_iter([1, 3, 400]),
+        ..request(0)
+    });
+    assert_eq!(outcome.done, PageSet::from_iter([1, 3]));
+    assert_eq!(bench.value(1), 2);
+}
+
+#[test]
+fn a_hole_is_never_copied_into_a_mapping() {
+    let mut bench = Bench::new();
+    bench.fill();
+    for index in [0, 1, 3, 4] {
+        bench.write(index, (index + 1) % VALUES);
+    }
+    let outcome = bench.ask(BlockRequest {
+        spans: vec![span(0, 6, 1, &[2, 3])],
+        ..request(0)
+    });
+    assert_eq!(outcome.done, PageSet::from_iter([0, 1, 4]));
+    assert_eq!(outcome.copied, PageSet::EMPTY);
+    assert_eq!(bench.value(3), 0);
+    assert_eq!(bench.agent.counters().sharing().mapped, PageCount(3));
+}
+
+#[test]
+fn pages_come_home_with_what_they_hold() {
+    let mut bench = Bench::new();
+    bench.fill();
+    (0..8).for_each(|index| bench.write(index, (index + 1) % VALUES));
+    let ask = BlockRequest {
+        spans: vec![span(0, 8, 1, &[3])],
+        ..request(0)
+    };
+    bench.ask(ask);
+    bench.write(2, 1);
+    bench.write(5, 0);
+    let outcome = bench.ask(BlockRequest {
+        rehomes: (0..8).collect(),
+        ..request(0)
+    });
+    assert_eq!(outcome.done, (0..8).collect());
+    let seen: Vec<u64> = (0..8).map(|index| bench.value(index)).collect();
+    assert_eq!(seen, [1, 2, 1, 0, 1, 0, 3, 0]);
+    assert_eq!(bench.agent.counters().sharing().mapped, PageCount(0));
+}
+
+#[test]
+fn pages_that_a_guest_gives_up_leave_the_store_and_the_host_is_told() {
+    let mut bench = Bench::new();
+    bench.fill();
+    (0..8).for_each(|index| bench.write(index, (index + 1) % VALUES));
+    bench.ask(BlockRequest {
+        spans: vec![span(0, 8, 1, &[3, 7])],
+        ..request(0)
+    });
+    let range = GfnRange {
+        start: Gfn(4),
+        count: PageCount(2),
+    };
+    bench.agent.give_back(vec![range]);
+    let told = loop {
+        if let Ok(message) = bench.host.hear_agent() {
+            break message;
+        }
+        thread::yield_now();
+    };
+    assert_eq!(told, FromAgent::Unmapped(range));
+    assert_eq!((bench.value(4), bench.value(5)), (0, 0));
+    bench.write(4, 3);
+    assert_eq!(bench.value(4), 3);
+}
+
+#[test]
+fn senseless_requests_change_nothing() {
+    let mut bench = Bench::new();
+    (0..8).for_each(|index| bench.write(index, 1));
+    let beyond = BlockRequest {
+        zeros: PageSet::ALL,
+        ..request(2)
+    };
+    assert_eq!(bench.ask(beyond), Outcome::default());
+    let no_frame = BlockRequest {
+        spans: vec![span(0, 8, u32::try_from(FRAMES - 3).unwrap(), &[])],
+        ..request(0)
+    };
+    assert_eq!(bench.ask(no_frame), Outcome::default());
+    let unmapped = BlockRequest {
+        rehomes: PageSet::ALL,
+        drops: PageSet::ALL,
+        ..request(1)
+    };
+    assert_eq!(bench.ask(unmapped), Outcome::default());
+    assert!((0..8).all(|index| bench.value(index) == 1));
+    assert!(bench.agent.counters().sharing().stale.0 > 0);
+}
+
+/// Writes every page again and again, checks each before, until told to stop. Returns the writes.
+fn rewrite(ram: &GuestRam, seed: u64, stop: &AtomicBool) -> u64 {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut expected = vec![0; usize::try_from(PAGES).unwrap()];
+    let mut writes = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let index = random.random_range(0..PAGES);
+        let place = usize::try_from(index).unwrap();
+        assert_eq!(
+            value(ram, index),
+            expected[place],
+            "page {index} after {writes} writes"
+        );
+        expected[place] = random.random_range(0..VALUES);
+        let address = GuestAddress(index * PAGE_SIZE);
+        let page = content(expected[place]);
+        ram.memory().write_slice(&page, address).unwrap();
+        writes += 1;
+    }
+    for (index, expected) in (0..).zip(expected) {
+        assert_eq!(value(ram, index), expected, "page {index} at the end");
+    }
+    writes
+}
+
+fn random_set(random: &mut StdRng, percent: u32) -> PageSet {
+    (0..BLOCK_PAGES)
+        .filter(|_| random.random_ratio(percent, 100))
+        .collect()
+}
+
+/// Any request, sensible or not, whose spans do not overlap.
+fn random_request(random: &mut StdRng) -> BlockRequest {
+    let mut ask = request(random.random_range(0..2));
+    let kind = random.random_range(0..5);
+    if kind == 0 {
+        ask.drops = random_set(random, 30);
+    }
+    if kind <= 1 {
+        ask.zeros = random_set(random, 30);
+    }
+    let mut start = random.random_range(0..50);
+    while kind >= 2 && start < BLOCK_PAGES {
+        let longest = if kind == 4 { BLOCK_PAGES } else { 9 };
+        let count = random.random_range(1..=longest).min(BLOCK_PAGES - start);
+        let copied = if random.random_ratio(1, 2) {
+            random_set(random, 60)
+        } else {
+            PageSet::EMPTY
+        };
+        ask.spans.push(Span {
+            start,
+            count,
+            frame: Frame(random.random_range(0..3000)),
+            copied: copied
+                .iter()
+                .filter(|place| (start..start + count).contains(place))
+                .collect(),
+        });
+        start += count + random.random_range(0..60);
+    }
+    if random.random_ratio(1, 3) && ask.spans.is_empty() {
+        ask.rehomes = random_set(random, 50);
+    }
+    ask
+}
+
+/// The heart of it: no write is lost and no page is mixed up, whatever is asked while a guest writes.
+#[test]
+fn a_guest_that_never_stops_writing_loses_nothing() {
+    let mut bench = Bench::new();
+    bench.fill();
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let (ram, stop) = (bench.ram.clone(), Arc::clone(&stop));
+        thread::spawn(move || rewrite(&ram, 1, &stop))
+    };
+    let mut random = StdRng::seed_from_u64(2);
+    let begin = Instant::now();
+    let mut requests = 0;
+    while begin.elapsed() < Duration::from_secs(4) && !writer.is_finished() {
+        let ask = random_request(&mut random);
+        bench.ask(ask);
+        requests += 1;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let writes = writer.join().unwrap();
+    let counters = bench.agent.counters().sharing();
+    println!("{requests} requests, {writes} writes, {counters:?}");
+    assert!(requests > 50 && writes > 1000);
+    for count in [
+        counters.shared,
+        counters.copied,
+        counters.dropped,
+        counters.zeroed,
+        counters.rehomed,
+    ] {
+        assert!(count.0 > 20, "{counters:?}");
+    }
+    let all = |number| BlockRequest {
+        rehomes: PageSet::ALL,
+        ..request(number)
+    };
+    let before: Vec<u64> = (0..PAGES).map(|index| bench.value(index)).collect();
+    for number in 0..2 {
+        bench.ask(all(number));
+    }
+    assert_eq!(bench.agent.counters().sharing().mapped, PageCount(0));
+    assert!(
+        (0..)
+            .zip(before)
+            .all(|(index, value)| bench.value(index) == value)
+    );
+}

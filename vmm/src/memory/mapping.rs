@@ -1,0 +1,145 @@
+//! Puts other memory in the place of a guest's pages: the store's, or the VM's own memory file again.
+//!
+//! A mapping is replaced at once: whoever touches the page sees what was there or what is there now,
+//! never a hole. What these functions rely on, and cannot check, is that both hold the same, so that
+//! the guest does not notice; the agent compares under write protection before it calls them.
+#![expect(
+    unsafe_code,
+    reason = "replacing mappings under a guest is what this is for"
+)]
+
+use crate::memory::ram::PAGE_BYTES;
+use page::PAGE_SIZE;
+use rustix::fd::AsFd;
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags, madvise, mmap, mremap_fixed, munmap};
+use std::ffi::c_void;
+use std::ops::Range;
+use std::ptr;
+
+/// Memory that may be made part of the guest's RAM, by address: this process's mapping of it.
+pub(super) type Addresses = Range<u64>;
+
+fn length(addresses: &Addresses) -> usize {
+    usize::try_from(addresses.end - addresses.start).expect("a part of this process's memory")
+}
+
+fn pointer(address: u64) -> *mut c_void {
+    ptr::with_exposed_provenance_mut(usize::try_from(address).expect("an address of this process"))
+}
+
+/// Maps frames of the store in the place of guest pages; the guest's writes to them make copies.
+pub(super) fn map_store(
+    addresses: &Addresses,
+    store: impl AsFd,
+    first_frame: u64,
+) -> Result<(), Errno> {
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+    map_over(addresses, flags, store, first_frame * PAGE_SIZE)
+}
+
+/// Maps the VM's own memory file in the place of guest pages.
+pub(super) fn map_memory_file(
+    addresses: &Addresses,
+    file: impl AsFd,
+    first_page: u64,
+) -> Result<(), Errno> {
+    let flags = MapFlags::SHARED | MapFlags::FIXED;
+    map_over(addresses, flags, file, first_page * PAGE_SIZE)
+}
+
+fn map_over(
+    addresses: &Addresses,
+    flags: MapFlags,
+    file: impl AsFd,
+    offset: u64,
+) -> Result<(), Errno> {
+    let (start, length) = (pointer(addresses.start), length(addresses));
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: the addresses are guest RAM, which stays mapped for the guest and is reached through
+    // volatile accesses alone; the new mapping is as long and as accessible as the old one.
+    unsafe { mmap(start, length, access, flags, file, offset) }.map(drop)
+}
+
+/// Whether all of it is mapped. A replacement that failed half-way may have left a hole.
+pub(super) fn is_mapped(addresses: &Addresses) -> bool {
+    let mut states = vec![0u8; length(addresses).div_ceil(PAGE_BYTES)];
+    let (start, length) = (pointer(addresses.start), length(addresses));
+    // SAFETY: `states` has a byte for each page; nothing else is written to.
+    unsafe { libc::mincore(start, length, states.as_mut_ptr()) == 0 }
+}
+
+/// Drops what a guest wrote over mapped frames, so that the frames show again.
+pub(super) fn drop_copies(addresses: &Addresses) -> Result<(), Errno> {
+    let (start, length) = (pointer(addresses.start), length(addresses));
+    // SAFETY: as in `map_over`: what shows afterwards was compared with what is dropped.
+    unsafe { madvise(start, length, Advice::LinuxDontNeed) }
+}
+
+/// Frames mapped aside, to be changed before a guest sees them.
+#[derive(Debug)]
+pub(super) struct Window {
+    start: *mut c_void,
+    pages: usize,
+}
+
+impl Window {
+    /// Maps `pages` frames somewhere.
+    pub(super) fn new(pages: usize, store: impl AsFd, first_frame: u64) -> Result<Self, Errno> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let offset = first_frame * PAGE_SIZE;
+        // SAFETY: the kernel chooses a place where nothing is.
+        let start = unsafe {
+            mmap(
+                ptr::null_mut(),
+                pages * PAGE_BYTES,
+                access,
+                flags,
+                store,
+                offset,
+            )
+        }?;
+        Ok(Self { start, pages })
+    }
+
+    /// Writes a page, which becomes a copy.
+    pub(super) fn write(&mut self, index: usize, content: &[u8; PAGE_BYTES]) {
+        assert!(index < self.pages, "page {index} of {}", self.pages);
+        // SAFETY: the assert keeps the page inside the mapping that `new` made.
+        let page = unsafe { self.start.byte_add(index * PAGE_BYTES) };
+        // SAFETY: the mapping is private and known to `self` alone; `content` lies elsewhere.
+        unsafe { ptr::copy_nonoverlapping(content.as_ptr(), page.cast(), PAGE_BYTES) };
+    }
+
+    /// Puts it in the place of as many guest pages.
+    pub(super) fn move_to(self, addresses: &Addresses) -> Result<(), (Self, Errno)> {
+        assert_eq!(length(addresses), self.pages * PAGE_BYTES, "another size");
+        let (size, target) = (length(addresses), pointer(addresses.start));
+        // SAFETY: as in `map_over`; the window was prepared to hold what the guest pages hold.
+        match unsafe { mremap_fixed(self.start, size, size, MremapFlags::MAYMOVE, target) } {
+            Ok(_) => {
+                std::mem::forget(self);
+                Ok(())
+            }
+            Err(error) => Err((self, error)),
+        }
+    }
+
+    /// Reads a page, for repairs.
+    pub(super) fn read(&self, index: usize, content: &mut [u8; PAGE_BYTES]) {
+        assert!(index < self.pages, "page {index} of {}", self.pages);
+        // SAFETY: the assert keeps the page inside the mapping that `new` made.
+        let page = unsafe { self.start.byte_add(index * PAGE_BYTES) };
+        // SAFETY: nobody writes to the mapping meanwhile; `content` lies elsewhere.
+        unsafe { ptr::copy_nonoverlapping(page.cast(), content.as_mut_ptr(), PAGE_BYTES) };
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: nobody else knows the mapping that `new` made.
+        let unmapped = unsafe { munmap(self.start, self.pages * PAGE_BYTES) };
+        debug_assert!(unmapped.is_ok(), "{unmapped:?}");
+    }
+}

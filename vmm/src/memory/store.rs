@@ -1,0 +1,201 @@
+//! The store: the frames of one trust domain's shared pages, a memory file each.
+//!
+//! Frames are numbered across all domains, and a frame lies at its own number in its domain's file; the
+//! rest of the file are holes. So no translation is needed, and a VM process has the descriptor of its
+//! own domain's file alone, opened for reading: it can neither change what another VM sees nor learn
+//! what other domains share.
+
+use crate::memory::MemoryError;
+use crate::memory::ram::{PAGE_BYTES, allocated_pages};
+use page::{PAGE_SIZE, PageCount};
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::io::Errno;
+use sharing::{Frame, FrameRange};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// The host's side: it alone writes.
+#[derive(Debug)]
+pub struct Store {
+    file: File,
+    read_only: OwnedFd,
+}
+
+impl Store {
+    /// An empty store of up to `frames` frames.
+    ///
+    /// # Errors
+    /// When the kernel refuses the file.
+    pub fn new(frames: u64) -> Result<Self, MemoryError> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = rustix::fs::memfd_create("ballonet-store", flags).map_err(MemoryError::Store)?;
+        rustix::fs::ftruncate(&file, frames * PAGE_SIZE).map_err(MemoryError::Store)?;
+        let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&file, seals).map_err(MemoryError::Store)?;
+        // Whoever has the descriptor below cannot open the file anew for writing, root excepted.
+        rustix::fs::fchmod(&file, Mode::RUSR).map_err(MemoryError::Store)?;
+        let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let read_only = rustix::fs::open(own, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(MemoryError::Store)?;
+        Ok(Self {
+            file: File::from(file),
+            read_only,
+        })
+    }
+
+    /// The descriptor for VM processes: it can be read and mapped, not written.
+    #[must_use]
+    pub fn read_only(&self) -> BorrowedFd<'_> {
+        self.read_only.as_fd()
+    }
+
+    /// The file's number in the kernel, by which its mappings are known in `/proc/PID/maps`.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn inode(&self) -> Result<u64, MemoryError> {
+        let status = rustix::fs::fstat(&self.file).map_err(MemoryError::Store)?;
+        Ok(status.st_ino)
+    }
+
+    /// Frames that hold something, as the kernel counts them.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn allocated(&self) -> Result<PageCount, MemoryError> {
+        allocated_pages(&self.file).map_err(MemoryError::Store)
+    }
+
+    /// Writes whole pages into neighbouring frames, from `frame` on.
+    ///
+    /// # Errors
+    /// When there is no memory; some of the frames may have been written then.
+    pub fn fill(&self, frame: Frame, pages: &[u8]) -> Result<(), Errno> {
+        write_all(&self.file, pages, u64::from(frame.0) * PAGE_SIZE)
+    }
+
+    /// Frees frames; nobody maps them any more.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn punch(&self, range: FrameRange) -> Result<(), Errno> {
+        let offset = u64::from(range.start.0) * PAGE_SIZE;
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&self.file, hole, offset, u64::from(range.count) * PAGE_SIZE)
+    }
+}
+
+/// A VM process's side.
+#[derive(Debug)]
+pub(super) struct StoreView {
+    file: OwnedFd,
+    frames: u64,
+}
+
+impl StoreView {
+    /// None if the file is smaller than it should be: a mapping behind its end would kill the guest.
+    pub(super) fn new(file: OwnedFd, frames: u64) -> Option<Self> {
+        let size = rustix::fs::fstat(&file).ok()?.st_size;
+        let is_whole =
+            u64::try_from(size).is_ok_and(|size| size >= frames.saturating_mul(PAGE_SIZE));
+        is_whole.then_some(Self { file, frames })
+    }
+
+    pub(super) fn holds(&self, frame: Frame, count: usize) -> bool {
+        u64::from(frame.0) + count as u64 <= self.frames
+    }
+
+    /// Reads neighbouring frames. A frame that holds nothing reads as zeros, and still holds nothing.
+    pub(super) fn read(&self, frame: Frame, pages: &mut [u8]) -> Result<(), Errno> {
+        read_all(&self.file, pages, u64::from(frame.0) * PAGE_SIZE)
+    }
+}
+
+impl AsFd for StoreView {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Reads from a memory file; holes read as zeros and stay holes.
+///
+/// # Errors
+/// When the kernel refuses, or the file ends before.
+pub fn read_all(file: impl AsFd, mut bytes: &mut [u8], mut offset: u64) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::pread(file.as_fd(), &mut *bytes, offset) {
+            Ok(0) => return Err(Errno::NODATA),
+            Ok(count) => {
+                bytes = &mut bytes[count..];
+                offset += count as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Writes to a memory file.
+///
+/// # Errors
+/// When there is no memory; a part may have been written.
+pub fn write_all(file: impl AsFd, mut bytes: &[u8], mut offset: u64) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(file.as_fd(), bytes, offset) {
+            Ok(0) => return Err(Errno::NOSPC),
+            Ok(count) => {
+                bytes = &bytes[count..];
+                offset += count as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Whether a page holds nothing but zeros.
+#[must_use]
+pub fn is_zero(page: &[u8]) -> bool {
+    const ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
+    page.chunks(PAGE_BYTES)
+        .all(|chunk| *chunk == ZEROS[..chunk.len()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_can_read_a_store_and_not_write_it() {
+        let store = Store::new(1024).unwrap();
+        store.fill(Frame(7), &[9; PAGE_BYTES]).unwrap();
+        assert_eq!(store.allocated().unwrap(), PageCount(1));
+        let view = StoreView::new(store.read_only().try_clone_to_owned().unwrap(), 1024).unwrap();
+        let mut pages = [1; 2 * PAGE_BYTES];
+        view.read(Frame(6), &mut pages).unwrap();
+        assert!(is_zero(&pages[..PAGE_BYTES]) && pages[PAGE_BYTES..] == [9; PAGE_BYTES]);
+        assert_eq!(
+            store.allocated().unwrap(),
+            PageCount(1),
+            "reading a hole leaves a hole"
+        );
+        assert!(write_all(&view, &[1], 0).is_err());
+        assert!(rustix::fs::ftruncate(view.as_fd(), 0).is_err());
+        assert!(view.holds(Frame(1020), 4) && !view.holds(Frame(1020), 5));
+        let range = FrameRange {
+            start: Frame(7),
+            count: 1,
+        };
+        store.punch(range).unwrap();
+        assert_eq!(store.allocated().unwrap(), PageCount(0));
+    }
+
+    #[test]
+    fn a_store_that_is_too_small_is_refused() {
+        let store = Store::new(8).unwrap();
+        let file = store.read_only().try_clone_to_owned().unwrap();
+        assert!(StoreView::new(file, 9).is_none());
+    }
+}

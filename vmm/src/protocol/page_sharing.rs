@@ -1,0 +1,446 @@
+//! What the host's scanner and a VM's agent say to each other, on a socket of their own.
+//!
+//! A scan can ask for hundreds of pages at once, so these packets are bytes, not text; both ends are
+//! the same build of one program (a VM process is started from its host's own file). The first packet
+//! carries the descriptor of the store; then the scanner asks, and the agent answers each request once,
+//! in any order, and says without being asked what it took away from the store.
+
+use crate::protocol::ChannelError;
+use page::{Gfn, GfnRange, PageCount};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use sharing::{BLOCK_PAGES, Frame, Outcome, PageSet, Request, Span, Ticket};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+
+/// Room for the largest request: 512 spans of one page each, all with copied pages.
+const LARGEST: usize = 64 << 10;
+
+/// What the scanner says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToAgent {
+    /// The store from which pages will be mapped: the packet's descriptor, of this many frames.
+    Store {
+        /// How many frames it can have.
+        frames: u64,
+    },
+    /// Do this with one block.
+    Request(BlockRequest),
+}
+
+/// A [`Request`] without its VM, which is the one that is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockRequest {
+    /// Names the request in the answer.
+    pub ticket: Ticket,
+    /// Which block of the memory file.
+    pub number: u32,
+    /// See [`Request::drops`].
+    pub drops: PageSet,
+    /// See [`Request::zeros`].
+    pub zeros: PageSet,
+    /// See [`Request::spans`].
+    pub spans: Vec<Span>,
+    /// See [`Request::rehomes`].
+    pub rehomes: PageSet,
+}
+
+/// What the agent says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FromAgent {
+    /// What became of a request.
+    Outcome {
+        /// Which request.
+        ticket: Ticket,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// Nothing of the store is mapped over these pages of the memory file any more.
+    Unmapped(GfnRange),
+}
+
+impl From<&Request> for BlockRequest {
+    fn from(request: &Request) -> Self {
+        Self {
+            ticket: request.ticket,
+            number: request.block.number,
+            drops: request.drops,
+            zeros: request.zeros,
+            spans: request.spans.clone(),
+            rehomes: request.rehomes,
+        }
+    }
+}
+
+const STORE: u8 = 0;
+const REQUEST: u8 = 1;
+const OUTCOME: u8 = 2;
+const UNMAPPED: u8 = 3;
+
+impl ToAgent {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        match self {
+            Self::Store { frames } => {
+                bytes.push(STORE);
+                bytes.extend(frames.to_le_bytes());
+            }
+            Self::Request(request) => {
+                bytes.push(REQUEST);
+                bytes.extend(request.ticket.0.to_le_bytes());
+                bytes.extend(request.number.to_le_bytes());
+                for set in [&request.drops, &request.zeros, &request.rehomes] {
+                    put_set(&mut bytes, set);
+                }
+                for span in &request.spans {
+                    put_span(&mut bytes, span);
+                }
+            }
+        }
+        bytes
+    }
+
+    /// None for what no scanner of this build says.
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut cursor = Cursor(bytes);
+        let message = match cursor.byte()? {
+            STORE => Self::Store {
+                frames: cursor.u64()?,
+            },
+            REQUEST => {
+                let mut request = BlockRequest {
+                    ticket: Ticket(cursor.u64()?),
+                    number: cursor.u32()?,
+                    drops: cursor.set()?,
+                    zeros: cursor.set()?,
+                    rehomes: cursor.set()?,
+                    spans: Vec::new(),
+                };
+                while !cursor.0.is_empty() {
+                    request.spans.push(cursor.span()?);
+                }
+                Self::Request(request)
+            }
+            _ => return None,
+        };
+        cursor.0.is_empty().then_some(message)
+    }
+}
+
+impl FromAgent {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        match self {
+            Self::Outcome { ticket, outcome } => {
+                bytes.push(OUTCOME);
+                bytes.extend(ticket.0.to_le_bytes());
+                for set in [&outcome.done, &outcome.copied, &outcome.differed] {
+                    put_set(&mut bytes, set);
+                }
+            }
+            Self::Unmapped(range) => {
+                bytes.push(UNMAPPED);
+                bytes.extend(range.start.0.to_le_bytes());
+                bytes.extend(range.count.0.to_le_bytes());
+            }
+        }
+        bytes
+    }
+
+    /// None for what no agent of this build says.
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut cursor = Cursor(bytes);
+        let message = match cursor.byte()? {
+            OUTCOME => Self::Outcome {
+                ticket: Ticket(cursor.u64()?),
+                outcome: Outcome {
+                    done: cursor.set()?,
+                    copied: cursor.set()?,
+                    differed: cursor.set()?,
+                },
+            },
+            UNMAPPED => Self::Unmapped(GfnRange {
+                start: Gfn(cursor.u64()?),
+                count: PageCount(cursor.u64()?),
+            }),
+            _ => return None,
+        };
+        cursor.0.is_empty().then_some(message)
+    }
+}
+
+fn put_set(bytes: &mut Vec<u8>, set: &PageSet) {
+    for word in set.words() {
+        bytes.extend(word.to_le_bytes());
+    }
+}
+
+fn put_span(bytes: &mut Vec<u8>, span: &Span) {
+    let small = |number: usize| u16::try_from(number).expect("at most a block's pages");
+    bytes.extend(small(span.start).to_le_bytes());
+    bytes.extend(small(span.count).to_le_bytes());
+    bytes.extend(span.frame.0.to_le_bytes());
+    bytes.push(u8::from(!span.copied.is_empty()));
+    if !span.copied.is_empty() {
+        put_set(bytes, &span.copied);
+    }
+}
+
+/// Reads numbers from the front.
+struct Cursor<'a>(&'a [u8]);
+
+impl Cursor<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, tail) = self.0.split_first_chunk::<N>()?;
+        self.0 = tail;
+        Some(*head)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take::<1>().map(|[byte]| byte)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    fn set(&mut self) -> Option<PageSet> {
+        let mut words = [0; BLOCK_PAGES / 64];
+        for word in &mut words {
+            *word = self.u64()?;
+        }
+        Some(PageSet::from_words(words))
+    }
+
+    /// None for a span that reaches out of its block.
+    fn span(&mut self) -> Option<Span> {
+        let (start, count) = (usize::from(self.u16()?), usize::from(self.u16()?));
+        let frame = Frame(self.u32()?);
+        let copied = match self.byte()? {
+            0 => PageSet::EMPTY,
+            _ => self.set()?,
+        };
+        let is_inside = count > 0 && start + count <= BLOCK_PAGES;
+        is_inside.then_some(Span {
+            start,
+            count,
+            frame,
+            copied,
+        })
+    }
+}
+
+/// One end of the socket between scanner and agent. Nothing blocks.
+#[derive(Debug)]
+pub struct SharingSocket(OwnedFd);
+
+impl SharingSocket {
+    /// Two connected ends.
+    ///
+    /// # Errors
+    /// When the kernel gives no sockets.
+    pub fn pair() -> Result<(Self, Self), ChannelError> {
+        let (one, other) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )?;
+        Ok((Self(one), Self(other)))
+    }
+
+    /// The scanner speaks.
+    ///
+    /// # Errors
+    /// `Socket(Errno::AGAIN)` when the agent has not taken what was sent before: ask again later.
+    pub fn ask(
+        &self,
+        message: &ToAgent,
+        store: Option<BorrowedFd<'_>>,
+    ) -> Result<(), ChannelError> {
+        self.send(&message.encode(), store)
+    }
+
+    /// The agent speaks.
+    ///
+    /// # Errors
+    /// `Socket(Errno::AGAIN)` when the scanner has not taken what was sent before.
+    pub fn answer(&self, message: &FromAgent) -> Result<(), ChannelError> {
+        self.send(&message.encode(), None)
+    }
+
+    /// What the scanner said next, with its descriptor if there is one.
+    ///
+    /// # Errors
+    /// `Socket(Errno::AGAIN)` when there is nothing.
+    pub fn hear_scanner(&self) -> Result<(ToAgent, Option<OwnedFd>), ChannelError> {
+        let (bytes, descriptor) = self.receive()?;
+        let message = ToAgent::decode(&bytes).ok_or(ChannelError::NotUnderstood)?;
+        Ok((message, descriptor))
+    }
+
+    /// What the agent said next.
+    ///
+    /// # Errors
+    /// `Socket(Errno::AGAIN)` when there is nothing.
+    pub fn hear_agent(&self) -> Result<FromAgent, ChannelError> {
+        let (bytes, _) = self.receive()?;
+        FromAgent::decode(&bytes).ok_or(ChannelError::NotUnderstood)
+    }
+
+    fn send(&self, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> Result<(), ChannelError> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let descriptors: Vec<_> = descriptor.into_iter().collect();
+        if !descriptors.is_empty() {
+            let fits = ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+            assert!(fits, "the space is made for one descriptor");
+        }
+        match sendmsg(
+            &self.0,
+            &[IoSlice::new(bytes)],
+            &mut ancillary,
+            SendFlags::NOSIGNAL,
+        ) {
+            Ok(_) => Ok(()),
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(ChannelError::Closed),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn receive(&self) -> Result<(Vec<u8>, Option<OwnedFd>), ChannelError> {
+        let mut bytes = vec![0; LARGEST];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let answer = recvmsg(
+            &self.0,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        );
+        let length = match answer {
+            Ok(answer) => answer.bytes,
+            Err(Errno::CONNRESET) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        if length == 0 {
+            return Err(ChannelError::Closed);
+        }
+        bytes.truncate(length);
+        let descriptor = ancillary.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        Ok((bytes, descriptor))
+    }
+}
+
+impl From<OwnedFd> for SharingSocket {
+    fn from(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+}
+
+impl From<SharingSocket> for OwnedFd {
+    fn from(socket: SharingSocket) -> Self {
+        socket.0
+    }
+}
+
+impl AsFd for SharingSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn set() -> impl Strategy<Value = PageSet> {
+        any::<[u64; BLOCK_PAGES / 64]>().prop_map(PageSet::from_words)
+    }
+
+    fn span() -> impl Strategy<Value = Span> {
+        (
+            0..BLOCK_PAGES,
+            1..=BLOCK_PAGES,
+            any::<u32>(),
+            set(),
+            any::<bool>(),
+        )
+            .prop_map(|(start, count, frame, copied, is_window)| Span {
+                start,
+                count: count.min(BLOCK_PAGES - start),
+                frame: Frame(frame),
+                copied: if is_window { copied } else { PageSet::EMPTY },
+            })
+    }
+
+    fn request() -> impl Strategy<Value = BlockRequest> {
+        let spans = prop::collection::vec(span(), 0..BLOCK_PAGES);
+        (any::<u64>(), any::<u32>(), set(), set(), set(), spans).prop_map(
+            |(ticket, number, drops, zeros, rehomes, spans)| BlockRequest {
+                ticket: Ticket(ticket),
+                number,
+                drops,
+                zeros,
+                spans,
+                rehomes,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_arrives_as_it_was_sent(request in request()) {
+            let message = ToAgent::Request(request);
+            let bytes = message.encode();
+            prop_assert!(bytes.len() <= LARGEST);
+            prop_assert_eq!(ToAgent::decode(&bytes), Some(message));
+        }
+
+        #[test]
+        fn an_answer_arrives_as_it_was_sent(ticket: u64, done in set(), copied in set(), differed in set()) {
+            let outcome = Outcome { done, copied, differed };
+            let message = FromAgent::Outcome { ticket: Ticket(ticket), outcome };
+            prop_assert_eq!(FromAgent::decode(&message.encode()), Some(message));
+        }
+
+        #[test]
+        fn garbage_is_refused_and_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(FromAgent::decode(&bytes).is_none_or(|message| message.encode() == bytes));
+            drop(ToAgent::decode(&bytes));
+        }
+    }
+
+    #[test]
+    fn the_store_comes_with_its_descriptor() {
+        let (scanner, agent) = SharingSocket::pair().unwrap();
+        let file = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        assert!(matches!(
+            agent.hear_scanner(),
+            Err(ChannelError::Socket(Errno::AGAIN))
+        ));
+        let message = ToAgent::Store { frames: 7 };
+        scanner.ask(&message, Some(file.as_fd())).unwrap();
+        let (heard, descriptor) = agent.hear_scanner().unwrap();
+        assert_eq!(heard, message);
+        assert!(descriptor.is_some());
+        drop(scanner);
+        assert!(matches!(agent.hear_scanner(), Err(ChannelError::Closed)));
+    }
+}
