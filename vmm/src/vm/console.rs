@@ -1,14 +1,22 @@
 //! The guest's serial console: a 16550 on one side, a stream socket on the other.
 //!
-//! A guest that prints faster than anyone reads loses what does not fit into the socket, and the
-//! loss is counted: neither the guest waits nor does memory grow.
+//! A guest that prints faster than anyone reads loses what fits neither into the socket nor into a
+//! backlog, and the loss is counted: neither the guest waits nor does memory grow without bound.
+
+mod output;
+#[cfg(test)]
+mod tests;
+
+pub(super) use output::Backlog;
 
 use crate::event::Event;
+use output::Output;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
 
@@ -39,44 +47,37 @@ impl SerialEvents for Room {
     }
 }
 
-/// Bytes that a vCPU has printed in one exit, on their way to the socket.
-#[derive(Debug, Default)]
-struct Output(Vec<u8>);
-
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// A serial console.
 #[derive(Debug)]
 pub(super) struct Console {
     port: Mutex<Serial<Line, Room, Output>>,
     line: Event,
     room: Event,
-    socket: OwnedFd,
-    lost_bytes: AtomicU64,
+    backlog: Event,
+    input: OwnedFd,
+    /// The same socket as `input`: with two descriptors, each direction is watched for itself.
+    output: Arc<OwnedFd>,
 }
 
 impl Console {
     /// A console whose other side is `socket`.
     pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
+        let output = Arc::new(socket.try_clone()?);
         let line = Event::new()?;
         let room = Event::new()?;
-        let port = Serial::with_events(Line(line.clone()), Room(room.clone()), Output::default());
+        let port = Serial::with_events(
+            Line(line.clone()),
+            Room(room.clone()),
+            Output::new(Arc::clone(&output)),
+        );
         Ok(Self {
             port: Mutex::new(port),
             line,
             room,
-            socket,
-            lost_bytes: AtomicU64::new(0),
+            backlog: Event::new()?,
+            input: socket,
+            output,
         })
     }
 
@@ -90,28 +91,68 @@ impl Console {
         &self.room
     }
 
+    /// Readable when printed bytes have begun to wait: send the backlog, now and whenever `output`
+    /// has room, until it is empty.
+    pub(super) fn backlog(&self) -> &Event {
+        &self.backlog
+    }
+
     /// Where input comes from.
-    pub(super) fn socket(&self) -> &OwnedFd {
-        &self.socket
+    pub(super) fn input(&self) -> &OwnedFd {
+        &self.input
+    }
+
+    /// Where output goes to.
+    pub(super) fn output(&self) -> &OwnedFd {
+        &self.output
     }
 
     /// Bytes printed that nobody took in time.
     pub(super) fn lost_bytes(&self) -> u64 {
-        self.lost_bytes.load(Ordering::Relaxed)
+        self.lock().writer().lost_bytes()
     }
 
     /// The guest writes to one of the port's registers, perhaps several times in one instruction.
     pub(super) fn write(&self, register: u16, data: &[u8]) {
         let mut port = self.lock();
+        let before = port.writer().backlog();
         for &byte in data {
             // An interrupt that cannot be raised is one that is pending already.
             if port.write(register_number(register), byte).is_err() {
                 break;
             }
         }
-        let printed = std::mem::take(&mut port.writer_mut().0);
-        drop(port);
-        self.send(&printed);
+        // Who waits already has been announced, and is sent by whoever heard of it.
+        if before == Backlog::Empty && port.writer_mut().send() == Backlog::Waiting {
+            self.backlog.signal();
+        }
+    }
+
+    /// Sends as much of what waits as the socket takes.
+    pub(super) fn send_backlog(&self) -> Backlog {
+        self.lock().writer_mut().send()
+    }
+
+    /// Sends what waits, and waits no longer than `limit` for the socket.
+    pub(super) fn send_backlog_within(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while self.send_backlog() == Backlog::Waiting {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.wait_for_output(left) {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the socket has room, its other side is gone, or the time is over. False when the
+    /// kernel refuses.
+    fn wait_for_output(&self, limit: Duration) -> bool {
+        let limit = Timespec::try_from(limit).expect("limits are short");
+        let mut sockets = [PollFd::new(&self.output, PollFlags::OUT)];
+        matches!(
+            rustix::event::poll(&mut sockets, Some(&limit)),
+            Ok(_) | Err(Errno::INTR)
+        )
     }
 
     /// The guest reads one of the port's registers.
@@ -122,36 +163,23 @@ impl Console {
         }
     }
 
-    /// Passes input on to the guest. False when the guest must read first.
+    /// Passes input on to the guest, as much as it has room for.
     pub(super) fn take_input(&self) -> InputState {
         let mut port = self.lock();
         let mut bytes = vec![0; port.fifo_capacity()];
         if bytes.is_empty() {
             return InputState::Full;
         }
-        match rustix::io::read(&self.socket, &mut bytes) {
+        match rustix::io::read(&self.input, &mut bytes) {
             Ok(0) => InputState::Closed,
-            Ok(count) => match port.enqueue_raw_bytes(&bytes[..count]) {
-                Ok(_) => InputState::Open,
-                // In loopback mode the port takes no input: what comes then is lost, as on a PC.
-                Err(_) => InputState::Open,
-            },
+            Ok(count) => {
+                // There is room for all of it. Only in loopback mode the port takes no input: what
+                // comes then is lost, as on a PC.
+                drop(port.enqueue_raw_bytes(&bytes[..count]));
+                InputState::Open
+            }
             Err(Errno::AGAIN | Errno::INTR) => InputState::Open,
             Err(_) => InputState::Closed,
-        }
-    }
-
-    fn send(&self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            match rustix::net::send(&self.socket, bytes, rustix::net::SendFlags::NOSIGNAL) {
-                Ok(count) => bytes = &bytes[count..],
-                Err(Errno::INTR) => {}
-                Err(_) => {
-                    self.lost_bytes
-                        .fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                    return;
-                }
-            }
         }
     }
 

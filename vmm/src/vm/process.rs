@@ -1,5 +1,5 @@
 //! A VM process from its first message to its end: builds the machine, then waits for whatever
-//! comes first, a message, console input, a notified queue or the guest's end.
+//! comes first, a message, console input or room for output, a notified queue or the guest's end.
 
 use crate::event::Event as Wake;
 use crate::memory::agent::AgentHandle;
@@ -14,7 +14,7 @@ use crate::virtio::mmio::MmioTransport;
 use crate::virtio::{Device, Interrupt};
 use crate::vm::boot;
 use crate::vm::bus::{Bus, DeviceSlot};
-use crate::vm::console::{Console, InputState};
+use crate::vm::console::{Backlog, Console, InputState};
 use crate::vm::error::VmError;
 use crate::vm::machine::Machine;
 use crate::vm::vcpu::{self, Ending};
@@ -25,7 +25,10 @@ use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long a VM's end may wait for whoever reads the guest's last words.
+const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Runs the VM that the host at `channel` describes; its console is at `console`.
 ///
@@ -53,6 +56,7 @@ enum Source {
     Message,
     ConsoleInput,
     ConsoleRoom,
+    ConsoleOutput,
     Ending,
     Queue(usize),
 }
@@ -64,8 +68,9 @@ impl Source {
             Self::Message => 0,
             Self::ConsoleInput => 1,
             Self::ConsoleRoom => 2,
-            Self::Ending => 3,
-            Self::Queue(index) => 4 + index as u64,
+            Self::ConsoleOutput => 3,
+            Self::Ending => 4,
+            Self::Queue(index) => 5 + index as u64,
         }
     }
 
@@ -74,8 +79,9 @@ impl Source {
             0 => Self::Message,
             1 => Self::ConsoleInput,
             2 => Self::ConsoleRoom,
-            3 => Self::Ending,
-            queue => Self::Queue(usize::try_from(queue - 4).unwrap_or(usize::MAX)),
+            3 => Self::ConsoleOutput,
+            4 => Self::Ending,
+            queue => Self::Queue(usize::try_from(queue - 5).unwrap_or(usize::MAX)),
         }
     }
 }
@@ -180,8 +186,10 @@ impl Process<'_> {
 
     fn watch_all(&self) -> Result<(), VmError> {
         self.watch(self.channel, Source::Message)?;
-        self.watch(self.bus.console.socket(), Source::ConsoleInput)?;
+        self.watch(self.bus.console.input(), Source::ConsoleInput)?;
         self.watch(self.bus.console.room(), Source::ConsoleRoom)?;
+        self.watch(self.bus.console.backlog(), Source::ConsoleOutput)?;
+        self.watch_console_output()?;
         self.watch(&self.ended, Source::Ending)?;
         for (index, queue) in self.queues.iter().enumerate() {
             self.watch(queue, Source::Queue(index))?;
@@ -195,6 +203,28 @@ impl Process<'_> {
             fd,
             EventData::new_u64(source.number()),
             EventFlags::IN,
+        )
+        .map_err(VmError::Wait)
+    }
+
+    /// Not for room yet, for mostly there is some: that is asked for when something waits for it.
+    fn watch_console_output(&self) -> Result<(), VmError> {
+        epoll::add(
+            &self.epoll,
+            self.bus.console.output(),
+            EventData::new_u64(Source::ConsoleOutput.number()),
+            EventFlags::ONESHOT,
+        )
+        .map_err(VmError::Wait)
+    }
+
+    /// Once: neither a socket with room nor one whose other side is gone wakes us again and again.
+    fn ask_for_console_room(&self) -> Result<(), VmError> {
+        epoll::modify(
+            &self.epoll,
+            self.bus.console.output(),
+            EventData::new_u64(Source::ConsoleOutput.number()),
+            EventFlags::OUT | EventFlags::ONESHOT,
         )
         .map_err(VmError::Wait)
     }
@@ -214,6 +244,12 @@ impl Process<'_> {
     }
 
     fn run(&mut self) -> Result<(), VmError> {
+        let result = self.handle_all();
+        self.bus.console.send_backlog_within(LAST_WORDS_PATIENCE);
+        result
+    }
+
+    fn handle_all(&mut self) -> Result<(), VmError> {
         loop {
             for source in self.wait()? {
                 if self.handle(source)? == Next::End {
@@ -241,9 +277,10 @@ impl Process<'_> {
             Source::ConsoleInput => self.take_console_input(),
             Source::ConsoleRoom => {
                 self.bus.console.room().drain();
-                self.unwatch(self.bus.console.socket());
-                self.watch(self.bus.console.socket(), Source::ConsoleInput)?;
+                self.unwatch(self.bus.console.input());
+                self.watch(self.bus.console.input(), Source::ConsoleInput)?;
             }
+            Source::ConsoleOutput => self.send_console_output()?,
             Source::Queue(index) => self.serve(index),
             Source::Ending => return Ok(self.take_ending()),
         }
@@ -260,7 +297,16 @@ impl Process<'_> {
     fn take_console_input(&self) {
         match self.bus.console.take_input() {
             InputState::Open => {}
-            InputState::Full | InputState::Closed => self.unwatch(self.bus.console.socket()),
+            InputState::Full | InputState::Closed => self.unwatch(self.bus.console.input()),
+        }
+    }
+
+    fn send_console_output(&self) -> Result<(), VmError> {
+        // First: what begins to wait from here on is announced anew.
+        self.bus.console.backlog().drain();
+        match self.bus.console.send_backlog() {
+            Backlog::Empty => Ok(()),
+            Backlog::Waiting => self.ask_for_console_room(),
         }
     }
 
