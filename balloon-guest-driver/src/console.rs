@@ -1,5 +1,7 @@
 //! The console: lines typed by people or sent by programs, and what they ask for.
 
+use crate::workload::Order;
+
 /// The longest line; more than any command needs.
 const LINE_MAX: usize = 256;
 const BACKSPACE: u8 = 0x08;
@@ -91,10 +93,13 @@ impl Default for LineEditor {
 /// What `help` says.
 pub const HELP: &str = "\
 help             this
-workload SPEC    run idle, toucher, clone or verify, as in verify:size=max,rate=0
+workload SPEC    run idle, toucher, clone, verify or breaker, as in verify:size=max,rate=0
   toucher        size=64M|max write=50 dist=uniform|zipf theta=0.99 rate=0
   clone          size=max zero=25 common=35 rewrite=1 seed=1 shuffle=0|1
-  verify         size=max rate=20000 write=50
+  verify         size=max rate=20000 write=50 common=0
+  breaker        size=64M|max seed=1 loop=0|1
+break            breaker: write to every page once, and time it
+restore          breaker: make every page as it was
 stop             run nothing
 report           one line of figures: report {JSON}
 off              power off
@@ -109,6 +114,8 @@ pub enum Command<'a> {
     Help,
     /// `workload SPEC`
     Workload(&'a str),
+    /// `break` or `restore`
+    Order(Order),
     /// `stop`
     Stop,
     /// `report`
@@ -129,6 +136,8 @@ impl<'a> Command<'a> {
             ("", _) => Self::Nothing,
             ("help", "") => Self::Help,
             ("workload", spec) => Self::Workload(spec),
+            ("break", "") => Self::Order(Order::Break),
+            ("restore", "") => Self::Order(Order::Restore),
             ("stop", "") => Self::Stop,
             ("report", "") => Self::Report,
             ("off", "") => Self::Off,
@@ -175,6 +184,8 @@ mod tests {
             Command::Workload("idle")
         );
         assert_eq!(Command::parse("off"), Command::Off);
+        assert_eq!(Command::parse("break"), Command::Order(Order::Break));
+        assert_eq!(Command::parse("restore "), Command::Order(Order::Restore));
         assert_eq!(Command::parse("off now"), Command::Unknown("off now"));
         assert_eq!(Command::parse(""), Command::Nothing);
     }

@@ -47,7 +47,7 @@ impl fmt::Display for Report {
             f,
             "report {{\"guest\":{guest},\"uptime_ms\":{uptime_ms},\"workload\":\"{workload}\""
         )?;
-        let figures: [(&str, u64); 16] = [
+        let figures: [(&str, u64); 23] = [
             ("cpus", u64::from(*cpus)),
             ("pages_total", u64::from(*pages_total)),
             ("pages_free", u64::from(*pages_free)),
@@ -64,6 +64,13 @@ impl fmt::Display for Report {
             ("touches", counters.touches),
             ("touches_written", counters.touches_written),
             ("rewritten", counters.rewritten),
+            ("breaks", counters.breaks),
+            ("break_writes", counters.last_break.writes),
+            ("break_p50_ns", counters.last_break.p50_ns),
+            ("break_p99_ns", counters.last_break.p99_ns),
+            ("break_max_ns", counters.last_break.max_ns),
+            ("break_total_us", counters.last_break.total_us),
+            ("break_elapsed_us", counters.last_break.elapsed_us),
         ];
         for (name, value) in figures {
             write!(f, ",\"{name}\":{value}")?;
@@ -100,7 +107,7 @@ mod tests {
         };
         let text = report.to_string();
         assert!(text.starts_with(
-            "report {\"guest\":3,\"uptime_ms\":1500,\"workload\":\"verify:size=max,rate=20000,write=50\",\
+            "report {\"guest\":3,\"uptime_ms\":1500,\"workload\":\"verify:size=max,rate=20000,write=50,common=0\",\
              \"cpus\":2,\"pages_total\":10,\"pages_free\":4,\"balloon_target\":1,"
         ), "{text}");
         assert!(text.ends_with('}') && !text.contains('\n'));

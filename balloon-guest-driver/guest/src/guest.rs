@@ -109,6 +109,9 @@ impl Guest {
         if let Some(wrong) = self.house.workload.take_failure() {
             println!("{wrong}");
         }
+        if let Some(done) = self.house.workload.take_done() {
+            println!("{done}");
+        }
         let lacks = self.house.workload.lacks(&self.house.frames);
         if lacks > 0
             && let Some(balloon) = &mut self.balloon
@@ -170,6 +173,11 @@ impl Guest {
                 Ok(spec) => self.start(spec),
                 Err(error) => println!("error: {error}"),
             },
+            Command::Order(order) => {
+                if let Err(error) = self.house.workload.tell(order) {
+                    println!("error: {error}");
+                }
+            }
             Command::Stop => self.start(Spec::IDLE),
             Command::Report => println!("{}", self.report()),
             Command::Off => power::off(),

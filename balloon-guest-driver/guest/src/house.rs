@@ -26,7 +26,7 @@ impl House {
     /// Lets the workload run for a while, on other processors, too, if it is of the kind. None of
     /// them is at it when this returns.
     pub(crate) fn run_workload(&mut self, length_us: u64, lead: Option<&Lead<'_>>) -> Rest {
-        let slice = Slice::new(&clock::now_us, length_us);
+        let slice = Slice::new(&clock::now_ns, length_us);
         let mut slice = match lead {
             Some(lead) => slice.helped_by(lead),
             None => slice,

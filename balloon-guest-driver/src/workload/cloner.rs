@@ -4,7 +4,7 @@
 //! the same seed, or this guest's own.
 
 use super::pace::Pace;
-use super::page::{Memory, Page, fill};
+use super::page::{Memory, Page, common_seed, fill};
 use super::spec::CloneSpec;
 use super::{Counters, Held, Slice, Slot};
 use crate::random::{Random, mix};
@@ -93,8 +93,8 @@ impl Cloner {
         index - index % SHUFFLED + moved
     }
 
-    fn common_seed(&self, index: u32) -> u64 {
-        mix(u64::from(self.spec.seed) << 32 | u64::from(index))
+    const fn common_seed(&self, index: u32) -> u64 {
+        common_seed(self.spec.seed, index)
     }
 
     fn class(&self, index: u32) -> Class {
@@ -174,5 +174,53 @@ mod tests {
         let common = b.iter().filter(|page| set.contains(page)).count();
         assert!(is_about(common, 35), "{common} common of {PAGES}");
         assert!(in_place * 20 < common, "{in_place} at the same place");
+    }
+
+    /// Where each content of a shuffled guest lies.
+    fn places(guest: u32) -> Vec<u32> {
+        let spec = CloneSpec {
+            shuffle: true,
+            ..SPEC
+        };
+        let cloner = Cloner::new(spec, guest, 0);
+        let mut places = std::vec![0; PAGES as usize];
+        for place in 0..PAGES {
+            places[cloner.content_index(place) as usize] = place;
+        }
+        places
+    }
+
+    /// A host that keeps shared pages in one guest's order finds no order that suits another.
+    #[test]
+    fn shuffled_guests_have_no_run_of_neighbours_in_common() {
+        let cloner = Cloner::new(SPEC, 0, 0);
+        let common: Vec<usize> = (0..PAGES)
+            .filter(|&index| cloner.class(index) == Class::Common)
+            .map(|index| index as usize)
+            .collect();
+        let guests: Vec<_> = (0..8).map(places).collect();
+        for (n, a) in guests.iter().enumerate() {
+            for (m, b) in guests.iter().enumerate().skip(n + 1) {
+                let in_place = common.iter().filter(|&&index| a[index] == b[index]);
+                let in_place = in_place.count();
+                let mut by_place: Vec<_> =
+                    common.iter().map(|&index| (a[index], b[index])).collect();
+                by_place.sort_unstable();
+                let neighbours = by_place
+                    .windows(2)
+                    .filter(|pair| {
+                        pair[1].0 - pair[0].0 == 1 && pair[1].1.wrapping_sub(pair[0].1) == 1
+                    })
+                    .count();
+                assert!(
+                    in_place * 100 < common.len(),
+                    "{in_place} of {n} and {m} in place"
+                );
+                assert!(
+                    neighbours * 100 < common.len(),
+                    "{neighbours} of {n} and {m} together"
+                );
+            }
+        }
     }
 }

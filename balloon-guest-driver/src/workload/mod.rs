@@ -5,8 +5,11 @@
 //! it up, the frames taken last first, when the balloon wants it ([`Workload::give_up`]). A
 //! workload of a fixed size needs its memory and gives up none.
 
+mod breaker;
 mod cloner;
+mod content;
 mod held;
+mod histogram;
 mod pace;
 pub mod page;
 pub mod spec;
@@ -16,6 +19,8 @@ mod toucher;
 mod verifier;
 mod zipf;
 
+use self::breaker::Breaker;
+pub use self::breaker::{BreakFigures, Done, Order, OrderError};
 use self::cloner::Cloner;
 pub use self::held::{Held, Slot};
 use self::page::Memory;
@@ -48,6 +53,10 @@ pub struct Counters {
     pub touches_written: u64,
     /// Pages rewritten by `clone` and `verify`.
     pub rewritten: u64,
+    /// Pages broken by a `breaker`.
+    pub breaks: u64,
+    /// How it went when all pages were broken last.
+    pub last_break: BreakFigures,
 }
 
 /// When a workload wants to go on.
@@ -67,21 +76,21 @@ pub enum Rest {
     reason = "it is little more than a function"
 )]
 pub struct Slice<'c> {
-    clock_us: &'c dyn Fn() -> u64,
-    now_us: u64,
-    end_us: u64,
+    clock_ns: &'c dyn Fn() -> u64,
+    now_ns: u64,
+    end_ns: u64,
     lead: Option<&'c Lead<'c>>,
 }
 
 impl<'c> Slice<'c> {
     /// A slice from now on.
     #[must_use]
-    pub fn new(clock_us: &'c dyn Fn() -> u64, length_us: u64) -> Self {
-        let now_us = clock_us();
+    pub fn new(clock_ns: &'c dyn Fn() -> u64, length_us: u64) -> Self {
+        let now_ns = clock_ns();
         Self {
-            clock_us,
-            now_us,
-            end_us: now_us + length_us,
+            clock_ns,
+            now_ns,
+            end_ns: now_ns + length_us * 1000,
             lead: None,
         }
     }
@@ -97,28 +106,38 @@ impl<'c> Slice<'c> {
 
     /// The time when the clock was last looked at.
     const fn now_us(&self) -> u64 {
-        self.now_us
+        self.now_ns / 1000
     }
 
     /// What may take half of the rest of it.
     fn half(&self) -> Self {
-        let end_us = self.now_us + self.end_us.saturating_sub(self.now_us) / 2;
-        Self { end_us, ..*self }
+        let end_ns = self.now_ns + self.end_ns.saturating_sub(self.now_ns) / 2;
+        Self { end_ns, ..*self }
+    }
+
+    /// Looks at the clock, which shows nanoseconds.
+    fn look(&mut self) -> u64 {
+        self.now_ns = (self.clock_ns)();
+        self.now_ns
     }
 
     /// Looks at the clock.
     fn is_over(&mut self) -> bool {
-        self.now_us = (self.clock_us)();
-        self.now_us >= self.end_us
+        self.look() >= self.end_ns
     }
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, and no heap to put the breaker's histogram on"
+)]
 enum Running {
     Idle,
     Touch(Toucher),
     Clone(Cloner),
     Verify(Verifier),
+    Break(Breaker),
     /// Found a wrong page. What it holds stays as it is, for a person to look at.
     Failed,
 }
@@ -131,10 +150,14 @@ pub struct Workload<'a> {
     running: Running,
     /// What starts when all frames of the one before are released.
     next: Option<Spec>,
+    /// What a breaker does next.
+    order: Option<Order>,
     held: Held<'a>,
     /// Free frames with contents from a workload other than `verify`, of which it must not
     /// think that they came from another guest.
     other_contents: FrameSet<'a>,
+    /// A `verify` has written contents that are common to all guests.
+    has_written_common: bool,
     counters: Counters,
     failure: Option<WrongPage>,
 }
@@ -149,8 +172,10 @@ impl<'a> Workload<'a> {
             spec: Spec::IDLE,
             running: Running::Idle,
             next: None,
+            order: None,
             held,
             other_contents,
+            has_written_common: false,
             counters: Counters {
                 checks: 0,
                 errors: 0,
@@ -158,6 +183,15 @@ impl<'a> Workload<'a> {
                 touches: 0,
                 touches_written: 0,
                 rewritten: 0,
+                breaks: 0,
+                last_break: BreakFigures {
+                    writes: 0,
+                    p50_ns: 0,
+                    p99_ns: 0,
+                    max_ns: 0,
+                    total_us: 0,
+                    elapsed_us: 0,
+                },
             },
             failure: None,
         }
@@ -166,12 +200,33 @@ impl<'a> Workload<'a> {
     /// Runs another workload from now on. The frames of the one before are released first.
     pub const fn start(&mut self, spec: Spec) {
         self.next = Some(spec);
+        self.order = None;
+    }
+
+    /// Tells the breaker that runs, or is about to, what to do when it has its pages and has done
+    /// what it was told before.
+    ///
+    /// # Errors
+    /// If the workload is no breaker or takes no order now.
+    pub const fn tell(&mut self, order: Order) -> Result<(), OrderError> {
+        match self.spec().action {
+            Action::Break(spec) if spec.repeat => Err(OrderError::Loops),
+            Action::Break(_) if self.order.is_some() => Err(OrderError::Busy),
+            Action::Break(_) => {
+                self.order = Some(order);
+                Ok(())
+            }
+            _ => Err(OrderError::NoBreaker),
+        }
     }
 
     /// The workload that runs or is about to.
     #[must_use]
-    pub fn spec(&self) -> Spec {
-        self.next.unwrap_or(self.spec)
+    pub const fn spec(&self) -> Spec {
+        match self.next {
+            Some(next) => next,
+            None => self.spec,
+        }
     }
 
     /// What was done since boot.
@@ -201,6 +256,14 @@ impl<'a> Workload<'a> {
         self.failure.take()
     }
 
+    /// What the breaker has done as it was told; told once.
+    pub const fn take_done(&mut self) -> Option<Done> {
+        match &mut self.running {
+            Running::Break(breaker) => breaker.take_done(),
+            _ => None,
+        }
+    }
+
     /// Frames that a workload of fixed size lacks and the allocator does not have.
     #[must_use]
     pub fn lacks(&self, frames: &Frames<'_>) -> u32 {
@@ -224,13 +287,16 @@ impl<'a> Workload<'a> {
         if let Some(next) = self.next {
             self.release(frames, memory, slice);
             if self.held.count() == 0 {
-                self.begin(next, slice.now_us);
+                self.begin(next, slice.now_us());
             }
             return Rest::No;
         }
         // New pages may be slow to come; those that are held are used meanwhile.
         let grew = self.grow(frames, memory, &mut slice.half());
         let held = self.held.count();
+        if !grew {
+            self.pass_order_on(slice);
+        }
         let wake_at_us = self.act(memory, slice);
         match wake_at_us {
             _ if grew => Rest::No,
@@ -248,8 +314,23 @@ impl<'a> Workload<'a> {
             Action::Idle => Running::Idle,
             Action::Touch(spec) => Running::Touch(Toucher::new(spec, self.guest, now_us)),
             Action::Clone(spec) => Running::Clone(Cloner::new(spec, self.guest, now_us)),
-            Action::Verify(spec) => Running::Verify(Verifier::new(spec, self.guest, now_us)),
+            Action::Verify(spec) => {
+                self.has_written_common |= spec.common > 0;
+                let writes_common = self.has_written_common;
+                Running::Verify(Verifier::new(spec, self.guest, writes_common, now_us))
+            }
+            Action::Break(spec) => Running::Break(Breaker::new(spec, self.guest)),
         };
+    }
+
+    /// Has a breaker that does nothing begin with what it was told or tells itself.
+    fn pass_order_on(&mut self, slice: &mut Slice<'_>) {
+        if let Running::Break(breaker) = &mut self.running
+            && breaker.is_resting()
+            && let Some(order) = self.order.take().or(breaker.own_order())
+        {
+            breaker.begin(order, self.held.count(), slice);
+        }
     }
 
     fn act(&mut self, memory: &mut impl Memory, slice: &mut Slice<'_>) -> Option<u64> {
@@ -258,6 +339,7 @@ impl<'a> Workload<'a> {
             Running::Idle | Running::Failed => Some(u64::MAX),
             Running::Touch(toucher) => toucher.step(held, memory, counters, slice),
             Running::Clone(cloner) => cloner.step(held, memory, counters, slice),
+            Running::Break(breaker) => breaker.step(held, memory, counters, slice),
             Running::Verify(verifier) => match verifier.step(held, memory, counters, slice) {
                 Ok(wake_at_us) => wake_at_us,
                 Err(wrong) => {
@@ -320,6 +402,7 @@ impl<'a> Workload<'a> {
             // A working set is in use from the start.
             Running::Touch(_) => page[0] = u64::from(gfn),
             Running::Clone(cloner) => cloner.write(self.held.count(), 0, page),
+            Running::Break(breaker) => breaker.fill(self.held.count(), page),
             Running::Verify(verifier) => {
                 match verifier.adopt(gfn, page, self.other_contents.remove(gfn)) {
                     Ok(adopted) => slot = adopted,
@@ -367,7 +450,7 @@ impl<'a> Workload<'a> {
                 }
             }
             Running::Idle => {}
-            Running::Touch(_) | Running::Clone(_) | Running::Failed => {
+            Running::Touch(_) | Running::Clone(_) | Running::Break(_) | Running::Failed => {
                 self.other_contents.insert(slot.gfn);
             }
         }

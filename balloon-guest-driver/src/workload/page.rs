@@ -94,6 +94,16 @@ pub fn is_zero(page: &Page) -> bool {
     page.iter().fold(0, |all, word| all | word) == 0
 }
 
+/// What the words of a page follow from that is equal in all guests with the same `seed`.
+pub(super) const fn common_seed(seed: u32, index: u32) -> u64 {
+    mix((seed as u64) << 32 | index as u64)
+}
+
+/// The word that [`fill`] writes at `index`.
+pub(super) const fn word_of(seed: u64, index: usize) -> u64 {
+    seed.wrapping_add(GOLDEN.wrapping_mul(index as u64))
+}
+
 /// Fills a page with words that follow from `seed`, each different.
 pub fn fill(page: &mut Page, seed: u64) {
     let mut value = seed;
@@ -105,7 +115,7 @@ pub fn fill(page: &mut Page, seed: u64) {
 
 /// The value of the first word after the header.
 const fn body_start(seed: u64) -> u64 {
-    seed.wrapping_add(GOLDEN.wrapping_mul(HEADER_WORDS as u64))
+    word_of(seed, HEADER_WORDS)
 }
 
 #[cfg(test)]

@@ -58,6 +58,17 @@ pub struct VerifySpec {
     pub rate: u32,
     /// Percent of checks after which the page is rewritten.
     pub write: u8,
+    /// Percent of writings that make the page equal to others, in all guests.
+    pub common: u8,
+}
+
+/// A `breaker`: pages equal in all guests, until it writes to each of them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct BreakerSpec {
+    /// What the pages' contents come from.
+    pub seed: u32,
+    /// Whether it breaks and restores them for ever, without being told (`loop`).
+    pub repeat: bool,
 }
 
 /// What the workload does with its memory.
@@ -71,6 +82,8 @@ pub enum Action {
     Clone(CloneSpec),
     /// Checks it.
     Verify(VerifySpec),
+    /// Fills it with what other guests have, and breaks that when told to.
+    Break(BreakerSpec),
 }
 
 /// A workload, as asked for.
@@ -113,7 +126,7 @@ impl fmt::Display for SpecError<'_> {
             Self::Name(name) => {
                 write!(
                     f,
-                    "no workload `{name}`; there are idle, toucher, clone and verify"
+                    "no workload `{name}`; there are idle, toucher, clone, verify and breaker"
                 )
             }
             Self::Key { name, keys: "", .. } => write!(f, "workload {name} takes no keys"),
@@ -183,6 +196,14 @@ impl Spec {
                 Action::Verify(VerifySpec {
                     rate: 20_000,
                     write: 50,
+                    common: 0,
+                }),
+            ),
+            "breaker" => (
+                Size::Pages(16_384),
+                Action::Break(BreakerSpec {
+                    seed: 1,
+                    repeat: false,
                 }),
             ),
             _ => return None,
@@ -199,6 +220,7 @@ impl Spec {
         let bad = |wanted| SpecError::Value { key, value, wanted };
         let percent = || percent(value).ok_or(bad(PERCENT_WANTED));
         let count = || count(value).ok_or(bad(COUNT_WANTED));
+        let flag = || flag(value).ok_or(bad("0 or 1"));
         if key == "size" && self.action != Action::Idle {
             self.size = parse_size(value).ok_or(bad(SIZE_WANTED))?;
             return Ok(());
@@ -222,15 +244,12 @@ impl Spec {
             (Action::Clone(clone), "common") => clone.common = percent()?,
             (Action::Clone(clone), "rewrite") => clone.rewrite = percent()?,
             (Action::Clone(clone), "seed") => clone.seed = count()?,
-            (Action::Clone(clone), "shuffle") => {
-                clone.shuffle = match value {
-                    "0" => false,
-                    "1" => true,
-                    _ => return Err(bad("0 or 1")),
-                };
-            }
+            (Action::Clone(clone), "shuffle") => clone.shuffle = flag()?,
             (Action::Verify(verify), "rate") => verify.rate = count()?,
             (Action::Verify(verify), "write") => verify.write = percent()?,
+            (Action::Verify(verify), "common") => verify.common = percent()?,
+            (Action::Break(breaker), "seed") => breaker.seed = count()?,
+            (Action::Break(breaker), "loop") => breaker.repeat = flag()?,
             _ => {
                 return Err(SpecError::Key {
                     name,
@@ -247,7 +266,8 @@ impl Spec {
             Action::Idle => "",
             Action::Touch(_) => "size, write, dist, theta and rate",
             Action::Clone(_) => "size, zero, common, rewrite, seed and shuffle",
-            Action::Verify(_) => "size, rate and write",
+            Action::Verify(_) => "size, rate, write and common",
+            Action::Break(_) => "size, seed and loop",
         }
     }
 
@@ -280,6 +300,14 @@ fn percent(value: &str) -> Option<u8> {
 
 fn count(value: &str) -> Option<u32> {
     size::number(value)?.try_into().ok()
+}
+
+fn flag(value: &str) -> Option<bool> {
+    match value {
+        "0" => Some(false),
+        "1" => Some(true),
+        _ => None,
+    }
 }
 
 fn theta(value: &str) -> Option<f64> {
@@ -329,8 +357,20 @@ impl fmt::Display for Spec {
                  shuffle={}",
                 u8::from(shuffle)
             ),
-            Action::Verify(VerifySpec { rate, write }) => {
-                write!(f, "verify:size={size},rate={rate},write={write}")
+            Action::Verify(VerifySpec {
+                rate,
+                write,
+                common,
+            }) => write!(
+                f,
+                "verify:size={size},rate={rate},write={write},common={common}"
+            ),
+            Action::Break(BreakerSpec { seed, repeat }) => {
+                write!(
+                    f,
+                    "breaker:size={size},seed={seed},loop={}",
+                    u8::from(repeat)
+                )
             }
         }
     }
@@ -353,7 +393,8 @@ mod tests {
                 "clone",
                 "clone:size=max,zero=25,common=35,rewrite=1,seed=1,shuffle=0",
             ),
-            ("verify", "verify:size=max,rate=20000,write=50"),
+            ("verify", "verify:size=max,rate=20000,write=50,common=0"),
+            ("breaker", "breaker:size=64M,seed=1,loop=0"),
             (
                 "toucher:dist=zipf",
                 "toucher:size=64M,write=50,dist=zipf,theta=0.99,rate=0",
@@ -368,7 +409,8 @@ mod tests {
         for text in [
             "toucher:size=12K,write=0,dist=zipf,theta=0.5,rate=1000",
             "clone:size=1G,zero=0,common=100,rewrite=0,seed=7,shuffle=1",
-            "verify:size=8M,rate=0,write=100",
+            "verify:size=8M,rate=0,write=100,common=30",
+            "breaker:size=max,seed=9,loop=1",
         ] {
             let spec = Spec::parse(text).unwrap();
             assert_eq!(Spec::parse(&spec.to_string()).unwrap(), spec);
@@ -380,13 +422,18 @@ mod tests {
         for (text, error) in [
             (
                 "touch",
-                "no workload `touch`; there are idle, toucher, clone and verify",
+                "no workload `touch`; there are idle, toucher, clone, verify and breaker",
             ),
             ("idle:size=1M", "workload idle takes no keys"),
             (
                 "verify:zero=3",
-                "workload verify has no key `zero`; it has size, rate and write",
+                "workload verify has no key `zero`; it has size, rate, write and common",
             ),
+            (
+                "breaker:rate=1",
+                "workload breaker has no key `rate`; it has size, seed and loop",
+            ),
+            ("breaker:loop=2", "loop=2: must be 0 or 1"),
             (
                 "verify:size=0",
                 "size=0: must be a size from 4K up, like 64M or 1G, or max",

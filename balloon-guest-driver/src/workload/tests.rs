@@ -2,14 +2,14 @@
 #![expect(unsafe_code, reason = "pages are also seen as atomic words")]
 
 use std::cell::Cell;
-use std::string::ToString;
+use std::string::{String, ToString};
 use std::sync::atomic::AtomicU64;
 use std::vec;
 use std::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::page::{Page, Stamp, WORDS};
+use super::page::{Page, Stamp, WORDS, is_zero};
 use super::*;
 use crate::crew::PROCESSORS_MAX;
 use crate::crew::tests::with_crew;
@@ -47,6 +47,10 @@ struct Guest {
 
 impl Guest {
     fn new() -> Self {
+        Self::with_id(7)
+    }
+
+    fn with_id(id: u32) -> Self {
         let storage = || vec![0; Frames::words_for(LIMIT)].leak();
         let mut frames = Frames::new(storage(), LIMIT);
         frames.add_untouched(0..LIMIT);
@@ -54,7 +58,7 @@ impl Guest {
         Self {
             ram: Ram::new(),
             frames,
-            workload: Workload::new(7, held, FrameSet::new(storage(), LIMIT)),
+            workload: Workload::new(id, held, FrameSet::new(storage(), LIMIT)),
             clock_us: Cell::new(0),
         }
     }
@@ -78,7 +82,7 @@ impl Guest {
     fn step_helped_by(&mut self, lead: Option<&Lead<'_>>) -> Rest {
         let clock = || {
             self.clock_us.set(self.clock_us.get() + 10);
-            self.clock_us.get()
+            self.clock_us.get() * 1000
         };
         let slice = Slice::new(&clock, 1000);
         let mut slice = match lead {
@@ -205,13 +209,194 @@ fn a_wrong_byte_is_found_when_the_page_is_given_up() {
 
 #[test]
 fn what_another_workload_of_this_guest_left_is_no_leak() {
-    for before in ["toucher:size=max", "clone"] {
+    for before in ["toucher:size=max", "clone", "breaker:size=max,loop=1"] {
         let mut guest = Guest::running(before);
         guest.steps(50);
         guest.start("verify:rate=0");
         assert_eq!(guest.workload.take_failure(), None, "after {before}");
         assert_eq!(guest.workload.held(), LIMIT - RESERVE);
     }
+}
+
+impl Guest {
+    fn pages(&mut self) -> Vec<Page> {
+        (0..self.workload.held())
+            .map(|gfn| *self.ram.page(gfn))
+            .collect()
+    }
+
+    /// Steps until what was told is done, and nothing more is to be done.
+    fn done(&mut self) -> String {
+        for _ in 0..10_000 {
+            let rest = self.step();
+            if let Some(done) = self.workload.take_done() {
+                assert_eq!((rest, self.step()), (Rest::No, Rest::Asleep));
+                return done.to_string();
+            }
+        }
+        panic!("it is not done")
+    }
+}
+
+#[test]
+fn verify_finds_its_common_pages_right_and_equal_to_those_of_another_guest() {
+    let contents = [1, 2].map(|id| {
+        let mut guest = Guest::with_id(id);
+        guest.start("verify:rate=0,write=100,common=50");
+        guest.steps(2000);
+        assert_eq!(guest.workload.take_failure(), None);
+        guest.pages()
+    });
+    let [common, all] = [&contents[1][..], &contents[0][..]].map(|pages| {
+        let pages = pages.iter().filter(|page| contents[0].contains(page));
+        pages.count()
+    });
+    assert!(common.abs_diff(all / 2) < all / 10, "{common} of {all}");
+    assert!(contents[0].iter().any(is_zero));
+}
+
+#[test]
+fn a_wrong_bit_in_any_page_is_found_with_common_pages_about() {
+    for gfn in 0..50 {
+        let mut guest = Guest::running("verify:size=200K,rate=0,write=0,common=50");
+        guest.ram.page(gfn)[gfn as usize * 10] ^= 1 << gfn;
+        guest.steps(100);
+        let failure = guest.workload.take_failure().unwrap();
+        assert_eq!((failure.gfn, failure.word), (gfn, gfn as usize * 10));
+        assert!(failure.to_string().starts_with("verify: WRONG BYTE"));
+    }
+}
+
+/// A frame may come back from the balloon with what the guest wrote, and from nobody else.
+#[test]
+fn a_common_content_is_a_leak_to_a_guest_that_never_wrote_any() {
+    let mut writer = Guest::running("verify:rate=0,common=100");
+    let common = *writer.pages().iter().find(|page| !is_zero(page)).unwrap();
+    for (before, leaks) in [("verify:common=0", 1), ("verify:common=1", 0)] {
+        let mut guest = Guest::running(before);
+        guest.start("verify:rate=0");
+        let given = guest.give_up(10);
+        *guest.ram.page(given[3]) = common;
+        guest.frames.give_back(&given);
+        guest.steps(10);
+        assert_eq!(guest.workload.counters().leaks, leaks, "after {before}");
+    }
+}
+
+#[test]
+fn breakers_are_equal_until_each_breaks_and_equal_again_when_restored() {
+    let mut guests = [1, 2].map(Guest::with_id);
+    let before = guests.each_mut().map(|guest| {
+        guest.start("breaker:size=4M");
+        assert_eq!(guest.step(), Rest::Asleep);
+        guest.pages()
+    });
+    assert_eq!(before[0], before[1]);
+    let broken = guests.each_mut().map(|guest| {
+        assert_eq!(guest.workload.tell(Order::Break), Ok(()));
+        // Each look at the clock takes so long here.
+        let line = guest.done();
+        assert!(
+            line.starts_with(
+                "breaker: 1024 writes p50=10000ns p99=10000ns max=10000ns total=10240us"
+            ),
+            "{line}"
+        );
+        guest.pages()
+    });
+    for (place, before) in before[0].iter().enumerate() {
+        let [a, b] = [&broken[0][place], &broken[1][place]];
+        let changed = |page: &Page| {
+            (0..WORDS)
+                .filter(|&word| page[word] != before[word])
+                .count()
+        };
+        assert_eq!((changed(a), changed(b)), (1, 1), "page {place}");
+        assert_ne!(a, b, "page {place}");
+    }
+    for (guest, before) in guests.iter_mut().zip(&before) {
+        assert_eq!(guest.workload.tell(Order::Restore), Ok(()));
+        assert_eq!(guest.done(), "breaker: restored");
+        assert_eq!(&guest.pages(), before);
+        let counters = guest.workload.counters();
+        assert_eq!((counters.breaks, counters.last_break.writes), (1024, 1024));
+    }
+}
+
+#[test]
+fn a_breaker_has_the_common_pages_of_clone() {
+    let mut breaker = Guest::running("breaker:size=4M,seed=5");
+    let mut clone = Guest::running("clone:size=4M,zero=0,common=100,rewrite=0,seed=5");
+    assert_eq!(breaker.pages(), clone.pages());
+}
+
+#[test]
+fn breaking_keeps_to_its_slice() {
+    let mut guest = Guest::running("breaker:size=max");
+    guest.workload.tell(Order::Break).unwrap();
+    while guest.workload.take_done().is_none() {
+        let start_us = guest.clock_us.get();
+        guest.step();
+        assert!(guest.clock_us.get() - start_us <= 1000 + 50);
+    }
+}
+
+#[test]
+fn an_order_waits_for_the_pages_and_for_the_order_before() {
+    let mut guest = Guest::new();
+    guest
+        .workload
+        .start(Spec::parse("breaker:size=max").unwrap());
+    assert_eq!(guest.workload.tell(Order::Break), Ok(()));
+    assert_eq!(guest.workload.tell(Order::Restore), Err(OrderError::Busy));
+    while guest.workload.counters().breaks == 0 {
+        guest.step();
+    }
+    assert_eq!(guest.workload.tell(Order::Restore), Ok(()));
+    let mut done = Vec::new();
+    while done.len() < 2 {
+        guest.step();
+        done.extend(guest.workload.take_done());
+    }
+    let Done::Broken(figures) = done[0] else {
+        panic!("{done:?}")
+    };
+    assert_eq!(figures.writes, u64::from(LIMIT - RESERVE));
+    assert_eq!(done[1], Done::Restored);
+}
+
+#[test]
+fn what_is_no_breaker_or_goes_on_by_itself_takes_no_order() {
+    let mut guest = Guest::running("clone");
+    assert_eq!(
+        guest.workload.tell(Order::Break),
+        Err(OrderError::NoBreaker)
+    );
+    guest.start("breaker:loop=1");
+    assert_eq!(guest.workload.tell(Order::Break), Err(OrderError::Loops));
+}
+
+#[test]
+fn a_looping_breaker_breaks_and_restores_for_ever_and_says_nothing() {
+    let mut guest = Guest::running("breaker:size=64K,loop=1");
+    let mut broken_counts = std::collections::BTreeSet::new();
+    let original = {
+        let mut still = Guest::running("breaker:size=64K");
+        still.pages()
+    };
+    for _ in 0..500 {
+        assert_eq!(guest.step(), Rest::No);
+        assert_eq!(guest.workload.take_done(), None);
+        let pages = guest.pages();
+        broken_counts.insert(pages.iter().zip(&original).filter(|(a, b)| a != b).count());
+    }
+    assert!(
+        broken_counts.contains(&0) && broken_counts.contains(&16),
+        "{broken_counts:?}"
+    );
+    let counters = guest.workload.counters();
+    assert_eq!(counters.last_break.writes, 16);
+    assert!(counters.breaks > 100 * 16, "{}", counters.breaks);
 }
 
 #[test]
@@ -310,7 +495,13 @@ proptest! {
     #[test]
     fn the_balloon_may_take_and_give_back_at_any_time(
         moves in prop::collection::vec((any::<bool>(), 1_usize..2000, any::<bool>()), 1..30),
-        spec in prop_oneof![Just("verify:rate=0"), Just("clone:rewrite=100"), Just("toucher:size=max")],
+        spec in prop_oneof![
+            Just("verify:rate=0"),
+            Just("verify:rate=0,common=50"),
+            Just("clone:rewrite=100"),
+            Just("toucher:size=max"),
+            Just("breaker:size=max,loop=1"),
+        ],
     ) {
         let mut guest = Guest::running(spec);
         let mut balloon: Vec<Gfn> = Vec::new();

@@ -2,10 +2,12 @@
 //!
 //! The expected version is kept outside the page, so that a page which came back as an older
 //! self is found, too. A page that was just obtained is either zero or has this guest's own
-//! pattern from when it last had it; anything else came from somebody else.
+//! pattern from when it last had it, or a common content if this guest writes such; anything else
+//! came from somebody else.
 
 use core::fmt;
 
+use super::content::{Content, is_common};
 use super::pace::Pace;
 use super::page::{Memory, Page, Stamp, is_zero};
 use super::spec::VerifySpec;
@@ -20,7 +22,7 @@ pub struct WrongPage {
     pub gfn: Gfn,
     /// The version that was written; `None` for a page just obtained, of which nothing is known.
     pub expected_version: Option<u32>,
-    /// What the page's header says.
+    /// What the page's header says. Common contents are of guest 4294967295.
     pub found: Stamp,
     /// The first wrong word.
     pub word: usize,
@@ -59,15 +61,18 @@ pub(super) struct Verifier {
     guest: u32,
     pace: Pace,
     random: Random,
+    /// This guest has written common contents, now or before.
+    writes_common: bool,
 }
 
 impl Verifier {
-    pub(super) fn new(spec: VerifySpec, guest: u32, now_us: u64) -> Self {
+    pub(super) fn new(spec: VerifySpec, guest: u32, writes_common: bool, now_us: u64) -> Self {
         Self {
             spec,
             guest,
             pace: Pace::new(u64::from(spec.rate), now_us),
             random: Random::new(u64::from(guest)),
+            writes_common,
         }
     }
 
@@ -85,7 +90,7 @@ impl Verifier {
             gfn,
             version: found.version,
         };
-        let wrong = if is_zero(page) {
+        let wrong = if is_zero(page) || (self.writes_common && is_common(page)) {
             None
         } else {
             own.first_wrong_word(page)
@@ -105,13 +110,13 @@ impl Verifier {
             gfn,
             version: found.version.wrapping_add(1),
         };
-        self.stamp(slot).write(page);
+        self.content(slot).write(page);
         Ok(slot)
     }
 
     /// Checks a page that we hold.
     pub(super) fn check(&self, slot: Slot, page: &Page) -> Result<(), WrongPage> {
-        match self.stamp(slot).first_wrong_word(page) {
+        match self.content(slot).first_wrong_word(page) {
             None => Ok(()),
             Some(word) => Err(WrongPage {
                 gfn: slot.gfn,
@@ -140,7 +145,7 @@ impl Verifier {
             self.check(*slot, page)?;
             if self.random.percent(self.spec.write) {
                 slot.version = slot.version.wrapping_add(1);
-                self.stamp(*slot).write(page);
+                self.content(*slot).write(page);
                 counters.rewritten += 1;
             }
             due -= 1;
@@ -149,11 +154,7 @@ impl Verifier {
         Ok(self.pace.wake_at_us(slice.now_us()))
     }
 
-    const fn stamp(&self, slot: Slot) -> Stamp {
-        Stamp {
-            guest: self.guest,
-            gfn: slot.gfn,
-            version: slot.version,
-        }
+    fn content(&self, slot: Slot) -> Content {
+        Content::of(self.guest, slot, self.spec.common)
     }
 }
