@@ -129,6 +129,7 @@ mod tests {
         Snapshot {
             budget: PageCount::from_mebibytes(budget),
             vms,
+            ..Snapshot::default()
         }
     }
 

@@ -80,12 +80,14 @@ prop_compose! {
 /// Up to seven VMs, with or without enough memory for all.
 pub(crate) fn snapshot() -> impl Strategy<Value = Snapshot> {
     let vms = prop::collection::vec(vm(0), 0..8);
-    (0u64..60_000, vms).prop_map(|(budget, mut vms)| {
+    (0u64..60_000, 0u64..9_000, 0u64..9_000, vms).prop_map(|(budget, saved, kept, mut vms)| {
         for (vm, id) in vms.iter_mut().zip(0..) {
             vm.id = VmId(id);
         }
         Snapshot {
             budget: PageCount(budget),
+            saved: PageCount(saved),
+            kept: PageCount(kept),
             vms,
         }
     })
@@ -131,5 +133,9 @@ prop_compose! {
 /// What no host would say: no bound holds, and ids repeat.
 pub(crate) fn senseless_snapshot() -> impl Strategy<Value = Snapshot> {
     let vms = prop::collection::vec(senseless_vm(), 0..6);
-    (any_count(), vms).prop_map(|(budget, vms)| Snapshot { budget, vms })
+    (any_count(), vms).prop_map(|(budget, vms)| Snapshot {
+        budget,
+        vms,
+        ..Snapshot::default()
+    })
 }

@@ -150,6 +150,7 @@ mod tests {
         plan(&Snapshot {
             budget: PageCount::from_mebibytes(budget),
             vms: vms.to_vec(),
+            ..Snapshot::default()
         })
     }
 

@@ -56,7 +56,11 @@ impl Host {
     fn empty(budget: PageCount) -> Self {
         let vms = Vec::new();
         Self {
-            snapshot: Snapshot { budget, vms },
+            snapshot: Snapshot {
+                budget,
+                vms,
+                ..Snapshot::default()
+            },
             sent: BTreeMap::new(),
             next_id: 0,
         }

@@ -9,6 +9,12 @@ use serde::{Deserialize, Serialize};
 pub struct Snapshot {
     /// Machine memory that all VMs together may use, overhead included.
     pub budget: PageCount,
+    /// What page sharing saves beyond its reserve: guests may have it too.
+    #[serde(default)]
+    pub saved: PageCount,
+    /// What page sharing needs for itself: nobody may have it. Not taken from what was promised.
+    #[serde(default)]
+    pub kept: PageCount,
     /// Every admitted VM once, in any order.
     pub vms: Vec<VmSnapshot>,
 }
@@ -75,11 +81,16 @@ impl VmSnapshot {
 }
 
 impl Snapshot {
-    /// What can be divided among the guests: the budget less all overhead.
+    /// What can be divided among the guests: the budget and what sharing saves, less what sharing
+    /// needs and all overhead. What was promised stays there, whatever sharing needs.
     #[must_use]
     pub fn memory(&self) -> PageCount {
-        self.budget
-            .saturating_sub(total(self.vms.iter().map(|vm| vm.overhead)))
+        let budget = self
+            .budget
+            .saturating_sub(total(self.vms.iter().map(|vm| vm.overhead)));
+        let mins = total(self.vms.iter().map(|vm| vm.settings.effective_min()));
+        let with_sharing = total([budget, self.saved]).saturating_sub(self.kept);
+        with_sharing.max(budget.min(mins))
     }
 
     /// What no VM may touch without asking. None while VMs may touch more than there is.
@@ -133,8 +144,25 @@ mod tests {
         let snapshot = Snapshot {
             budget: PageCount(20),
             vms: vec![vm],
+            ..Snapshot::default()
         };
         assert_eq!(snapshot.free(), PageCount(13));
+    }
+
+    #[test]
+    fn what_sharing_saves_can_be_had_and_what_it_needs_cannot_but_mins_come_first() {
+        let mut snapshot = Snapshot {
+            budget: PageCount(200),
+            saved: PageCount(50),
+            kept: PageCount(10),
+            vms: vec![running(0, 0)],
+        };
+        assert_eq!(snapshot.memory(), PageCount(240));
+        snapshot.saved = PageCount(0);
+        snapshot.kept = PageCount(150);
+        assert_eq!(snapshot.memory(), PageCount(50));
+        snapshot.vms[0].settings.min = PageCount(80);
+        assert_eq!(snapshot.memory(), PageCount(80));
     }
 
     proptest! {

@@ -87,6 +87,7 @@ mod tests {
         Snapshot {
             budget: PageCount(budget),
             vms,
+            ..Snapshot::default()
         }
     }
 

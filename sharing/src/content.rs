@@ -30,8 +30,8 @@ pub enum Seen {
     Hole,
     /// A page of the VM's memory file.
     Private(Content),
-    /// A page of the VM's memory file that was not read, because nobody has written to it since it was
-    /// last seen.
+    /// A page that was not read, because nobody has written to it since it was last seen: of the VM's
+    /// memory file, or of a mapping of the store.
     Unchanged,
     /// The store's frame shows through.
     Shared,

@@ -236,7 +236,8 @@ impl Sharing {
         match (examined.seen[index], place) {
             (Seen::Shared, Place::Shared(frame)) => Want::Has(frame),
             (Seen::Private(_), Place::Own | Place::Zero) => Want::Own,
-            (Seen::Unchanged, Place::Own) => Want::Own,
+            (Seen::Unchanged, Place::Own | Place::Broken(_)) => Want::Own,
+            (Seen::Unchanged, Place::Shared(frame)) => Want::Has(frame),
             (Seen::Broken(_), Place::Broken(_)) => Want::Own,
             _ => Want::Unknown,
         }
@@ -290,8 +291,19 @@ impl Sharing {
             let mut spans = request.spans.iter();
             spans.any(|span| (span.start..span.start + span.count).contains(&index))
         };
+        let ledger = &self.vms.of(slot).ledger;
+        let is_broken = |index: &usize| match examined.seen[*index] {
+            Seen::Broken(_) => true,
+            Seen::Unchanged => {
+                matches!(
+                    ledger.place(examined.block.number, *index),
+                    Place::Broken(_)
+                )
+            }
+            _ => false,
+        };
         let broken: PageSet = (0..BLOCK_PAGES)
-            .filter(|&index| matches!(examined.seen[index], Seen::Broken(_)))
+            .filter(is_broken)
             .filter(|&index| is_mapped(Some(index)) && !in_span(index))
             .filter(|&index| !request.drops.contains(index) && !request.zeros.contains(index))
             .collect();

@@ -175,7 +175,7 @@ impl Sharing {
             None => {
                 let page = examined.block.page(index);
                 let partner = self.choose_hint(page, &found);
-                if partner.is_none() && found.hints().next().is_some() {
+                if partner.is_none() && self.is_any_busy(page, &found) {
                     self.revisit(page);
                 }
                 let rehash = partner.map(|partner| {
@@ -218,6 +218,16 @@ impl Sharing {
         let stays = usable.clone().find(|key| Some(key.frame) == below);
         let in_line = usable.clone().find(|key| Some(key.frame.0) == next);
         stays.or(in_line).or_else(|| usable.next())
+    }
+
+    /// Whether an equal may be found once a request to its block is settled.
+    fn is_any_busy<const N: usize>(&self, page: Page, found: &Found<N>) -> bool {
+        let mut blocks = found.hints().map(|(slot, gfn)| {
+            let vm = self.vms.of(slot).id;
+            let gfn = Gfn(u64::from(gfn));
+            Page { vm, gfn }.block()
+        });
+        blocks.any(|block| block != page.block() && self.busy.contains(&block))
     }
 
     /// A page hinted to hold the same: the one at the same place in another VM, or else any that is not

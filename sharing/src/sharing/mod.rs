@@ -217,6 +217,19 @@ impl Sharing {
         }
     }
 
+    /// The frame that is mapped over a page, showing or broken.
+    #[must_use]
+    pub fn mapped_frame(&self, page: Page) -> Option<Frame> {
+        let vm = self.vms.of(self.vms.slot(page.vm)?);
+        vm.ledger.place(page.block().number, page.index()).frame()
+    }
+
+    /// Whether a request to a block is pending: what is seen of it now may be older than what was asked.
+    #[must_use]
+    pub fn is_busy(&self, block: Block) -> bool {
+        self.busy.contains(&block)
+    }
+
     /// The pages of a block over which the store is mapped, showing or broken.
     #[must_use]
     pub fn mapped(&self, block: Block) -> PageSet {

@@ -7,6 +7,7 @@ use crate::index::Entry;
 use crate::ledger::Place;
 use crate::plan::{Fill, Outcome, Ticket};
 use crate::vms::VmSlot;
+use page::VmId;
 
 impl Sharing {
     /// Takes in what became of a request, page by page; an empty outcome if it was never sent. False if
@@ -27,6 +28,12 @@ impl Sharing {
                 .for_each(|frame| self.frames.release(frame)),
         }
         true
+    }
+
+    /// As [`Self::settle`], for an answer from this VM's agent: another VM's request stays pending.
+    pub fn settle_of(&mut self, vm: VmId, ticket: Ticket, outcome: &Outcome) -> bool {
+        let is_its = |pending: &Pending| pending.request.block.vm == vm;
+        self.pending.get(&ticket).is_some_and(is_its) && self.settle(ticket, outcome)
     }
 
     /// The host found, after copying, that the page had changed: what the frame holds has another hash.

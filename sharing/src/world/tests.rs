@@ -75,15 +75,16 @@ fn equal_pages_at_shuffled_addresses_are_found_too() {
 #[test]
 fn pages_that_nobody_writes_are_read_once_and_shared_all_the_same() {
     let mut world = two_equal_vms(&(1..=4096).collect::<Vec<Value>>());
-    (0..3).for_each(|_| world.pass());
+    world.start(3, Some("web"), &(10_001..=14_096).collect::<Vec<Value>>());
+    (0..5).for_each(|_| world.pass());
     assert_eq!(world.saved_percent(), 100);
-    assert!(world.pages_read <= 2 * 4096, "{}", world.pages_read);
+    assert!(world.pages_read <= 3 * 4096, "{}", world.pages_read);
     let late: Vec<Value> = (1..=4096).rev().collect();
     world.start(9, Some("web"), &late);
     world.pass();
     world.check();
     assert_eq!(world.saved_percent(), 100);
-    assert!(world.pages_read <= 3 * 4096, "{}", world.pages_read);
+    assert!(world.pages_read <= 4 * 4096, "{}", world.pages_read);
 }
 
 #[test]

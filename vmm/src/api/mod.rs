@@ -2,6 +2,9 @@
 //! are bytes.
 
 pub mod client;
+mod sharing_view;
+
+pub use sharing_view::{ScanTotals, SharingPace, SharingView, VmSharingView};
 
 use crate::name::VmName;
 use crate::protocol::{BalloonView as Balloon, OnHostDeath, VmCounters};
@@ -75,6 +78,26 @@ pub struct HostChange {
     /// Machine memory for all VMs together.
     #[serde(default)]
     pub memory_bytes: Option<u64>,
+    /// Whether equal pages are shared. When they are no more, what was shared is brought home.
+    #[serde(default)]
+    pub sharing: Option<bool>,
+    /// How fast memory is scanned.
+    #[serde(default)]
+    pub scan: ScanChange,
+}
+
+/// Changes to how fast memory is scanned; what is absent stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScanChange {
+    /// The time in which every page is to be looked at once, in seconds.
+    pub pass_s: Option<u64>,
+    /// The most pages a second of one VM.
+    pub vm_pages_per_s: Option<u64>,
+    /// The most pages a second in all.
+    pub host_pages_per_s: Option<u64>,
+    /// The most of a core, in thousandths.
+    pub core_share_permille: Option<u64>,
 }
 
 /// How large a VM's balloon should be.
@@ -121,6 +144,8 @@ pub struct HostView {
     pub overcommit: f64,
     /// Observations whose page states did not add up to the VM's size. Zero, or there is a bug.
     pub state_sum_violations: u64,
+    /// Page sharing.
+    pub sharing: SharingView,
     /// What happened last, oldest first.
     pub events: Vec<EventView>,
 }
@@ -199,6 +224,8 @@ pub struct VmView {
     pub guest: Option<GuestStatistics>,
     /// What its process counted.
     pub counters: VmCounters,
+    /// Page sharing.
+    pub sharing: VmSharingView,
     /// Time from its process's first message to its guest's first instruction, in microseconds.
     pub start_us: Option<u64>,
     /// Memory whose faults its agent holds.
@@ -314,7 +341,19 @@ pub fn parse_host_change(words: &[String]) -> Result<HostChange, String> {
         let (key, value) = split_word(word)?;
         match key {
             "memory" => change.memory_bytes = Some(parse_size(value)?.bytes()),
-            _ => return Err(format!("'{key}' cannot be set on the host: set memory")),
+            "sharing" => change.sharing = Some(parse_switch(key, value)?),
+            "scan-pass" => change.scan.pass_s = Some(parse_count(key, value)?),
+            "scan-vm" => change.scan.vm_pages_per_s = Some(parse_count(key, value)?),
+            "scan-host" => change.scan.host_pages_per_s = Some(parse_count(key, value)?),
+            "scan-core" => {
+                let percent: u64 = parse_count(key, value)?;
+                change.scan.core_share_permille = Some(percent.saturating_mul(10));
+            }
+            _ => {
+                return Err(format!(
+                    "'{key}' cannot be set on the host: set memory, sharing, scan-pass, scan-vm, scan-host or scan-core"
+                ));
+            }
         }
     }
     Ok(change)
@@ -323,6 +362,19 @@ pub fn parse_host_change(words: &[String]) -> Result<HostChange, String> {
 fn split_word(word: &str) -> Result<(&str, &str), String> {
     word.split_once('=')
         .ok_or_else(|| format!("'{word}' is not KEY=VALUE: write for example shares=high"))
+}
+
+fn parse_switch(key: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("{key}={value}: write {key}=on or {key}=off")),
+    }
+}
+
+fn parse_count(key: &str, value: &str) -> Result<u64, String> {
+    let count = value.parse().ok().filter(|&count| count > 0);
+    count.ok_or_else(|| format!("{key}={value}: write a whole number above zero"))
 }
 
 fn parse_size(text: &str) -> Result<PageCount, String> {

@@ -31,7 +31,7 @@ pub(super) enum Command {
     Host(HostArgs),
     /// Start a VM. Without --kernel it boots the embedded guest.
     #[command(
-        after_help = "Examples:\n  ballonet run --memory 512M\n  ballonet run --name db --memory 2G --min 1G --shares high\n  ballonet run --memory 256M --workload toucher:size=64M,write=50\n\nWorkloads of the embedded guest: idle, toucher, clone, verify; `help` on its console explains them."
+        after_help = "Examples:\n  ballonet run --memory 512M\n  ballonet run --name db --memory 2G --min 1G --shares high\n  ballonet run --memory 256M --workload toucher:size=64M,write=50\n\nWorkloads of the embedded guest: idle, toucher, clone, verify, breaker; `help` on its console explains them."
     )]
     Run(RunArgs),
     /// List the VMs.
@@ -50,15 +50,16 @@ pub(super) enum Command {
     },
     /// A table of who holds what, refreshed until Ctrl-C.
     Top(TopArgs),
-    /// Change a VM's claims on memory, or the host's memory.
+    /// Change a VM's claims on memory, or the host's memory and page sharing.
     #[command(
-        after_help = "Examples:\n  ballonet set db shares=high min=1G\n  ballonet set db shares=4000 max=2G\n  ballonet set host memory=8G"
+        after_help = "Examples:\n  ballonet set db shares=high min=1G\n  ballonet set db shares=4000 max=2G\n  ballonet set host memory=8G\n  ballonet set host sharing=off              bring home what is shared\n  ballonet set host scan-pass=60 scan-vm=20000 scan-host=50000 scan-core=50"
     )]
     Set {
         /// A VM's name, or `host`.
         #[arg(value_name = "NAME")]
         target: Target,
-        /// For a VM min=SIZE, max=SIZE, shares=low|normal|high|N; for the host memory=SIZE.
+        /// For a VM min=SIZE, max=SIZE, shares=low|normal|high|N; for the host memory=SIZE,
+        /// sharing=on|off, scan-pass=SECONDS, scan-vm=PAGES/S, scan-host=PAGES/S, scan-core=PERCENT.
         #[arg(required = true, value_name = "KEY=VALUE")]
         changes: Vec<String>,
         /// Print JSON.
@@ -71,6 +72,15 @@ pub(super) enum Command {
         name: VmName,
         /// A size such as 128M, or `auto`.
         size: BalloonSize,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare what the host believes of shared pages with the kernel's page tables.
+    #[command(
+        after_help = "Walks the memory maps of all VMs while no page is being shared. Exits with 1 if anything is not as the host believes."
+    )]
+    Audit {
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -117,6 +127,9 @@ pub(super) struct HostArgs {
     /// Machine memory for all VMs together; 80 % of what is available if none is given.
     #[arg(long, value_name = "SIZE")]
     pub(super) memory: Option<Size>,
+    /// Whether equal pages are shared: on or off.
+    #[arg(long, default_value = "on", value_name = "on|off", value_parser = switch, action = clap::ArgAction::Set)]
+    pub(super) sharing: bool,
     /// Milliseconds between rounds of observing, deciding and acting.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(50..=60_000))]
     pub(super) interval_ms: u64,
@@ -179,6 +192,14 @@ pub(super) struct TopArgs {
     /// Print one JSON object a line for each refresh.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("write on or off".into()),
+    }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

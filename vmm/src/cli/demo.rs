@@ -15,6 +15,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use page::PageCount;
 use policy::SharesSpec;
 use serde::{Deserialize, Serialize};
+use sharing::RateSettings;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -100,6 +101,8 @@ pub(super) async fn demo(args: DemoArgs) -> Result<()> {
         budget: args.memory.0,
         interval: INTERVAL,
         exit_when_empty: false,
+        sharing: true,
+        rates: RateSettings::default(),
         socket: folder.0.join("host.sock"),
     };
     let (send_host, host) = oneshot::channel();

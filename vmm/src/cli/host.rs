@@ -6,6 +6,7 @@ use crate::host::{HostOptions, MachineMemory, serve};
 use anyhow::{Context, Result};
 use page::PageCount;
 use rustix::process::{Resource, getrlimit, setrlimit};
+use sharing::RateSettings;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ pub(super) async fn host(args: HostArgs, socket: &Path) -> Result<()> {
         budget,
         interval: Duration::from_millis(args.interval_ms),
         exit_when_empty: args.exit_when_empty,
+        sharing: args.sharing,
+        rates: RateSettings::default(),
         socket: socket.into(),
     };
     let ready = |_: &_| {

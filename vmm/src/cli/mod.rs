@@ -10,6 +10,7 @@ mod top;
 
 use crate::api::client::Client;
 use crate::api::{BalloonRequest, HostView, Overview, VmView, parse_host_change, parse_vm_change};
+use crate::host::sharing::Audit;
 use crate::protocol::Channel;
 use anyhow::{Context, Result, anyhow};
 use args::{Args, BalloonSize, Command, Target};
@@ -131,6 +132,7 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
                 print(&table::vm(&vm))
             }
         }
+        Command::Audit { json } => audit(&client, json).await,
         Command::Console { name, replay } => console::console(&client, &name, replay.0).await,
         Command::Stop { names } => {
             for name in names {
@@ -140,6 +142,21 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
             }
             Ok(())
         }
+    }
+}
+
+async fn audit(client: &Client, json: bool) -> Result<()> {
+    let audit: Audit = client.call(Method::POST, "/v1/host/audit", &()).await?;
+    if json {
+        print_json(&audit)?;
+    } else {
+        print(&table::audit(&audit))?;
+    }
+    match audit.disagreements {
+        0 => Ok(()),
+        count => Err(anyhow!(
+            "{count} pages or counts are not as the host believes: this is a bug in ballonet, please report it"
+        )),
     }
 }
 

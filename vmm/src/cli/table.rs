@@ -1,6 +1,9 @@
 //! Tables for people. Sizes are MiB, because that is what a glance can compare.
 
-use crate::api::{EventView, HostView, Overview, VmPhase, VmView};
+use crate::api::{
+    EventView, HostView, Overview, SharingPace, SharingView, VmPhase, VmSharingView, VmView,
+};
+use crate::host::sharing::Audit;
 
 /// Events shown below an overview.
 const EVENTS: usize = 5;
@@ -54,13 +57,60 @@ pub(super) fn host(host: &HostView) -> String {
         mebibytes(host.configured_bytes),
         (host.overcommit * 100.0).max(0.0),
         duration(host.uptime_s),
+    ) + &sharing(&host.sharing)
+}
+
+/// Page sharing in two lines.
+fn sharing(sharing: &SharingView) -> String {
+    let how = match (sharing.on, sharing.pace) {
+        (false, _) if sharing.missing_bytes > 0 => format!(
+            " (off; {} more are needed to bring the rest home)",
+            with_unit(sharing.missing_bytes)
+        ),
+        (false, _) => " (off)".into(),
+        (true, SharingPace::GoOn) => String::new(),
+        (true, SharingPace::SlowDown) => " (slow: little is free)".into(),
+        (true, SharingPace::Stop) => " (stopped: nothing is free)".into(),
+    };
+    format!(
+        "      sharing{how}: {} MiB in {}, saving {}, {} zero, {} broken; reserve {}, lent {}\n      scan: {} pages/s, {} read, {}.{} % of a core; {} merges/s, {} breaks/s\n",
+        mebibytes(sharing.shared_bytes),
+        mebibytes(sharing.common_bytes),
+        mebibytes(u64::try_from(sharing.saving_bytes).unwrap_or(0)),
+        mebibytes(sharing.zero_bytes),
+        mebibytes(sharing.broken_bytes),
+        mebibytes(sharing.reserve_bytes),
+        mebibytes(sharing.lent_bytes),
+        sharing.covered_per_s,
+        sharing.read_per_s,
+        sharing.core_permille / 10,
+        sharing.core_permille % 10,
+        sharing.merges_per_s,
+        sharing.breaks_per_s,
     )
+}
+
+/// What an audit found.
+pub(super) fn audit(audit: &Audit) -> String {
+    let mut text = format!(
+        "{} VMs, {} pages mapped from the store, {} of them broken, {} frames, {} memory areas: {} disagreements\n",
+        audit.vms,
+        audit.mapped_pages,
+        audit.anonymous_pages,
+        audit.frames,
+        audit.areas,
+        audit.disagreements,
+    );
+    for what in &audit.told {
+        text.push_str(&format!("  {what}\n"));
+    }
+    text
 }
 
 /// Who holds what, a line for each VM, with a bar. Fits into 80 columns with short names.
 pub(super) fn holdings(vms: &[VmView]) -> String {
     let header = [
-        "NAME", "STATE", "SIZE", "MIN", "MAX", "SHARES", "TARGET", "HOLDS", "BALLOON", "",
+        "NAME", "STATE", "SIZE", "MIN", "MAX", "SHARES", "TARGET", "HOLDS", "SHARED", "BALLOON", "",
     ];
     let mut rows = vec![row(&header)];
     rows.extend(vms.iter().map(|vm| {
@@ -73,6 +123,7 @@ pub(super) fn holdings(vms: &[VmView]) -> String {
             &vm.shares_count.to_string(),
             &mebibytes(vm.target_bytes),
             &mebibytes(vm.used_bytes),
+            &mebibytes(vm.states.shared),
             &mebibytes(vm.states.ballooned),
             &bar(vm),
         ])
@@ -93,9 +144,10 @@ pub(super) fn vm(vm: &VmView) -> String {
         ("processors", vm.vcpus.to_string()),
         (
             "trust group",
-            vm.trust_group
-                .as_ref()
-                .map_or_else(|| "none: shares with nobody".into(), ToString::to_string),
+            vm.trust_group.as_ref().map_or_else(
+                || "none: shares with itself alone".into(),
+                ToString::to_string,
+            ),
         ),
         ("size", with_unit(vm.size_bytes)),
         (
@@ -122,6 +174,7 @@ pub(super) fn vm(vm: &VmView) -> String {
             ),
         ),
         ("pages", pages(vm)),
+        ("sharing", vm_sharing(&vm.sharing)),
         ("balloon", balloon(vm)),
         ("balloon traffic", traffic(vm)),
     ];
@@ -163,6 +216,24 @@ fn pages(vm: &VmView) -> String {
         .join(", ")
 }
 
+fn vm_sharing(sharing: &VmSharingView) -> String {
+    if let Some(problem) = &sharing.problem {
+        return format!("none: {problem}");
+    }
+    format!(
+        "{} shared (its part of the frames: {}), {} zero, {} broken; {} of {} areas; {} passes; {} merges/s, {} breaks/s",
+        with_unit(sharing.shared_bytes),
+        with_unit(sharing.charge_bytes),
+        with_unit(sharing.zero_bytes),
+        with_unit(sharing.broken_bytes),
+        sharing.areas,
+        sharing.areas_limit,
+        sharing.passes,
+        sharing.merges_per_s,
+        sharing.breaks_per_s,
+    )
+}
+
 fn balloon(vm: &VmView) -> String {
     if !vm.balloon.has_driver {
         return "the guest has no driver for it yet".into();
@@ -198,9 +269,9 @@ fn state(vm: &VmView) -> &'static str {
     }
 }
 
-/// What the VM holds, up to its target, of its size: `####--......`.
+/// What the VM holds, up to its target, of its size: `###-....`.
 fn bar(vm: &VmView) -> String {
-    const WIDTH: u64 = 16;
+    const WIDTH: u64 = 8;
     let cells = |bytes: u64| (bytes * WIDTH).div_ceil(vm.size_bytes.max(1)).min(WIDTH);
     let held = cells(vm.memory_file_bytes);
     let target = cells(vm.target_bytes).max(held);

@@ -69,6 +69,14 @@ pub enum HostError {
     EndedWhileWaiting(VmName),
     #[error("the host is stopping")]
     Stopping,
+    #[error(
+        "scan rates must be above zero, and the part of a core from 1 to 100 %: set scan-pass, scan-vm, scan-host or scan-core anew"
+    )]
+    Rates,
+    #[error("cannot start the scanner of page sharing")]
+    StartScanner(#[source] io::Error),
+    #[error("the audit was given up: the VMs' agents did not come to rest in time; try again")]
+    NoAudit,
     #[error("cannot read this machine's memory")]
     MachineMemory(#[source] io::Error),
     #[error("{0}")]

@@ -3,16 +3,18 @@
 use super::console::Console;
 use super::error::HostError;
 use super::link::Link;
+use super::sharing::ScannedVmSpec;
 use super::vm::{Running, Vm};
 use super::{Host, orphans};
 use crate::api::VmPhase;
 use crate::memory::ram::allocated_pages;
+use crate::protocol::page_sharing::SharingSocket;
 use crate::protocol::{Channel, ChannelError, Description, FromVm, Received, ToVm};
 use page::{PageCount, VmId};
 use rustix::fs::SealFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -36,6 +38,7 @@ const OWN_PROGRAM: &str = "/proc/self/exe";
 struct Newborn {
     child: Child,
     link: Arc<Link>,
+    sharing: SharingSocket,
     console: Console,
     stderr: tokio::task::JoinHandle<String>,
 }
@@ -54,17 +57,17 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
         name: name.clone(),
         why,
     };
-    let mut newborn = spawn(name.as_str(), &host.shared.socket)
+    let (mut newborn, agent_socket) = spawn(name.as_str(), &host.shared.socket)
         .map_err(|error| failed(crate::error_chain(&error)))?;
-    let started = match newborn.link.send(&boot) {
+    let sent = newborn.link.send_with(&boot, agent_socket.as_fd());
+    drop(agent_socket);
+    let started = match sent {
         Ok(()) => first_words(&newborn.link).await,
         Err(error) => Err(NotStarted::Silent(crate::error_chain(&error))),
     };
     match started {
-        Ok((description, memory_file)) => {
-            adopt(host, id, newborn, &description, memory_file);
-            Ok(())
-        }
+        Ok((description, memory_file)) => adopt(host, id, newborn, description, memory_file)
+            .map_err(|error| failed(format!("its memory file cannot be opened twice: {error}"))),
         Err(why) => {
             let said = bury(&mut newborn).await;
             Err(failed(why.with(&said)))
@@ -72,7 +75,9 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
     }
 }
 
-fn spawn(name: &str, socket: &Path) -> std::io::Result<Newborn> {
+/// Starts a process. Also returns the end of the scanner's socket that its agent is to have.
+fn spawn(name: &str, socket: &Path) -> std::io::Result<(Newborn, SharingSocket)> {
+    let (sharing, agent_socket) = SharingSocket::pair().map_err(std::io::Error::other)?;
     let (ours, theirs) = Channel::pair().map_err(std::io::Error::other)?;
     let kinds = (
         AddressFamily::UNIX,
@@ -96,12 +101,14 @@ fn spawn(name: &str, socket: &Path) -> std::io::Result<Newborn> {
         .stderr
         .take()
         .ok_or_else(|| std::io::Error::other("the error output is piped"))?;
-    Ok(Newborn {
+    let newborn = Newborn {
         child,
         link: Arc::new(Link::new(ours)?),
+        sharing,
         console: Console::new(UnixStream::from_std(our_console)?),
         stderr: tokio::spawn(newest_output(stderr)),
-    })
+    };
+    Ok((newborn, agent_socket))
 }
 
 /// Reads all, keeps the newest part.
@@ -188,16 +195,39 @@ async fn bury(newborn: &mut Newborn) -> String {
     (&mut newborn.stderr).await.unwrap_or_default()
 }
 
-fn adopt(host: &Host, id: VmId, newborn: Newborn, description: &Description, memory_file: File) {
+fn adopt(
+    host: &Host,
+    id: VmId,
+    newborn: Newborn,
+    description: Description,
+    memory_file: File,
+) -> std::io::Result<()> {
+    let Newborn {
+        child,
+        link,
+        sharing,
+        console,
+        stderr,
+    } = newborn;
+    let pid = child.id().unwrap_or(description.pid);
+    let to_scan = ScannedVmSpec {
+        id,
+        group: description.config.trust_group,
+        size: description.config.settings.size,
+        pid,
+        mappings: description.mappings,
+        memory_file: memory_file.try_clone()?,
+        socket: sharing,
+    };
     let mut state = host.lock();
     let Some(vm) = state.vms.get_mut(&id) else {
-        return;
+        return Ok(());
     };
     vm.phase = VmPhase::Running;
     vm.running = Some(Running {
-        pid: newborn.child.id().unwrap_or(description.pid),
-        link: Arc::clone(&newborn.link),
-        console: newborn.console.clone(),
+        pid,
+        link: Arc::clone(&link),
+        console: console.clone(),
         memory_file,
         since: Instant::now(),
         start_us: description.start_us,
@@ -208,32 +238,41 @@ fn adopt(host: &Host, id: VmId, newborn: Newborn, description: &Description, mem
         target: vm.config.balloon_target,
     });
     let name = vm.config.name.clone();
-    let pid = newborn.child.id().unwrap_or_default();
     state
         .events
         .add(Some(&name), format!("started as process {pid}"));
     drop(state);
-    tokio::spawn(attend(host.clone(), id, newborn));
+    host.shared.sharing.add_vm(to_scan);
+    tokio::spawn(attend(host.clone(), id, child, link, stderr));
+    Ok(())
 }
 
 /// Listens to a VM until its process has ended, then frees what it held.
-async fn attend(host: Host, id: VmId, mut newborn: Newborn) {
+async fn attend(
+    host: Host,
+    id: VmId,
+    mut child: Child,
+    link: Arc<Link>,
+    stderr: tokio::task::JoinHandle<String>,
+) {
     let Ok(kill) = host.lock().vm(id).map(|vm| Arc::clone(&vm.kill)) else {
         return;
     };
     let mut last_words = None;
     loop {
         tokio::select! {
-            received = newborn.link.receive::<FromVm>() => match received {
+            received = link.receive::<FromVm>() => match received {
                 Ok(received) => hear(&host, id, received.message, &mut last_words),
                 Err(ChannelError::Closed | ChannelError::Socket(_)) => break,
                 Err(error) => last_words = Some(crate::error_chain(&error)),
             },
-            () = kill.notified() => drop(newborn.child.start_kill()),
+            () = kill.notified() => drop(child.start_kill()),
         }
     }
-    let status = exit_status(&mut newborn.child).await;
-    let said = newborn.stderr.await.unwrap_or_default();
+    let status = exit_status(&mut child).await;
+    // Only now: the process's mappings of the store are gone with it.
+    host.shared.sharing.remove_vm(id);
+    let said = stderr.await.unwrap_or_default();
     let stopping = host
         .lock()
         .vm(id)

@@ -1,6 +1,7 @@
 //! The host's end of the connection to a VM process, for a single-threaded runtime.
 
 use crate::protocol::{Channel, ChannelError, Received, ToVm};
+use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use std::io;
@@ -22,6 +23,15 @@ impl Link {
     /// Sends at once or not at all: a VM process that takes no messages must not hold up the host.
     pub(super) fn send(&self, message: &ToVm) -> Result<(), ChannelError> {
         self.0.get_ref().send(message, &[])
+    }
+
+    /// As [`Self::send`], with a descriptor.
+    pub(super) fn send_with(
+        &self,
+        message: &ToVm,
+        descriptor: BorrowedFd<'_>,
+    ) -> Result<(), ChannelError> {
+        self.0.get_ref().send(message, &[descriptor])
     }
 
     /// The next message.

@@ -24,6 +24,7 @@ mod round;
 mod routes;
 pub mod runtime_dir;
 mod server;
+pub mod sharing;
 mod state;
 mod vm;
 mod wish;
@@ -37,21 +38,32 @@ use crate::api::{
 };
 use crate::name::VmName;
 use crate::protocol::ToVm;
+use ::sharing::RateSettings;
 use console::Console;
 use page::{PageCount, VmId};
 use policy::{OVERHEAD, VmSettings};
+use sharing::{Audit, Direction, PageSharing, Report};
 use state::State;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use vm::Vm;
-use wish::{check_budget, pinned, whole_pages, whole_pages_or};
+use wish::{check_budget, new_rates, pinned, whole_pages, whole_pages_or};
 
 /// How long a VM may wait until its memory was taken from others.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a VM process may take to end in order.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long shared pages may take to be brought home before the rest is left to go on by itself.
+const SHARING_PATIENCE: Duration = Duration::from_secs(30);
+/// How long memory that is missing for that may take to come from balloons.
+const MISSING_PATIENCE: Duration = Duration::from_secs(5);
+/// How often is looked whether they are.
+const SHARING_POLL: Duration = Duration::from_millis(50);
+/// How long an audit may take, agents coming to rest included.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Clients at consoles at the same time.
 const MOST_CONSOLE_CLIENTS: usize = 64;
@@ -65,6 +77,10 @@ pub struct HostOptions {
     pub interval: Duration,
     /// Whether the host ends when its last VM has.
     pub exit_when_empty: bool,
+    /// Whether equal pages are shared from the start.
+    pub sharing: bool,
+    /// How fast memory is scanned.
+    pub rates: RateSettings,
     /// Where clients find it.
     pub socket: PathBuf,
 }
@@ -88,6 +104,7 @@ struct Shared {
     count: watch::Sender<usize>,
     /// Places for clients at consoles.
     console_places: Arc<Semaphore>,
+    sharing: PageSharing,
 }
 
 impl Host {
@@ -100,15 +117,21 @@ impl Host {
             .map_err(HostError::MachineMemory)?
             .total;
         check_budget(options.budget, machine)?;
+        let sharing =
+            PageSharing::start(machine, options.rates).map_err(HostError::StartScanner)?;
+        if !options.sharing {
+            sharing.direct(Direction::BringHome);
+        }
         let host = Self {
             shared: Arc::new(Shared {
                 interval: options.interval,
                 socket: options.socket.clone(),
-                state: Mutex::new(State::new(options.budget, machine)),
+                state: Mutex::new(State::new(options.budget, machine, options.rates)),
                 answered: Notify::new(),
                 round_wanted: Notify::new(),
                 count: watch::Sender::new(0),
                 console_places: Arc::new(Semaphore::new(MOST_CONSOLE_CLIENTS)),
+                sharing,
             }),
         };
         tokio::spawn(round::run(host.clone()));
@@ -146,7 +169,8 @@ impl Host {
             .await
             .map_err(|error| HostError::BadRequest(format!("starting was cut off: {error}")))??;
         self.shared.round_wanted.notify_one();
-        self.lock().vm(id).map(Vm::view)
+        let state = self.lock();
+        state.vm(id).map(|vm| vm.view(&state.account))
     }
 
     /// Everything there is to see.
@@ -155,7 +179,11 @@ impl Host {
         let state = self.lock();
         Overview {
             host: state.view(),
-            vms: state.vms.values().map(Vm::view).collect(),
+            vms: state
+                .vms
+                .values()
+                .map(|vm| vm.view(&state.account))
+                .collect(),
         }
     }
 
@@ -164,7 +192,7 @@ impl Host {
     /// # Errors
     /// When there is none of that name.
     pub fn vm(&self, name: &str) -> Result<VmView, HostError> {
-        self.lock().find(name).map(|vm| vm.view())
+        self.lock().view_of(name)
     }
 
     /// Changes a VM's claims on memory.
@@ -186,7 +214,7 @@ impl Host {
         policy::admit_change(&snapshot, vm.config.id, &settings)?;
         vm.config.settings = settings.clone();
         vm.send(&ToVm::SetSettings(settings));
-        let view = vm.view();
+        let view = state.view_of(name)?;
         drop(state);
         self.shared.round_wanted.notify_one();
         Ok(view)
@@ -196,11 +224,25 @@ impl Host {
     ///
     /// # Errors
     /// When the change makes no sense or would break a promise.
-    pub fn set_host(&self, change: &HostChange) -> Result<HostView, HostError> {
+    pub async fn set_host(&self, change: &HostChange) -> Result<HostView, HostError> {
+        self.set_budget_and_rates(change)?;
+        self.shared.round_wanted.notify_one();
+        if let Some(on) = change.sharing {
+            self.set_sharing(on).await;
+        }
+        Ok(self.lock().view())
+    }
+
+    fn set_budget_and_rates(&self, change: &HostChange) -> Result<(), HostError> {
         let mut state = self.lock();
         let budget = whole_pages_or(change.memory_bytes, state.budget)?;
         check_budget(budget, state.machine)?;
         policy::admit_budget(&state.snapshot(), budget)?;
+        let rates = new_rates(state.rates, change.scan)?;
+        if rates != state.rates {
+            state.rates = rates;
+            self.shared.sharing.set_rates(rates);
+        }
         if budget != state.budget {
             // What was used before belongs to the old budget.
             state.used_max = state.used;
@@ -209,10 +251,54 @@ impl Host {
                 .events
                 .add(None, format!("the budget is {budget} now"));
         }
-        let view = state.view();
-        drop(state);
-        self.shared.round_wanted.notify_one();
-        Ok(view)
+        Ok(())
+    }
+
+    /// Shares equal pages from now on, or brings home what is shared: returns when nothing is shared any
+    /// more, when memory is missing for that, or when it has taken too long.
+    async fn set_sharing(&self, on: bool) {
+        let direction = match on {
+            true => Direction::Share,
+            false => Direction::BringHome,
+        };
+        let is_new = self.lock().account.report.direction != direction;
+        self.shared.sharing.direct(direction);
+        if is_new {
+            let what = format!("page sharing is {} now", if on { "on" } else { "off" });
+            self.lock().events.add(None, what);
+        }
+        let begin = Instant::now();
+        let is_there = |report: &Report| {
+            report.direction == direction
+                && (on || report.counts.shared + report.counts.broken == 0)
+        };
+        loop {
+            tokio::time::sleep(SHARING_POLL).await;
+            let report = self.shared.sharing.report();
+            // What is missing at first may come from balloons.
+            let is_stuck = report.missing > PageCount::ZERO && begin.elapsed() > MISSING_PATIENCE;
+            if is_there(&report) || is_stuck || begin.elapsed() > SHARING_PATIENCE {
+                break;
+            }
+        }
+        // The views show what the last round found.
+        let round = self.lock().account_rounds;
+        while self.lock().account_rounds < round + 2 && begin.elapsed() < SHARING_PATIENCE {
+            tokio::time::sleep(SHARING_POLL).await;
+        }
+    }
+
+    /// Compares what the host believes of shared pages with what the kernel's page tables say.
+    ///
+    /// # Errors
+    /// When the VMs' agents do not come to rest in time.
+    pub async fn audit(&self) -> Result<Audit, HostError> {
+        let answer = self.shared.sharing.audit();
+        let waited = tokio::task::spawn_blocking(move || answer.recv_timeout(AUDIT_PATIENCE));
+        match waited.await {
+            Ok(Ok(audit)) => Ok(audit),
+            _ => Err(HostError::NoAudit),
+        }
     }
 
     /// Fixes a VM's balloon, or leaves it to the policy again.
@@ -226,7 +312,7 @@ impl Host {
             Some(bytes) => Some(pinned(vm, whole_pages(bytes)?)?),
             None => None,
         };
-        let view = vm.view();
+        let view = state.view_of(name)?;
         drop(state);
         self.shared.round_wanted.notify_one();
         Ok(view)

@@ -3,10 +3,12 @@
 use super::Host;
 use super::state::State;
 use crate::api::VmPhase;
+use crate::host::sharing::PageSharing;
+use crate::host::sharing::account::{MemoryRound, VmRound};
 use crate::host::vm::Vm;
 use page::PageCount;
 use policy::{Plan, Step};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// How long a round waits for answers. A VM that takes longer keeps its last figures.
@@ -54,14 +56,14 @@ async fn all_answered(host: &Host) {
 
 fn act(host: &Host) {
     let mut state = host.lock();
-    state.measure();
+    state.measure(&host.shared.sharing, host.shared.interval);
     let plan = policy::plan(&state.snapshot());
     state.apply(&plan);
 }
 
 impl State {
     /// Reads what the kernel counts, and checks what the VMs counted.
-    fn measure(&mut self) {
+    fn measure(&mut self, sharing: &PageSharing, interval: Duration) {
         for vm in self.vms.values_mut() {
             vm.read_use();
             if let Some(observation) = &vm.observation
@@ -70,9 +72,41 @@ impl State {
                 self.state_sum_violations += 1;
             }
         }
-        self.used = self.vms.values().map(|vm| vm.used.total()).sum();
+        let stored = sharing.stored();
+        let by_vms: PageCount = self.vms.values().map(|vm| vm.used.total()).sum();
+        self.used = by_vms + stored;
         self.used_max = self.used_max.max(self.used);
         self.samples += 1;
+        self.account_for_sharing(sharing, stored, interval);
+    }
+
+    fn account_for_sharing(
+        &mut self,
+        sharing: &PageSharing,
+        stored: PageCount,
+        interval: Duration,
+    ) {
+        let time = self.measured.elapsed();
+        // A round that was wanted early says too little about what happens in a second.
+        if time < interval / 2 {
+            return;
+        }
+        self.measured = Instant::now();
+        self.account_rounds += 1;
+        let memory = MemoryRound {
+            budget: self.budget,
+            used: self.used,
+            stored,
+        };
+        let rounds: Vec<VmRound> = self.vms.values().map(Vm::sharing_round).collect();
+        self.account
+            .update(sharing.report(), &rounds, memory, interval, time);
+        for vm in self.vms.values_mut() {
+            let mapped = vm.sharing_round().counters.mapped;
+            vm.broken = self.account.broken(vm.config.id, mapped);
+        }
+        let free = self.budget.saturating_sub(self.used);
+        sharing.adapt(self.account.reserve.pace, self.account.pressure, free);
     }
 
     fn apply(&mut self, plan: &Plan) {

@@ -1,5 +1,6 @@
 //! The host's HTTP interface: each route turns a request into one call of [`Host`].
 
+use super::sharing::Audit;
 use super::{Host, HostError};
 use crate::api::{
     BalloonRequest, CONSOLE_PROTOCOL, EventView, HostChange, HostView, Overview, Problem,
@@ -11,7 +12,7 @@ use axum::http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -31,6 +32,7 @@ pub(super) fn router(host: Host) -> Router {
     Router::new()
         .route("/v1/overview", get(overview))
         .route("/v1/host", get(host_view).patch(change_host))
+        .route("/v1/host/audit", post(audit))
         .route("/v1/events", get(events))
         .route("/v1/vms", get(list).post(run))
         .route("/v1/vms/{name}", get(show).patch(change).delete(stop))
@@ -114,7 +116,11 @@ async fn events(State(host): State<Host>) -> Json<Vec<EventView>> {
 }
 
 async fn change_host(State(host): State<Host>, body: Bytes) -> Result<Json<HostView>, HostError> {
-    host.set_host(&parse::<HostChange>(&body)?).map(Json)
+    host.set_host(&parse::<HostChange>(&body)?).await.map(Json)
+}
+
+async fn audit(State(host): State<Host>) -> Result<Json<Audit>, HostError> {
+    host.audit().await.map(Json)
 }
 
 async fn list(State(host): State<Host>) -> Json<Vec<VmView>> {

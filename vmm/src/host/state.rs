@@ -2,14 +2,16 @@
 
 use super::error::HostError;
 use super::events::Events;
+use super::sharing::account::Account;
 use super::vm::Vm;
 use super::wish::{command_line, whole_pages};
-use crate::api::{HostView, RunRequest};
+use crate::api::{HostView, RunRequest, SharingView, VmView};
 use crate::name::VmName;
 use crate::protocol::VmConfig;
 use crate::vm::MOST_VCPUS;
 use page::{PageCount, VmId};
 use policy::{SharesSpec, Snapshot, VmSettings};
+use sharing::RateSettings;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -27,11 +29,19 @@ pub(super) struct State {
     pub(super) samples: u64,
     pub(super) state_sum_violations: u64,
     pub(super) events: Events,
+    /// What page sharing brings and needs.
+    pub(super) account: Account,
+    /// How often that was measured.
+    pub(super) account_rounds: u64,
+    /// How fast it scans.
+    pub(super) rates: RateSettings,
+    /// When that was last measured.
+    pub(super) measured: Instant,
 }
 
 impl State {
     /// Nothing yet.
-    pub(super) fn new(budget: PageCount, machine: PageCount) -> Self {
+    pub(super) fn new(budget: PageCount, machine: PageCount, rates: RateSettings) -> Self {
         Self {
             budget,
             machine,
@@ -45,6 +55,10 @@ impl State {
             samples: 0,
             state_sum_violations: 0,
             events: Events::default(),
+            account: Account::default(),
+            account_rounds: 0,
+            rates,
+            measured: Instant::now(),
         }
     }
 
@@ -53,6 +67,13 @@ impl State {
             .values_mut()
             .find(|vm| vm.config.name.as_str() == name)
             .ok_or_else(|| HostError::UnknownVm(name.chars().take(80).collect()))
+    }
+
+    /// One VM, to look at.
+    pub(super) fn view_of(&mut self, name: &str) -> Result<VmView, HostError> {
+        let id = self.find(name)?.config.id;
+        let account = &self.account;
+        self.vm(id).map(|vm| vm.view(account))
     }
 
     pub(super) fn vm(&self, id: VmId) -> Result<&Vm, HostError> {
@@ -64,6 +85,8 @@ impl State {
     pub(super) fn snapshot(&self) -> Snapshot {
         Snapshot {
             budget: self.budget,
+            saved: self.account.saved,
+            kept: self.account.kept,
             vms: self.vms.values().map(Vm::snapshot).collect(),
         }
     }
@@ -115,6 +138,13 @@ impl State {
         )?)
     }
 
+    fn sharing_view(&self) -> SharingView {
+        let states = || self.vms.values().map(Vm::states);
+        let shared = states().map(|states| states.shared).sum();
+        let broken = states().map(|states| states.broken).sum();
+        self.account.view(shared, broken, self.rates)
+    }
+
     pub(super) fn view(&self) -> HostView {
         let snapshot = self.snapshot();
         let configured: PageCount = self.vms.values().map(|vm| vm.config.settings.size).sum();
@@ -131,6 +161,7 @@ impl State {
             configured_bytes: configured.bytes(),
             overcommit: ratio(configured, self.budget) - 1.0,
             state_sum_violations: self.state_sum_violations,
+            sharing: self.sharing_view(),
             events: self.events.list(),
         }
     }

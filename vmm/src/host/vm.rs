@@ -4,8 +4,10 @@ use crate::api::{VmPhase, VmView};
 use crate::host::console::Console;
 use crate::host::kernel::VmUse;
 use crate::host::link::Link;
+use crate::host::sharing::account::{Account, VmRound};
+use crate::memory::agent::SharingCounters;
 use crate::protocol::{Observation, ToVm, VmConfig};
-use page::PageCount;
+use page::{PageCount, PageStates};
 use policy::{OVERHEAD, Stage, VmSnapshot};
 use std::fs::File;
 use std::sync::Arc;
@@ -51,6 +53,8 @@ pub(super) struct Vm {
     pub(super) asked: u64,
     pub(super) observation: Option<Observation>,
     pub(super) used: VmUse,
+    /// Of its anonymous pages, those that are the guest's: copies over shared pages.
+    pub(super) broken: PageCount,
     /// Told to end its process by force.
     pub(super) kill: Arc<Notify>,
     /// Becomes true when nothing of the VM is left.
@@ -100,6 +104,7 @@ impl Vm {
             asked: 0,
             observation: None,
             used: VmUse::default(),
+            broken: PageCount::ZERO,
             kill: Arc::default(),
             gone: watch::Sender::new(false),
         }
@@ -110,7 +115,7 @@ impl Vm {
         VmSnapshot {
             id: self.config.id,
             settings: self.config.settings.clone(),
-            overhead: OVERHEAD.max(self.used.anonymous),
+            overhead: OVERHEAD.max(self.used.anonymous.saturating_sub(self.broken)),
             ballooned: self.ballooned(),
             granted: self.grant.highest_unconfirmed,
             pinned: self.pinned,
@@ -205,6 +210,38 @@ impl Vm {
         }
     }
 
+    /// What page sharing must know of it.
+    pub(super) fn sharing_round(&self) -> VmRound {
+        VmRound {
+            id: self.config.id,
+            vcpus: self.config.vcpus,
+            anonymous: self.used.anonymous,
+            counters: self.sharing_counters(),
+        }
+    }
+
+    fn sharing_counters(&self) -> SharingCounters {
+        let observation = self.observation.as_ref();
+        observation
+            .map(|observation| observation.counters.sharing)
+            .unwrap_or_default()
+    }
+
+    /// Its pages by state. The VM process counts what is mapped from the store; which of that its guest
+    /// has written to, the host knows.
+    pub(super) fn states(&self) -> PageStates {
+        let Some(observation) = &self.observation else {
+            return self.untouched();
+        };
+        let mapped = observation.states.shared;
+        let broken = self.broken.min(mapped);
+        PageStates {
+            shared: mapped - broken,
+            broken,
+            ..observation.states
+        }
+    }
+
     /// Reads what the kernel counts for it.
     pub(super) fn read_use(&mut self) {
         let Some(running) = &self.running else { return };
@@ -216,7 +253,7 @@ impl Vm {
         }
     }
 
-    pub(super) fn view(&self) -> VmView {
+    pub(super) fn view(&self, account: &Account) -> VmView {
         let settings = &self.config.settings;
         let observation = self.observation.as_ref();
         let running = self.running.as_ref();
@@ -240,10 +277,7 @@ impl Vm {
             used_bytes: self.used.total().bytes(),
             memory_file_bytes: self.used.memory_file.bytes(),
             anonymous_bytes: self.used.anonymous.bytes(),
-            states: observation
-                .map(|observation| observation.states)
-                .unwrap_or_else(|| self.untouched())
-                .into(),
+            states: self.states().into(),
             balloon: observation
                 .map(|observation| observation.balloon.into())
                 .unwrap_or_default(),
@@ -251,16 +285,17 @@ impl Vm {
             counters: observation
                 .map(|observation| observation.counters)
                 .unwrap_or_default(),
+            sharing: account.vm_view(self.config.id, &self.states()),
             start_us: running.map(|running| running.start_us),
             userfault_bytes: running.map_or(0, |running| running.userfault_pages.bytes()),
         }
     }
 
     /// The states of a VM whose guest has not run yet.
-    fn untouched(&self) -> page::PageStates {
-        page::PageStates {
+    fn untouched(&self) -> PageStates {
+        PageStates {
             empty: self.config.settings.size,
-            ..page::PageStates::default()
+            ..PageStates::default()
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use super::error::HostError;
 use super::vm::Vm;
+use crate::api::ScanChange;
 use page::{PAGE_SIZE, PageCount};
 use policy::VmSettings;
+use sharing::RateSettings;
 
 pub(super) fn check_budget(budget: PageCount, machine: PageCount) -> Result<(), HostError> {
     if budget > machine {
@@ -41,6 +43,24 @@ pub(super) fn command_line(
         .flatten()
         .collect::<Vec<_>>()
         .join(" "))
+}
+
+/// The rates with a change, each a number that a scanner can keep to.
+pub(super) fn new_rates(old: RateSettings, change: ScanChange) -> Result<RateSettings, HostError> {
+    let rates = RateSettings {
+        pass_s: change.pass_s.unwrap_or(old.pass_s),
+        vm_pages_per_s: change.vm_pages_per_s.unwrap_or(old.vm_pages_per_s),
+        host_pages_per_s: change.host_pages_per_s.unwrap_or(old.host_pages_per_s),
+        core_share_permille: change
+            .core_share_permille
+            .unwrap_or(old.core_share_permille),
+        ..old
+    };
+    let is_above_zero = rates.pass_s > 0 && rates.vm_pages_per_s > 0 && rates.host_pages_per_s > 0;
+    match is_above_zero && (1..=1000).contains(&rates.core_share_permille) {
+        true => Ok(rates),
+        false => Err(HostError::Rates),
+    }
 }
 
 pub(super) fn whole_pages(size_bytes: u64) -> Result<PageCount, HostError> {

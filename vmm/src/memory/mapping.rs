@@ -44,7 +44,8 @@ pub(super) fn map_memory_file(
     file: impl AsFd,
     first_page: u64,
 ) -> Result<(), Errno> {
-    let flags = MapFlags::SHARED | MapFlags::FIXED;
+    // Without the reservation, as guest memory was mapped at first: then the areas become one again.
+    let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
     map_over(addresses, flags, file, first_page * PAGE_SIZE)
 }
 
@@ -103,13 +104,10 @@ impl Window {
         Ok(Self { start, pages })
     }
 
-    /// Writes a page, which becomes a copy.
-    pub(super) fn write(&mut self, index: usize, content: &[u8; PAGE_BYTES]) {
-        assert!(index < self.pages, "page {index} of {}", self.pages);
-        // SAFETY: the assert keeps the page inside the mapping that `new` made.
-        let page = unsafe { self.start.byte_add(index * PAGE_BYTES) };
-        // SAFETY: the mapping is private and known to `self` alone; `content` lies elsewhere.
-        unsafe { ptr::copy_nonoverlapping(content.as_ptr(), page.cast(), PAGE_BYTES) };
+    /// Where it is mapped while it is aside.
+    pub(super) fn addresses(&self) -> Addresses {
+        let start = self.start as u64;
+        start..start + (self.pages * PAGE_BYTES) as u64
     }
 
     /// Puts it in the place of as many guest pages.

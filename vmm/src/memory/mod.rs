@@ -8,7 +8,7 @@ mod error;
 mod mapping;
 pub mod pagemap;
 pub mod ram;
-mod residency;
+pub mod residency;
 pub mod store;
 mod userfault;
 

@@ -46,7 +46,6 @@ const SCAN: u32 = opcode::read_write::<ScanArgument>(b'f', 16);
 const PAGE_IS_WRITTEN: u64 = 1 << 1;
 const PAGE_IS_FILE: u64 = 1 << 2;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
-const PAGE_IS_SWAPPED: u64 = 1 << 4;
 const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
 /// Regions taken in one call: as many as a block of 512 pages can have.
 const REGIONS: usize = 512;
@@ -103,8 +102,10 @@ impl Pagemap {
         self.scan(query, addresses, found)
     }
 
-    /// Calls `found` with each run of addresses that has anonymous pages, in memory or swapped out. At
-    /// most 512 pages.
+    /// Calls `found` with each run of addresses that has anonymous pages in memory. At most 512 pages.
+    ///
+    /// Pages that the kernel has swapped out are not found: an armed page that nobody has touched looks
+    /// like one of them, and to take that for a guest's copy would free the frame that it shows.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -116,7 +117,7 @@ impl Pagemap {
         let query = ScanArgument {
             category_inverted: PAGE_IS_FILE,
             category_mask: PAGE_IS_FILE,
-            category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            category_anyof_mask: PAGE_IS_PRESENT,
             return_mask: PAGE_IS_PRESENT,
             ..ScanArgument::default()
         };

@@ -6,6 +6,7 @@
 
 use crate::memory::MemoryError;
 use crate::memory::residency;
+use crate::protocol::RamMapping;
 use page::{Gfn, GfnRange, PAGE_SIZE, PageCount};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use std::fs::File;
@@ -209,6 +210,21 @@ impl GuestRam {
         let start = self.memory.get_host_address(first);
         let start = start.expect("RAM is mapped for as long as it lives") as u64;
         start..start + count * PAGE_SIZE
+    }
+
+    /// Where the whole memory file is mapped.
+    pub(crate) fn mappings(&self) -> Vec<RamMapping> {
+        let mapping = |piece: RamPiece| {
+            let first_page = piece.file_offset / PAGE_SIZE;
+            let pages = piece.pages.count.0;
+            let address = self.addresses(first_page..first_page + pages).start;
+            RamMapping {
+                first_page,
+                pages,
+                address,
+            }
+        };
+        self.layout.pieces().into_iter().map(mapping).collect()
     }
 
     /// What the guest sees at a page, by its place in the memory file. Only for pages that are there:

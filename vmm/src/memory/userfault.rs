@@ -8,10 +8,11 @@
 )]
 
 use crate::memory::MemoryError;
+use crate::memory::ram::PAGE_BYTES;
 use linux_raw_sys::general::{
     UFFD_EVENT_PAGEFAULT, UFFD_FEATURE_PAGEFAULT_FLAG_WP, UFFD_FEATURE_WP_ASYNC,
-    UFFD_FEATURE_WP_HUGETLBFS_SHMEM, UFFD_PAGEFAULT_FLAG_WP, uffd_msg, uffdio_api, uffdio_range,
-    uffdio_register, uffdio_writeprotect,
+    UFFD_FEATURE_WP_HUGETLBFS_SHMEM, UFFD_PAGEFAULT_FLAG_WP, uffd_msg, uffdio_api, uffdio_copy,
+    uffdio_range, uffdio_register, uffdio_writeprotect,
 };
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -28,6 +29,7 @@ const IOCTL_API: u32 = opcode::read_write::<uffdio_api>(0xaa, 0x3f);
 const IOCTL_REGISTER: u32 = opcode::read_write::<uffdio_register>(0xaa, 0x00);
 const IOCTL_UNREGISTER: u32 = opcode::read::<uffdio_range>(0xaa, 0x01);
 const IOCTL_WAKE: u32 = opcode::read::<uffdio_range>(0xaa, 0x02);
+const IOCTL_COPY: u32 = opcode::read_write::<uffdio_copy>(0xaa, 0x03);
 const IOCTL_WRITE_PROTECT: u32 = opcode::read_write::<uffdio_writeprotect>(0xaa, 0x06);
 
 /// A writer that waits: it wrote to a page under write protection.
@@ -151,6 +153,26 @@ impl Userfault {
             unsafe { Updater::<IOCTL_WRITE_PROTECT, uffdio_writeprotect>::new(&mut request) };
         // SAFETY: protection changes no content; the kernel refuses ranges that are not registered.
         unsafe { ioctl(&self.fd, update) }.map_err(MemoryError::WriteProtect)
+    }
+
+    /// Puts a copy of `content` at the page `address`, where no page is yet. In a private mapping of a
+    /// file that is anonymous memory, and the file's page is not brought in: a write would allocate it
+    /// first where the file has a hole.
+    ///
+    /// # Errors
+    /// When the page is not registered, is there already, or there is no memory.
+    pub(super) fn copy(&self, address: u64, content: &[u8; PAGE_BYTES]) -> Result<(), Errno> {
+        let mut request = uffdio_copy {
+            dst: address,
+            src: content.as_ptr() as u64,
+            len: PAGE_BYTES as u64,
+            mode: 0,
+            copy: 0,
+        };
+        // SAFETY: IOCTL_COPY takes a `uffdio_copy`, which outlives the call.
+        let update = unsafe { Updater::<IOCTL_COPY, uffdio_copy>::new(&mut request) };
+        // SAFETY: it reads `content` and writes to registered memory of which no page is there yet.
+        unsafe { ioctl(&self.fd, update) }
     }
 
     /// The next writer that waits, if one does.

@@ -116,6 +116,19 @@ pub struct Description {
     pub start_us: u64,
     /// Pages whose faults its agent holds through userfaultfd.
     pub userfault_pages: PageCount,
+    /// Where its memory file is mapped in its process.
+    pub mappings: Vec<RamMapping>,
+}
+
+/// A stretch of a VM's memory file as its process maps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RamMapping {
+    /// The first page's place in the memory file.
+    pub first_page: u64,
+    /// How many pages.
+    pub pages: u64,
+    /// The first page's address in the process.
+    pub address: u64,
 }
 
 /// How things stand with a VM.

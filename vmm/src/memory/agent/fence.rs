@@ -5,9 +5,10 @@
 
 use crate::memory::MemoryError;
 use crate::memory::mapping::Addresses;
-use crate::memory::ram::GuestRam;
+use crate::memory::ram::{GuestRam, PAGE_BYTES};
 use crate::memory::userfault::{Protection, Userfault};
 use rustix::fd::{AsFd, BorrowedFd};
+use rustix::io::Errno;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 #[derive(Debug)]
@@ -72,6 +73,22 @@ impl Fence {
         if let Err(error) = self.tracker.register(addresses.clone()) {
             tracing::debug!("not tracked: {error}");
         }
+    }
+
+    /// Makes a stretch of private mappings that nobody uses yet fit for [`Self::copy_into`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn adopt(&self, addresses: &Addresses) -> Result<(), MemoryError> {
+        self.guard.register(addresses.clone())
+    }
+
+    /// Puts a copy at a page of an adopted mapping, over whatever the file has there.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub(super) fn copy_into(&self, address: u64, content: &[u8; PAGE_BYTES]) -> Result<(), Errno> {
+        self.guard.copy(address, content)
     }
 
     /// Takes the kernel's messages about writers that wait; they go on waiting.

@@ -63,6 +63,7 @@ pub(super) struct Sharer {
 /// One request being carried out.
 struct Step<'a> {
     sharer: &'a mut Sharer,
+    fence: &'a Fence,
     first: u64,
     outcome: Outcome,
     /// Pages of the memory file that are behind a mapping of the store now.
@@ -113,6 +114,7 @@ impl Sharer {
         }
         let mut step = Step {
             sharer: self,
+            fence,
             first,
             outcome: Outcome::default(),
             hidden: PageSet::EMPTY,
@@ -182,7 +184,10 @@ impl Sharer {
     /// What a page holds, while nobody can write to it.
     fn read(&self, index: u64, content: &mut Content) -> Result<(), Errno> {
         if self.map.frame(index).is_some() {
-            return self.ram.look(index, content).map_err(|_| Errno::FAULT);
+            return self
+                .ram
+                .look(index, content)
+                .map_err(|_unreadable| Errno::FAULT);
         }
         read_all(self.ram.file(), content, index * PAGE_SIZE)
     }
@@ -407,11 +412,14 @@ impl Step<'_> {
     ) -> Result<(), Errno> {
         let store = self.sharer.store.as_ref().ok_or(Errno::BADF)?;
         let frame = span.frame_at(places.start);
-        let mut window = Window::new(places.len(), store, u64::from(frame.0))?;
+        let window = Window::new(places.len(), store, u64::from(frame.0))?;
+        let aside = window.addresses();
+        self.fence.adopt(&aside).map_err(|_refused| Errno::NOMEM)?;
         let mut content = [0; PAGE_BYTES];
         for place in copies.iter() {
             self.sharer.read(self.index(place), &mut content)?;
-            window.write(place - places.start, &content);
+            let address = aside.start + (place - places.start) as u64 * PAGE_SIZE;
+            self.fence.copy_into(address, &content)?;
         }
         let range = self.index(places.start)..self.index(places.end);
         let addresses = self.sharer.ram.addresses(range);

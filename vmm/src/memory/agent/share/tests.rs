@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::memory::agent::AgentHandle;
+use crate::memory::pagemap::Pagemap;
 use crate::memory::store::Store;
 use crate::protocol::page_sharing::{FromAgent, SharingSocket, ToAgent};
 use page::{Gfn, GfnRange};
@@ -244,6 +245,80 @@ fn pages_that_a_guest_gives_up_leave_the_store_and_the_host_is_told() {
     assert_eq!((bench.value(4), bench.value(5)), (0, 0));
     bench.write(4, 3);
     assert_eq!(bench.value(4), 3);
+}
+
+#[test]
+fn a_copy_over_an_empty_frame_leaves_it_empty() {
+    let mut bench = Bench::new();
+    bench.store.fill(Frame(1), &content(1)).unwrap();
+    bench.store.fill(Frame(3), &content(3)).unwrap();
+    (0..3).for_each(|index| bench.write(index, index + 1));
+    let outcome = bench.ask(BlockRequest {
+        spans: vec![span(0, 3, 1, &[1])],
+        ..request(0)
+    });
+    assert_eq!(outcome.copied, PageSet::from_iter([1]));
+    let seen: Vec<u64> = (0..3).map(|index| bench.value(index)).collect();
+    assert_eq!(seen, [1, 2, 3]);
+    assert_eq!(bench.store.allocated().unwrap(), PageCount(2));
+}
+
+#[test]
+fn memory_that_came_home_is_one_area_again() {
+    let areas = || {
+        std::fs::read_to_string("/proc/self/maps")
+            .unwrap()
+            .lines()
+            .count()
+    };
+    let mut bench = Bench::new();
+    bench.fill();
+    (0..400).for_each(|index| bench.write(index, (index + 1) % VALUES));
+    let before = areas();
+    let lone = (0..100).map(|place| span(place * 4, 1, u32::try_from(place * 4 + 1).unwrap(), &[]));
+    bench.ask(BlockRequest {
+        spans: lone.collect(),
+        ..request(0)
+    });
+    assert!(areas() >= before + 190, "{} {}", areas(), before);
+    bench.ask(BlockRequest {
+        rehomes: PageSet::ALL,
+        ..request(0)
+    });
+    assert!(areas() <= before + 10, "{} {}", areas(), before);
+}
+
+/// What a host believes to be a copy it takes for no reader of the frame, and may free that.
+#[test]
+fn only_what_a_guest_wrote_over_a_frame_counts_as_its_copy() {
+    let mut bench = Bench::new();
+    bench.fill();
+    (0..8).for_each(|index| bench.write(index, (index + 1) % VALUES));
+    bench.ask(BlockRequest {
+        spans: vec![span(0, 8, 1, &[3])],
+        ..request(0)
+    });
+    let pagemap = Pagemap::open(std::process::id()).unwrap();
+    let all = bench.ram.addresses(0..8);
+    let found = |query: &dyn Fn(&mut dyn FnMut(Range<u64>))| {
+        let mut pages = Vec::new();
+        query(&mut |run| {
+            let page = |address: u64| (address - all.start) / PAGE_SIZE;
+            pages.extend(page(run.start)..page(run.end));
+        });
+        pages
+    };
+    let anonymous = || found(&|run| pagemap.anonymous(all.clone(), run).unwrap());
+    let arm = || found(&|run| pagemap.arm_written(all.clone(), run).unwrap());
+    let written = || found(&|run| pagemap.written(all.clone(), run).unwrap());
+    assert_eq!(anonymous(), [3], "copied in");
+    assert_eq!(arm(), (0..8).collect::<Vec<_>>());
+    assert_eq!(anonymous(), [3], "armed and untouched");
+    bench.value(1);
+    assert_eq!((written(), anonymous()), (vec![], vec![3]), "read");
+    bench.write(1, 1);
+    bench.write(2, 1);
+    assert_eq!((written(), anonymous()), (vec![1, 2], vec![1, 2, 3]));
 }
 
 #[test]

@@ -1,0 +1,366 @@
+//! What page sharing brought in the last round, what must be kept for it, and how to go on.
+//!
+//! Un-sharing takes memory at a guest's speed and asks nobody. So of what sharing saves, only what is
+//! beyond the reserve is lent to guests, and some room is kept for frames that are filled before the
+//! pages that they replace are given back.
+
+use super::{Direction, Report};
+use crate::api::{ScanTotals, SharingPace, SharingView, VmSharingView};
+use crate::memory::agent::SharingCounters;
+use page::{PAGE_SIZE, PageCount, PageStates, VmId};
+use sharing::{
+    BreakRate, Breakable, FRAMES_IN_FLIGHT, Pace, Pressure, RateSettings, Reserve, reserve,
+};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long it takes until memory comes from elsewhere after pages were broken: a round to see it, one
+/// for a guest to be told, and one for its balloon.
+const REACTION_ROUNDS: u32 = 3;
+/// Below this part of the budget, in percent, memory is short: ESX's paper starts to reclaim at 6 %.
+const SHORT_PERCENT: u64 = 6;
+
+/// What is known of one VM in a round.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::host) struct VmRound {
+    pub(in crate::host) id: VmId,
+    pub(in crate::host) vcpus: u8,
+    /// Anonymous pages of its process, by the kernel.
+    pub(in crate::host) anonymous: PageCount,
+    pub(in crate::host) counters: SharingCounters,
+}
+
+/// Machine memory in a round, by the kernel.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::host) struct MemoryRound {
+    pub(in crate::host) budget: PageCount,
+    pub(in crate::host) used: PageCount,
+    pub(in crate::host) stored: PageCount,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct VmAccount {
+    anonymous: u64,
+    counters: SharingCounters,
+    rate: BreakRate,
+    per_s: PerSecond,
+    covered: u64,
+}
+
+/// Pages a second in the last round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::host) struct PerSecond {
+    pub(in crate::host) merges: u64,
+    pub(in crate::host) breaks: u64,
+    pub(in crate::host) covered: u64,
+}
+
+/// The account of page sharing.
+#[derive(Debug)]
+pub(in crate::host) struct Account {
+    pub(in crate::host) report: Report,
+    pub(in crate::host) stored: PageCount,
+    pub(in crate::host) reserve: Reserve,
+    pub(in crate::host) pressure: Pressure,
+    /// What guests may have beyond the budget, because sharing saves it.
+    pub(in crate::host) saved: PageCount,
+    /// What nobody may have, because sharing needs it.
+    pub(in crate::host) kept: PageCount,
+    pub(in crate::host) core_permille: u64,
+    pub(in crate::host) read_per_s: u64,
+    vms: BTreeMap<VmId, VmAccount>,
+}
+
+impl Default for Account {
+    fn default() -> Self {
+        Self {
+            report: Report::default(),
+            stored: PageCount::ZERO,
+            reserve: Reserve {
+                keep_free: PageCount::ZERO,
+                pace: Pace::GoOn,
+            },
+            pressure: Pressure::Plenty,
+            saved: PageCount::ZERO,
+            kept: PageCount::ZERO,
+            core_permille: 0,
+            read_per_s: 0,
+            vms: BTreeMap::new(),
+        }
+    }
+}
+
+impl Account {
+    /// Takes in a round that followed the last one after `time`.
+    pub(in crate::host) fn update(
+        &mut self,
+        report: Report,
+        vms: &[VmRound],
+        memory: MemoryRound,
+        round_time: Duration,
+        time: Duration,
+    ) {
+        let before = std::mem::replace(&mut self.report, report);
+        self.stored = memory.stored;
+        let cpu = self.report.cpu.saturating_sub(before.cpu);
+        self.core_permille = per_second(cpu.as_millis(), time);
+        let read = self.report.totals.read.saturating_sub(before.totals.read);
+        self.read_per_s = per_second(read.into(), time);
+        self.vms
+            .retain(|id, _| vms.iter().any(|round| round.id == *id));
+        for round in vms {
+            let covered = self.report.vms.get(&round.id);
+            let covered = covered.map_or(0, |vm| vm.figures.covered);
+            // Nothing is known of what happened before the first round.
+            let account = self.vms.entry(round.id).or_insert(VmAccount {
+                anonymous: round.anonymous.0,
+                counters: round.counters,
+                covered,
+                ..VmAccount::default()
+            });
+            account.update(round, covered, time);
+        }
+        self.provide(vms, memory, round_time * REACTION_ROUNDS);
+    }
+
+    fn provide(&mut self, vms: &[VmRound], memory: MemoryRound, reaction: Duration) {
+        let breakable: Vec<Breakable> = vms.iter().map(|round| self.breakable(round)).collect();
+        let free = memory.budget.saturating_sub(memory.used);
+        self.reserve = reserve(&breakable, reaction, free);
+        self.pressure = match free.0 * 100 < memory.budget.0 * SHORT_PERCENT {
+            true => Pressure::Short,
+            false => Pressure::Plenty,
+        };
+        let shared: PageCount = breakable.iter().map(|vm| vm.shared).sum();
+        let is_sharing = self.report.direction == Direction::Share && !vms.is_empty();
+        let in_flight = if is_sharing {
+            FRAMES_IN_FLIGHT
+        } else {
+            PageCount::ZERO
+        };
+        self.kept = in_flight + memory.stored.saturating_sub(shared);
+        let saving = shared.saturating_sub(memory.stored);
+        self.saved = match is_sharing {
+            true => saving.saturating_sub(self.reserve.keep_free),
+            false => PageCount::ZERO,
+        };
+    }
+
+    fn breakable(&self, round: &VmRound) -> Breakable {
+        let account = self.vms.get(&round.id);
+        Breakable {
+            shared: self.shared(round.id, round.counters.mapped),
+            rate: account.map(|account| account.rate).unwrap_or_default(),
+            vcpus: round.vcpus.into(),
+        }
+    }
+
+    /// Of a VM's mapped pages, those that guests have written to, as far as the scanner has seen.
+    pub(in crate::host) fn broken(&self, id: VmId, mapped: PageCount) -> PageCount {
+        let vm = self.report.vms.get(&id);
+        PageCount(vm.map_or(0, |vm| vm.counts.broken)).min(mapped)
+    }
+
+    fn shared(&self, id: VmId, mapped: PageCount) -> PageCount {
+        mapped - self.broken(id, mapped)
+    }
+
+    fn per_second(&self, id: VmId) -> PerSecond {
+        self.vms.get(&id).map(|vm| vm.per_s).unwrap_or_default()
+    }
+
+    /// A VM whose pages are in these states.
+    pub(in crate::host) fn vm_view(&self, id: VmId, states: &PageStates) -> VmSharingView {
+        let vm = self.report.vms.get(&id).copied().unwrap_or_default();
+        let per_s = self.per_second(id);
+        VmSharingView {
+            problem: self.report.not_sharing.get(&id).cloned(),
+            shared_bytes: states.shared.bytes(),
+            zero_bytes: PageCount(vm.counts.zero).bytes(),
+            broken_bytes: states.broken.bytes(),
+            charge_bytes: vm.charge_millipages * PAGE_SIZE / 1000,
+            areas: vm.counts.areas,
+            areas_limit: vm.areas_limit,
+            passes: vm.passes,
+            covered: vm.figures.covered,
+            read: vm.figures.read,
+            covered_per_s: per_s.covered,
+            merges_per_s: per_s.merges,
+            breaks_per_s: per_s.breaks,
+        }
+    }
+
+    /// All VMs, whose shared and broken pages are these.
+    pub(in crate::host) fn view(
+        &self,
+        shared: PageCount,
+        broken: PageCount,
+        rates: RateSettings,
+    ) -> SharingView {
+        let (counts, totals) = (self.report.counts, self.report.totals);
+        let per_s = self.total_per_second();
+        SharingView {
+            on: self.report.direction == Direction::Share,
+            shared_bytes: shared.bytes(),
+            common_bytes: self.stored.bytes(),
+            saving_bytes: shared.bytes().cast_signed() - self.stored.bytes().cast_signed(),
+            zero_bytes: PageCount(counts.zero).bytes(),
+            broken_bytes: broken.bytes(),
+            reserve_bytes: self.reserve.keep_free.bytes(),
+            lent_bytes: self.saved.bytes(),
+            pace: match self.reserve.pace {
+                Pace::GoOn => SharingPace::GoOn,
+                Pace::SlowDown => SharingPace::SlowDown,
+                Pace::Stop => SharingPace::Stop,
+            },
+            missing_bytes: self.report.missing.bytes(),
+            covered_per_s: per_s.covered,
+            read_per_s: self.read_per_s,
+            core_permille: self.core_permille,
+            merges_per_s: per_s.merges,
+            breaks_per_s: per_s.breaks,
+            hints: counts.index.hints as u64,
+            hints_limit: counts.index.capacity as u64,
+            replaced_hints: counts.index.replaced_hints,
+            table_bytes: counts.table_bytes as u64,
+            totals: ScanTotals {
+                covered: totals.covered,
+                read: totals.read,
+                filled: totals.filled,
+                fill_failures: totals.fill_failures,
+                requests: totals.requests,
+                cpu_us: u64::try_from(self.report.cpu.as_micros()).unwrap_or(u64::MAX),
+                surprises: counts.surprises,
+            },
+            rates,
+        }
+    }
+
+    /// All VMs together.
+    fn total_per_second(&self) -> PerSecond {
+        let mut total = PerSecond::default();
+        for vm in self.vms.values() {
+            total.merges += vm.per_s.merges;
+            total.breaks += vm.per_s.breaks;
+            total.covered += vm.per_s.covered;
+        }
+        total
+    }
+}
+
+impl VmAccount {
+    fn update(&mut self, round: &VmRound, covered: u64, time: Duration) {
+        let (old, new) = (self.counters, round.counters);
+        let merged = (new.shared.0 + new.zeroed.0).saturating_sub(old.shared.0 + old.zeroed.0);
+        // Anonymous memory grew by what guests broke and by what the agent copied, and shrank by the
+        // copies that it dropped or brought home.
+        let removed = (new.dropped.0 + new.rehomed.0).saturating_sub(old.dropped.0 + old.rehomed.0);
+        let added = new.copied.saturating_sub(old.copied).0;
+        let broken = match new.mapped.0 + old.mapped.0 {
+            0 => 0,
+            _ => (round.anonymous.0 + removed).saturating_sub(self.anonymous + added),
+        };
+        self.rate.record(PageCount(broken), time);
+        self.per_s = PerSecond {
+            merges: per_second(merged.into(), time),
+            breaks: per_second(broken.into(), time),
+            covered: per_second(covered.saturating_sub(self.covered).into(), time),
+        };
+        self.anonymous = round.anonymous.0;
+        self.counters = new;
+        self.covered = covered;
+    }
+}
+
+fn per_second(count: u128, time: Duration) -> u64 {
+    let per_second = count * 1000 / time.as_millis().max(1);
+    u64::try_from(per_second).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::VmReport;
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    fn round(id: u32, anonymous: u64, mapped: u64, shared: u64) -> VmRound {
+        VmRound {
+            id: VmId(id),
+            vcpus: 1,
+            anonymous: PageCount(anonymous),
+            counters: SharingCounters {
+                mapped: PageCount(mapped),
+                shared: PageCount(shared),
+                ..SharingCounters::default()
+            },
+        }
+    }
+
+    fn memory(used: u64, stored: u64) -> MemoryRound {
+        MemoryRound {
+            budget: PageCount(1_000_000),
+            used: PageCount(used),
+            stored: PageCount(stored),
+        }
+    }
+
+    fn report(broken: u64) -> Report {
+        let mut report = Report::default();
+        let counts = sharing::VmCounts {
+            broken,
+            ..Default::default()
+        };
+        let vm = VmReport {
+            counts,
+            ..VmReport::default()
+        };
+        report.vms.insert(VmId(1), vm);
+        report
+    }
+
+    #[test]
+    fn what_is_saved_is_lent_but_for_the_reserve() {
+        let mut account = Account::default();
+        let vms = [
+            round(1, 100, 300_000, 300_000),
+            round(2, 100, 300_000, 300_000),
+        ];
+        account.update(report(0), &vms, memory(0, 300_000), S, S);
+        // One of the two VMs may break pages for three seconds as fast as it can.
+        let reserve = 3 * (1_000_000_000 / sharing::cost::BREAK_NS);
+        assert_eq!(account.reserve.keep_free.0, reserve);
+        assert_eq!(account.saved.0, 300_000 - reserve);
+        assert_eq!(account.kept, FRAMES_IN_FLIGHT);
+    }
+
+    #[test]
+    fn frames_that_nobody_shows_any_more_are_kept_for() {
+        let mut account = Account::default();
+        account.update(report(90), &[round(1, 190, 100, 100)], memory(0, 50), S, S);
+        assert_eq!(account.saved, PageCount::ZERO);
+        assert_eq!(account.kept, FRAMES_IN_FLIGHT + PageCount(40));
+    }
+
+    #[test]
+    fn breaks_are_what_anonymous_memory_grew_by_and_no_agent_brought_about() {
+        let mut account = Account::default();
+        account.update(report(0), &[round(1, 500, 100, 100)], memory(0, 50), S, S);
+        let mut later = round(1, 560, 110, 120);
+        later.counters.copied = PageCount(15);
+        later.counters.dropped = PageCount(5);
+        account.update(report(0), &[later], memory(0, 50), S, 2 * S);
+        let per_second = account.per_second(VmId(1));
+        assert_eq!((per_second.breaks, per_second.merges), (25, 10));
+    }
+
+    #[test]
+    fn nothing_is_lent_while_pages_are_brought_home() {
+        let mut account = Account::default();
+        let mut home = report(0);
+        home.direction = Direction::BringHome;
+        let vms = [round(1, 100, 300_000, 300_000)];
+        account.update(home, &vms, memory(0, 10), S, S);
+        assert_eq!((account.saved, account.kept), (PageCount(0), PageCount(0)));
+    }
+}

@@ -1,0 +1,219 @@
+//! Page sharing in the host: a scanner on a thread of its own, and what the host says to it and learns
+//! from it. See the `sharing` crate for what is decided, and [`scanner`] for what is done.
+
+pub(super) mod account;
+mod audit;
+mod hash;
+mod priority;
+mod scanner;
+mod vm;
+
+pub use audit::Audit;
+pub use scanner::Totals;
+pub use vm::{ScannedVmSpec, VmFigures};
+
+use crate::event::Event;
+use crate::memory::store::Store;
+use page::{PageCount, VmId};
+use scanner::{Scanner, ScannerParts};
+use sharing::{Counts, Domain, Pace, Pressure, RateSettings, VmCounts};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// The part of `vm.max_map_count`, in percent, that sharing and all else in a VM process may use.
+const AREAS_PERCENT: u64 = 95;
+/// The kernel's default of `vm.max_map_count`.
+const DEFAULT_AREAS: u64 = 65_530;
+
+/// The stores of all domains, for their memory to be counted.
+type Stores = Arc<Mutex<BTreeMap<Domain, Arc<Store>>>>;
+
+/// Which way pages go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Direction {
+    /// Equal pages become one.
+    #[default]
+    Share,
+    /// Shared pages are brought home, as far as there is memory, and no more are shared.
+    BringHome,
+}
+
+enum Command {
+    AddVm(Box<ScannedVmSpec>),
+    RemoveVm(VmId),
+    Rates(RateSettings),
+    Direct(Direction),
+    Adapt {
+        pace: Pace,
+        pressure: Pressure,
+        free: PageCount,
+    },
+    Audit(SyncSender<Audit>),
+}
+
+/// What the scanner last said of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Which way pages go.
+    pub direction: Direction,
+    /// All VMs together.
+    pub counts: Counts,
+    /// Each VM.
+    pub vms: BTreeMap<VmId, VmReport>,
+    /// What was done since the start.
+    pub totals: Totals,
+    /// The time that the scanner had on a core.
+    pub cpu: Duration,
+    /// What is missing to bring the next pages home.
+    pub missing: PageCount,
+    /// VMs that cannot share, and why.
+    pub not_sharing: BTreeMap<VmId, String>,
+}
+
+/// One VM in the scanner's report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VmReport {
+    /// Its pages.
+    pub counts: VmCounts,
+    /// What its shared pages cost, each frame divided by its references, in thousandths of a page.
+    pub charge_millipages: u64,
+    /// The memory areas that its process may have.
+    pub areas_limit: u64,
+    /// How often it was gone over.
+    pub passes: u64,
+    /// What was looked at.
+    pub figures: VmFigures,
+}
+
+/// Page sharing of a host. The scanner ends when this is dropped.
+#[derive(Debug)]
+pub struct PageSharing {
+    // `None` only while it is being dropped.
+    commands: Option<Sender<Command>>,
+    wake: Event,
+    report: Arc<Mutex<Report>>,
+    stores: Stores,
+}
+
+impl PageSharing {
+    /// Starts the scanner. `machine` is how much memory there is: the most frames there can be.
+    ///
+    /// # Errors
+    /// When the kernel gives no thread.
+    pub fn start(machine: PageCount, rates: RateSettings) -> io::Result<Self> {
+        let (commands, inbox): (Sender<Command>, Receiver<Command>) = channel();
+        let wake = Event::new()?;
+        let report = Arc::new(Mutex::new(Report::default()));
+        let stores = Stores::default();
+        let parts = ScannerParts {
+            commands: inbox,
+            wake: wake.clone(),
+            report: Arc::clone(&report),
+            stores: Arc::clone(&stores),
+            frames: u32::try_from(machine.0).unwrap_or(1 << 30).min(1 << 30),
+            areas_limit: areas_limit(),
+            rates,
+            seed: u64::from(std::process::id()),
+        };
+        let body = move || {
+            priority::set(Pressure::Plenty);
+            Scanner::new(parts).run();
+        };
+        thread::Builder::new().name("scanner".into()).spawn(body)?;
+        Ok(Self {
+            commands: Some(commands),
+            wake,
+            report,
+            stores,
+        })
+    }
+
+    /// A VM has started.
+    pub fn add_vm(&self, spec: ScannedVmSpec) {
+        self.say(Command::AddVm(Box::new(spec)));
+    }
+
+    /// A VM's process has ended.
+    pub fn remove_vm(&self, id: VmId) {
+        self.say(Command::RemoveVm(id));
+    }
+
+    /// Scan at another rate.
+    pub fn set_rates(&self, rates: RateSettings) {
+        self.say(Command::Rates(rates));
+    }
+
+    /// Share, or bring home.
+    pub fn direct(&self, direction: Direction) {
+        self.say(Command::Direct(direction));
+    }
+
+    /// How things stand with memory: how to go on, and what may be used to bring pages home.
+    pub fn adapt(&self, pace: Pace, pressure: Pressure, free: PageCount) {
+        self.say(Command::Adapt {
+            pace,
+            pressure,
+            free,
+        });
+    }
+
+    /// Has all VMs' memory maps compared with the books. The answer comes when no agent is at work.
+    #[must_use]
+    pub fn audit(&self) -> Receiver<Audit> {
+        let (answer, result) = sync_channel(1);
+        self.say(Command::Audit(answer));
+        result
+    }
+
+    /// What the scanner last said.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        self.report
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Machine memory that the stores hold, as the kernel counts it.
+    #[must_use]
+    pub fn stored(&self) -> PageCount {
+        let stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        stores
+            .values()
+            .filter_map(|store| store.allocated().ok())
+            .sum()
+    }
+
+    fn say(&self, command: Command) {
+        if let Some(commands) = &self.commands {
+            // It fails only when the scanner has panicked, and then the whole program ends.
+            drop(commands.send(command));
+            self.wake.signal();
+        }
+    }
+}
+
+impl Drop for PageSharing {
+    fn drop(&mut self) {
+        self.commands = None;
+        self.wake.signal();
+    }
+}
+
+/// What a VM process may have of memory areas.
+fn areas_limit() -> u64 {
+    let limit = fs::read_to_string("/proc/sys/vm/max_map_count");
+    let limit = limit.ok().and_then(|text| text.trim().parse::<u64>().ok());
+    limit.unwrap_or(DEFAULT_AREAS) * AREAS_PERCENT / 100
+}
+
+/// The memory areas of a process that shares nothing yet.
+fn own_areas(pid: u32) -> u64 {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps"));
+    maps.map_or(0, |text| text.lines().count() as u64)
+}

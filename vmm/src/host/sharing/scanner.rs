@@ -1,0 +1,590 @@
+//! The scanner: the one thread of the host that looks at guest memory.
+//!
+//! ```text
+//!   Schedule ──▶ block ──▶ look ──▶ Sharing::examine ──▶ plan ──▶ frames filled ──▶ agents asked
+//!                                                                                      │
+//!   frames punched ◀── Sharing::settle ◀───────────────────────────────── outcomes ◀───┘
+//! ```
+//!
+//! What to do is decided by the `sharing` crate; here is no choice but when to wait. Nothing here can
+//! harm a guest: its memory is only read, and agents compare before they act. What could harm is a
+//! frame freed while somebody maps it, so frames are freed on the agents' own words alone, or when a
+//! VM's process has ended.
+
+use super::audit::{Audit, audit};
+use super::hash::PageHash;
+use super::vm::{Look, ScannedVm, ScannedVmSpec, Source};
+use super::{Command, Direction, Report, Stores, VmReport};
+use crate::event::Event;
+use crate::memory::store::Store;
+use crate::protocol::page_sharing::FromAgent;
+use page::{PageCount, VmId};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::AsFd;
+use rustix::time::{ClockId, clock_gettime};
+use sharing::{
+    Areas, BLOCK_PAGES, Block, BlockPlan, Content, Domain, Fill, Next, Pace, Page, PageSet,
+    Pressure, RateSettings, Request, Schedule, Seen, Sharing, VmSpec,
+};
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+const PAGE_BYTES: usize = 4096;
+/// Requests that one VM's agent may have before it: one it works on and one that waits.
+const MOST_PENDING: usize = 2;
+/// How often figures are published at most.
+const PUBLISH_EVERY: Duration = Duration::from_millis(200);
+/// How long an idle scanner sleeps before it looks whether anything has changed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// How long a full agent is waited for before its VM loses its turn.
+const AGENT_PATIENCE: Duration = Duration::from_millis(2);
+/// How long agents have to finish before an audit.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) struct Scanner {
+    commands: Receiver<Command>,
+    wake: Event,
+    report: Arc<Mutex<Report>>,
+    stores: Stores,
+    frames: u32,
+    areas_limit: u64,
+    sharing: Sharing,
+    schedule: Schedule,
+    vms: BTreeMap<VmId, ScannedVm>,
+    hashes: BTreeMap<Domain, Arc<PageHash>>,
+    direction: Direction,
+    pace: Pace,
+    pressure: Pressure,
+    /// What may be used to bring shared pages home, in pages.
+    free: u64,
+    /// What is missing to bring the next block home.
+    missing: u64,
+    audits: Vec<SyncSender<Audit>>,
+    totals: Totals,
+    begin: Instant,
+    published: Instant,
+}
+
+/// What the scanner did since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Pages looked over.
+    pub covered: u64,
+    /// Pages read and hashed.
+    pub read: u64,
+    /// Frames filled.
+    pub filled: u64,
+    /// Of those, the ones whose page had changed meanwhile, or could not be written.
+    pub fill_failures: u64,
+    /// Requests sent to agents.
+    pub requests: u64,
+}
+
+/// What a scanner is made of.
+pub(super) struct ScannerParts {
+    pub(super) commands: Receiver<Command>,
+    pub(super) wake: Event,
+    pub(super) report: Arc<Mutex<Report>>,
+    pub(super) stores: Stores,
+    pub(super) frames: u32,
+    pub(super) areas_limit: u64,
+    pub(super) rates: RateSettings,
+    pub(super) seed: u64,
+}
+
+impl Scanner {
+    pub(super) fn new(parts: ScannerParts) -> Self {
+        let begin = Instant::now();
+        Self {
+            commands: parts.commands,
+            wake: parts.wake,
+            report: parts.report,
+            stores: parts.stores,
+            frames: parts.frames,
+            areas_limit: parts.areas_limit,
+            sharing: Sharing::new(parts.frames),
+            schedule: Schedule::new(parts.rates, parts.seed, Duration::ZERO),
+            vms: BTreeMap::new(),
+            hashes: BTreeMap::new(),
+            direction: Direction::Share,
+            pace: Pace::GoOn,
+            pressure: Pressure::Plenty,
+            free: 0,
+            missing: 0,
+            audits: Vec::new(),
+            totals: Totals::default(),
+            begin,
+            published: begin,
+        }
+    }
+
+    /// Runs until the host ends.
+    pub(super) fn run(mut self) {
+        while self.obey().is_ok() {
+            self.hear_agents();
+            self.answer_audits();
+            self.publish_now_and_then();
+            let sleep = match self.direction {
+                _ if !self.audits.is_empty() => Some(AGENT_PATIENCE),
+                Direction::Share => self.scan(),
+                Direction::BringHome => self.bring_home(),
+            };
+            if let Some(time) = sleep {
+                self.sleep(time);
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.begin.elapsed()
+    }
+
+    /// `Err` when the host has gone.
+    fn obey(&mut self) -> Result<(), ()> {
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => self.obey_one(command),
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => return Err(()),
+            }
+        }
+    }
+
+    fn obey_one(&mut self, command: Command) {
+        match command {
+            Command::AddVm(spec) => self.add_vm(*spec),
+            Command::RemoveVm(id) => self.remove_vm(id),
+            Command::Rates(rates) => self.set_rates(rates),
+            Command::Direct(direction) => {
+                self.direction = direction;
+                self.vms.values_mut().for_each(ScannedVm::forget_looks);
+            }
+            Command::Adapt {
+                pace,
+                pressure,
+                free,
+            } => self.adapt(pace, pressure, free),
+            Command::Audit(answer) => self.audits.push(answer),
+        }
+    }
+
+    fn adapt(&mut self, pace: Pace, pressure: Pressure, free: PageCount) {
+        if pressure != self.pressure {
+            let now = self.now();
+            self.schedule.set_pressure(pressure, now);
+            // What did not pay then may pay now.
+            self.vms.values_mut().for_each(ScannedVm::forget_looks);
+            super::priority::set(pressure);
+        }
+        (self.pace, self.pressure, self.free) = (pace, pressure, free.0);
+    }
+
+    fn set_rates(&mut self, rates: RateSettings) {
+        let now = self.now();
+        let mut schedule = Schedule::new(rates, now.as_nanos() as u64, now);
+        schedule.set_pressure(self.pressure, now);
+        for (&id, vm) in &self.vms {
+            schedule.add_vm(id, vm.size(), now);
+        }
+        self.schedule = schedule;
+    }
+
+    fn add_vm(&mut self, spec: ScannedVmSpec) {
+        let (id, size) = (spec.id, spec.size);
+        if let Err(error) = self.try_add_vm(spec) {
+            tracing::warn!("VM {id} does not share pages: {error}");
+            self.sharing.remove_vm(id);
+            let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+            report.not_sharing.insert(id, error);
+            return;
+        }
+        let now = self.now();
+        self.schedule.add_vm(id, size, now);
+    }
+
+    fn try_add_vm(&mut self, spec: ScannedVmSpec) -> Result<(), String> {
+        let id = spec.id;
+        let areas = Areas {
+            used: super::own_areas(spec.pid),
+            limit: self.areas_limit,
+        };
+        let domain = self
+            .sharing
+            .add_vm(VmSpec {
+                id,
+                group: spec.group.clone(),
+                size: spec.size,
+                areas,
+            })
+            .map_err(|error| error.to_string())?;
+        let store = self
+            .store(domain)
+            .map_err(|error| crate::error_chain(&error))?;
+        let hash = match self.hashes.get(&domain) {
+            Some(hash) => Arc::clone(hash),
+            None => Arc::new(PageHash::new().map_err(|error| error.to_string())?),
+        };
+        self.hashes.insert(domain, Arc::clone(&hash));
+        let frames = u64::from(self.frames);
+        let vm = ScannedVm::new(spec, hash, store, frames)
+            .map_err(|error| crate::error_chain(&error))?;
+        self.vms.insert(id, vm);
+        Ok(())
+    }
+
+    fn store(&self, domain: Domain) -> Result<Arc<Store>, crate::memory::MemoryError> {
+        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = stores.get(&domain) {
+            return Ok(Arc::clone(store));
+        }
+        let store = Arc::new(Store::new(u64::from(self.frames))?);
+        stores.insert(domain, Arc::clone(&store));
+        Ok(store)
+    }
+
+    /// The VM's process has ended, and its mappings with it.
+    fn remove_vm(&mut self, id: VmId) {
+        self.schedule.remove_vm(id);
+        self.vms.remove(&id);
+        self.sharing.remove_vm(id);
+        self.punch_freed();
+        self.drop_unused_stores();
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.not_sharing.remove(&id);
+        drop(report);
+        self.publish();
+    }
+
+    /// A domain without VMs has no frames either; its number is never used again.
+    fn drop_unused_stores(&mut self) {
+        let vms = &self.vms;
+        let is_used = |store: &Arc<Store>| vms.values().any(|vm| Arc::ptr_eq(&vm.store, store));
+        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        stores.retain(|_, store| is_used(store));
+        self.hashes.retain(|domain, _| stores.contains_key(domain));
+    }
+
+    fn hear_agents(&mut self) {
+        let ids: Vec<VmId> = self.vms.keys().copied().collect();
+        for id in ids {
+            while let Some(message) = self.hear(id) {
+                self.take_in(id, message);
+            }
+        }
+        self.punch_freed();
+    }
+
+    fn hear(&mut self, id: VmId) -> Option<FromAgent> {
+        let vm = self.vms.get_mut(&id)?;
+        vm.send_unsent();
+        vm.hear()
+    }
+
+    fn take_in(&mut self, id: VmId, message: FromAgent) {
+        match message {
+            FromAgent::Outcome { ticket, outcome } => {
+                if self.sharing.settle_of(id, ticket, &outcome)
+                    && let Some(vm) = self.vms.get_mut(&id)
+                {
+                    vm.pending -= 1;
+                }
+            }
+            FromAgent::Unmapped(range) => self.sharing.unmapped(id, range),
+        }
+    }
+
+    fn punch_freed(&mut self) {
+        let freed = self.sharing.take_freed();
+        if freed.is_empty() {
+            return;
+        }
+        let stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        for range in freed {
+            // A frame lies in one store, and the others have a hole there: punching it is quick.
+            for store in stores.values() {
+                if let Err(error) = store.punch(range) {
+                    tracing::warn!("frames are not freed: {error}");
+                }
+            }
+        }
+    }
+
+    /// Scans the next block. How long to sleep, if there is none now.
+    fn scan(&mut self) -> Option<Duration> {
+        let now = self.now();
+        let block = match self.schedule.next(now) {
+            Next::Scan(block) => block,
+            Next::Wait(until) => return Some(until.saturating_sub(now)),
+            Next::Idle => return Some(LONGEST_SLEEP),
+        };
+        if !self.has_room(block.vm) {
+            self.sleep(AGENT_PATIENCE);
+            self.hear_agents();
+            if !self.has_room(block.vm) {
+                // Its turn is lost, as if it had been scanned: a VM that hangs holds nobody up.
+                let now = self.now();
+                self.schedule
+                    .scanned(block, BLOCK_PAGES, Duration::ZERO, now);
+                return None;
+            }
+        }
+        let begin = cpu_time();
+        let read = self.visit(block);
+        let took = cpu_time().saturating_sub(begin);
+        let now = self.now();
+        self.schedule.scanned(block, read, took, now);
+        None
+    }
+
+    fn has_room(&self, id: VmId) -> bool {
+        let most = match self.pace {
+            Pace::GoOn => MOST_PENDING,
+            Pace::SlowDown | Pace::Stop => 1,
+        };
+        let is_quiet = self.pace == Pace::GoOn || self.vms.values().all(|vm| vm.pending == 0);
+        is_quiet && self.vms.get(&id).is_some_and(|vm| vm.pending < most)
+    }
+
+    /// Looks at a block and does what is to be done about it. Returns the pages read.
+    fn visit(&mut self, block: Block) -> usize {
+        if self.sharing.is_busy(block) {
+            return 0;
+        }
+        let pass = self.schedule.passes(block.vm).unwrap_or(0);
+        let mapped = self.sharing.mapped(block);
+        let to_read = self.sharing.to_read(block);
+        let Some(vm) = self.vms.get_mut(&block.vm) else {
+            return 0;
+        };
+        let before = vm.figures;
+        let look = vm.look(block.number, pass, &mapped, &to_read);
+        let read = vm.figures.read - before.read;
+        self.totals.covered += vm.figures.covered - before.covered;
+        self.totals.read += read;
+        match look {
+            Ok(Look::Seen(mut seen)) => {
+                if self.pace == Pace::Stop {
+                    leave_zeros(&mut seen);
+                }
+                self.decide(block, &seen);
+            }
+            Ok(Look::Unchanged) => {}
+            Err(error) => tracing::debug!("VM {} is not seen: {error}", block.vm),
+        }
+        usize::try_from(read).unwrap_or(BLOCK_PAGES)
+    }
+
+    fn decide(&mut self, block: Block, seen: &[Seen; BLOCK_PAGES]) {
+        let Some(examined) = self.sharing.examine(block, seen) else {
+            return;
+        };
+        let answers = self.contents(&examined.rehash);
+        let plan = self.sharing.plan(&examined, &answers, self.pressure);
+        self.punch_freed();
+        self.carry_out(&plan);
+    }
+
+    /// What pages hold now; none where that cannot be told.
+    fn contents(&mut self, pages: &[Page]) -> Vec<Option<Content>> {
+        let mut contents = Vec::with_capacity(pages.len());
+        let mut buffer = vec![0; PAGE_BYTES];
+        for run in pages.chunk_by(|one, next| is_next(*one, *next)) {
+            buffer.resize(run.len() * PAGE_BYTES, 0);
+            self.totals.read += run.len() as u64;
+            let vm = self.vms.get(&run[0].vm);
+            let read = vm.map(|vm| self.read(vm, run, &mut buffer));
+            let hash = vm.map(|vm| &vm.hash);
+            let of_page = |page: &[u8]| hash.map(|hash| hash.content(page));
+            match read {
+                Some(Ok(())) => contents.extend(buffer.chunks(PAGE_BYTES).map(of_page)),
+                _ => contents.extend(run.iter().map(|_| None)),
+            }
+        }
+        contents
+    }
+
+    /// Reads neighbouring pages, each from where it is.
+    fn read(
+        &self,
+        vm: &ScannedVm,
+        run: &[Page],
+        bytes: &mut [u8],
+    ) -> Result<(), rustix::io::Errno> {
+        let is_mapped = |page: &Page| self.sharing.mapped_frame(*page).is_some();
+        if !run.iter().any(is_mapped) {
+            return vm.read(run[0].gfn.0, Source::MemoryFile, bytes);
+        }
+        for (page, bytes) in run.iter().zip(bytes.chunks_mut(PAGE_BYTES)) {
+            let source = match is_mapped(page) {
+                true => Source::Process,
+                false => Source::MemoryFile,
+            };
+            vm.read(page.gfn.0, source, bytes)?;
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, plan: &BlockPlan) {
+        for fills in plan
+            .fills
+            .chunk_by(|one, next| is_next(one.page, next.page) && one.frame.0 + 1 == next.frame.0)
+        {
+            self.fill(fills);
+        }
+        for request in &plan.requests {
+            self.ask(request);
+        }
+    }
+
+    /// Copies neighbouring pages into neighbouring frames.
+    fn fill(&mut self, fills: &[Fill]) {
+        let pages: Vec<Page> = fills.iter().map(|fill| fill.page).collect();
+        let mut bytes = vec![0; fills.len() * PAGE_BYTES];
+        self.totals.filled += fills.len() as u64;
+        let Some(vm) = self.vms.get(&pages[0].vm) else {
+            return;
+        };
+        let copied = self
+            .read(vm, &pages, &mut bytes)
+            .and_then(|()| vm.store.fill(fills[0].frame, &bytes));
+        let hash = Arc::clone(&vm.hash);
+        for (fill, page) in fills.iter().zip(bytes.chunks(PAGE_BYTES)) {
+            if copied.is_err() || hash.content(page) != Content::Hash(fill.hash) {
+                self.totals.fill_failures += 1;
+                self.sharing.fill_failed(fill);
+            }
+        }
+    }
+
+    fn ask(&mut self, request: &Request) {
+        self.totals.requests += 1;
+        match self.vms.get_mut(&request.block.vm) {
+            Some(vm) => vm.ask(request),
+            None => drop(
+                self.sharing
+                    .settle(request.ticket, &sharing::Outcome::default()),
+            ),
+        }
+    }
+
+    /// Brings the next block's shared pages home, if there is memory for them. How long to sleep, if
+    /// there is nothing to do now.
+    fn bring_home(&mut self) -> Option<Duration> {
+        if self.vms.values().any(|vm| vm.pending > 0) {
+            return Some(AGENT_PATIENCE);
+        }
+        let Some((block, mapped)) = self.next_mapped() else {
+            self.missing = 0;
+            return Some(LONGEST_SLEEP);
+        };
+        let needed = mapped.count() as u64;
+        if needed > self.free {
+            self.missing = needed - self.free;
+            return Some(LONGEST_SLEEP);
+        }
+        self.missing = 0;
+        self.free -= needed;
+        if let Some(request) = self.sharing.unshare(block) {
+            self.ask(&request);
+        }
+        None
+    }
+
+    fn next_mapped(&self) -> Option<(Block, PageSet)> {
+        let blocks = self.vms.iter().flat_map(|(&vm, scanned)| {
+            (0..scanned.blocks()).map(move |number| Block { vm, number })
+        });
+        blocks
+            .map(|block| (block, self.sharing.mapped(block)))
+            .find(|(_, mapped)| !mapped.is_empty())
+    }
+
+    fn answer_audits(&mut self) {
+        let is_quiet = self.vms.values().all(|vm| vm.pending == 0);
+        let is_overdue = self.published.elapsed() > AUDIT_PATIENCE;
+        if self.audits.is_empty() || !(is_quiet || is_overdue) {
+            return;
+        }
+        let result = audit(&self.sharing, &self.vms);
+        for answer in self.audits.drain(..) {
+            // Who asked may have gone.
+            drop(answer.send(result.clone()));
+        }
+    }
+
+    fn publish_now_and_then(&mut self) {
+        if self.published.elapsed() >= PUBLISH_EVERY && self.audits.is_empty() {
+            self.publish();
+        }
+    }
+
+    fn publish(&mut self) {
+        self.published = Instant::now();
+        let vms = self
+            .vms
+            .iter()
+            .map(|(&id, vm)| (id, self.vm_report(id, vm)));
+        let vms = vms.collect();
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.counts = self.sharing.counts();
+        report.vms = vms;
+        report.totals = self.totals;
+        report.missing = PageCount(self.missing);
+        report.cpu = cpu_time();
+        report.direction = self.direction;
+    }
+
+    fn vm_report(&self, id: VmId, vm: &ScannedVm) -> VmReport {
+        VmReport {
+            counts: self.sharing.vm_counts(id).unwrap_or_default(),
+            charge_millipages: self.sharing.charge_millipages(id).unwrap_or_default(),
+            areas_limit: self.areas_limit,
+            passes: self.schedule.passes(id).unwrap_or_default(),
+            figures: vm.figures,
+        }
+    }
+
+    /// Until something is said, or the time is over.
+    fn sleep(&self, time: Duration) {
+        let mut sources = vec![PollFd::new(&self.wake, PollFlags::IN)];
+        for vm in self.vms.values() {
+            let mut flags = PollFlags::IN;
+            if vm.has_unsent() {
+                flags |= PollFlags::OUT;
+            }
+            // A process that has died is removed soon; until then its socket would not let us sleep.
+            if !vm.is_gone() {
+                sources.push(PollFd::from_borrowed_fd(vm.as_fd(), flags));
+            }
+        }
+        let time = Timespec::try_from(time.min(LONGEST_SLEEP)).unwrap_or_default();
+        if let Err(error) = poll(&mut sources, Some(&time)) {
+            tracing::debug!("the scanner was woken: {error}");
+        }
+        self.wake.drain();
+    }
+}
+
+/// While there is no room for frames, zero pages are still given back.
+fn leave_zeros(seen: &mut [Seen; BLOCK_PAGES]) {
+    for seen in seen {
+        if matches!(
+            seen,
+            Seen::Private(Content::Hash(_)) | Seen::Broken(Some(Content::Hash(_)))
+        ) {
+            *seen = Seen::Skipped;
+        }
+    }
+}
+
+fn is_next(one: Page, next: Page) -> bool {
+    one.vm == next.vm && one.gfn.0 + 1 == next.gfn.0
+}
+
+/// What this thread used of a core.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}

@@ -1,0 +1,409 @@
+//! One VM as the scanner sees it: its memory file, its process's page tables, and its agent's socket.
+//!
+//! What lies in the memory file is read from there; reading a hole allocates nothing. What lies over a
+//! mapping of the store is read from the process's memory. Only pages that were written since the last
+//! look are read, as the kernel's page tables tell; all others are what they were.
+
+use super::hash::PageHash;
+use crate::memory::MemoryError;
+use crate::memory::pagemap::Pagemap;
+use crate::memory::residency::FileResidency;
+use crate::memory::store::{Store, read_all};
+use crate::protocol::page_sharing::{BlockRequest, FromAgent, SharingSocket, ToAgent};
+use crate::protocol::{ChannelError, RamMapping};
+use page::{PAGE_SIZE, PageCount, VmId};
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::io::Errno;
+use sharing::{BLOCK_PAGES, Content, PageSet, Request, Seen};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
+
+const PAGE_BYTES: usize = 4096;
+/// Runs of written pages that are armed one by one. Arming takes the guest's quick translations for
+/// all it covers; above this many runs one call over all of them is cheaper all the same.
+const ARMED_ONE_BY_ONE: usize = 8;
+/// In every so many passes a block is read whole, written or not: what a look missed shows then.
+const WHOLE_EVERY: u64 = 16;
+
+/// What a VM brings when it comes.
+#[derive(Debug)]
+pub struct ScannedVmSpec {
+    /// Which.
+    pub id: VmId,
+    /// With whom it may share.
+    pub group: Option<sharing::TrustGroup>,
+    /// Its size.
+    pub size: PageCount,
+    /// Its process.
+    pub pid: u32,
+    /// Where that maps its memory file.
+    pub mappings: Vec<RamMapping>,
+    /// Its memory file, for reading.
+    pub memory_file: File,
+    /// The way to its agent.
+    pub socket: SharingSocket,
+}
+
+/// A VM that is scanned.
+#[derive(Debug)]
+pub(super) struct ScannedVm {
+    size: u64,
+    pid: u32,
+    mappings: Vec<RamMapping>,
+    file: File,
+    residency: FileResidency,
+    pagemap: Pagemap,
+    /// The process's memory, as `/proc/PID/mem` gives it.
+    memory: File,
+    pub(super) hash: Arc<PageHash>,
+    pub(super) store: Arc<Store>,
+    socket: SharingSocket,
+    unsent: VecDeque<ToAgent>,
+    /// Whether the agent's end of the socket is closed.
+    is_gone: bool,
+    /// Requests sent and not answered.
+    pub(super) pending: usize,
+    /// By block: whether all of it was looked at since the agent last changed it.
+    known: Vec<bool>,
+    pub(super) figures: VmFigures,
+    buffer: Vec<u8>,
+}
+
+/// What the scanner did for one VM, in pages since it came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VmFigures {
+    /// Looked over: those unchanged by the word of the page tables included.
+    pub covered: u64,
+    /// Read and hashed.
+    pub read: u64,
+}
+
+/// How a block was found.
+pub(super) enum Look {
+    /// Nobody has written to it since the last look.
+    Unchanged,
+    /// What each page is.
+    Seen(Box<[Seen; BLOCK_PAGES]>),
+}
+
+impl ScannedVm {
+    pub(super) fn new(
+        spec: ScannedVmSpec,
+        hash: Arc<PageHash>,
+        store: Arc<Store>,
+        frames: u64,
+    ) -> Result<Self, MemoryError> {
+        let size = spec.size.0;
+        let residency =
+            FileResidency::new(&spec.memory_file, size).map_err(MemoryError::ReadRamUse)?;
+        let memory = File::open(format!("/proc/{}/mem", spec.pid));
+        let blocks = usize::try_from(size.div_ceil(BLOCK_PAGES as u64)).unwrap_or(usize::MAX);
+        let vm = Self {
+            size,
+            pid: spec.pid,
+            mappings: spec.mappings,
+            file: spec.memory_file,
+            residency,
+            pagemap: Pagemap::open(spec.pid)?,
+            memory: memory.map_err(MemoryError::ReadPagemap)?,
+            hash,
+            store,
+            socket: spec.socket,
+            unsent: VecDeque::new(),
+            is_gone: false,
+            pending: 0,
+            known: vec![false; blocks],
+            figures: VmFigures::default(),
+            buffer: vec![0; BLOCK_PAGES * PAGE_BYTES],
+        };
+        let message = ToAgent::Store { frames };
+        let sent = vm.socket.ask(&message, Some(vm.store.read_only()));
+        sent.map_err(|_| MemoryError::Store(Errno::PIPE))?;
+        Ok(vm)
+    }
+
+    pub(super) fn size(&self) -> PageCount {
+        PageCount(self.size)
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(super) fn blocks(&self) -> u32 {
+        u32::try_from(self.known.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Pages of a block, by their places in the memory file.
+    fn pages(&self, number: u32) -> Range<u64> {
+        let first = u64::from(number) * BLOCK_PAGES as u64;
+        first..(first + BLOCK_PAGES as u64).min(self.size)
+    }
+
+    /// Where pages are in the VM's process. They lie in one mapping, as a block does.
+    pub(super) fn address(&self, page: u64) -> u64 {
+        let holds = |mapping: &&RamMapping| {
+            (mapping.first_page..mapping.first_page + mapping.pages).contains(&page)
+        };
+        let mapping = self.mappings.iter().find(holds);
+        mapping.map_or(0, |mapping| {
+            mapping.address + (page - mapping.first_page) * PAGE_SIZE
+        })
+    }
+
+    /// The page at an address of the VM's process, if it is guest memory.
+    pub(super) fn page_at(&self, address: u64) -> Option<u64> {
+        self.mappings.iter().find_map(|mapping| {
+            let page = address.checked_sub(mapping.address)? / PAGE_SIZE;
+            (page < mapping.pages).then_some(mapping.first_page + page)
+        })
+    }
+
+    fn addresses(&self, pages: &Range<u64>) -> Range<u64> {
+        let start = self.address(pages.start);
+        start..start + (pages.end - pages.start) * PAGE_SIZE
+    }
+
+    /// Everything is to be read anew: more is worth sharing than was.
+    pub(super) fn forget_looks(&mut self) {
+        self.known.fill(false);
+    }
+
+    /// Looks at a block. `mapped` are the pages over which the store is mapped, `to_read` those that are
+    /// to be read even if nobody wrote to them.
+    pub(super) fn look(
+        &mut self,
+        number: u32,
+        pass: u64,
+        mapped: &PageSet,
+        to_read: &PageSet,
+    ) -> Result<Look, MemoryError> {
+        let pages = self.pages(number);
+        self.figures.covered += pages.end - pages.start;
+        let is_whole = (pass + u64::from(number)).is_multiple_of(WHOLE_EVERY);
+        let is_known = self.known[number as usize] && !is_whole;
+        let written = self.take_written(&pages, is_known)?;
+        if is_known && written.is_empty() && to_read.is_empty() {
+            return Ok(Look::Unchanged);
+        }
+        self.known[number as usize] = true;
+        let news: PageSet = written.iter().chain(to_read.iter()).collect();
+        let mut seen = Box::new([Seen::Skipped; BLOCK_PAGES]);
+        self.look_at_own(&pages, mapped, &news, &mut seen)?;
+        self.look_at_mapped(&pages, mapped, &news, &mut seen)?;
+        Ok(Look::Seen(seen))
+    }
+
+    /// The pages written since the last look, all of them for a block that is not known. They are armed
+    /// before they are read, so that a later write is seen the next time.
+    fn take_written(&self, pages: &Range<u64>, is_known: bool) -> Result<PageSet, MemoryError> {
+        let all = self.addresses(pages);
+        let mut runs = vec![all.clone()];
+        if is_known {
+            runs.clear();
+            self.pagemap.written(all.clone(), |run| runs.push(run))?;
+        }
+        if runs.len() > ARMED_ONE_BY_ONE {
+            let hull = runs[0].start..runs[runs.len() - 1].end;
+            runs = vec![hull];
+        }
+        let mut written = PageSet::EMPTY;
+        for run in runs {
+            self.pagemap
+                .arm_written(run, |found| insert(&mut written, &all, found))?;
+        }
+        match is_known {
+            true => Ok(written),
+            false => Ok((0..place(&all, all.end)).collect()),
+        }
+    }
+
+    /// The pages in the memory file.
+    fn look_at_own(
+        &mut self,
+        pages: &Range<u64>,
+        mapped: &PageSet,
+        news: &PageSet,
+        seen: &mut [Seen; BLOCK_PAGES],
+    ) -> Result<(), MemoryError> {
+        let count = pages.end - pages.start;
+        let mut held = PageSet::EMPTY;
+        self.residency
+            .for_each(pages.clone(), |page| held.insert(index(pages, page)))
+            .map_err(MemoryError::ReadRamUse)?;
+        let mut wanted = PageSet::EMPTY;
+        for place in (0..BLOCK_PAGES).take(usize::try_from(count).unwrap_or(BLOCK_PAGES)) {
+            if mapped.contains(place) {
+                continue;
+            }
+            seen[place] = match (held.contains(place), news.contains(place)) {
+                (false, _) => Seen::Hole,
+                (true, false) => Seen::Unchanged,
+                (true, true) => {
+                    wanted.insert(place);
+                    continue;
+                }
+            };
+        }
+        self.read_runs(pages, &wanted, Source::MemoryFile, |place, content| {
+            seen[place] = Seen::Private(content);
+        });
+        Ok(())
+    }
+
+    /// The pages over which the store is mapped: nothing but the agent takes a mapping away, so each
+    /// shows its frame or was written to.
+    fn look_at_mapped(
+        &mut self,
+        pages: &Range<u64>,
+        mapped: &PageSet,
+        news: &PageSet,
+        seen: &mut [Seen; BLOCK_PAGES],
+    ) -> Result<(), MemoryError> {
+        mapped
+            .iter()
+            .for_each(|place| seen[place] = Seen::Unchanged);
+        let suspects: PageSet = mapped
+            .iter()
+            .filter(|&place| news.contains(place))
+            .collect();
+        let (Some(first), Some(last)) = (suspects.iter().next(), suspects.iter().last()) else {
+            return Ok(());
+        };
+        let hull = pages.start + first as u64..pages.start + last as u64 + 1;
+        let all = self.addresses(pages);
+        let mut anonymous = PageSet::EMPTY;
+        self.pagemap.anonymous(self.addresses(&hull), |run| {
+            insert(&mut anonymous, &all, run)
+        })?;
+        for place in suspects.iter() {
+            seen[place] = match anonymous.contains(place) {
+                true => Seen::Broken(None),
+                false => Seen::Shared,
+            };
+        }
+        let broken: PageSet = suspects
+            .iter()
+            .filter(|&place| anonymous.contains(place))
+            .collect();
+        self.read_runs(pages, &broken, Source::Process, |place, content| {
+            seen[place] = Seen::Broken(Some(content));
+        });
+        Ok(())
+    }
+
+    /// Reads the pages of a set run by run; what cannot be read is left out.
+    fn read_runs(
+        &mut self,
+        pages: &Range<u64>,
+        set: &PageSet,
+        source: Source,
+        mut found: impl FnMut(usize, Content),
+    ) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        for (start, count) in set.runs() {
+            let bytes = &mut buffer[..count * PAGE_BYTES];
+            if self
+                .read(pages.start + start as u64, source, bytes)
+                .is_err()
+            {
+                continue;
+            }
+            self.figures.read += count as u64;
+            for (place, page) in (start..).zip(bytes.chunks(PAGE_BYTES)) {
+                found(place, self.hash.content(page));
+            }
+        }
+        self.buffer = buffer;
+    }
+
+    /// Reads whole pages from `page` on.
+    pub(super) fn read(&self, page: u64, source: Source, bytes: &mut [u8]) -> Result<(), Errno> {
+        match source {
+            Source::MemoryFile => read_all(&self.file, bytes, page * PAGE_SIZE),
+            Source::Process => read_all(&self.memory, bytes, self.address(page)),
+        }
+    }
+
+    /// Which pages of a range the process has anonymous memory for.
+    pub(super) fn anonymous(
+        &self,
+        pages: Range<u64>,
+        found: impl FnMut(Range<u64>),
+    ) -> Result<(), MemoryError> {
+        self.pagemap.anonymous(self.addresses(&pages), found)
+    }
+
+    /// Asks the agent, now or as soon as it takes messages.
+    pub(super) fn ask(&mut self, request: &Request) {
+        self.pending += 1;
+        self.known[request.block.number as usize] = false;
+        self.unsent
+            .push_back(ToAgent::Request(BlockRequest::from(request)));
+        self.send_unsent();
+    }
+
+    pub(super) fn send_unsent(&mut self) {
+        while let Some(message) = self.unsent.front() {
+            match self.socket.ask(message, None) {
+                Ok(()) => drop(self.unsent.pop_front()),
+                // If the process has died, it is removed soon.
+                Err(_) => return,
+            }
+        }
+    }
+
+    pub(super) fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// Whether its agent does not speak any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_gone
+    }
+
+    /// What its agent said next, if anything. An agent that has gone or talks nonsense says nothing
+    /// more.
+    pub(super) fn hear(&mut self) -> Option<FromAgent> {
+        if self.is_gone {
+            return None;
+        }
+        match self.socket.hear_agent() {
+            Ok(message) => Some(message),
+            Err(ChannelError::Socket(Errno::AGAIN | Errno::INTR)) => None,
+            Err(error) => {
+                tracing::debug!("the agent of process {} is not heard: {error}", self.pid);
+                self.is_gone = true;
+                None
+            }
+        }
+    }
+}
+
+/// Where a page is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    MemoryFile,
+    Process,
+}
+
+impl AsFd for ScannedVm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn index(pages: &Range<u64>, page: u64) -> usize {
+    usize::try_from(page - pages.start).unwrap_or(usize::MAX)
+}
+
+/// Which page of the block at `all` an address belongs to.
+fn place(all: &Range<u64>, address: u64) -> usize {
+    usize::try_from((address - all.start) / PAGE_SIZE).unwrap_or(usize::MAX)
+}
+
+fn insert(set: &mut PageSet, all: &Range<u64>, found: Range<u64>) {
+    (place(all, found.start)..place(all, found.end)).for_each(|place| set.insert(place));
+}
