@@ -1,9 +1,12 @@
 //! Claims about what people see: consoles and `top` on a terminal.
 
+use std::thread::sleep;
+use std::time::Duration;
+use tests::console::parse_report;
 use tests::process::Signal;
 use tests::raw_client::RawClient;
 use tests::terminal::Terminal;
-use tests::{GuestConsole, TestHost, process, wait_until};
+use tests::{GuestConsole, TestHost, number, process, wait_until};
 
 const CTRL_C: &[u8] = b"\x03";
 const CTRL_RIGHT_BRACKET: &[u8] = b"\x1d";
@@ -108,8 +111,7 @@ fn a_client_that_does_not_read_holds_up_neither_guest_nor_others() {
     process::signal(deaf.pid(), Signal::STOP);
     let mut other = host.console("a");
     let mut printed = 0;
-    // More than the host keeps for a slow reader: the guest prints a few bytes at a time, and the
-    // host keeps so many pieces.
+    // More than the host keeps for a slow reader, whose socket is soon full of small pieces.
     while printed < 96 << 10 {
         other.type_line(&"help\n".repeat(32));
         let before = other.text().len();
@@ -120,6 +122,42 @@ fn a_client_that_does_not_read_holds_up_neither_guest_nor_others() {
     }
     let resident = process::resident_bytes(host.host_pid());
     assert!(resident < 64 << 20, "the host has {resident} bytes");
+}
+
+/// The guest's words come through a socket that takes a few hundred small pieces only, and the
+/// host may have no processor for longer than a guest needs to print these.
+#[test]
+fn a_host_that_sleeps_misses_nothing_of_what_a_guest_prints() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let console = host.console("a");
+    all_reports_come_through_a_sleep_of(host.host_pid(), console);
+    let lost = number(&host.vm("a"), "/counters/console_lost_bytes");
+    assert_eq!(lost, 0);
+}
+
+/// The host reads pieces of a few bytes: a client may be behind by many of them.
+#[test]
+fn a_client_that_sleeps_misses_nothing_of_what_a_guest_prints() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let console = host.console("a");
+    all_reports_come_through_a_sleep_of(console.pid(), console);
+}
+
+/// Stops a process while a guest prints less than the host keeps.
+fn all_reports_come_through_a_sleep_of(process: u32, mut console: GuestConsole) {
+    const REPORTS: usize = 100;
+    // So few bytes reach the guest's console at once: they are there when the first is answered.
+    console.type_line(&vec!["report"; REPORTS].join("\n"));
+    console.expect("report {\"guest\":");
+    process::signal(process, Signal::STOP);
+    // Were the guest not done by then, less would be tested, and nothing fail.
+    sleep(Duration::from_millis(500));
+    process::signal(process, Signal::CONT);
+    wait_until("each report comes whole", || {
+        console.text().lines().filter_map(parse_report).count() == REPORTS
+    });
 }
 
 /// With few descriptors left for the host, consoles must not take those of other clients and VMs.

@@ -17,7 +17,6 @@ use axum::{Json, Router};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::broadcast::error::RecvError;
@@ -207,17 +206,16 @@ async fn attach(
     replay: usize,
 ) {
     let (mut from_client, mut to_client) = tokio::io::split(connection);
-    let (before, mut pieces) = console.attach(replay);
+    let (before, mut reader) = console.attach(replay);
     let output = async move {
         to_client.write_all(&before).await?;
         loop {
-            let piece: Arc<[u8]> = match pieces.recv().await {
-                Ok(piece) => piece,
+            match reader.recv().await {
+                Ok(piece) => to_client.write_all(&piece).await?,
                 // A reader that is too slow loses output; the guest does not wait for it.
-                Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return to_client.shutdown().await,
-            };
-            to_client.write_all(&piece).await?;
+            }
         }
     };
     let input = async {
