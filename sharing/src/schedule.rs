@@ -76,6 +76,14 @@ impl Schedule {
         self.vms.remove(&id);
     }
 
+    /// Goes on at other rates.
+    pub fn set_settings(&mut self, settings: RateSettings, now: Duration) {
+        self.settings = settings;
+        self.core
+            .set_rate(settings.core_share_permille * 1_000_000, now);
+        self.set_pressure(self.pressure, now);
+    }
+
     /// Memory has become short, or is so no more.
     pub fn set_pressure(&mut self, pressure: Pressure, now: Duration) {
         self.pressure = pressure;

@@ -4,7 +4,7 @@
 pub mod client;
 mod sharing_view;
 
-pub use sharing_view::{ScanTotals, SharingPace, SharingView, VmSharingView};
+pub use sharing_view::{ScanPriority, ScanTotals, SharingPace, SharingView, VmSharingView};
 
 use crate::name::VmName;
 use crate::protocol::{BalloonView as Balloon, OnHostDeath, VmCounters};
@@ -98,6 +98,8 @@ pub struct ScanChange {
     pub host_pages_per_s: Option<u64>,
     /// The most of a core, in thousandths.
     pub core_share_permille: Option<u64>,
+    /// The scanner's place among all that want a core.
+    pub priority: Option<ScanPriority>,
 }
 
 /// How large a VM's balloon should be.
@@ -349,9 +351,16 @@ pub fn parse_host_change(words: &[String]) -> Result<HostChange, String> {
                 let percent: u64 = parse_count(key, value)?;
                 change.scan.core_share_permille = Some(percent.saturating_mul(10));
             }
+            "scan-priority" => {
+                change.scan.priority = Some(match value {
+                    "idle" => ScanPriority::Idle,
+                    "normal" => ScanPriority::Normal,
+                    _ => return Err(format!("{key}={value}: write {key}=idle or {key}=normal")),
+                });
+            }
             _ => {
                 return Err(format!(
-                    "'{key}' cannot be set on the host: set memory, sharing, scan-pass, scan-vm, scan-host or scan-core"
+                    "'{key}' cannot be set on the host: set memory, sharing, scan-pass, scan-vm, scan-host, scan-core or scan-priority"
                 ));
             }
         }

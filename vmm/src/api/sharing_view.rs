@@ -48,6 +48,19 @@ pub struct SharingView {
     pub totals: ScanTotals,
     /// How fast it scans.
     pub rates: RateSettings,
+    /// The scanner's place among all that want a core.
+    pub priority: ScanPriority,
+}
+
+/// The scanner's place among all that want a core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScanPriority {
+    /// The last, while there is memory; as any other thread when memory is short.
+    #[default]
+    Idle,
+    /// As any other thread.
+    Normal,
 }
 
 /// How sharing goes on.

@@ -59,7 +59,8 @@ pub(super) enum Command {
         #[arg(value_name = "NAME")]
         target: Target,
         /// For a VM min=SIZE, max=SIZE, shares=low|normal|high|N; for the host memory=SIZE,
-        /// sharing=on|off, scan-pass=SECONDS, scan-vm=PAGES/S, scan-host=PAGES/S, scan-core=PERCENT.
+        /// sharing=on|off, scan-pass=SECONDS, scan-vm=PAGES/S, scan-host=PAGES/S, scan-core=PERCENT,
+        /// scan-priority=idle|normal.
         #[arg(required = true, value_name = "KEY=VALUE")]
         changes: Vec<String>,
         /// Print JSON.

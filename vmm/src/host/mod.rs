@@ -239,9 +239,10 @@ impl Host {
         check_budget(budget, state.machine)?;
         policy::admit_budget(&state.snapshot(), budget)?;
         let rates = new_rates(state.rates, change.scan)?;
-        if rates != state.rates {
-            state.rates = rates;
-            self.shared.sharing.set_rates(rates);
+        let priority = change.scan.priority.unwrap_or(state.scan_priority);
+        if (rates, priority) != (state.rates, state.scan_priority) {
+            (state.rates, state.scan_priority) = (rates, priority);
+            self.shared.sharing.set_rates(rates, priority);
         }
         if budget != state.budget {
             // What was used before belongs to the old budget.

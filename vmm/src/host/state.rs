@@ -5,7 +5,7 @@ use super::events::Events;
 use super::sharing::account::Account;
 use super::vm::Vm;
 use super::wish::{command_line, whole_pages};
-use crate::api::{HostView, RunRequest, SharingView, VmView};
+use crate::api::{HostView, RunRequest, ScanPriority, SharingView, VmView};
 use crate::name::VmName;
 use crate::protocol::VmConfig;
 use crate::vm::MOST_VCPUS;
@@ -35,6 +35,7 @@ pub(super) struct State {
     pub(super) account_rounds: u64,
     /// How fast it scans.
     pub(super) rates: RateSettings,
+    pub(super) scan_priority: ScanPriority,
     /// When that was last measured.
     pub(super) measured: Instant,
 }
@@ -58,6 +59,7 @@ impl State {
             account: Account::default(),
             account_rounds: 0,
             rates,
+            scan_priority: ScanPriority::default(),
             measured: Instant::now(),
         }
     }
@@ -142,7 +144,11 @@ impl State {
         let states = || self.vms.values().map(Vm::states);
         let shared = states().map(|states| states.shared).sum();
         let broken = states().map(|states| states.broken).sum();
-        self.account.view(shared, broken, self.rates)
+        SharingView {
+            rates: self.rates,
+            priority: self.scan_priority,
+            ..self.account.view(shared, broken)
+        }
     }
 
     pub(super) fn view(&self) -> HostView {

@@ -29,7 +29,7 @@ pub enum ToAgent {
         frames: u64,
     },
     /// Do this with one block.
-    Request(BlockRequest),
+    Request(Box<BlockRequest>),
 }
 
 /// A [`Request`] without its VM, which is the one that is asked.
@@ -123,7 +123,7 @@ impl ToAgent {
                 while !cursor.0.is_empty() {
                     request.spans.push(cursor.span()?);
                 }
-                Self::Request(request)
+                Self::Request(Box::new(request))
             }
             _ => return None,
         };
@@ -407,7 +407,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_request_arrives_as_it_was_sent(request in request()) {
-            let message = ToAgent::Request(request);
+            let message = ToAgent::Request(Box::new(request));
             let bytes = message.encode();
             prop_assert!(bytes.len() <= LARGEST);
             prop_assert_eq!(ToAgent::decode(&bytes), Some(message));

@@ -8,9 +8,7 @@ use super::{Direction, Report};
 use crate::api::{ScanTotals, SharingPace, SharingView, VmSharingView};
 use crate::memory::agent::SharingCounters;
 use page::{PAGE_SIZE, PageCount, PageStates, VmId};
-use sharing::{
-    BreakRate, Breakable, FRAMES_IN_FLIGHT, Pace, Pressure, RateSettings, Reserve, reserve,
-};
+use sharing::{BreakRate, Breakable, FRAMES_IN_FLIGHT, Pace, Pressure, Reserve, reserve};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -191,12 +189,7 @@ impl Account {
     }
 
     /// All VMs, whose shared and broken pages are these.
-    pub(in crate::host) fn view(
-        &self,
-        shared: PageCount,
-        broken: PageCount,
-        rates: RateSettings,
-    ) -> SharingView {
+    pub(in crate::host) fn view(&self, shared: PageCount, broken: PageCount) -> SharingView {
         let (counts, totals) = (self.report.counts, self.report.totals);
         let per_s = self.total_per_second();
         SharingView {
@@ -232,7 +225,7 @@ impl Account {
                 cpu_us: u64::try_from(self.report.cpu.as_micros()).unwrap_or(u64::MAX),
                 surprises: counts.surprises,
             },
-            rates,
+            ..SharingView::default()
         }
     }
 

@@ -12,6 +12,7 @@ pub use audit::Audit;
 pub use scanner::Totals;
 pub use vm::{ScannedVmSpec, VmFigures};
 
+use crate::api::ScanPriority;
 use crate::event::Event;
 use crate::memory::store::Store;
 use page::{PageCount, VmId};
@@ -46,7 +47,7 @@ pub enum Direction {
 enum Command {
     AddVm(Box<ScannedVmSpec>),
     RemoveVm(VmId),
-    Rates(RateSettings),
+    Rates(RateSettings, ScanPriority),
     Direct(Direction),
     Adapt {
         pace: Pace,
@@ -121,7 +122,6 @@ impl PageSharing {
             seed: u64::from(std::process::id()),
         };
         let body = move || {
-            priority::set(Pressure::Plenty);
             Scanner::new(parts).run();
         };
         thread::Builder::new().name("scanner".into()).spawn(body)?;
@@ -144,8 +144,8 @@ impl PageSharing {
     }
 
     /// Scan at another rate.
-    pub fn set_rates(&self, rates: RateSettings) {
-        self.say(Command::Rates(rates));
+    pub fn set_rates(&self, rates: RateSettings, priority: ScanPriority) {
+        self.say(Command::Rates(rates, priority));
     }
 
     /// Share, or bring home.

@@ -15,6 +15,7 @@ use super::audit::{Audit, audit};
 use super::hash::PageHash;
 use super::vm::{Look, ScannedVm, ScannedVmSpec, Source};
 use super::{Command, Direction, Report, Stores, VmReport};
+use crate::api::ScanPriority;
 use crate::event::Event;
 use crate::memory::store::Store;
 use crate::protocol::page_sharing::FromAgent;
@@ -57,6 +58,7 @@ pub(super) struct Scanner {
     direction: Direction,
     pace: Pace,
     pressure: Pressure,
+    priority: ScanPriority,
     /// What may be used to bring shared pages home, in pages.
     free: u64,
     /// What is missing to bring the next block home.
@@ -111,6 +113,7 @@ impl Scanner {
             direction: Direction::Share,
             pace: Pace::GoOn,
             pressure: Pressure::Plenty,
+            priority: ScanPriority::Idle,
             free: 0,
             missing: 0,
             audits: Vec::new(),
@@ -122,6 +125,7 @@ impl Scanner {
 
     /// Runs until the host ends.
     pub(super) fn run(mut self) {
+        super::priority::set(self.priority, self.pressure);
         while self.obey().is_ok() {
             self.hear_agents();
             self.answer_audits();
@@ -156,7 +160,12 @@ impl Scanner {
         match command {
             Command::AddVm(spec) => self.add_vm(*spec),
             Command::RemoveVm(id) => self.remove_vm(id),
-            Command::Rates(rates) => self.set_rates(rates),
+            Command::Rates(rates, priority) => {
+                self.priority = priority;
+                super::priority::set(priority, self.pressure);
+                let now = self.now();
+                self.schedule.set_settings(rates, now);
+            }
             Command::Direct(direction) => {
                 self.direction = direction;
                 self.vms.values_mut().for_each(ScannedVm::forget_looks);
@@ -176,19 +185,9 @@ impl Scanner {
             self.schedule.set_pressure(pressure, now);
             // What did not pay then may pay now.
             self.vms.values_mut().for_each(ScannedVm::forget_looks);
-            super::priority::set(pressure);
+            super::priority::set(self.priority, pressure);
         }
         (self.pace, self.pressure, self.free) = (pace, pressure, free.0);
-    }
-
-    fn set_rates(&mut self, rates: RateSettings) {
-        let now = self.now();
-        let mut schedule = Schedule::new(rates, now.as_nanos() as u64, now);
-        schedule.set_pressure(self.pressure, now);
-        for (&id, vm) in &self.vms {
-            schedule.add_vm(id, vm.size(), now);
-        }
-        self.schedule = schedule;
     }
 
     fn add_vm(&mut self, spec: ScannedVmSpec) {

@@ -120,7 +120,7 @@ impl ScannedVm {
         };
         let message = ToAgent::Store { frames };
         let sent = vm.socket.ask(&message, Some(vm.store.read_only()));
-        sent.map_err(|_| MemoryError::Store(Errno::PIPE))?;
+        sent.map_err(|_unsent| MemoryError::Store(Errno::PIPE))?;
         Ok(vm)
     }
 
@@ -341,7 +341,7 @@ impl ScannedVm {
         self.pending += 1;
         self.known[request.block.number as usize] = false;
         self.unsent
-            .push_back(ToAgent::Request(BlockRequest::from(request)));
+            .push_back(ToAgent::Request(Box::new(BlockRequest::from(request))));
         self.send_unsent();
     }
 

@@ -60,7 +60,8 @@ impl Bench {
     fn ask(&mut self, mut request: BlockRequest) -> Outcome {
         self.tickets += 1;
         request.ticket = Ticket(self.tickets);
-        self.host.ask(&ToAgent::Request(request), None).unwrap();
+        let message = ToAgent::Request(Box::new(request));
+        self.host.ask(&message, None).unwrap();
         self.outcome()
     }
 
@@ -300,17 +301,29 @@ fn only_what_a_guest_wrote_over_a_frame_counts_as_its_copy() {
     });
     let pagemap = Pagemap::open(std::process::id()).unwrap();
     let all = bench.ram.addresses(0..8);
-    let found = |query: &dyn Fn(&mut dyn FnMut(Range<u64>))| {
-        let mut pages = Vec::new();
-        query(&mut |run| {
-            let page = |address: u64| (address - all.start) / PAGE_SIZE;
-            pages.extend(page(run.start)..page(run.end));
-        });
-        pages
+    let pages = |runs: Vec<Range<u64>>| -> Vec<u64> {
+        let page = |address: u64| (address - all.start) / PAGE_SIZE;
+        runs.into_iter()
+            .flat_map(|run| page(run.start)..page(run.end))
+            .collect()
     };
-    let anonymous = || found(&|run| pagemap.anonymous(all.clone(), run).unwrap());
-    let arm = || found(&|run| pagemap.arm_written(all.clone(), run).unwrap());
-    let written = || found(&|run| pagemap.written(all.clone(), run).unwrap());
+    let anonymous = || {
+        let mut runs = Vec::new();
+        let found = |run| runs.push(run);
+        pagemap.anonymous(all.clone(), found).unwrap();
+        pages(runs)
+    };
+    let arm = || {
+        let mut runs = Vec::new();
+        let found = |run| runs.push(run);
+        pagemap.arm_written(all.clone(), found).unwrap();
+        pages(runs)
+    };
+    let written = || {
+        let mut runs = Vec::new();
+        pagemap.written(all.clone(), |run| runs.push(run)).unwrap();
+        pages(runs)
+    };
     assert_eq!(anonymous(), [3], "copied in");
     assert_eq!(arm(), (0..8).collect::<Vec<_>>());
     assert_eq!(anonymous(), [3], "armed and untouched");
