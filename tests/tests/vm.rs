@@ -64,7 +64,8 @@ fn a_vm_process_holds_write_protection_over_all_of_its_memory() {
         let vm = host.boot_vm(name, &words);
         assert_eq!(number(&vm, "/userfault_bytes"), size);
         let pid = host.pid(name);
-        assert_eq!(process::descriptors(pid, "userfaultfd").len(), 1);
+        // One makes writers wait, the other tells what was written.
+        assert_eq!(process::descriptors(pid, "userfaultfd").len(), 2);
         let mappings = process::memory_mappings(pid);
         let protected = mappings
             .iter()

@@ -18,7 +18,9 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 
 /// Room for the largest request: 512 spans of one page each, all with copied pages.
-const LARGEST: usize = 64 << 10;
+const LARGEST_REQUEST: usize = 64 << 10;
+/// Room for the largest answer: an outcome.
+const LARGEST_ANSWER: usize = 256;
 
 /// What the scanner says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -286,8 +288,9 @@ impl SharingSocket {
     /// # Errors
     /// `Socket(Errno::AGAIN)` when there is nothing.
     pub fn hear_scanner(&self) -> Result<(ToAgent, Option<OwnedFd>), ChannelError> {
-        let (bytes, descriptor) = self.receive()?;
-        let message = ToAgent::decode(&bytes).ok_or(ChannelError::NotUnderstood)?;
+        let mut bytes = vec![0; LARGEST_REQUEST];
+        let (length, descriptor) = self.receive(&mut bytes)?;
+        let message = ToAgent::decode(&bytes[..length]).ok_or(ChannelError::NotUnderstood)?;
         Ok((message, descriptor))
     }
 
@@ -296,8 +299,9 @@ impl SharingSocket {
     /// # Errors
     /// `Socket(Errno::AGAIN)` when there is nothing.
     pub fn hear_agent(&self) -> Result<FromAgent, ChannelError> {
-        let (bytes, _) = self.receive()?;
-        FromAgent::decode(&bytes).ok_or(ChannelError::NotUnderstood)
+        let mut bytes = [0; LARGEST_ANSWER];
+        let (length, _) = self.receive(&mut bytes)?;
+        FromAgent::decode(&bytes[..length]).ok_or(ChannelError::NotUnderstood)
     }
 
     fn send(&self, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> Result<(), ChannelError> {
@@ -320,13 +324,13 @@ impl SharingSocket {
         }
     }
 
-    fn receive(&self) -> Result<(Vec<u8>, Option<OwnedFd>), ChannelError> {
-        let mut bytes = vec![0; LARGEST];
+    /// Returns the packet's length and its descriptor.
+    fn receive(&self, bytes: &mut [u8]) -> Result<(usize, Option<OwnedFd>), ChannelError> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let answer = recvmsg(
             &self.0,
-            &mut [IoSliceMut::new(&mut bytes)],
+            &mut [IoSliceMut::new(bytes)],
             &mut ancillary,
             RecvFlags::CMSG_CLOEXEC,
         );
@@ -338,12 +342,11 @@ impl SharingSocket {
         if length == 0 {
             return Err(ChannelError::Closed);
         }
-        bytes.truncate(length);
         let descriptor = ancillary.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
             _ => None,
         });
-        Ok((bytes, descriptor))
+        Ok((length, descriptor))
     }
 }
 
@@ -409,7 +412,7 @@ mod tests {
         fn a_request_arrives_as_it_was_sent(request in request()) {
             let message = ToAgent::Request(Box::new(request));
             let bytes = message.encode();
-            prop_assert!(bytes.len() <= LARGEST);
+            prop_assert!(bytes.len() <= LARGEST_REQUEST);
             prop_assert_eq!(ToAgent::decode(&bytes), Some(message));
         }
 
@@ -417,6 +420,7 @@ mod tests {
         fn an_answer_arrives_as_it_was_sent(ticket: u64, done in set(), copied in set(), differed in set()) {
             let outcome = Outcome { done, copied, differed };
             let message = FromAgent::Outcome { ticket: Ticket(ticket), outcome };
+            prop_assert!(message.encode().len() <= LARGEST_ANSWER);
             prop_assert_eq!(FromAgent::decode(&message.encode()), Some(message));
         }
 

@@ -37,6 +37,8 @@ const PAGE_BYTES: usize = 4096;
 const MOST_PENDING: usize = 2;
 /// How often figures are published at most.
 const PUBLISH_EVERY: Duration = Duration::from_millis(200);
+/// How often agents that have nothing to do are heard.
+const HEAR_EVERY: Duration = Duration::from_millis(1);
 /// How long an idle scanner sleeps before it looks whether anything has changed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// How long a full agent is waited for before its VM loses its turn.
@@ -66,6 +68,7 @@ pub(super) struct Scanner {
     audits: Vec<SyncSender<Audit>>,
     totals: Totals,
     begin: Instant,
+    heard: Instant,
     published: Instant,
 }
 
@@ -119,6 +122,7 @@ impl Scanner {
             audits: Vec::new(),
             totals: Totals::default(),
             begin,
+            heard: begin,
             published: begin,
         }
     }
@@ -127,7 +131,7 @@ impl Scanner {
     pub(super) fn run(mut self) {
         super::priority::set(self.priority, self.pressure);
         while self.obey().is_ok() {
-            self.hear_agents();
+            self.hear_agents_in_time();
             self.answer_audits();
             self.publish_now_and_then();
             let sleep = match self.direction {
@@ -265,7 +269,17 @@ impl Scanner {
         self.hashes.retain(|domain, _| stores.contains_key(domain));
     }
 
+    /// Agents are heard at once while they have something to do; else what they say can wait a little,
+    /// and asking them all for each block would cost more than looking at it.
+    fn hear_agents_in_time(&mut self) {
+        let is_waiting = self.vms.values().any(|vm| vm.pending > 0);
+        if is_waiting || self.heard.elapsed() >= HEAR_EVERY {
+            self.hear_agents();
+        }
+    }
+
     fn hear_agents(&mut self) {
+        self.heard = Instant::now();
         let ids: Vec<VmId> = self.vms.keys().copied().collect();
         for id in ids {
             while let Some(message) = self.hear(id) {
@@ -352,13 +366,13 @@ impl Scanner {
             return 0;
         }
         let pass = self.schedule.passes(block.vm).unwrap_or(0);
-        let mapped = self.sharing.mapped(block);
         let to_read = self.sharing.to_read(block);
+        let sharing = &self.sharing;
         let Some(vm) = self.vms.get_mut(&block.vm) else {
             return 0;
         };
         let before = vm.figures;
-        let look = vm.look(block.number, pass, &mapped, &to_read);
+        let look = vm.look(block.number, pass, &to_read, || sharing.mapped(block));
         let read = vm.figures.read - before.read;
         self.totals.covered += vm.figures.covered - before.covered;
         self.totals.read += read;

@@ -25,7 +25,9 @@ const PAGE_BYTES: usize = 4096;
 /// all it covers; above this many runs one call over all of them is cheaper all the same.
 const ARMED_ONE_BY_ONE: usize = 8;
 /// In every so many passes a block is read whole, written or not: what a look missed shows then.
-const WHOLE_EVERY: u64 = 16;
+const WHOLE_EVERY: u64 = 128;
+/// Pages read at once: what is read is still in a core's cache when it is hashed.
+const READ_AT_ONCE: usize = 64;
 
 /// What a VM brings when it comes.
 #[derive(Debug)]
@@ -116,7 +118,7 @@ impl ScannedVm {
             pending: 0,
             known: vec![false; blocks],
             figures: VmFigures::default(),
-            buffer: vec![0; BLOCK_PAGES * PAGE_BYTES],
+            buffer: vec![0; READ_AT_ONCE * PAGE_BYTES],
         };
         let message = ToAgent::Store { frames };
         let sent = vm.socket.ask(&message, Some(vm.store.read_only()));
@@ -171,14 +173,14 @@ impl ScannedVm {
         self.known.fill(false);
     }
 
-    /// Looks at a block. `mapped` are the pages over which the store is mapped, `to_read` those that are
-    /// to be read even if nobody wrote to them.
+    /// Looks at a block. `mapped` says over which of its pages the store is mapped, `to_read` are those
+    /// that are to be read even if nobody wrote to them.
     pub(super) fn look(
         &mut self,
         number: u32,
         pass: u64,
-        mapped: &PageSet,
         to_read: &PageSet,
+        mapped: impl FnOnce() -> PageSet,
     ) -> Result<Look, MemoryError> {
         let pages = self.pages(number);
         self.figures.covered += pages.end - pages.start;
@@ -190,9 +192,10 @@ impl ScannedVm {
         }
         self.known[number as usize] = true;
         let news: PageSet = written.iter().chain(to_read.iter()).collect();
+        let mapped = mapped();
         let mut seen = Box::new([Seen::Skipped; BLOCK_PAGES]);
-        self.look_at_own(&pages, mapped, &news, &mut seen)?;
-        self.look_at_mapped(&pages, mapped, &news, &mut seen)?;
+        self.look_at_own(&pages, &mapped, &news, &mut seen)?;
+        self.look_at_mapped(&pages, &mapped, &news, &mut seen)?;
         Ok(Look::Seen(seen))
     }
 
@@ -303,7 +306,7 @@ impl ScannedVm {
         mut found: impl FnMut(usize, Content),
     ) {
         let mut buffer = std::mem::take(&mut self.buffer);
-        for (start, count) in set.runs() {
+        for (start, count) in set.runs().into_iter().flat_map(pieces) {
             let bytes = &mut buffer[..count * PAGE_BYTES];
             if self
                 .read(pages.start + start as u64, source, bytes)
@@ -393,6 +396,12 @@ impl AsFd for ScannedVm {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// A run in pieces that can be read at once.
+fn pieces((start, count): (usize, usize)) -> impl Iterator<Item = (usize, usize)> {
+    let starts = (start..start + count).step_by(READ_AT_ONCE);
+    starts.map(move |piece| (piece, READ_AT_ONCE.min(start + count - piece)))
 }
 
 fn index(pages: &Range<u64>, page: u64) -> usize {

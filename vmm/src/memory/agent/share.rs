@@ -9,14 +9,14 @@
 //! says about mappings is checked against the agent's own map. A page that is not as expected is left
 //! as it is, or copied, and the answer says so.
 //!
-//! Content is compared through file reads where a page lies in the memory file, which allocate nothing;
-//! where the store is mapped over it, through the guest's own mapping: reading never waits.
+//! A page's content is read through the guest's own mapping: behind the fence nobody writes, and readers
+//! never wait. Holes are not touched, for looking at one would fill it.
 
 use super::fence::Fence;
 use super::store_map::StoreMap;
 use crate::memory::mapping::{Window, drop_copies, is_mapped, map_memory_file, map_store};
 use crate::memory::ram::{GuestRam, PAGE_BYTES};
-use crate::memory::store::{StoreView, is_zero, read_all, write_all};
+use crate::memory::store::{StoreView, is_zero, write_all};
 use crate::protocol::page_sharing::BlockRequest;
 use page::{PAGE_SIZE, PageCount};
 use rustix::io::Errno;
@@ -69,6 +69,9 @@ struct Step<'a> {
     /// Pages of the memory file that are behind a mapping of the store now.
     hidden: PageSet,
 }
+
+/// Frames read in one call to be compared: as many as stay in a core's first cache, about.
+const COMPARED_AT_ONCE: usize = 16;
 
 /// A page's content.
 type Content = [u8; PAGE_BYTES];
@@ -181,15 +184,34 @@ impl Sharer {
         Ok(())
     }
 
-    /// What a page holds, while nobody can write to it.
+    /// What a page holds, while nobody can write to it: through the guest's own mapping, whose page
+    /// tables are filled already. Reading never waits. A hole is not touched, for that would fill it.
     fn read(&self, index: u64, content: &mut Content) -> Result<(), Errno> {
-        if self.map.frame(index).is_some() {
+        if self.map.frame(index).is_some() || self.is_held(index)? {
             return self
                 .ram
                 .look(index, content)
                 .map_err(|_unreadable| Errno::FAULT);
         }
-        read_all(self.ram.file(), content, index * PAGE_SIZE)
+        content.fill(0);
+        Ok(())
+    }
+
+    /// Whether the memory file has the page. It stays so behind the fence: nobody but the agent takes
+    /// pages away.
+    fn is_held(&self, index: u64) -> Result<bool, Errno> {
+        self.held(index..index + 1)
+            .map(|held| held.first() == Some(&true))
+    }
+
+    fn held(&self, pages: Range<u64>) -> Result<Vec<bool>, Errno> {
+        let count = pages.end - pages.start;
+        let mut held = Vec::new();
+        for gfns in self.ram.layout().pieces_of_file(pages.start, count) {
+            let residency = self.ram.residency(gfns);
+            held.extend(residency.map_err(|_unknown| Errno::FAULT)?);
+        }
+        Ok(held)
     }
 
     /// Whether a page holds what a frame holds.
@@ -201,6 +223,38 @@ impl Sharer {
         store.read(frame, &mut stored).is_ok()
             && self.read(index, &mut page).is_ok()
             && page == stored
+    }
+
+    /// Which places of a span hold what their frames hold, and which are holes.
+    fn compare(&self, first: u64, span: &Span) -> Result<(PageSet, PageSet), Errno> {
+        let store = self.store.as_ref().ok_or(Errno::BADF)?;
+        let start = first + span.start as u64;
+        let held = self.held(start..start + span.count as u64)?;
+        let (mut equal, mut holes) = (PageSet::EMPTY, PageSet::EMPTY);
+        let mut frames = vec![0; COMPARED_AT_ONCE.min(span.count) * PAGE_BYTES];
+        let mut page = [0; PAGE_BYTES];
+        for from in (span.start..span.start + span.count).step_by(COMPARED_AT_ONCE) {
+            let count = COMPARED_AT_ONCE.min(span.start + span.count - from);
+            let stored = &mut frames[..count * PAGE_BYTES];
+            store.read(span.frame_at(from), stored)?;
+            for (place, stored) in (from..).zip(stored.chunks(PAGE_BYTES)) {
+                let index = first + place as u64;
+                let is_mapped = self.map.frame(index).is_some();
+                if !is_mapped && !held[place - span.start] {
+                    holes.insert(place);
+                    if is_zero(stored) {
+                        equal.insert(place);
+                    }
+                    continue;
+                }
+                let looked = self.ram.look(index, &mut page);
+                looked.map_err(|_unreadable| Errno::FAULT)?;
+                if page[..] == *stored {
+                    equal.insert(place);
+                }
+            }
+        }
+        Ok((equal, holes))
     }
 
     fn holds_zeros(&self, index: u64) -> bool {
@@ -226,11 +280,6 @@ impl Sharer {
         if let Err(error) = self.punch(pages) {
             tracing::warn!("memory behind shared pages is not freed: {error}");
         }
-    }
-
-    /// A page that nothing backs: neither the store nor the memory file.
-    fn is_hole(&self, index: u64, resident: bool) -> bool {
-        !resident && self.map.frame(index).is_none()
     }
 }
 
@@ -308,26 +357,14 @@ impl Step<'_> {
 
     /// Maps a span as far as its pages are equal to their frames or may be copied.
     fn map_span(&mut self, span: &Span) {
-        let range = self.index(span.start)..self.index(span.start + span.count);
-        let gfns = self
-            .sharer
-            .ram
-            .layout()
-            .pieces_of_file(range.start, span.count as u64);
-        let resident: Vec<bool> = gfns
-            .into_iter()
-            .filter_map(|gfns| self.sharer.ram.residency(gfns).ok())
-            .flatten()
-            .collect();
-        if resident.len() != span.count {
+        let Ok((equal, holes)) = self.sharer.compare(self.first, span) else {
             return;
-        }
+        };
         let may_copy = !span.copied.is_empty();
         let (mut shown, mut copied) = (PageSet::EMPTY, PageSet::EMPTY);
         for place in span.start..span.start + span.count {
-            let index = self.index(place);
             let is_asked = !span.copied.contains(place);
-            if is_asked && self.sharer.equals(index, span.frame_at(place)) {
+            if is_asked && equal.contains(place) {
                 shown.insert(place);
                 continue;
             }
@@ -335,7 +372,7 @@ impl Step<'_> {
                 self.differs(place);
             }
             // A hole may be the balloon's: it stays one.
-            if may_copy && !self.sharer.is_hole(index, resident[place - span.start]) {
+            if may_copy && !holes.contains(place) {
                 copied.insert(place);
             }
         }
