@@ -7,7 +7,7 @@
 
 mod place;
 
-use crate::block::BLOCK_PAGES;
+use crate::block::{BLOCK_PAGES, PageSet};
 use crate::frames::Frame;
 use place::PackedPlace;
 pub(crate) use place::Place;
@@ -78,6 +78,17 @@ impl Ledger {
     pub(crate) fn place(&self, block: u32, index: usize) -> Place {
         let block = self.blocks.get(block as usize).and_then(Option::as_ref);
         block.map_or(Place::Own, |block| block.place(index))
+    }
+
+    /// The pages of a block over which a frame is mapped.
+    pub(crate) fn mapped(&self, block: u32) -> PageSet {
+        let block = self.blocks.get(block as usize).and_then(Option::as_ref);
+        let Some(block) = block else {
+            return PageSet::EMPTY;
+        };
+        (0..BLOCK_PAGES)
+            .filter(|&index| block.place(index).frame().is_some())
+            .collect()
     }
 
     /// Changes the belief about a page and returns what it was.

@@ -5,7 +5,7 @@ mod decide;
 mod examine;
 mod settle;
 
-use crate::block::{BLOCK_PAGES, Block, Page, PageSet};
+use crate::block::{Block, Page, PageSet};
 use crate::content::{ContentHash, Domain};
 use crate::frames::{Frame, FrameKey, FrameRange, Frames};
 use crate::index::{Entry, Index, IndexStats, Owners};
@@ -233,13 +233,10 @@ impl Sharing {
     /// The pages of a block over which the store is mapped, showing or broken.
     #[must_use]
     pub fn mapped(&self, block: Block) -> PageSet {
-        let Some(slot) = self.vms.slot(block.vm) else {
-            return PageSet::EMPTY;
-        };
-        let ledger = &self.vms.of(slot).ledger;
-        (0..BLOCK_PAGES)
-            .filter(|&index| ledger.place(block.number, index).frame().is_some())
-            .collect()
+        let slot = self.vms.slot(block.vm);
+        slot.map_or(PageSet::EMPTY, |slot| {
+            self.vms.of(slot).ledger.mapped(block.number)
+        })
     }
 
     /// The pages of a block that must be read again though nobody wrote to them: those that were restless,

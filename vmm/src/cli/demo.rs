@@ -369,6 +369,12 @@ fn judge(summary: &Summary) -> Result<()> {
             summary.verify_errors
         );
     }
+    if summary.verify_checks == 0 {
+        bail!(
+            "the guests checked nothing in {:.0} s: give it more --seconds or less --memory",
+            summary.seconds
+        );
+    }
     if summary.used_max_bytes > summary.budget_bytes {
         bail!(
             "{} bytes were used and {} were there: this is a bug in ballonet, please report it",

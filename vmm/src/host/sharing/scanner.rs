@@ -24,7 +24,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsFd;
 use rustix::time::{ClockId, clock_gettime};
 use sharing::{
-    Areas, BLOCK_PAGES, Block, BlockPlan, Content, Domain, Fill, Next, Pace, Page, PageSet,
+    Areas, BLOCK_PAGES, Block, BlockPlan, Content, Counts, Domain, Fill, Next, Pace, Page, PageSet,
     Pressure, RateSettings, Request, Schedule, Seen, Sharing, VmSpec,
 };
 use std::collections::BTreeMap;
@@ -43,8 +43,6 @@ const HEAR_EVERY: Duration = Duration::from_millis(1);
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// How long a full agent is waited for before its VM loses its turn.
 const AGENT_PATIENCE: Duration = Duration::from_millis(2);
-/// How long agents have to finish before an audit.
-const AUDIT_PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) struct Scanner {
     commands: Receiver<Command>,
@@ -65,6 +63,8 @@ pub(super) struct Scanner {
     free: u64,
     /// What is missing to bring the next block home.
     missing: u64,
+    /// The last block that was brought home.
+    brought_home: Block,
     audits: Vec<SyncSender<Audit>>,
     totals: Totals,
     begin: Instant,
@@ -119,6 +119,10 @@ impl Scanner {
             priority: ScanPriority::Idle,
             free: 0,
             missing: 0,
+            brought_home: Block {
+                vm: VmId(0),
+                number: 0,
+            },
             audits: Vec::new(),
             totals: Totals::default(),
             begin,
@@ -301,7 +305,7 @@ impl Scanner {
                 if self.sharing.settle_of(id, ticket, &outcome)
                     && let Some(vm) = self.vms.get_mut(&id)
                 {
-                    vm.pending -= 1;
+                    vm.note_answer();
                 }
             }
             FromAgent::Unmapped(range) => self.sharing.unmapped(id, range),
@@ -351,13 +355,18 @@ impl Scanner {
         None
     }
 
+    /// Whether no agent has anything to do. One that hangs is not waited for.
+    fn is_quiet(&self) -> bool {
+        self.vms.values().all(|vm| !vm.is_at_work())
+    }
+
     fn has_room(&self, id: VmId) -> bool {
         let most = match self.pace {
             Pace::GoOn => MOST_PENDING,
             Pace::SlowDown | Pace::Stop => 1,
         };
-        let is_quiet = self.pace == Pace::GoOn || self.vms.values().all(|vm| vm.pending == 0);
-        is_quiet && self.vms.get(&id).is_some_and(|vm| vm.pending < most)
+        let has_turn = self.pace == Pace::GoOn || self.is_quiet();
+        has_turn && self.vms.get(&id).is_some_and(|vm| vm.pending < most)
     }
 
     /// Looks at a block and does what is to be done about it. Returns the pages read.
@@ -485,7 +494,7 @@ impl Scanner {
     /// Brings the next block's shared pages home, if there is memory for them. How long to sleep, if
     /// there is nothing to do now.
     fn bring_home(&mut self) -> Option<Duration> {
-        if self.vms.values().any(|vm| vm.pending > 0) {
+        if !self.is_quiet() {
             return Some(AGENT_PATIENCE);
         }
         let Some((block, mapped)) = self.next_mapped() else {
@@ -499,6 +508,7 @@ impl Scanner {
         }
         self.missing = 0;
         self.free -= needed;
+        self.brought_home = block;
         if let Some(request) = self.sharing.unshare(block) {
             self.ask(&request);
         }
@@ -506,18 +516,22 @@ impl Scanner {
     }
 
     fn next_mapped(&self) -> Option<(Block, PageSet)> {
-        let blocks = self.vms.iter().flat_map(|(&vm, scanned)| {
-            (0..scanned.blocks()).map(move |number| Block { vm, number })
-        });
-        blocks
+        let blocks = || {
+            self.vms.iter().flat_map(|(&vm, scanned)| {
+                (0..scanned.blocks()).map(move |number| Block { vm, number })
+            })
+        };
+        // From the last one on, then from the start.
+        let later = blocks().filter(|block| *block > self.brought_home);
+        later
+            .chain(blocks())
+            .filter(|block| !self.sharing.is_busy(*block))
             .map(|block| (block, self.sharing.mapped(block)))
             .find(|(_, mapped)| !mapped.is_empty())
     }
 
     fn answer_audits(&mut self) {
-        let is_quiet = self.vms.values().all(|vm| vm.pending == 0);
-        let is_overdue = self.published.elapsed() > AUDIT_PATIENCE;
-        if self.audits.is_empty() || !(is_quiet || is_overdue) {
+        if self.audits.is_empty() || !self.is_quiet() {
             return;
         }
         let result = audit(&self.sharing, &self.vms);
@@ -528,20 +542,19 @@ impl Scanner {
     }
 
     fn publish_now_and_then(&mut self) {
-        if self.published.elapsed() >= PUBLISH_EVERY && self.audits.is_empty() {
+        if self.published.elapsed() >= PUBLISH_EVERY {
             self.publish();
         }
     }
 
     fn publish(&mut self) {
         self.published = Instant::now();
-        let vms = self
-            .vms
-            .iter()
-            .map(|(&id, vm)| (id, self.vm_report(id, vm)));
-        let vms = vms.collect();
+        let counts = self.sharing.counts();
+        let charges = self.known_charges(counts);
+        let report_of = |(&id, vm)| (id, self.vm_report(id, vm, charges.get(&id).copied()));
+        let vms = self.vms.iter().map(report_of).collect();
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-        report.counts = self.sharing.counts();
+        report.counts = counts;
         report.vms = vms;
         report.totals = self.totals;
         report.missing = PageCount(self.missing);
@@ -549,10 +562,24 @@ impl Scanner {
         report.direction = self.direction;
     }
 
-    fn vm_report(&self, id: VmId, vm: &ScannedVm) -> VmReport {
+    /// What VMs were charged last, if that is so still: charging visits every shared page.
+    fn known_charges(&self, counts: Counts) -> BTreeMap<VmId, u64> {
+        let before = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let was = before.counts;
+        if (counts.shared, counts.common, counts.broken) != (was.shared, was.common, was.broken) {
+            return BTreeMap::new();
+        }
+        let charges = before.vms.iter();
+        charges
+            .map(|(&id, vm)| (id, vm.charge_millipages))
+            .collect()
+    }
+
+    fn vm_report(&self, id: VmId, vm: &ScannedVm, charge: Option<u64>) -> VmReport {
+        let charge = charge.or_else(|| self.sharing.charge_millipages(id));
         VmReport {
             counts: self.sharing.vm_counts(id).unwrap_or_default(),
-            charge_millipages: self.sharing.charge_millipages(id).unwrap_or_default(),
+            charge_millipages: charge.unwrap_or_default(),
             areas_limit: self.areas_limit,
             passes: self.schedule.passes(id).unwrap_or_default(),
             figures: vm.figures,

@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const PAGE_BYTES: usize = 4096;
 /// Runs of written pages that are armed one by one. Arming takes the guest's quick translations for
@@ -26,6 +27,8 @@ const PAGE_BYTES: usize = 4096;
 const ARMED_ONE_BY_ONE: usize = 8;
 /// In every so many passes a block is read whole, written or not: what a look missed shows then.
 const WHOLE_EVERY: u64 = 128;
+/// An agent that has not answered for so long is not waited for any more.
+const AGENT_HANGS: Duration = Duration::from_secs(2);
 /// Pages read at once: what is read is still in a core's cache when it is hashed.
 const READ_AT_ONCE: usize = 64;
 
@@ -67,6 +70,8 @@ pub(super) struct ScannedVm {
     is_gone: bool,
     /// Requests sent and not answered.
     pub(super) pending: usize,
+    /// When the last was sent or answered.
+    heard: Instant,
     /// By block: whether all of it was looked at since the agent last changed it.
     known: Vec<bool>,
     pub(super) figures: VmFigures,
@@ -116,6 +121,7 @@ impl ScannedVm {
             unsent: VecDeque::new(),
             is_gone: false,
             pending: 0,
+            heard: Instant::now(),
             known: vec![false; blocks],
             figures: VmFigures::default(),
             buffer: vec![0; READ_AT_ONCE * PAGE_BYTES],
@@ -342,6 +348,7 @@ impl ScannedVm {
     /// Asks the agent, now or as soon as it takes messages.
     pub(super) fn ask(&mut self, request: &Request) {
         self.pending += 1;
+        self.heard = Instant::now();
         self.known[request.block.number as usize] = false;
         self.unsent
             .push_back(ToAgent::Request(Box::new(BlockRequest::from(request))));
@@ -360,6 +367,17 @@ impl ScannedVm {
 
     pub(super) fn has_unsent(&self) -> bool {
         !self.unsent.is_empty()
+    }
+
+    /// Whether its agent has something to do and does it.
+    pub(super) fn is_at_work(&self) -> bool {
+        self.pending > 0 && !self.is_gone && self.heard.elapsed() < AGENT_HANGS
+    }
+
+    /// A request was answered.
+    pub(super) fn note_answer(&mut self) {
+        self.pending -= 1;
+        self.heard = Instant::now();
     }
 
     /// Whether its agent does not speak any more.
