@@ -27,9 +27,9 @@ pub const PAGE_WORTH_NS: u64 = 60_000;
 pub const SHORT_FACTOR: u64 = 4;
 
 /// Below this part of its areas, in percent, a VM pays nothing for one more.
-const FREE_AREAS_PERCENT: u64 = 50;
+const FREE_AREAS_PERCENT: u64 = 70;
 /// From this part on, no step may add an area: the VM needs the rest for its own work.
-const LAST_AREAS_PERCENT: u64 = 90;
+const LAST_AREAS_PERCENT: u64 = 95;
 /// The price of an area just below that: what it carries elsewhere, a run of so many pages.
 const DEAREST_AREA_NS: u64 = 64 * PAGE_WORTH_NS;
 
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn a_lone_page_does_not_pay_when_areas_are_short_but_a_run_does() {
         let short = Areas {
-            used: 70,
+            used: 85,
             limit: 100,
         };
         let worth = worth_ns(Pressure::Plenty, 0);

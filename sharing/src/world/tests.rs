@@ -148,7 +148,7 @@ fn a_vm_short_of_areas_shares_only_what_lies_together() {
         world.check();
     }
     for vm in world.ids() {
-        assert!(world.mappings(vm) <= 20, "{} mappings", world.mappings(vm));
+        assert!(world.mappings(vm) <= 40, "{} mappings", world.mappings(vm));
         let areas = world.sharing.vm_counts(vm).unwrap().areas;
         assert!(areas <= 40, "{areas} areas");
     }
