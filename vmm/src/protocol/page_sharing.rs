@@ -165,10 +165,15 @@ impl FromAgent {
                     differed: cursor.set()?,
                 },
             },
-            UNMAPPED => Self::Unmapped(GfnRange {
-                start: Gfn(cursor.u64()?),
-                count: PageCount(cursor.u64()?),
-            }),
+            UNMAPPED => {
+                let (start, count) = (cursor.u64()?, cursor.u64()?);
+                // A process that a guest has taken over may say anything: no range has no end.
+                start.checked_add(count)?;
+                Self::Unmapped(GfnRange {
+                    start: Gfn(start),
+                    count: PageCount(count),
+                })
+            }
             _ => return None,
         };
         cursor.0.is_empty().then_some(message)
@@ -429,6 +434,18 @@ mod tests {
             prop_assert!(FromAgent::decode(&bytes).is_none_or(|message| message.encode() == bytes));
             drop(ToAgent::decode(&bytes));
         }
+    }
+
+    #[test]
+    fn a_range_without_an_end_is_refused() {
+        let range = GfnRange {
+            start: Gfn(u64::MAX),
+            count: PageCount(2),
+        };
+        assert_eq!(
+            FromAgent::decode(&FromAgent::Unmapped(range).encode()),
+            None
+        );
     }
 
     #[test]

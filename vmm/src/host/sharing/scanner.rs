@@ -37,6 +37,8 @@ const PAGE_BYTES: usize = 4096;
 const MOST_PENDING: usize = 2;
 /// How often figures are published at most.
 const PUBLISH_EVERY: Duration = Duration::from_millis(200);
+/// Messages taken from one agent before others have their turn.
+const HEARD_AT_ONCE: usize = 256;
 /// How often agents that have nothing to do are heard.
 const HEAR_EVERY: Duration = Duration::from_millis(1);
 /// How long an idle scanner sleeps before it looks whether anything has changed.
@@ -286,7 +288,8 @@ impl Scanner {
         self.heard = Instant::now();
         let ids: Vec<VmId> = self.vms.keys().copied().collect();
         for id in ids {
-            while let Some(message) = self.hear(id) {
+            for _ in 0..HEARD_AT_ONCE {
+                let Some(message) = self.hear(id) else { break };
                 self.take_in(id, message);
             }
         }
