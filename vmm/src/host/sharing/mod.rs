@@ -1,5 +1,5 @@
 //! Page sharing in the host: a scanner on a thread of its own, and what the host says to it and learns
-//! from it. See the `sharing` crate for what is decided, and [`scanner`] for what is done.
+//! from it. See the `sharing` crate for what is decided, and `scanner` for what is done.
 
 pub(super) mod account;
 mod audit;

@@ -6,7 +6,7 @@
 //!
 //! Two ask it. The VM's own devices give pages back to the host; such a request comes with an answer,
 //! because a balloon must not tell its guest "taken" before the memory is the host's again. And the
-//! host's scanner asks, over a socket of its own, for pages to be shared ([`share`]).
+//! host's scanner asks, over a socket of its own, for pages to be shared (`share`).
 
 mod fence;
 mod share;
