@@ -45,6 +45,9 @@ pub struct RunRequest {
     /// A kernel to boot instead of the embedded guest; a path on the host.
     #[serde(default)]
     pub kernel: Option<PathBuf>,
+    /// The initial RAM disk of that kernel; a path on the host.
+    #[serde(default)]
+    pub initrd: Option<PathBuf>,
     /// More for the kernel's command line.
     #[serde(default)]
     pub cmdline: Option<String>,

@@ -165,9 +165,12 @@ pub(super) struct RunArgs {
     /// VMs of one group may share equal pages.
     #[arg(long, value_name = "GROUP")]
     pub(super) trust_group: Option<TrustGroup>,
-    /// An ELF kernel with a PVH entry note.
+    /// A Linux kernel: a bzImage, or an ELF file with a PVH entry note.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) kernel: Option<PathBuf>,
+    /// The kernel's initial RAM disk.
+    #[arg(long, value_name = "FILE", requires = "kernel", value_hint = ValueHint::FilePath)]
+    pub(super) initrd: Option<PathBuf>,
     /// More for the kernel's command line.
     #[arg(long, value_name = "TEXT")]
     pub(super) cmdline: Option<String>,

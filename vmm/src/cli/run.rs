@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use hyper::Method;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
@@ -34,9 +34,9 @@ pub(super) async fn run(args: RunArgs, client: &Client, socket: &Path) -> Result
 
 fn request(args: RunArgs) -> Result<RunRequest> {
     // The host may have another working folder.
-    let kernel = args.kernel.map(|path| {
+    let absolute = |path: PathBuf| {
         std::path::absolute(&path).with_context(|| format!("cannot find {}", path.display()))
-    });
+    };
     Ok(RunRequest {
         name: args.name,
         memory_bytes: args.memory.0.bytes(),
@@ -45,7 +45,8 @@ fn request(args: RunArgs) -> Result<RunRequest> {
         max_bytes: args.max.map(|size| size.0.bytes()),
         shares: Some(args.shares),
         trust_group: args.trust_group,
-        kernel: kernel.transpose()?,
+        kernel: args.kernel.map(absolute).transpose()?,
+        initrd: args.initrd.map(absolute).transpose()?,
         cmdline: args.cmdline,
         workload: args.workload,
         ..RunRequest::default()

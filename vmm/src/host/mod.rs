@@ -53,6 +53,8 @@ use wish::{check_budget, new_rates, pinned, whole_pages, whole_pages_or};
 
 /// How long a VM may wait until its memory was taken from others.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a kernel has to switch itself off when its power button is pressed.
+const POWER_OFF_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a VM process may take to end in order.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -349,16 +351,28 @@ impl Host {
     /// # Errors
     /// When there is no such VM, or it does not run yet.
     pub async fn stop(&self, name: &str) -> Result<(), HostError> {
-        let (mut gone, kill) = {
+        let (mut gone, kill, is_asked) = {
             let mut state = self.lock();
             let vm = state.find(name)?;
             if vm.running.is_none() {
                 return Err(HostError::NotRunningYet(vm.config.name.clone()));
             }
             vm.phase = VmPhase::Stopping;
-            vm.send(&ToVm::Stop);
-            (vm.gone.subscribe(), Arc::clone(&vm.kill))
+            // The embedded guest has nothing to put in order.
+            let is_asked = vm.config.kernel.is_some() && vm.send(&ToVm::PressPowerButton);
+            if !is_asked {
+                vm.send(&ToVm::Stop);
+            }
+            (vm.gone.subscribe(), Arc::clone(&vm.kill), is_asked)
         };
+        if is_asked
+            && tokio::time::timeout(POWER_OFF_PATIENCE, gone.wait_for(|gone| *gone))
+                .await
+                .is_err()
+            && let Ok(vm) = self.lock().find(name)
+        {
+            vm.send(&ToVm::Stop);
+        }
         if tokio::time::timeout(STOP_PATIENCE, gone.wait_for(|gone| *gone))
             .await
             .is_err()

@@ -116,6 +116,7 @@ impl State {
             trust_group: request.trust_group,
             cmdline: command_line(request.cmdline, request.workload, request.kernel.is_some())?,
             kernel: request.kernel,
+            initrd: request.initrd,
             balloon_target: settings.size,
             settings,
             on_host_death: request.on_host_death,

@@ -35,6 +35,8 @@ pub struct VmConfig {
     pub trust_group: Option<TrustGroup>,
     /// What it boots; the embedded guest if none is given.
     pub kernel: Option<PathBuf>,
+    /// The initial RAM disk of that kernel.
+    pub initrd: Option<PathBuf>,
     /// What its kernel is told besides the devices.
     pub cmdline: String,
     /// Pages that its balloon asks for, from the start on.
@@ -79,6 +81,8 @@ pub enum ToVm {
     },
     /// Say who you are. Answered by `Description`.
     Describe,
+    /// Press the guest's power button: a kernel that listens switches itself off.
+    PressPowerButton,
     /// End in order.
     Stop,
 }

@@ -10,12 +10,22 @@ const FIRST_DEVICE: u64 = 0xd000_0000;
 /// Interrupt lines from here on reach the I/O APIC only; those below also reach the old PIC.
 const FIRST_LINE: u32 = 16;
 
-/// The serial console's interrupt line and first port, as PCs have them.
+/// The serial console's interrupt line and ports, as PCs have them.
 pub(super) const CONSOLE_LINE: u32 = 4;
-const CONSOLE_PORTS: std::ops::Range<u16> = 0x3f8..0x400;
+pub(super) const CONSOLE_FIRST_PORT: u16 = 0x3f8;
+const CONSOLE_PORTS: std::ops::Range<u16> = CONSOLE_FIRST_PORT..CONSOLE_FIRST_PORT + 8;
 /// Keyboard controller: writing the reset command here ends the guest, as it reboots a PC.
-const RESET_PORT: u16 = 0x64;
-const RESET_COMMAND: u8 = 0xfe;
+pub(super) const RESET_PORT: u16 = 0x64;
+pub(super) const RESET_COMMAND: u8 = 0xfe;
+/// The interrupt of the power button, where PCs have ACPI's.
+pub(super) const POWER_BUTTON_LINE: u32 = 9;
+/// ACPI's sleep registers (ACPI 6.5, section 4.8.3.7): writing the type of state S5 with the enable
+/// bit switches the machine off.
+pub(super) const SLEEP_CONTROL_PORT: u16 = 0x600;
+pub(super) const SLEEP_STATUS_PORT: u16 = 0x601;
+pub(super) const POWER_OFF_TYPE: u8 = 5;
+const SLEEP_ENABLE: u8 = 1 << 5;
+const POWER_OFF: u8 = POWER_OFF_TYPE << 2 | SLEEP_ENABLE;
 /// What a port without a device reads as.
 const NOBODY: u8 = 0xff;
 
@@ -26,6 +36,12 @@ pub(super) struct DeviceSlot(pub(super) u32);
 impl DeviceSlot {
     pub(super) fn registers(self) -> u64 {
         FIRST_DEVICE + u64::from(self.0) * REGISTERS_SIZE
+    }
+
+    /// The same address, and the size, as ACPI wants them.
+    pub(super) fn registers_32(self) -> (u32, u32) {
+        let narrow = |number| u32::try_from(number).expect("devices lie below 4 GiB");
+        (narrow(self.registers()), narrow(REGISTERS_SIZE))
     }
 
     pub(super) fn notify_address(self) -> u64 {
@@ -51,8 +67,8 @@ impl DeviceSlot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AfterWrite {
     GoOn,
-    /// The guest has asked to be reset, which ends it.
-    Reset,
+    /// The guest has asked to be reset or switched off, which ends it.
+    End,
 }
 
 /// Everything that a vCPU can reach besides memory.
@@ -68,8 +84,10 @@ impl Bus {
     pub(super) fn write_port(&self, port: u16, data: &[u8]) -> AfterWrite {
         if CONSOLE_PORTS.contains(&port) {
             self.console.write(port - CONSOLE_PORTS.start, data);
-        } else if port == RESET_PORT && data.contains(&RESET_COMMAND) {
-            return AfterWrite::Reset;
+        } else if port == RESET_PORT && data.contains(&RESET_COMMAND)
+            || port == SLEEP_CONTROL_PORT && data.contains(&POWER_OFF)
+        {
+            return AfterWrite::End;
         }
         AfterWrite::GoOn
     }
@@ -77,8 +95,8 @@ impl Bus {
     pub(super) fn read_port(&self, port: u16, data: &mut [u8]) {
         if CONSOLE_PORTS.contains(&port) {
             self.console.read(port - CONSOLE_PORTS.start, data);
-        } else if port == RESET_PORT {
-            // The keyboard controller is always ready for a command.
+        } else if [RESET_PORT, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT].contains(&port) {
+            // The keyboard controller is always ready for a command; nothing has woken the machine.
             data.fill(0);
         } else {
             data.fill(NOBODY);

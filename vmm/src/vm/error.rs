@@ -1,6 +1,7 @@
 //! What can go wrong in a VM process, in words for the person who wanted the VM.
 
 use crate::memory::MemoryError;
+use page::PageCount;
 use std::io;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -29,15 +30,27 @@ pub enum VmError {
     TouchRam(#[source] vm_memory::GuestMemoryError),
     #[error("cannot start a thread or make its event descriptor")]
     StartThread(#[source] io::Error),
-    #[error("cannot open the kernel '{}': give an ELF file with a PVH entry note", .path.display())]
+    #[error("cannot open the kernel '{}': give a bzImage, or an ELF file with a PVH entry note", .path.display())]
     OpenKernel { path: PathBuf, source: io::Error },
-    #[error("the kernel '{}' cannot be loaded: give a whole ELF file for x86-64", .path.display())]
+    #[error("the kernel '{}' cannot be loaded: give a whole bzImage or ELF file for x86-64, and the VM memory enough for it", .path.display())]
     LoadKernel {
         path: PathBuf,
         source: linux_loader::loader::Error,
     },
     #[error("the kernel '{}' has no PVH entry note: build it with CONFIG_PVH, or leave --kernel out for the embedded guest", .0.display())]
     NoPvhEntry(PathBuf),
+    #[error("the kernel '{}' is a bzImage without a 64-bit entry: give one for x86-64, of Linux 3.8 or newer", .0.display())]
+    Not64Bit(PathBuf),
+    #[error("cannot read the initrd '{}'", .path.display())]
+    ReadInitrd { path: PathBuf, source: io::Error },
+    #[error("the initrd '{}' is empty or no file: give a cpio archive, compressed or not", .0.display())]
+    NoInitrd(PathBuf),
+    #[error("the initrd '{}' of {bytes} bytes does not fit beside the kernel into a VM of {size}: give the VM more --memory", .path.display())]
+    InitrdTooLarge {
+        path: PathBuf,
+        bytes: u64,
+        size: PageCount,
+    },
     #[error("the kernel command line has {length} bytes, and {limit} fit: shorten --cmdline")]
     CommandLineTooLong { length: usize, limit: usize },
     #[error("cannot speak with the host")]

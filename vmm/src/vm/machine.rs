@@ -4,11 +4,13 @@
 use crate::event::Event;
 use crate::memory::ram::GuestRam;
 use crate::virtio::Interrupt;
-use crate::vm::boot::Entry;
-use crate::vm::bus::{CONSOLE_LINE, DeviceSlot};
+use crate::vm::boot::{Entry, LongModeEntry};
+use crate::vm::bus::{CONSOLE_LINE, DeviceSlot, POWER_BUTTON_LINE};
+use crate::vm::cpuid;
 use crate::vm::error::VmError;
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_userspace_memory_region,
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_regs, kvm_segment,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
@@ -42,6 +44,11 @@ impl Machine {
             .map_err(refused("place its private pages"))?;
         vm.create_irq_chip()
             .map_err(refused("make interrupt controllers"))?;
+        let timer = kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..kvm_pit_config::default()
+        };
+        vm.create_pit2(timer).map_err(refused("make a timer"))?;
         let machine = Self { kvm, vm };
         machine.map_memory(ram)?;
         Ok(machine)
@@ -92,6 +99,13 @@ impl Machine {
         Ok(())
     }
 
+    /// Events at `button` become presses of the guest's power button.
+    pub(super) fn connect_power_button(&self, button: &Event) -> Result<(), VmError> {
+        self.vm
+            .register_irqfd(button.descriptor(), POWER_BUTTON_LINE)
+            .map_err(refused("connect the power button"))
+    }
+
     /// Makes the processors. The first begins at `entry`; the others wait until it starts them.
     pub(super) fn vcpus(&self, count: u8, entry: Entry) -> Result<Vec<VcpuFd>, VmError> {
         let cpuid = self
@@ -109,8 +123,9 @@ impl Machine {
             .vm
             .create_vcpu(index.into())
             .map_err(refused("make a processor"))?;
-        vcpu.set_cpuid2(&with_topology(cpuid, index, count))
+        vcpu.set_cpuid2(&cpuid::for_processor(cpuid, index, count))
             .map_err(refused("set a processor's features"))?;
+        set_interrupt_pins(&vcpu).map_err(refused("set a processor's interrupt pins"))?;
         Ok(vcpu)
     }
 }
@@ -134,27 +149,71 @@ fn refused(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> VmError {
     move |source| VmError::Kvm { what, source }
 }
 
-/// The processor's own number and the number of processors, where software looks for them
-/// (Intel's manual, volume 2A, CPUID leaves 1 and 0BH).
-fn with_topology(cpuid: &CpuId, index: u8, count: u8) -> CpuId {
-    let (index, count) = (u32::from(index), u32::from(count));
-    let mut cpuid = cpuid.clone();
-    for entry in cpuid.as_mut_slice() {
-        match (entry.function, entry.index) {
-            (0x1, _) => entry.ebx = entry.ebx & 0x0000_ffff | count << 16 | index << 24,
-            (0xb, 0) => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 1, 1 << 8, index),
-            (0xb, 1) => {
-                (entry.eax, entry.ebx, entry.ecx, entry.edx) = (3, count, 2 << 8 | 1, index)
-            }
-            (0xb, _) => (entry.eax, entry.ebx, entry.edx) = (0, 0, index),
-            _ => {}
-        }
+/// The two pins of a local APIC as firmware leaves them: the old interrupt controllers at one,
+/// non-maskable interrupts at the other (Intel MultiProcessor Specification 1.4, section 3.6.1).
+fn set_interrupt_pins(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+    const LINT0: usize = 0x350;
+    const LINT1: usize = 0x360;
+    const EXTERNAL: u8 = 0b111;
+    const NON_MASKABLE: u8 = 0b100;
+    let mut apic = vcpu.get_lapic()?;
+    for (register, mode) in [(LINT0, EXTERNAL), (LINT1, NON_MASKABLE)] {
+        // Bits 8 to 10 are the delivery mode, bit 16 masks.
+        apic.regs[register + 1] =
+            (apic.regs[register + 1].cast_unsigned() & !0b111 | mode).cast_signed();
+        apic.regs[register + 2] = (apic.regs[register + 2].cast_unsigned() & !1).cast_signed();
     }
-    cpuid
+    vcpu.set_lapic(&apic)
+}
+
+fn set_entry(vcpu: &VcpuFd, entry: Entry) -> Result<(), kvm_ioctls::Error> {
+    match entry {
+        Entry::Protected {
+            address,
+            start_info,
+        } => set_protected_mode(vcpu, address.0, start_info.0),
+        Entry::Long(entry) => set_long_mode(vcpu, entry),
+    }
+}
+
+/// Long mode with identity-mapped memory, as Linux' 64-bit boot protocol wants it.
+fn set_long_mode(vcpu: &VcpuFd, entry: LongModeEntry) -> Result<(), kvm_ioctls::Error> {
+    const PROTECTED_MODE: u64 = 1 << 0;
+    const PAGING: u64 = 1 << 31;
+    const PHYSICAL_ADDRESS_EXTENSION: u64 = 1 << 5;
+    const LONG_MODE_ENABLED_AND_ACTIVE: u64 = 1 << 8 | 1 << 10;
+    const CODE: u8 = 0xb;
+    const DATA: u8 = 0x3;
+    let mut system = vcpu.get_sregs()?;
+    system.cr0 = PROTECTED_MODE | PAGING;
+    system.cr3 = entry.page_tables;
+    system.cr4 |= PHYSICAL_ADDRESS_EXTENSION;
+    system.efer |= LONG_MODE_ENABLED_AND_ACTIVE;
+    system.gdt.base = entry.descriptors;
+    system.gdt.limit = 4 * 8 - 1;
+    system.cs = kvm_segment {
+        l: 1,
+        db: 0,
+        ..flat_segment(0x10, CODE)
+    };
+    let data = flat_segment(0x18, DATA);
+    (system.ds, system.es, system.ss) = (data, data, data);
+    (system.fs, system.gs) = (data, data);
+    vcpu.set_sregs(&system)?;
+    vcpu.set_regs(&kvm_regs {
+        rip: entry.address,
+        rsi: entry.parameters,
+        rflags: 1 << 1,
+        ..kvm_regs::default()
+    })
 }
 
 /// 32-bit protected mode with flat segments and no paging, as PVH wants it.
-fn set_entry(vcpu: &VcpuFd, entry: Entry) -> Result<(), kvm_ioctls::Error> {
+fn set_protected_mode(
+    vcpu: &VcpuFd,
+    address: u64,
+    start_info: u64,
+) -> Result<(), kvm_ioctls::Error> {
     const PROTECTED_MODE: u64 = 1 << 0;
     const CODE: u8 = 0xb;
     const DATA: u8 = 0x3;
@@ -175,8 +234,8 @@ fn set_entry(vcpu: &VcpuFd, entry: Entry) -> Result<(), kvm_ioctls::Error> {
     };
     vcpu.set_sregs(&system)?;
     vcpu.set_regs(&kvm_regs {
-        rip: entry.address.0,
-        rbx: entry.start_info.0,
+        rip: address,
+        rbx: start_info,
         rflags: 1 << 1,
         ..kvm_regs::default()
     })

@@ -15,6 +15,7 @@
 mod boot;
 mod bus;
 mod console;
+mod cpuid;
 pub mod error;
 mod machine;
 mod process;

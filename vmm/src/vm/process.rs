@@ -95,6 +95,7 @@ struct Process<'a> {
     agent: AgentHandle,
     bus: Arc<Bus>,
     queues: Vec<Wake>,
+    power_button: Wake,
     endings: Receiver<Ending>,
     ended: Wake,
     epoll: OwnedFd,
@@ -135,6 +136,8 @@ fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
         balloon_slot: slot,
     });
     machine.connect_console(bus.console.line())?;
+    let power_button = Wake::new().map_err(VmError::StartThread)?;
+    machine.connect_power_button(&power_button)?;
     machine.connect_device(slot, &interrupt, &queues)?;
     let entry = boot::load(&config, &ram, &[slot])?;
     let vcpus = machine.vcpus(config.vcpus, entry)?;
@@ -150,6 +153,7 @@ fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
         agent,
         bus,
         queues,
+        power_button,
         endings,
         ended,
         epoll,
@@ -365,6 +369,7 @@ impl Process<'_> {
                     .send(&description, &[self.ram.file().as_fd()])
                     .map_err(VmError::Channel)?;
             }
+            ToVm::PressPowerButton => self.power_button.signal(),
             ToVm::Stop => return Ok(Next::End),
         }
         Ok(Next::GoOn)

@@ -36,7 +36,7 @@ fn step(vcpu: &mut VcpuFd, bus: &Bus) -> Option<Ending> {
     match vcpu.run() {
         Ok(VcpuExit::IoOut(port, data)) => match bus.write_port(port, data) {
             AfterWrite::GoOn => None,
-            AfterWrite::Reset => Some(Ending::AskedTo),
+            AfterWrite::End => Some(Ending::AskedTo),
         },
         Ok(VcpuExit::IoIn(port, data)) => {
             bus.read_port(port, data);

@@ -1,0 +1,195 @@
+//! Puts a kernel and what it must know into guest memory.
+//!
+//! Two protocols. An ELF kernel starts by PVH: 32-bit protected mode without paging, EBX pointing to
+//! a start-info block (Xen's public/arch-x86/hvm/start_info.h). A bzImage starts by Linux's own
+//! ([`linux`]). Either way the kernel learns of memory from a map, and of processors and devices from
+//! ACPI tables. The embedded guest is told all it needs on its command line.
+
+mod acpi;
+mod initrd;
+mod linux;
+mod memory_map;
+
+use crate::memory::ram::GuestRam;
+use crate::protocol::VmConfig;
+use crate::vm::bus::DeviceSlot;
+use crate::vm::error::VmError;
+use initrd::Initrd;
+pub(super) use linux::LongModeEntry;
+use linux_loader::loader::KernelLoader;
+use linux_loader::loader::elf::start_info::{
+    hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
+};
+use linux_loader::loader::elf::{Elf, PvhBootCapability};
+use memory_map::Stretch;
+use std::fs::File;
+use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::path::Path;
+use vm_memory::{Bytes, GuestAddress, ReadVolatile};
+
+/// Longest kernel command line in bytes, with the terminating zero.
+pub const COMMAND_LINE_LIMIT: usize = 4096;
+
+const START_INFO: GuestAddress = GuestAddress(0x6000);
+const MODULE_LIST: GuestAddress = GuestAddress(0x6800);
+const MEMORY_MAP: GuestAddress = GuestAddress(0x7000);
+const COMMAND_LINE: GuestAddress = GuestAddress(0x2_0000);
+const START_INFO_MAGIC: u32 = 0x336e_c578;
+const START_INFO_VERSION: u32 = 1;
+
+/// The embedded guest: see `balloon-guest-driver/guest`.
+pub static EMBEDDED_GUEST: &[u8] = include_bytes!(env!("GUEST_ELF"));
+
+/// How the first processor begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Entry {
+    /// In 32-bit protected mode without paging.
+    Protected {
+        /// Its first instruction.
+        address: GuestAddress,
+        /// The start-info block.
+        start_info: GuestAddress,
+    },
+    /// In long mode.
+    Long(LongModeEntry),
+}
+
+/// Loads the VM's kernel and all it is told.
+pub(super) fn load(
+    config: &VmConfig,
+    ram: &GuestRam,
+    devices: &[DeviceSlot],
+) -> Result<Entry, VmError> {
+    let Some(path) = &config.kernel else {
+        let address = load_elf(
+            Path::new("embedded guest"),
+            &mut Cursor::new(EMBEDDED_GUEST),
+            ram,
+        )?;
+        write_command_line(&command_line(config, devices), ram)?;
+        return finish_pvh(address, None, &memory_map::plain(ram.layout()), ram);
+    };
+    acpi::write(ram.memory(), config.vcpus, devices).map_err(VmError::TouchRam)?;
+    let map = memory_map::of_a_pc(ram.layout());
+    let (mut file, start) = open(path)?;
+    let initrd = config.initrd.as_deref();
+    if linux::is_bzimage(&start) {
+        write_command_line(&command_line(config, &[]), ram)?;
+        return linux::load(path, &mut file, initrd, &map, ram).map(Entry::Long);
+    }
+    let address = load_elf(path, &mut file, ram)?;
+    write_command_line(&command_line(config, devices), ram)?;
+    finish_pvh(address, initrd, &map, ram)
+}
+
+/// The file and its first two sectors, by which kinds of kernels are told apart.
+fn open(path: &Path) -> Result<(File, Vec<u8>), VmError> {
+    let cannot_open = |source| VmError::OpenKernel {
+        path: path.into(),
+        source,
+    };
+    let mut file = File::open(path).map_err(cannot_open)?;
+    let mut start = Vec::new();
+    let mut first = Read::by_ref(&mut file).take(1024);
+    first.read_to_end(&mut start).map_err(cannot_open)?;
+    file.seek(SeekFrom::Start(0)).map_err(cannot_open)?;
+    Ok((file, start))
+}
+
+fn load_elf<F: ReadVolatile + Read + Seek>(
+    path: &Path,
+    file: &mut F,
+    ram: &GuestRam,
+) -> Result<GuestAddress, VmError> {
+    let loaded =
+        Elf::load(ram.memory(), None, file, None).map_err(|source| VmError::LoadKernel {
+            path: path.into(),
+            source,
+        })?;
+    match loaded.pvh_boot_cap {
+        PvhBootCapability::PvhEntryPresent(address) => Ok(address),
+        _ => Err(VmError::NoPvhEntry(path.into())),
+    }
+}
+
+/// An initrd for a PVH kernel goes to the top of memory; how far up the kernel itself reaches is not
+/// said, so it keeps away from the lower half.
+fn finish_pvh(
+    address: GuestAddress,
+    initrd: Option<&Path>,
+    map: &[Stretch],
+    ram: &GuestRam,
+) -> Result<Entry, VmError> {
+    let lowest = ram.layout().size().bytes() / 2;
+    let initrd = initrd
+        .map(|path| Initrd::load(path, ram, lowest, u32::MAX.into()))
+        .transpose()?;
+    write_start_info(initrd, map, ram).map_err(VmError::TouchRam)?;
+    Ok(Entry::Protected {
+        address,
+        start_info: START_INFO,
+    })
+}
+
+/// What the user gave, then the devices for kernels that may not read ACPI, then what the embedded
+/// guest wants to know.
+fn command_line(config: &VmConfig, devices: &[DeviceSlot]) -> String {
+    let mut words = vec![config.cmdline.trim().to_owned()];
+    words.extend(devices.iter().map(DeviceSlot::command_line_word));
+    if config.kernel.is_none() {
+        words.push(format!("id={} cpus={}", config.id, config.vcpus));
+    }
+    words.join(" ").trim().to_owned()
+}
+
+fn write_command_line(words: &str, ram: &GuestRam) -> Result<(), VmError> {
+    let length = words.len() + 1;
+    if length > COMMAND_LINE_LIMIT {
+        return Err(VmError::CommandLineTooLong {
+            length,
+            limit: COMMAND_LINE_LIMIT,
+        });
+    }
+    let bytes = [words.as_bytes(), &[0]].concat();
+    ram.memory()
+        .write_slice(&bytes, COMMAND_LINE)
+        .map_err(VmError::TouchRam)
+}
+
+fn write_start_info(
+    initrd: Option<Initrd>,
+    map: &[Stretch],
+    ram: &GuestRam,
+) -> Result<(), vm_memory::GuestMemoryError> {
+    let mut at = MEMORY_MAP;
+    for stretch in map {
+        let entry = hvm_memmap_table_entry {
+            addr: stretch.start,
+            size: stretch.bytes,
+            type_: stretch.kind as u32,
+            reserved: 0,
+        };
+        ram.memory().write_obj(entry, at)?;
+        at = GuestAddress(at.0 + size_of::<hvm_memmap_table_entry>() as u64);
+    }
+    if let Some(initrd) = initrd {
+        let module = hvm_modlist_entry {
+            paddr: initrd.start,
+            size: initrd.bytes,
+            ..hvm_modlist_entry::default()
+        };
+        ram.memory().write_obj(module, MODULE_LIST)?;
+    }
+    let info = hvm_start_info {
+        magic: START_INFO_MAGIC,
+        version: START_INFO_VERSION,
+        nr_modules: u32::from(initrd.is_some()),
+        modlist_paddr: initrd.map_or(0, |_| MODULE_LIST.0),
+        cmdline_paddr: COMMAND_LINE.0,
+        rsdp_paddr: acpi::RSDP.0,
+        memmap_paddr: MEMORY_MAP.0,
+        memmap_entries: u32::try_from(map.len()).unwrap_or(0),
+        ..hvm_start_info::default()
+    };
+    ram.memory().write_obj(info, START_INFO)
+}
