@@ -5,6 +5,7 @@
 //! guest is a claim: it is checked, counted when wrong, and answered; it can panic nothing.
 
 pub mod balloon;
+mod chain;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fake_driver;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -2,10 +2,10 @@
 
 use super::wire::{PFN_BYTES, STATISTIC_BYTES};
 use crate::memory::ram::{ClaimedGfn, RamLayout};
+pub(super) use crate::virtio::chain::{BrokenChain, Chain};
 use page::{Gfn, GfnRange, PAGE_SIZE, PageCount};
 use virtio_queue::desc::split::Descriptor;
-use virtio_queue::{Error, Queue, QueueOwnedT, QueueT};
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Address, Bytes, GuestMemoryMmap};
 
 /// Frame numbers that one chain may carry: as many as 256 MiB have pages, where Linux sends 256.
 /// Each may cost a system call. The rest is passed over.
@@ -16,88 +16,6 @@ const PFNS_IN_BATCH: usize = COPY_BYTES / PFN_BYTES;
 const COPY_BYTES: usize = 64 << 10;
 /// Statistics that one buffer may carry; the standard has ten, newer drivers some more.
 const MOST_STATISTICS: usize = 64;
-
-/// A chain of buffers as the guest linked it. Yields each descriptor in turn, and where the chain
-/// is not one, [`BrokenChain`] once, at its end.
-#[derive(Clone, Debug)]
-pub(super) struct Chain<'a> {
-    memory: &'a GuestMemoryMmap,
-    table: GuestAddress,
-    table_size: u16,
-    head: u16,
-    next: Option<u16>,
-    /// Descriptors that it may still have.
-    left: u16,
-}
-
-/// The chain goes on outside its table, in a loop, or in an indirect table, which nobody offered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct BrokenChain;
-
-impl<'a> Chain<'a> {
-    /// Takes the next chain out of a queue, if one waits there.
-    ///
-    /// # Errors
-    /// When the queue is unusable: its index has jumped, or the chain has no first descriptor that
-    /// it could be answered by.
-    pub(super) fn take(
-        queue: &mut Queue,
-        memory: &'a GuestMemoryMmap,
-    ) -> Result<Option<Self>, Error> {
-        let Some(head) = queue.iter(memory)?.next().map(|chain| chain.head_index()) else {
-            return Ok(None);
-        };
-        if head >= queue.size() {
-            return Err(Error::InvalidDescriptorIndex);
-        }
-        Ok(Some(Self {
-            memory,
-            table: GuestAddress(queue.desc_table()),
-            table_size: queue.size(),
-            head,
-            next: Some(head),
-            left: queue.size(),
-        }))
-    }
-
-    /// The index of its first descriptor, by which it is answered.
-    pub(super) fn head(&self) -> u16 {
-        self.head
-    }
-
-    fn read(&mut self, index: u16) -> Result<Descriptor, BrokenChain> {
-        // A chain that is longer than its table comes back to where it was.
-        self.left = self.left.checked_sub(1).ok_or(BrokenChain)?;
-        if index >= self.table_size {
-            return Err(BrokenChain);
-        }
-        let offset = u64::from(index) * size_of::<Descriptor>() as u64;
-        let address = self.table.checked_add(offset).ok_or(BrokenChain)?;
-        let descriptor: Descriptor = self
-            .memory
-            .read_obj(address)
-            .map_err(|_outside| BrokenChain)?;
-        if descriptor.refers_to_indirect_table() {
-            return Err(BrokenChain);
-        }
-        Ok(descriptor)
-    }
-}
-
-impl Iterator for Chain<'_> {
-    type Item = Result<Descriptor, BrokenChain>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let index = self.next.take()?;
-        let descriptor = self.read(index);
-        if let Ok(descriptor) = descriptor
-            && descriptor.has_next()
-        {
-            self.next = Some(descriptor.next());
-        }
-        Some(descriptor)
-    }
-}
 
 /// What a chain held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,7 +35,7 @@ pub(super) fn read_pfns(
     take: impl FnMut(&mut Vec<Gfn>),
 ) -> Tally {
     let mut reader = PfnReader {
-        memory: chain.memory,
+        memory: chain.memory(),
         layout,
         left: MOST_PFNS_IN_CHAIN,
         batch: Vec::new(),
@@ -241,7 +159,7 @@ fn join_ranges(mut ranges: Vec<GfnRange>) -> Vec<GfnRange> {
 /// The bytes of a buffer of the statistics queue, as many as are looked at. An error where the
 /// chain is broken or a buffer of it is not one that the guest wrote.
 pub(super) fn read_statistics(chain: Chain<'_>) -> Result<Vec<u8>, BrokenChain> {
-    let memory = chain.memory;
+    let memory = chain.memory();
     let mut bytes = Vec::new();
     for descriptor in chain {
         let buffer = descriptor?;
