@@ -63,8 +63,12 @@ impl Contents {
 
     /// Every page of process number `vm`.
     pub(crate) fn of(&self, vm: u64) -> Vec<Page> {
-        let groups: Vec<Page> = (0..self.pages.div_ceil(self.run)).map(|group| self.class(group)).collect();
-        let common = groups.iter().filter(|class| matches!(class, Page::Common(_)));
+        let groups: Vec<Page> = (0..self.pages.div_ceil(self.run))
+            .map(|group| self.class(group))
+            .collect();
+        let common = groups
+            .iter()
+            .filter(|class| matches!(class, Page::Common(_)));
         let mut order: Vec<u64> = (0..common.count() as u64).collect();
         if self.places == Places::Shuffled {
             shuffle(&mut order, vm);
@@ -74,8 +78,11 @@ impl Contents {
             Page::Common(_) => Page::Common(order.next().unwrap_or_default()),
             other => other,
         });
-        let pages = numbered.flat_map(|class| (0..self.run).map(move |place| class.at(place, self.run)));
-        pages.take(usize::try_from(self.pages).unwrap_or(usize::MAX)).collect()
+        let pages =
+            numbered.flat_map(|class| (0..self.run).map(move |place| class.at(place, self.run)));
+        pages
+            .take(usize::try_from(self.pages).unwrap_or(usize::MAX))
+            .collect()
     }
 
     fn class(&self, group: u64) -> Page {

@@ -41,7 +41,9 @@ fn time(schedstat: &str) -> Result<Duration> {
 /// A line of a file such as `/proc/PID/status`, in kibibytes.
 pub(crate) fn kibibytes(path: &str, name: &str) -> Result<u64> {
     let text = fs::read_to_string(path)?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let number = line.with_context(|| format!("{path} has no {name}"))?;
     Ok(number.trim().trim_end_matches(" kB").trim().parse()?)
 }

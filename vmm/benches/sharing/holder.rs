@@ -201,7 +201,9 @@ impl Memory {
         let gfn = match self {
             Self::Vm { ram, .. } => {
                 let pieces = ram.layout().pieces();
-                let piece = pieces.iter().rfind(|piece| piece.file_offset <= index * PAGE_SIZE);
+                let piece = pieces
+                    .iter()
+                    .rfind(|piece| piece.file_offset <= index * PAGE_SIZE);
                 piece.map_or(Gfn(index), |piece| {
                     Gfn(piece.pages.start.0 + index - piece.file_offset / PAGE_SIZE)
                 })
@@ -276,8 +278,17 @@ impl Memory {
 
 /// A full memory file, mapped privately; every page was read through the mapping once.
 fn private_file(job: &Job, bytes: usize) -> Result<GuestMemoryMmap> {
-    let source = Memory::new(&Job { kind: Kind::Vm, ..*job }, SharingSocket::pair()?.0)?;
-    source.fill(&Job { kind: Kind::Vm, ..*job })?;
+    let source = Memory::new(
+        &Job {
+            kind: Kind::Vm,
+            ..*job
+        },
+        SharingSocket::pair()?.0,
+    )?;
+    source.fill(&Job {
+        kind: Kind::Vm,
+        ..*job
+    })?;
     let Memory::Vm { ram, .. } = &source else {
         unreachable!("made as a VM")
     };

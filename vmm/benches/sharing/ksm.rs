@@ -23,7 +23,9 @@ pub(crate) fn problem() -> Option<String> {
         return Some("this kernel has no KSM".into());
     }
     let opened = fs::OpenOptions::new().write(true).open(run);
-    opened.err().map(|error| format!("KSM cannot be set: {error}"))
+    opened
+        .err()
+        .map(|error| format!("KSM cannot be set: {error}"))
 }
 
 /// KSM under our settings.
@@ -51,7 +53,10 @@ impl Ksm {
             ("smart_scan", "0"),
             ("pages_to_scan", "10000"),
             ("sleep_millisecs", "0"),
-            ("use_zero_pages", if zeros == ZeroPages::Zero { "1" } else { "0" }),
+            (
+                "use_zero_pages",
+                if zeros == ZeroPages::Zero { "1" } else { "0" },
+            ),
         ] {
             // Older kernels have fewer of them.
             if path(name).exists() {
@@ -147,7 +152,10 @@ fn wait(mut is_done: impl FnMut() -> Result<bool>) -> Result<()> {
     let begin = Instant::now();
     while !is_done()? {
         if begin.elapsed() > PATIENCE {
-            bail!("KSM did not get there in {PATIENCE:?}: {} pages saved", saved()?);
+            bail!(
+                "KSM did not get there in {PATIENCE:?}: {} pages saved",
+                saved()?
+            );
         }
         sleep(POLL);
     }

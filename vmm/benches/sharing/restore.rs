@@ -39,7 +39,9 @@ impl Drop for Changed {
 
 fn put_back(path: &Path, before: &str) {
     // A list of choices has the chosen one in brackets.
-    let chosen = before.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+    let chosen = before
+        .split_once('[')
+        .and_then(|(_, rest)| rest.split_once(']'));
     let value = chosen.map_or(before.trim(), |(chosen, _)| chosen);
     if let Err(error) = fs::write(path, value) {
         eprintln!("{} is not {value} again: {error}", path.display());
@@ -60,7 +62,9 @@ pub(crate) fn watch() -> Result<()> {
         report(panic);
         put_all_back();
     }));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
     std::thread::spawn(move || {
         if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
             put_all_back();

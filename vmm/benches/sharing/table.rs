@@ -61,14 +61,8 @@ impl Goal {
         let (text, is_met) = match self {
             Self::RatioAtLeast(goal) => (format!("≥ {goal}x"), ratio.map(|ratio| ratio >= goal)),
             Self::RatioAtMost(goal) => (format!("≤ {goal}x"), ratio.map(|ratio| ratio <= goal)),
-            Self::AtLeast(goal) => (
-                format!("≥ {}", number(goal)),
-                ours.map(|ours| ours >= goal),
-            ),
-            Self::AtMost(goal) => (
-                format!("≤ {}", number(goal)),
-                ours.map(|ours| ours <= goal),
-            ),
+            Self::AtLeast(goal) => (format!("≥ {}", number(goal)), ours.map(|ours| ours >= goal)),
+            Self::AtMost(goal) => (format!("≤ {}", number(goal)), ours.map(|ours| ours <= goal)),
         };
         let met = is_met.map_or("", |is_met| if is_met { ": met" } else { ": missed" });
         text + met
@@ -117,18 +111,24 @@ impl Row {
     }
 
     fn print(&self) {
-        let peer = self.peer.as_ref().map_or(String::new(), |(name, samples)| {
-            match samples.median() {
-                Some(_) => format!("{name}: {}", samples.describe()),
-                None => format!("{name}: skipped"),
-            }
-        });
-        let ratio = self.ratio().map_or(String::new(), |ratio| format!("{ratio:.2}"));
+        let peer =
+            self.peer
+                .as_ref()
+                .map_or(String::new(), |(name, samples)| match samples.median() {
+                    Some(_) => format!("{name}: {}", samples.describe()),
+                    None => format!("{name}: skipped"),
+                });
+        let ratio = self
+            .ratio()
+            .map_or(String::new(), |ratio| format!("{ratio:.2}"));
         let goal = self.goal.map_or(String::new(), |goal| {
             goal.describe(self.ours.median(), self.ratio())
         });
         let ours = self.ours.describe();
-        println!("| {} | {} | {ours} | {peer} | {ratio} | {goal} |", self.what, self.unit);
+        println!(
+            "| {} | {} | {ours} | {peer} | {ratio} | {goal} |",
+            self.what, self.unit
+        );
     }
 }
 
