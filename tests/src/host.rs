@@ -3,7 +3,7 @@
 use crate::console::GuestConsole;
 use crate::place::Place;
 use crate::process::{self, Signal};
-use crate::wait::{PATIENCE, wait_until};
+use crate::wait::{patience, wait_until};
 use crate::{Value, number};
 use std::fs::File;
 use std::ops::Deref;
@@ -135,7 +135,7 @@ fn wait_for_end(child: &mut Child) -> ExitStatus {
         if let Some(status) = child.try_wait().expect("a child can be waited for") {
             return status;
         }
-        if begin.elapsed() > PATIENCE {
+        if begin.elapsed() > patience() {
             child.kill().expect("a child can be killed");
             panic!("the host does not end");
         }

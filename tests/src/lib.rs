@@ -8,11 +8,13 @@
 pub mod console;
 pub mod guest_image;
 pub mod host;
+pub mod machine_memory;
 pub mod place;
 pub mod process;
 pub mod program;
 pub mod qemu;
 pub mod raw_client;
+pub mod sharing;
 pub mod terminal;
 pub mod wait;
 
@@ -21,7 +23,7 @@ pub use host::TestHost;
 pub use place::Place;
 pub use program::{Done, run_to_end};
 pub use serde_json::{Value, json};
-pub use wait::{PATIENCE, wait_for, wait_until};
+pub use wait::{PATIENCE, patience, wait_for, wait_until};
 
 /// Bytes in a MiB.
 pub const MIB: u64 = 1 << 20;

@@ -2,7 +2,7 @@
 
 use crate::process::{self, Signal};
 use crate::program::{Done, program, run_to_end};
-use crate::wait::PATIENCE;
+use crate::wait::patience;
 use crate::{Value, number};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -186,7 +186,7 @@ impl Drop for Place {
         let begin = Instant::now();
         let mut left = self.left_behind();
         // A test that has failed already has left things in the middle.
-        while !left.is_empty() && !std::thread::panicking() && begin.elapsed() < PATIENCE / 4 {
+        while !left.is_empty() && !std::thread::panicking() && begin.elapsed() < patience() / 4 {
             sleep(POLL);
             left = self.left_behind();
         }

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 /// The name of a VM's memory file.
-const MEMORY_FILE: &str = "ballonet-ram";
+pub(crate) const MEMORY_FILE: &str = "ballonet-ram";
 
 /// Sends a signal.
 ///
@@ -30,6 +30,20 @@ pub fn is_alive(pid: u32) -> bool {
 pub fn state(pid: u32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Time that a process has had, in the kernel's ticks.
+///
+/// # Panics
+/// If there is no such process.
+#[must_use]
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    let (_, after_name) = stat.rsplit_once(") ").expect("a name in parentheses");
+    let fields = after_name.split(' ').skip(11).take(2);
+    fields
+        .map(|field| field.parse::<u64>().expect("times are numbers"))
+        .sum()
 }
 
 /// All processes that live with an environment variable of that value.

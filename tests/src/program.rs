@@ -1,6 +1,6 @@
 //! The program under test and its commands.
 
-use crate::wait::PATIENCE;
+use crate::wait::patience;
 use std::env;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -119,7 +119,7 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Done {
         if let Some(status) = child.try_wait().expect("a child can be waited for") {
             break status;
         }
-        if begin.elapsed() > PATIENCE * 2 {
+        if begin.elapsed() > patience() * 2 {
             child.kill().expect("a child can be killed");
             panic!("`{words}` does not end");
         }

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 use std::time::Instant;
-use tests::process::{self, Signal};
+use tests::process::{self, Signal, cpu_ticks};
 use tests::{
     GuestConsole, MIB, PATIENCE, Place, TestHost, Value, number, text, vms, wait_for, wait_until,
 };
@@ -122,16 +122,6 @@ fn guests_outlive_a_killed_host_and_another_host_can_serve_there() {
     wait_until("the guest has ended", || !process::is_alive(guest));
     let host = TestHost::start_in(place, "256M");
     host.boot_vm("a", &SMALL);
-}
-
-/// Time that a process has had, in the kernel's ticks.
-fn cpu_ticks(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
-    let (_, after_name) = stat.rsplit_once(") ").expect("a name in parentheses");
-    let fields = after_name.split(' ').skip(11).take(2);
-    fields
-        .map(|ticks| ticks.parse::<u64>().expect("a number"))
-        .sum()
 }
 
 #[test]
