@@ -109,8 +109,9 @@ impl Sharing {
             | (Place::Broken(_), Seen::Private(_)) => {
                 self.set_place(slot, block, index, Place::Own);
             }
-            (Place::Own | Place::Zero | Place::Broken(_), Seen::Shared)
-            | (Place::Own | Place::Zero, Seen::Broken(_)) => {
+            // The guest has given it up: the agent's word of that is on its way.
+            (Place::Broken(_), Seen::Shared) => return false,
+            (Place::Own | Place::Zero, Seen::Shared | Seen::Broken(_)) => {
                 self.surprises += 1;
                 return false;
             }

@@ -1,7 +1,7 @@
 //! Claims about whole worlds of guests that share, under agents that refuse and guests that write.
 
 use super::{Back, Value, World};
-use crate::{BLOCK_PAGES, Block, Domain, Frame, Outcome, Page, PageSet, Pressure, Request};
+use crate::{BLOCK_PAGES, Block, Domain, Frame, Outcome, Page, PageSet, Pressure, Request, Seen};
 use page::{Gfn, VmId};
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
@@ -85,6 +85,28 @@ fn pages_that_nobody_writes_are_read_once_and_shared_all_the_same() {
     world.check();
     assert_eq!(world.saved_percent(), 100);
     assert!(world.pages_read <= 4 * 4096, "{}", world.pages_read);
+}
+
+/// Its copy is gone and the agent's word of that is still under way: no surprise, and nothing is done.
+#[test]
+fn a_broken_page_that_is_given_up_is_believed_broken_until_the_agent_says_so() {
+    let mut world = two_equal_vms(&(1..=512).collect::<Vec<Value>>());
+    world.pass();
+    let page = Page {
+        vm: VmId(2),
+        gfn: Gfn(7),
+    };
+    world.write(page, 9000);
+    world.pass();
+    let mut seen = [Seen::Unchanged; BLOCK_PAGES];
+    seen[7] = Seen::Shared;
+    let examined = world.sharing.examine(page.block(), &seen).unwrap();
+    let plan = world.sharing.plan(&examined, &[], Pressure::Plenty);
+    assert!(plan.requests.is_empty(), "{plan:?}");
+    assert_eq!(world.sharing.vm_counts(VmId(2)).unwrap().broken, 1);
+    world.balloon(page);
+    assert_eq!(world.sharing.vm_counts(VmId(2)).unwrap().broken, 0);
+    world.check();
 }
 
 #[test]

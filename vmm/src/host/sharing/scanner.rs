@@ -43,6 +43,8 @@ const HEARD_AT_ONCE: usize = 256;
 const HEAR_EVERY: Duration = Duration::from_millis(1);
 /// How long an idle scanner sleeps before it looks whether anything has changed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// How often an audit is begun anew because guests gave pages up meanwhile.
+const AUDIT_TRIES: u32 = 20;
 /// How long a full agent is waited for before its VM loses its turn.
 const AGENT_PATIENCE: Duration = Duration::from_millis(2);
 
@@ -68,6 +70,8 @@ pub(super) struct Scanner {
     /// The last block that was brought home.
     brought_home: Block,
     audits: Vec<SyncSender<Audit>>,
+    /// Times that an agent said that its guest gave shared pages up.
+    unmappings: u64,
     totals: Totals,
     begin: Instant,
     heard: Instant,
@@ -126,6 +130,7 @@ impl Scanner {
                 number: 0,
             },
             audits: Vec::new(),
+            unmappings: 0,
             totals: Totals::default(),
             begin,
             heard: begin,
@@ -311,7 +316,10 @@ impl Scanner {
                     vm.note_answer();
                 }
             }
-            FromAgent::Unmapped(range) => self.sharing.unmapped(id, range),
+            FromAgent::Unmapped(range) => {
+                self.unmappings += 1;
+                self.sharing.unmapped(id, range);
+            }
         }
     }
 
@@ -537,11 +545,29 @@ impl Scanner {
         if self.audits.is_empty() || !self.is_quiet() {
             return;
         }
-        let result = audit(&self.sharing, &self.vms);
+        let result = self.audit_undisturbed();
         for answer in self.audits.drain(..) {
             // Who asked may have gone.
             drop(answer.send(result.clone()));
         }
+    }
+
+    /// Guests go on giving pages up while their maps are read, and the agents' word of that comes later.
+    /// What disagrees is looked at again after such news.
+    fn audit_undisturbed(&mut self) -> Audit {
+        for _ in 1..AUDIT_TRIES {
+            let heard = self.unmappings;
+            let result = audit(&self.sharing, &self.vms);
+            if result.disagreements == 0 {
+                return result;
+            }
+            self.sleep(AGENT_PATIENCE);
+            self.hear_agents();
+            if self.unmappings == heard {
+                return result;
+            }
+        }
+        audit(&self.sharing, &self.vms)
     }
 
     fn publish_now_and_then(&mut self) {
