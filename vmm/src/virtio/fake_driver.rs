@@ -6,7 +6,7 @@
 
 use super::balloon::{Balloon, BalloonCounters};
 use super::mmio::{MmioTransport, register};
-use super::{Device, Interrupt};
+use super::{Interrupt, Served};
 use crate::memory::agent::AgentHandle;
 use crate::memory::ram::GuestRam;
 use page::{PAGE_SIZE, PageCount, PageStates};

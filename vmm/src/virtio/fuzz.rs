@@ -5,7 +5,7 @@
 //! steps of a driver, and numbers are drawn near those that matter: the edges of memory, the
 //! rings, frame numbers that are RAM.
 
-use super::Device;
+use super::Served;
 use super::fake_driver::{
     ALL_FEATURES, FIRST_FREE_PAGE, FakeDriver, LARGEST_QUEUE, QUEUES, VERSION_1, avail_address,
     ring_page, table_address, used_address,

@@ -68,7 +68,7 @@ pub(super) mod register {
 
 /// The registers of one device.
 #[derive(Debug)]
-pub struct MmioTransport<D> {
+pub struct MmioTransport<D: ?Sized> {
     device: Arc<D>,
     interrupt: Interrupt,
     memory: GuestMemoryMmap,
@@ -108,7 +108,7 @@ impl Registers {
     }
 }
 
-impl<D: Device> MmioTransport<D> {
+impl<D: Device + ?Sized> MmioTransport<D> {
     /// The registers of `device`, as after a reset.
     pub fn new(device: Arc<D>, interrupt: Interrupt, memory: GuestMemoryMmap) -> Self {
         let registers = Mutex::new(Registers::new(device.queue_sizes()));

@@ -1,8 +1,9 @@
 //! Virtio devices as virtio 1.2 describes them, modern only, over memory-mapped registers.
 //!
 //! Two threads meet here. A vCPU that reads or writes a register runs [`mmio::MmioTransport`]; the
-//! VM's device thread serves the queues through [`Device::serve`]. Everything that comes from the
-//! guest is a claim: it is checked, counted when wrong, and answered; it can panic nothing.
+//! queues are served by the VM's main thread through [`Served::serve`], or by a thread that a slow
+//! device has of its own. Everything that comes from the guest is a claim: it is checked, counted
+//! when wrong, and answered; it can panic nothing.
 
 pub mod balloon;
 mod chain;
@@ -18,7 +19,7 @@ pub use interrupt::{Interrupt, InterruptCause};
 use virtio_queue::Queue;
 
 /// A device behind a transport.
-pub trait Device: Send + Sync {
+pub trait Device: std::fmt::Debug + Send + Sync {
     /// Its number in the virtio standard, chapter 5.
     fn device_type(&self) -> u32;
 
@@ -40,7 +41,10 @@ pub trait Device: Send + Sync {
 
     /// Stops using the queues. When it returns, the device touches no guest memory any more.
     fn reset(&self);
+}
 
+/// A device whose queues are served by whoever is told that they were notified.
+pub trait Served: Device {
     /// Serves a queue that was notified. True if work is left and it wants to be called again.
     #[must_use]
     fn serve(&self, queue: usize) -> bool;

@@ -1,7 +1,7 @@
 //! Where a guest's devices are: their addresses, interrupt lines and I/O ports, and who answers
 //! when a vCPU reaches for one.
 
-use crate::virtio::balloon::Balloon;
+use crate::virtio::Device;
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY, REGISTERS_SIZE};
 use crate::vm::console::Console;
 
@@ -75,8 +75,8 @@ pub(super) enum AfterWrite {
 #[derive(Debug)]
 pub(super) struct Bus {
     pub(super) console: Console,
-    pub(super) balloon: MmioTransport<Balloon>,
-    pub(super) balloon_slot: DeviceSlot,
+    /// By the number of their slots.
+    pub(super) devices: Vec<MmioTransport<dyn Device>>,
 }
 
 impl Bus {
@@ -104,21 +104,28 @@ impl Bus {
     }
 
     pub(super) fn read_memory(&self, address: u64, data: &mut [u8]) {
-        match self.balloon_offset(address) {
-            Some(offset) => self.balloon.read(offset, data),
+        match self.device_at(address) {
+            Some((device, offset)) => device.read(offset, data),
             None => data.fill(NOBODY),
         }
     }
 
     pub(super) fn write_memory(&self, address: u64, data: &[u8]) {
-        if let Some(offset) = self.balloon_offset(address) {
-            self.balloon.write(offset, data);
+        if let Some((device, offset)) = self.device_at(address) {
+            device.write(offset, data);
         }
     }
 
-    fn balloon_offset(&self, address: u64) -> Option<u64> {
-        let offset = address.checked_sub(self.balloon_slot.registers())?;
-        (offset < REGISTERS_SIZE).then_some(offset)
+    /// The device whose registers are at an address, and where in them that is.
+    fn device_at(&self, address: u64) -> Option<(&MmioTransport<dyn Device>, u64)> {
+        let offset = address.checked_sub(FIRST_DEVICE)?;
+        let number = usize::try_from(offset / REGISTERS_SIZE).ok()?;
+        Some((self.devices.get(number)?, offset % REGISTERS_SIZE))
+    }
+
+    /// Register accesses that the virtio standard forbids, of all devices.
+    pub(super) fn violations(&self) -> u64 {
+        self.devices.iter().map(MmioTransport::violations).sum()
     }
 }
 

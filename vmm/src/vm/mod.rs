@@ -16,6 +16,7 @@ mod boot;
 mod bus;
 mod console;
 mod cpuid;
+mod devices;
 pub mod error;
 mod machine;
 mod process;

@@ -10,11 +10,10 @@ use crate::protocol::{
     ToVm, VmConfig, VmCounters,
 };
 use crate::virtio::balloon::Balloon;
-use crate::virtio::mmio::MmioTransport;
-use crate::virtio::{Device, Interrupt};
 use crate::vm::boot;
-use crate::vm::bus::{Bus, DeviceSlot};
+use crate::vm::bus::Bus;
 use crate::vm::console::{Backlog, Console, InputState};
+use crate::vm::devices::{Devices, ServedQueue, Wires};
 use crate::vm::error::VmError;
 use crate::vm::machine::Machine;
 use crate::vm::vcpu::{self, Ending};
@@ -94,7 +93,8 @@ struct Process<'a> {
     ram: GuestRam,
     agent: AgentHandle,
     bus: Arc<Bus>,
-    queues: Vec<Wake>,
+    balloon: Arc<Balloon>,
+    queues: Vec<ServedQueue>,
     power_button: Wake,
     endings: Receiver<Ending>,
     ended: Wake,
@@ -117,29 +117,25 @@ fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
     let ram = GuestRam::new(config.settings.size)?;
     let machine = Machine::new(&ram)?;
     let agent = AgentHandle::start(&ram, scanner)?;
-    let interrupt = Interrupt::new().map_err(VmError::StartThread)?;
-    let balloon = Balloon::new(
+    let mut devices = Devices::new(&machine, &ram);
+    let wires = Wires::new(Balloon::QUEUES)?;
+    let balloon = Arc::new(Balloon::new(
         ram.clone(),
         agent.clone(),
-        interrupt.clone(),
+        wires.interrupt.clone(),
         config.balloon_target,
-    );
-    let balloon = Arc::new(balloon);
-    let slot = DeviceSlot(0);
-    let queues = balloon.queue_sizes().iter().map(|_| Wake::new());
-    let queues = queues
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(VmError::StartThread)?;
+    ));
+    devices.add_served(&balloon, &wires)?;
+    let slots = devices.slots();
+    let (devices, queues) = devices.finish();
     let bus = Arc::new(Bus {
         console: Console::new(console).map_err(VmError::StartThread)?,
-        balloon: MmioTransport::new(balloon, interrupt.clone(), ram.memory().clone()),
-        balloon_slot: slot,
+        devices,
     });
     machine.connect_console(bus.console.line())?;
     let power_button = Wake::new().map_err(VmError::StartThread)?;
     machine.connect_power_button(&power_button)?;
-    machine.connect_device(slot, &interrupt, &queues)?;
-    let entry = boot::load(&config, &ram, &[slot])?;
+    let entry = boot::load(&config, &ram, &slots)?;
     let vcpus = machine.vcpus(config.vcpus, entry)?;
     let ended = Wake::new().map_err(VmError::StartThread)?;
     let (tell, endings) = mpsc::channel();
@@ -152,6 +148,7 @@ fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
         ram,
         agent,
         bus,
+        balloon,
         queues,
         power_button,
         endings,
@@ -196,7 +193,7 @@ impl Process<'_> {
         self.watch_console_output()?;
         self.watch(&self.ended, Source::Ending)?;
         for (index, queue) in self.queues.iter().enumerate() {
-            self.watch(queue, Source::Queue(index))?;
+            self.watch(&queue.notified, Source::Queue(index))?;
         }
         Ok(())
     }
@@ -292,9 +289,10 @@ impl Process<'_> {
     }
 
     fn serve(&self, index: usize) {
-        self.queues[index].drain();
-        if self.bus.balloon.device().serve(index) {
-            self.queues[index].signal();
+        let queue = &self.queues[index];
+        queue.notified.drain();
+        if queue.device.serve(queue.queue) {
+            queue.notified.signal();
         }
     }
 
@@ -349,7 +347,7 @@ impl Process<'_> {
             ToVm::Boot(_) => return Err(VmError::BootTwice),
             ToVm::SetBalloon { target } => {
                 self.config.balloon_target = target;
-                self.bus.balloon.device().set_target(target);
+                self.balloon.set_target(target);
             }
             ToVm::SetSettings(settings) => self.config.settings = settings,
             ToVm::Observe {
@@ -358,7 +356,7 @@ impl Process<'_> {
                 statistics,
             } => {
                 if statistics {
-                    self.bus.balloon.device().request_statistics();
+                    self.balloon.request_statistics();
                 }
                 let observation = self.observation(sequence, recount)?;
                 self.answer(&FromVm::Observation(Box::new(observation)))?;
@@ -394,7 +392,7 @@ impl Process<'_> {
     }
 
     fn observation(&self, sequence: u64, recount: bool) -> Result<Observation, VmError> {
-        let balloon = self.bus.balloon.device();
+        let balloon = &self.balloon;
         let states = balloon.page_states(recount)?;
         Ok(Observation {
             sequence,
@@ -412,7 +410,7 @@ impl Process<'_> {
                 refused: self.agent.counters().refused(),
                 write_protect_faults: self.agent.counters().write_protect_faults(),
                 sharing: self.agent.counters().sharing(),
-                register_violations: self.bus.balloon.violations(),
+                register_violations: self.bus.violations(),
                 console_lost_bytes: self.bus.console.lost_bytes(),
             },
         })

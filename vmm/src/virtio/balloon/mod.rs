@@ -16,7 +16,7 @@ mod wire;
 
 pub use statistics::GuestStatistics;
 
-use super::{Device, Interrupt, InterruptCause};
+use super::{Device, Interrupt, InterruptCause, Served};
 use crate::memory::MemoryError;
 use crate::memory::agent::AgentHandle;
 use crate::memory::ram::GuestRam;
@@ -97,6 +97,9 @@ struct Book {
 }
 
 impl Balloon {
+    /// How many queues it has.
+    pub const QUEUES: usize = QUEUE_SIZES.len();
+
     /// A balloon over `ram` that asks for `target` pages from the start.
     #[must_use]
     pub fn new(ram: GuestRam, agent: AgentHandle, interrupt: Interrupt, target: PageCount) -> Self {
@@ -402,7 +405,9 @@ impl Device for Balloon {
         book.statistics = None;
         self.actual.store(0, Ordering::SeqCst);
     }
+}
 
+impl Served for Balloon {
     fn serve(&self, queue: usize) -> bool {
         let mut driver = lock(&self.driver);
         let mut work = 0;

@@ -5,7 +5,7 @@ use crate::memory::ram::{GAP_END, GAP_START};
 use crate::virtio::balloon::wire;
 use crate::virtio::fake_driver::*;
 use crate::virtio::mmio::register;
-use crate::virtio::{Device, InterruptCause};
+use crate::virtio::{InterruptCause, Served};
 use page::{PAGE_SIZE, PageCount, PageStates};
 
 const CONFIG: u64 = 0x100;

@@ -3,10 +3,10 @@
 
 use super::{SMALL, allocated, statistic};
 use crate::memory::ram::{GAP_END, GAP_START};
-use crate::virtio::Device;
 use crate::virtio::balloon::chain::MOST_PFNS_IN_CHAIN;
 use crate::virtio::fake_driver::*;
 use crate::virtio::mmio::register;
+use crate::virtio::{Device, Served};
 use page::{PAGE_SIZE, PageCount};
 use std::time::{Duration, Instant};
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET};

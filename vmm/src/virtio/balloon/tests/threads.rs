@@ -1,7 +1,7 @@
 //! vCPUs and the device thread at the same time.
 
 use super::SMALL;
-use crate::virtio::Device;
+use crate::virtio::Served;
 use crate::virtio::fake_driver::*;
 use crate::virtio::mmio::register;
 use page::PAGE_SIZE;

@@ -1,0 +1,98 @@
+//! Puts a VM's virtio devices together: each gets its place on the bus, its interrupt and an event for
+//! each of its queues.
+
+use crate::event::Event;
+use crate::memory::ram::GuestRam;
+use crate::virtio::mmio::MmioTransport;
+use crate::virtio::{Device, Interrupt, Served};
+use crate::vm::bus::DeviceSlot;
+use crate::vm::error::VmError;
+use crate::vm::machine::Machine;
+use std::io;
+use std::sync::Arc;
+
+/// The devices that there are so far.
+#[derive(Debug)]
+pub(super) struct Devices<'a> {
+    machine: &'a Machine,
+    ram: &'a GuestRam,
+    transports: Vec<MmioTransport<dyn Device>>,
+    served: Vec<ServedQueue>,
+}
+
+/// A queue that the main thread serves.
+#[derive(Debug)]
+pub(super) struct ServedQueue {
+    pub(super) device: Arc<dyn Served>,
+    pub(super) queue: usize,
+    pub(super) notified: Event,
+}
+
+/// What a device is connected by.
+#[derive(Debug)]
+pub(super) struct Wires {
+    pub(super) interrupt: Interrupt,
+    /// An event for each queue, which becomes ready when the guest notifies it.
+    pub(super) queues: Vec<Event>,
+}
+
+impl Wires {
+    pub(super) fn new(queues: usize) -> Result<Self, VmError> {
+        let events: io::Result<Vec<Event>> = (0..queues).map(|_| Event::new()).collect();
+        Ok(Self {
+            interrupt: Interrupt::new().map_err(VmError::StartThread)?,
+            queues: events.map_err(VmError::StartThread)?,
+        })
+    }
+}
+
+impl<'a> Devices<'a> {
+    pub(super) fn new(machine: &'a Machine, ram: &'a GuestRam) -> Self {
+        Self {
+            machine,
+            ram,
+            transports: Vec::new(),
+            served: Vec::new(),
+        }
+    }
+
+    /// Connects a device whose queues are served by a thread of its own.
+    pub(super) fn add(&mut self, device: Arc<dyn Device>, wires: &Wires) -> Result<(), VmError> {
+        let number = u32::try_from(self.transports.len()).unwrap_or(u32::MAX);
+        self.machine
+            .connect_device(DeviceSlot(number), &wires.interrupt, &wires.queues)?;
+        let (interrupt, memory) = (wires.interrupt.clone(), self.ram.memory().clone());
+        self.transports
+            .push(MmioTransport::new(device, interrupt, memory));
+        Ok(())
+    }
+
+    /// Connects a device whose queues the main thread serves.
+    pub(super) fn add_served<D: Served + 'static>(
+        &mut self,
+        device: &Arc<D>,
+        wires: &Wires,
+    ) -> Result<(), VmError> {
+        self.add(Arc::clone(device) as Arc<dyn Device>, wires)?;
+        let queues = wires.queues.iter().enumerate();
+        self.served.extend(queues.map(|(queue, event)| ServedQueue {
+            device: Arc::clone(device) as Arc<dyn Served>,
+            queue,
+            notified: event.clone(),
+        }));
+        Ok(())
+    }
+
+    /// Where the devices are, for the guest to be told.
+    pub(super) fn slots(&self) -> Vec<DeviceSlot> {
+        (0..)
+            .zip(&self.transports)
+            .map(|(number, _)| DeviceSlot(number))
+            .collect()
+    }
+
+    /// The registers by slot, and the queues for the main thread.
+    pub(super) fn finish(self) -> (Vec<MmioTransport<dyn Device>>, Vec<ServedQueue>) {
+        (self.transports, self.served)
+    }
+}
