@@ -1,12 +1,12 @@
-//! A balloon driver for tests. It sets the device up through its registers and fills its queues in
-//! real guest memory, as told, right or wrong.
+//! A driver for tests, of a balloon or another device. It sets the device up through its registers
+//! and fills its queues in real guest memory, as told, right or wrong.
 //!
 //! The rings of queue `q` have two pages of their own from [`ring_page`] on; a chain's descriptors
 //! are written from the descriptor named on, so a test sees everything that it put there.
 
 use super::balloon::{Balloon, BalloonCounters};
 use super::mmio::{MmioTransport, register};
-use super::{Interrupt, Served};
+use super::{Device, Interrupt, Served};
 use crate::memory::agent::AgentHandle;
 use crate::memory::ram::GuestRam;
 use page::{PAGE_SIZE, PageCount, PageStates};
@@ -88,13 +88,13 @@ pub fn used_address(queue: usize) -> u64 {
     table_address(queue) + USED_OFFSET
 }
 
-/// A guest with a balloon, seen from its driver.
+/// A guest with a device, seen from its driver.
 #[derive(Debug)]
-pub struct FakeDriver {
+pub struct FakeDriver<D = Balloon> {
     /// The guest's memory.
     pub ram: GuestRam,
     /// The device's registers.
-    pub transport: MmioTransport<Balloon>,
+    pub transport: MmioTransport<D>,
     /// The device's interrupt.
     pub interrupt: Interrupt,
     size: u16,
@@ -104,25 +104,16 @@ pub struct FakeDriver {
 }
 
 impl FakeDriver {
-    /// A guest of `size` pages whose device is as after a reset.
+    /// A guest of `size` pages whose balloon is as after a reset.
     ///
     /// # Panics
     /// Where this machine cannot run a VM.
     #[must_use]
     pub fn new(size: PageCount) -> Self {
-        let ram = GuestRam::new(size).expect("memory for a test's guest");
-        let agent = AgentHandle::start(&ram, None).expect("an agent");
-        let interrupt = Interrupt::new().expect("an event descriptor");
-        let balloon = Balloon::new(ram.clone(), agent, interrupt.clone(), PageCount::ZERO);
-        let memory = ram.memory().clone();
-        Self {
-            transport: MmioTransport::new(Arc::new(balloon), interrupt.clone(), memory),
-            ram,
-            interrupt,
-            size: LARGEST_QUEUE,
-            offered: [0; QUEUES],
-            returned: [0; QUEUES],
-        }
+        Self::with_device(size, |ram, interrupt| {
+            let agent = AgentHandle::start(ram, None).expect("an agent");
+            Balloon::new(ram.clone(), agent, interrupt.clone(), PageCount::ZERO)
+        })
     }
 
     /// A guest whose driver is ready, with these features.
@@ -153,6 +144,62 @@ impl FakeDriver {
     pub fn states(&self, recount: bool) -> PageStates {
         let states = self.balloon().page_states(recount);
         states.expect("the kernel counts pages")
+    }
+
+    /// Lists pages in one buffer at `address`, has them served, and tells which chains came back.
+    pub fn send_pfns(&mut self, queue: usize, address: u64, pfns: &[u32]) -> Vec<u32> {
+        let bytes: Vec<u8> = pfns.iter().flat_map(|pfn| pfn.to_le_bytes()).collect();
+        self.put(address, &bytes);
+        let len = low_half(bytes.len() as u64);
+        self.offer(queue, 0, &[(address, len, 0)]);
+        self.notify(queue);
+        self.take_returned(queue)
+    }
+
+    /// Gives pages up to the balloon.
+    pub fn inflate(&mut self, pfns: &[u32]) -> Vec<u32> {
+        self.send_pfns(INFLATE, FIRST_FREE_PAGE * PAGE_SIZE, pfns)
+    }
+
+    /// Takes pages out of the balloon.
+    pub fn deflate(&mut self, pfns: &[u32]) -> Vec<u32> {
+        self.send_pfns(DEFLATE, FIRST_FREE_PAGE * PAGE_SIZE, pfns)
+    }
+}
+
+impl<D: Served> FakeDriver<D> {
+    /// Has the device serve a queue until nothing is left.
+    ///
+    /// # Panics
+    /// If the device finds more than a queue can hold.
+    pub fn notify(&self, queue: usize) {
+        let mut calls = 0;
+        while self.transport.device().serve(queue) {
+            calls += 1;
+            assert!(calls < MOST_CALLS, "queue {queue} has no end");
+        }
+    }
+}
+
+impl<D: Device> FakeDriver<D> {
+    /// A guest of `size` pages with the device that `make` makes, as after a reset.
+    ///
+    /// # Panics
+    /// Where this machine cannot run a VM.
+    #[must_use]
+    pub fn with_device(size: PageCount, make: impl FnOnce(&GuestRam, &Interrupt) -> D) -> Self {
+        let ram = GuestRam::new(size).expect("memory for a test's guest");
+        let interrupt = Interrupt::new().expect("an event descriptor");
+        let device = Arc::new(make(&ram, &interrupt));
+        let memory = ram.memory().clone();
+        Self {
+            transport: MmioTransport::new(device, interrupt.clone(), memory),
+            ram,
+            interrupt,
+            size: LARGEST_QUEUE,
+            offered: [0; QUEUES],
+            returned: [0; QUEUES],
+        }
     }
 
     /// Writes a register.
@@ -295,18 +342,6 @@ impl FakeDriver {
         self.put(avail_address(queue) + 2, &index.to_le_bytes());
     }
 
-    /// Has the device serve a queue until nothing is left.
-    ///
-    /// # Panics
-    /// If the device finds more than a queue can hold.
-    pub fn notify(&self, queue: usize) {
-        let mut calls = 0;
-        while self.balloon().serve(queue) {
-            calls += 1;
-            assert!(calls < MOST_CALLS, "queue {queue} has no end");
-        }
-    }
-
     /// Chains that came back since the last look, by their first descriptor.
     pub fn take_returned(&mut self, queue: usize) -> Vec<u32> {
         let end = u16::from_le_bytes(self.get(used_address(queue) + 2));
@@ -318,26 +353,6 @@ impl FakeDriver {
             self.returned[queue] = self.returned[queue].wrapping_add(1);
         }
         heads
-    }
-
-    /// Lists pages in one buffer at `address`, has them served, and tells which chains came back.
-    pub fn send_pfns(&mut self, queue: usize, address: u64, pfns: &[u32]) -> Vec<u32> {
-        let bytes: Vec<u8> = pfns.iter().flat_map(|pfn| pfn.to_le_bytes()).collect();
-        self.put(address, &bytes);
-        let len = low_half(bytes.len() as u64);
-        self.offer(queue, 0, &[(address, len, 0)]);
-        self.notify(queue);
-        self.take_returned(queue)
-    }
-
-    /// Gives pages up to the balloon.
-    pub fn inflate(&mut self, pfns: &[u32]) -> Vec<u32> {
-        self.send_pfns(INFLATE, FIRST_FREE_PAGE * PAGE_SIZE, pfns)
-    }
-
-    /// Takes pages out of the balloon.
-    pub fn deflate(&mut self, pfns: &[u32]) -> Vec<u32> {
-        self.send_pfns(DEFLATE, FIRST_FREE_PAGE * PAGE_SIZE, pfns)
     }
 
     /// Writes to each page of a range, so that the guest holds it.
