@@ -19,9 +19,9 @@ use std::collections::BTreeMap;
 
 /// Giving one page back: the dearest way, alone and beside a running thread.
 const PUNCH_NS: u64 = 14_000;
-/// A block of which only parts are known cannot close gaps. If it would be mapped in more runs than
-/// this, and short ones, it is better mapped when it is scanned itself and finds the frames.
-const PARTNER_RUNS_MAX: usize = 8;
+/// A block of which only parts are known cannot close gaps, and what a request costs besides its pages
+/// falls on few. If it would be mapped in runs shorter than this on average, it is better mapped when it
+/// is scanned itself and finds all its frames at once. Until then nothing is saved and nothing lost.
 const PARTNER_RUN_MEAN_MIN: usize = 4;
 
 /// Pages of one content that no frame holds.
@@ -359,7 +359,7 @@ impl Sharing {
             hashes.insert(index, group.hash);
         }
         let spans = spans(&wants, self.vms.of(slot).areas(), worth_ns(pressure, 0));
-        if spans.len() > PARTNER_RUNS_MAX && shows.len() < spans.len() * PARTNER_RUN_MEAN_MIN {
+        if shows.len() < spans.len() * PARTNER_RUN_MEAN_MIN {
             return None;
         }
         let mut request = self.empty_request(block);
