@@ -335,7 +335,7 @@ impl Sharing {
             .collect()
     }
 
-    /// Partners that are not asked now find the frame when they are read the next time.
+    /// Partners that are not asked now find the frame, if it is kept, when they are read the next time.
     fn partner_request(
         &mut self,
         block: Block,
@@ -343,9 +343,6 @@ impl Sharing {
         pressure: Pressure,
     ) -> Option<Request> {
         let slot = self.vms.slot(block.vm)?;
-        shows
-            .iter()
-            .for_each(|&(index, ..)| self.revisit(block.page(index)));
         let mut hashes = Hashes::new();
         let mut wants = [Want::Unknown; BLOCK_PAGES];
         for (index, want) in wants.iter_mut().enumerate() {
@@ -428,6 +425,9 @@ impl Sharing {
             match frame.filter(|&frame| self.frames.references(frame) > 0) {
                 Some(frame) => {
                     self.remove_hints(block, group);
+                    if let Some(partner) = group.partner {
+                        self.revisit(partner);
+                    }
                     fills.push(Fill {
                         page: block.page(group.members[0]),
                         frame,
