@@ -53,6 +53,8 @@ pub enum VmError {
     },
     #[error("the kernel command line has {length} bytes, and {limit} fit: shorten --cmdline")]
     CommandLineTooLong { length: usize, limit: usize },
+    #[error(transparent)]
+    Tap(#[from] crate::virtio::net::TapError),
     #[error("cannot speak with the host")]
     Channel(#[source] crate::protocol::ChannelError),
     #[error("the host told a running VM to boot")]

@@ -23,6 +23,7 @@ mod process;
 mod vcpu;
 
 pub use boot::{COMMAND_LINE_LIMIT, EMBEDDED_GUEST};
+pub use devices::MOST_NETS;
 pub use error::VmError;
 pub use machine::MOST_VCPUS;
 pub use process::main;
