@@ -125,12 +125,15 @@ mod tests {
         assert_eq!(net("mac=52:54:00:12:34:56"), Err(InvalidNet::NoTap));
         assert_eq!(net("tap0"), Err(InvalidNet::Word("tap0".into())));
         assert_eq!(net(""), Err(InvalidNet::Word(String::new())));
-        assert_eq!(
-            net("tap=a,tap=b"),
-            Err(InvalidNet::Twice("tap=b".into()))
-        );
+        assert_eq!(net("tap=a,tap=b"), Err(InvalidNet::Twice("tap=b".into())));
         assert_eq!(net("tap=a,rate=0"), Err(InvalidNet::NoRate("0".into())));
-        for text in ["tap=", "tap=a/b", "tap=a,mac=1", "tap=a,rate=fast", "tap=a,mtu=9"] {
+        for text in [
+            "tap=",
+            "tap=a/b",
+            "tap=a,mac=1",
+            "tap=a,rate=fast",
+            "tap=a,mtu=9",
+        ] {
             assert!(net(text).is_err(), "{text}");
         }
     }

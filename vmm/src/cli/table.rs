@@ -1,7 +1,8 @@
 //! Tables for people. Sizes are MiB, because that is what a glance can compare.
 
 use crate::api::{
-    EventView, HostView, NetView, Overview, SharingPace, SharingView, VmPhase, VmSharingView, VmView,
+    EventView, HostView, NetView, Overview, SharingPace, SharingView, VmPhase, VmSharingView,
+    VmView,
 };
 use crate::host::sharing::Audit;
 

@@ -41,7 +41,11 @@ impl Agreed {
     /// What the driver accepted, without features whose ground it did not accept.
     pub(super) fn of(features: u64) -> Self {
         let kept = NEEDS.into_iter().fold(features, |kept, (feature, ground)| {
-            if kept & ground == 0 { kept & !feature } else { kept }
+            if kept & ground == 0 {
+                kept & !feature
+            } else {
+                kept
+            }
         });
         Self(kept)
     }

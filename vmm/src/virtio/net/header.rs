@@ -75,7 +75,9 @@ impl NetHeader {
         let start = usize::from(self.csum_start);
         let end = start + usize::from(self.csum_offset) + 2;
         let inside = start >= ETHERNET_BYTES && end <= frame_len;
-        (agreed.has(F_CSUM) && inside).then_some(()).ok_or(BadHeader)
+        (agreed.has(F_CSUM) && inside)
+            .then_some(())
+            .ok_or(BadHeader)
     }
 
     fn check_segmentation(self, frame_len: usize, agreed: Agreed) -> Result<(), BadHeader> {
@@ -143,7 +145,14 @@ mod tests {
     fn any_header() -> impl Strategy<Value = NetHeader> {
         // Mostly near what matters.
         let near = || prop_oneof![0u16..80, 3990u16..4010, any::<u16>()];
-        let kind = prop_oneof![Just(0u8), Just(1), Just(4), Just(0x81), Just(0x84), any::<u8>()];
+        let kind = prop_oneof![
+            Just(0u8),
+            Just(1),
+            Just(4),
+            Just(0x81),
+            Just(0x84),
+            any::<u8>()
+        ];
         (0u8..8, kind, near(), near(), near(), near(), any::<u16>()).prop_map(
             |(flags, gso_type, header_len, gso_size, csum_start, csum_offset, buffers)| NetHeader {
                 flags,
@@ -217,14 +226,39 @@ mod tests {
     #[test]
     fn a_segment_without_checksum_size_or_agreement_is_refused() {
         let cases = [
-            NetHeader { flags: 0, ..segment() },
-            NetHeader { gso_size: 0, ..segment() },
-            NetHeader { gso_type: 3, ..segment() },
-            NetHeader { gso_type: GSO_ECN, ..segment() },
-            NetHeader { header_len: 4001, ..segment() },
-            NetHeader { header_len: 13, ..segment() },
-            NetHeader { csum_start: 13, ..segment() },
-            NetHeader { csum_start: u16::MAX, csum_offset: u16::MAX, ..segment() },
+            NetHeader {
+                flags: 0,
+                ..segment()
+            },
+            NetHeader {
+                gso_size: 0,
+                ..segment()
+            },
+            NetHeader {
+                gso_type: 3,
+                ..segment()
+            },
+            NetHeader {
+                gso_type: GSO_ECN,
+                ..segment()
+            },
+            NetHeader {
+                header_len: 4001,
+                ..segment()
+            },
+            NetHeader {
+                header_len: 13,
+                ..segment()
+            },
+            NetHeader {
+                csum_start: 13,
+                ..segment()
+            },
+            NetHeader {
+                csum_start: u16::MAX,
+                csum_offset: u16::MAX,
+                ..segment()
+            },
         ];
         for header in cases {
             assert_eq!(header.check(4000, all()), Err(BadHeader), "{header:?}");

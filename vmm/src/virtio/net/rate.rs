@@ -54,7 +54,9 @@ impl TokenBucket {
         }
         let rate = i128::from(self.bytes_per_s);
         let nanos = (1 - self.level + rate - 1) / rate;
-        Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
+        Some(Duration::from_nanos(
+            u64::try_from(nanos).unwrap_or(u64::MAX),
+        ))
     }
 
     /// A packet goes.
@@ -171,6 +173,10 @@ mod tests {
         assert!(wait.is_some());
         assert_eq!(bucket.wait(Duration::from_secs(1)), wait);
         assert_eq!(bucket.wait(Duration::from_secs(5)), wait);
-        assert_eq!(bucket.wait(Duration::MAX), None, "and all of it at once is no trouble");
+        assert_eq!(
+            bucket.wait(Duration::MAX),
+            None,
+            "and all of it at once is no trouble"
+        );
     }
 }

@@ -5,6 +5,11 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+/// Number of the queue for packets to the guest.
+pub(super) const RECEIVE: usize = 0;
+/// Number of the queue for packets from the guest.
+pub(super) const TRANSMIT: usize = 1;
+
 /// One end of a line. Reading and writing it is like reading and writing a tap.
 #[derive(Debug)]
 pub(super) struct LineEnd(OwnedFd);

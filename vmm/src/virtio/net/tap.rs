@@ -235,7 +235,16 @@ mod tests {
         for name in ["tap0", "br-lan.7", "vm_1@x", "fifteen-letters"] {
             assert_eq!(name.parse(), Ok(TapName(name.into())));
         }
-        for name in ["", ".", "..", "tap%d", "a/b", "a b", "sixteen-letters-", "ä"] {
+        for name in [
+            "",
+            ".",
+            "..",
+            "tap%d",
+            "a/b",
+            "a b",
+            "sixteen-letters-",
+            "ä",
+        ] {
             assert!(name.parse::<TapName>().is_err(), "{name}");
         }
     }

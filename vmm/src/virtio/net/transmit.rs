@@ -118,9 +118,7 @@ impl Transmitter {
                 return Err(Loss::Malformed);
             }
             let room = self.packet.get_mut(end..).unwrap_or_default();
-            let part = room
-                .get_mut(..buffer.len() as usize)
-                .ok_or(Loss::TooLong)?;
+            let part = room.get_mut(..buffer.len() as usize).ok_or(Loss::TooLong)?;
             let read = memory.read_slice(part, buffer.addr());
             read.map_err(|_outside| Loss::Malformed)?;
             end += part.len();

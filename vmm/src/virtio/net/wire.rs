@@ -30,11 +30,6 @@ pub(super) const F_STATUS: u64 = 1 << 16;
 /// Feature of the queues: each side says from which index on it wants to be told.
 pub(super) const F_EVENT_IDX: u64 = 1 << 29;
 
-/// Number of the queue for packets to the guest.
-pub(super) const RECEIVE: usize = 0;
-/// Number of the queue for packets from the guest.
-pub(super) const TRANSMIT: usize = 1;
-
 /// Bit of the status: the link is up.
 pub(super) const STATUS_LINK_UP: u16 = 1;
 /// Bytes of the configuration space: address, status, pairs of queues, MTU.
