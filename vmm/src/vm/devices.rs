@@ -7,7 +7,7 @@ use crate::protocol::{NetConfig, NetState};
 use crate::virtio::mmio::MmioTransport;
 use crate::virtio::net::{Net, NetSpec, NetThread, Tap};
 use crate::virtio::{Device, Interrupt, Served};
-use crate::vm::bus::DeviceSlot;
+use crate::vm::bus::{DeviceSlot, MOST_DEVICES};
 use crate::vm::error::VmError;
 use crate::vm::machine::Machine;
 use std::io;
@@ -81,6 +81,9 @@ impl<'a> Devices<'a> {
     /// Connects a device whose queues are served by a thread of its own.
     pub(super) fn add(&mut self, device: Arc<dyn Device>, wires: &Wires) -> Result<(), VmError> {
         let number = u32::try_from(self.transports.len()).unwrap_or(u32::MAX);
+        if number >= MOST_DEVICES {
+            return Err(VmError::TooManyDevices);
+        }
         self.machine
             .connect_device(DeviceSlot(number), &wires.interrupt, &wires.queues)?;
         let (interrupt, memory) = (wires.interrupt.clone(), self.ram.memory().clone());
