@@ -47,6 +47,7 @@ fn request(args: RunArgs) -> Result<RunRequest> {
         trust_group: args.trust_group,
         kernel: args.kernel.map(absolute).transpose()?,
         initrd: args.initrd.map(absolute).transpose()?,
+        nets: args.nets,
         cmdline: args.cmdline,
         workload: args.workload,
         ..RunRequest::default()

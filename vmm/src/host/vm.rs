@@ -1,6 +1,6 @@
 //! A VM as its host sees it.
 
-use crate::api::{VmPhase, VmView};
+use crate::api::{NetView, VmPhase, VmView};
 use crate::host::console::Console;
 use crate::host::kernel::VmUse;
 use crate::host::link::Link;
@@ -285,10 +285,21 @@ impl Vm {
             counters: observation
                 .map(|observation| observation.counters)
                 .unwrap_or_default(),
+            nets: self.nets(),
             sharing: account.vm_view(self.config.id, &self.states()),
             start_us: running.map(|running| running.start_us),
             userfault_bytes: running.map_or(0, |running| running.userfault_pages.bytes()),
         }
+    }
+
+    /// Its network cards. Of one that was not seen yet nothing is known but what it is to be.
+    fn nets(&self) -> Vec<NetView> {
+        let seen = self.observation.iter().flat_map(|seen| &seen.nets).copied();
+        let states = seen.chain(std::iter::repeat_with(Default::default));
+        let cards = self.config.nets.iter().zip(states);
+        cards
+            .map(|(config, state)| NetView::new(config, state))
+            .collect()
     }
 
     /// The states of a VM whose guest has not run yet.

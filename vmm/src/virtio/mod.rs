@@ -13,6 +13,7 @@ pub mod fake_driver;
 pub mod fuzz;
 mod interrupt;
 pub mod mmio;
+pub mod net;
 
 pub use interrupt::{Interrupt, InterruptCause};
 

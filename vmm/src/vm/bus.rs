@@ -9,6 +9,8 @@ use crate::vm::console::Console;
 const FIRST_DEVICE: u64 = 0xd000_0000;
 /// Interrupt lines from here on reach the I/O APIC only; those below also reach the old PIC.
 const FIRST_LINE: u32 = 16;
+/// The I/O APIC's lines end at 23.
+pub(super) const MOST_DEVICES: u32 = 8;
 
 /// The serial console's interrupt line and ports, as PCs have them.
 pub(super) const CONSOLE_LINE: u32 = 4;

@@ -3,9 +3,11 @@
 
 use crate::event::Event;
 use crate::memory::ram::GuestRam;
+use crate::protocol::{NetConfig, NetState};
 use crate::virtio::mmio::MmioTransport;
+use crate::virtio::net::{Net, NetSpec, NetThread, Tap};
 use crate::virtio::{Device, Interrupt, Served};
-use crate::vm::bus::DeviceSlot;
+use crate::vm::bus::{DeviceSlot, MOST_DEVICES};
 use crate::vm::error::VmError;
 use crate::vm::machine::Machine;
 use std::io;
@@ -26,6 +28,26 @@ pub(super) struct ServedQueue {
     pub(super) device: Arc<dyn Served>,
     pub(super) queue: usize,
     pub(super) notified: Event,
+}
+
+/// Most network cards of a VM: all devices together have eight interrupt lines.
+pub const MOST_NETS: usize = 4;
+
+/// A network card and the thread that serves it.
+#[derive(Debug)]
+pub(super) struct RunningNet {
+    net: Arc<Net<Tap>>,
+    /// Ends with this.
+    _thread: NetThread,
+}
+
+impl RunningNet {
+    pub(super) fn state(&self) -> NetState {
+        NetState {
+            has_driver: self.net.has_driver(),
+            counters: self.net.counters(),
+        }
+    }
 }
 
 /// What a device is connected by.
@@ -59,6 +81,9 @@ impl<'a> Devices<'a> {
     /// Connects a device whose queues are served by a thread of its own.
     pub(super) fn add(&mut self, device: Arc<dyn Device>, wires: &Wires) -> Result<(), VmError> {
         let number = u32::try_from(self.transports.len()).unwrap_or(u32::MAX);
+        if number >= MOST_DEVICES {
+            return Err(VmError::TooManyDevices);
+        }
         self.machine
             .connect_device(DeviceSlot(number), &wires.interrupt, &wires.queues)?;
         let (interrupt, memory) = (wires.interrupt.clone(), self.ram.memory().clone());
@@ -81,6 +106,35 @@ impl<'a> Devices<'a> {
             notified: event.clone(),
         }));
         Ok(())
+    }
+
+    /// Connects the network cards, each with a thread of its own.
+    pub(super) fn add_nets(&mut self, configs: &[NetConfig]) -> Result<Vec<RunningNet>, VmError> {
+        let cards = configs.iter().enumerate();
+        cards
+            .map(|(index, config)| self.add_net(index, config))
+            .collect()
+    }
+
+    fn add_net(&mut self, index: usize, config: &NetConfig) -> Result<RunningNet, VmError> {
+        let tap = Tap::open(&config.tap)?;
+        let spec = NetSpec {
+            mac: config.mac,
+            mtu: tap.mtu(),
+            bytes_per_s: config.bytes_per_s,
+        };
+        let wires = Wires::new(Net::<Tap>::QUEUES)?;
+        let (memory, interrupt) = (self.ram.memory().clone(), wires.interrupt.clone());
+        let net = Net::new(spec, tap, memory, interrupt).map_err(VmError::StartThread)?;
+        let net = Arc::new(net);
+        self.add(Arc::clone(&net) as Arc<dyn Device>, &wires)?;
+        let name = format!("net{index}");
+        let thread = NetThread::start(&name, Arc::clone(&net), &wires.queues)
+            .map_err(VmError::StartThread)?;
+        Ok(RunningNet {
+            net,
+            _thread: thread,
+        })
     }
 
     /// Where the devices are, for the guest to be told.

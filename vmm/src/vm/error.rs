@@ -53,6 +53,13 @@ pub enum VmError {
     },
     #[error("the kernel command line has {length} bytes, and {limit} fit: shorten --cmdline")]
     CommandLineTooLong { length: usize, limit: usize },
+    #[error(
+        "a VM has {} devices at most, its balloon included: leave some out",
+        crate::vm::bus::MOST_DEVICES
+    )]
+    TooManyDevices,
+    #[error(transparent)]
+    Tap(#[from] crate::virtio::net::TapError),
     #[error("cannot speak with the host")]
     Channel(#[source] crate::protocol::ChannelError),
     #[error("the host told a running VM to boot")]

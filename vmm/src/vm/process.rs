@@ -13,7 +13,7 @@ use crate::virtio::balloon::Balloon;
 use crate::vm::boot;
 use crate::vm::bus::Bus;
 use crate::vm::console::{Backlog, Console, InputState};
-use crate::vm::devices::{Devices, ServedQueue, Wires};
+use crate::vm::devices::{Devices, RunningNet, ServedQueue, Wires};
 use crate::vm::error::VmError;
 use crate::vm::machine::Machine;
 use crate::vm::vcpu::{self, Ending};
@@ -94,6 +94,7 @@ struct Process<'a> {
     agent: AgentHandle,
     bus: Arc<Bus>,
     balloon: Arc<Balloon>,
+    nets: Vec<RunningNet>,
     queues: Vec<ServedQueue>,
     power_button: Wake,
     endings: Receiver<Ending>,
@@ -126,6 +127,7 @@ fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
         config.balloon_target,
     ));
     devices.add_served(&balloon, &wires)?;
+    let nets = devices.add_nets(&config.nets)?;
     let slots = devices.slots();
     let (devices, queues) = devices.finish();
     let bus = Arc::new(Bus {
@@ -149,6 +151,7 @@ fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
         agent,
         bus,
         balloon,
+        nets,
         queues,
         power_button,
         endings,
@@ -413,6 +416,7 @@ impl Process<'_> {
                 register_violations: self.bus.violations(),
                 console_lost_bytes: self.bus.console.lost_bytes(),
             },
+            nets: self.nets.iter().map(RunningNet::state).collect(),
         })
     }
 }
