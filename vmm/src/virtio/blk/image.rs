@@ -92,6 +92,13 @@ impl DiskImage {
             spec: spec.clone(),
         })
     }
+
+    /// Lets other VMs have it. The kernel may hold the file open for some time after it is closed here.
+    pub(super) fn unlock(&self) {
+        if let Err(error) = rustix::fs::flock(&self.file, FlockOperation::Unlock) {
+            tracing::debug!("a disk was not unlocked: {error}");
+        }
+    }
 }
 
 fn open(spec: &DiskSpec) -> Result<File, DiskError> {

@@ -16,6 +16,12 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryMmap};
 /// Alignment that direct access wants of memory.
 const ALIGNMENT: usize = 4096;
 
+/// Aligned as direct access wants it.
+#[repr(align(4096))]
+struct Zeros([u8; 64 << 10]);
+
+static ZEROS: Zeros = Zeros([0; 64 << 10]);
+
 /// Memory of the device's own for direct access.
 #[derive(Debug)]
 pub(super) struct Bounce {
@@ -38,6 +44,7 @@ impl Bounce {
 
 /// What a transfer goes to or comes from.
 enum Memory {
+    Zeros,
     /// Keeps the guest's memory mapped.
     Guest(#[expect(dead_code, reason = "held, not used")] GuestMemoryMmap),
     Bounce {
@@ -97,6 +104,7 @@ impl Operation {
                 transfer.fill_bounce()?;
                 Self::Write(transfer)
             }
+            Step::WriteZeros { extent } => Self::Write(Transfer::zeros(extent)),
             Step::Allocate { mode, extent } => Self::Allocate { mode, extent },
             Step::Sync => Self::Sync,
         })
@@ -131,7 +139,7 @@ impl Operation {
         match self {
             Self::Read(transfer) | Self::Write(transfer) => match transfer.memory {
                 Memory::Bounce { bounce, .. } => Some(bounce),
-                Memory::Guest(_) => None,
+                Memory::Guest(_) | Memory::Zeros => None,
             },
             _ => None,
         }
@@ -173,6 +181,25 @@ impl Transfer {
             offset,
             left,
         })
+    }
+
+    /// Writes zeros to an extent: the same ones again and again.
+    fn zeros(extent: Extent) -> Self {
+        let iovec = |start: u64| {
+            let left = usize::try_from(extent.bytes - start).unwrap_or(usize::MAX);
+            libc::iovec {
+                // Only ever read.
+                iov_base: ZEROS.0.as_ptr().cast_mut().cast(),
+                iov_len: left.min(ZEROS.0.len()),
+            }
+        };
+        let starts = (0..extent.bytes).step_by(ZEROS.0.len());
+        Self {
+            memory: Memory::Zeros,
+            iovecs: starts.map(iovec).collect(),
+            offset: extent.offset,
+            left: extent.bytes,
+        }
     }
 
     /// Where in the file the rest begins.

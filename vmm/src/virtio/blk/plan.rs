@@ -7,6 +7,9 @@ use std::collections::VecDeque;
 /// Bytes that go through a bounce buffer at a time.
 pub(super) const BOUNCE_BYTES: usize = 128 << 10;
 
+/// Bytes of zeros that are written at a time.
+const ZEROS_BYTES: u64 = 1 << 20;
+
 /// One operation, as far as it can be said before it starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -20,6 +23,10 @@ pub(super) enum Step {
     },
     Allocate {
         mode: FallocateFlags,
+        extent: Extent,
+    },
+    /// Where the file cannot be told to be zero.
+    WriteZeros {
         extent: Extent,
     },
     Sync,
@@ -92,4 +99,15 @@ fn zero(zeroed: &ZeroedExtent) -> Option<Step> {
 /// Nothing where there is nothing to do: the kernel refuses extents of no length.
 fn allocate(mode: FallocateFlags, extent: Extent) -> Option<Step> {
     (extent.bytes > 0).then_some(Step::Allocate { mode, extent })
+}
+
+/// The first part of an extent that is to be zeroed by writing, and what is left for later.
+pub(super) fn split_zeros(extent: Extent) -> (Extent, Option<Extent>) {
+    let bytes = extent.bytes.min(ZEROS_BYTES);
+    let first = Extent { bytes, ..extent };
+    let rest = Extent {
+        offset: extent.offset + bytes,
+        bytes: extent.bytes - bytes,
+    };
+    (first, (rest.bytes > 0).then_some(rest))
 }

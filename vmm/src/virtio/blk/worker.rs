@@ -119,6 +119,20 @@ struct Task {
     retries: u32,
 }
 
+impl Task {
+    fn next_step(&mut self) -> Option<Step> {
+        let step = self.steps.pop_front()?;
+        let Step::WriteZeros { extent } = step else {
+            return Some(step);
+        };
+        let (extent, rest) = plan::split_zeros(extent);
+        if let Some(extent) = rest {
+            self.steps.push_front(Step::WriteZeros { extent });
+        }
+        Some(Step::WriteZeros { extent })
+    }
+}
+
 /// What counts when a request has ended.
 #[derive(Clone, Copy, Debug)]
 enum Deed {
@@ -130,10 +144,10 @@ enum Deed {
     WriteZeroes,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Next {
     GoOn,
-    End,
+    End(Option<SyncSender<()>>),
 }
 
 impl Worker {
@@ -161,10 +175,16 @@ impl Worker {
     fn run(mut self) {
         loop {
             self.wait();
-            if self.obey() == Next::End {
-                return;
+            match self.obey() {
+                Next::GoOn => self.turn(),
+                Next::End(whoever_waits) => {
+                    self.end();
+                    // First the file, so that who is told can open it again.
+                    drop(self);
+                    whoever_waits.iter().for_each(tell);
+                    return;
+                }
             }
-            self.turn();
         }
     }
 
@@ -203,16 +223,9 @@ impl Worker {
                     self.settle();
                     tell(&done);
                 }
-                Ok(Order::End(done)) => {
-                    self.end();
-                    tell(&done);
-                    return Next::End;
-                }
+                Ok(Order::End(done)) => return Next::End(Some(done)),
                 Err(TryRecvError::Empty) => return Next::GoOn,
-                Err(TryRecvError::Disconnected) => {
-                    self.end();
-                    return Next::End;
-                }
+                Err(TryRecvError::Disconnected) => return Next::End(None),
             }
         }
     }
@@ -281,6 +294,7 @@ impl Worker {
             let path = self.image.spec.path.display();
             tracing::error!("the disk '{path}' may have lost what was not flushed: {error}");
         }
+        self.image.unlock();
     }
 
     fn take_chains(&mut self) {
@@ -357,10 +371,11 @@ impl Worker {
     /// Starts a request's next operation; one that has none left has ended.
     fn take_step(&mut self, number: usize) {
         let task = self.tasks[number].as_mut();
-        let Some(step) = task.and_then(|task| task.steps.pop_front()) else {
+        let Some(step) = task.and_then(Task::next_step) else {
             return self.finish(number, Ok(()));
         };
-        let bounce = self.image.spec.direct.then(|| self.bounces.pop());
+        let transfers = matches!(step, Step::Read { .. } | Step::Write { .. });
+        let bounce = (self.image.spec.direct && transfers).then(|| self.bounces.pop());
         let bounce = bounce.map(|kept| kept.unwrap_or_else(Bounce::new));
         match Operation::new(step, &self.wires.memory, bounce) {
             Ok(operation) => self.engine.start(number, operation),
@@ -391,6 +406,12 @@ impl Worker {
             After::Again(operation) => {
                 self.bounces.extend(operation.into_bounce());
                 self.finish(number, Err(Errno::AGAIN));
+            }
+            After::Failed(Errno::OPNOTSUPP, Operation::Allocate { extent, .. })
+                if matches!(task.deed, Deed::WriteZeroes) =>
+            {
+                task.steps.push_front(Step::WriteZeros { extent });
+                self.take_step(number);
             }
             After::Failed(errno, operation) => {
                 self.bounces.extend(operation.into_bounce());
