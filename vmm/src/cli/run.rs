@@ -6,6 +6,7 @@ use crate::api::client::{Client, ClientError};
 use crate::api::{Overview, RunRequest, VmView};
 use crate::host::STOPPING;
 use crate::host::runtime_dir::log_of;
+use crate::virtio::blk::DiskSpec;
 use anyhow::{Context, Result, bail};
 use hyper::Method;
 use std::io::Read;
@@ -48,6 +49,16 @@ fn request(args: RunArgs) -> Result<RunRequest> {
         kernel: args.kernel.map(absolute).transpose()?,
         initrd: args.initrd.map(absolute).transpose()?,
         nets: args.nets,
+        disks: args
+            .disk
+            .into_iter()
+            .map(|disk| {
+                Ok(DiskSpec {
+                    path: absolute(disk.path)?,
+                    ..disk
+                })
+            })
+            .collect::<Result<_>>()?,
         cmdline: args.cmdline,
         workload: args.workload,
         ..RunRequest::default()

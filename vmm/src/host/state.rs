@@ -119,6 +119,7 @@ impl State {
             kernel: request.kernel,
             initrd: request.initrd,
             nets,
+            disks: request.disks,
             balloon_target: settings.size,
             settings,
             on_host_death: request.on_host_death,

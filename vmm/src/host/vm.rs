@@ -1,6 +1,6 @@
 //! A VM as its host sees it.
 
-use crate::api::{NetView, VmPhase, VmView};
+use crate::api::{DiskView, NetView, VmPhase, VmView};
 use crate::host::console::Console;
 use crate::host::kernel::VmUse;
 use crate::host::link::Link;
@@ -286,6 +286,7 @@ impl Vm {
                 .map(|observation| observation.counters)
                 .unwrap_or_default(),
             nets: self.nets(),
+            disks: self.disk_views(),
             sharing: account.vm_view(self.config.id, &self.states()),
             start_us: running.map(|running| running.start_us),
             userfault_bytes: running.map_or(0, |running| running.userfault_pages.bytes()),
@@ -299,6 +300,14 @@ impl Vm {
         let cards = self.config.nets.iter().zip(states);
         cards
             .map(|(config, state)| NetView::new(config, state))
+            .collect()
+    }
+
+    fn disk_views(&self) -> Vec<DiskView> {
+        let figures = self.observation.iter().flat_map(|seen| &seen.disks);
+        let disks = self.config.disks.iter().zip(figures);
+        disks
+            .map(|(spec, figures)| DiskView::new(spec, *figures))
             .collect()
     }
 

@@ -11,6 +11,7 @@ pub use channel::{Channel, ChannelError, MOST_DESCRIPTORS, Received, decode, enc
 use crate::memory::agent::SharingCounters;
 use crate::name::VmName;
 use crate::virtio::balloon::{BalloonCounters, GuestStatistics};
+use crate::virtio::blk::{DiskFigures, DiskSpec};
 use crate::virtio::net::{MacAddress, NetCounters, TapName};
 use page::{PageCount, PageStates, VmId};
 use policy::VmSettings;
@@ -42,6 +43,9 @@ pub struct VmConfig {
     pub nets: Vec<NetConfig>,
     /// What its kernel is told besides the devices.
     pub cmdline: String,
+    /// Its disks, in the order in which the guest finds them.
+    #[serde(default)]
+    pub disks: Vec<DiskSpec>,
     /// Pages that its balloon asks for, from the start on.
     pub balloon_target: PageCount,
     /// What it does when its host dies.
@@ -164,6 +168,9 @@ pub struct Observation {
     pub counters: VmCounters,
     /// Its network cards, in their order.
     pub nets: Vec<NetState>,
+    /// Its disks, in their order.
+    #[serde(default)]
+    pub disks: Vec<DiskFigures>,
 }
 
 /// How things stand with a network card.

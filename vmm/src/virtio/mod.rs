@@ -6,6 +6,7 @@
 //! when wrong, and answered; it can panic nothing.
 
 pub mod balloon;
+pub mod blk;
 mod chain;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fake_driver;
@@ -14,6 +15,7 @@ pub mod fuzz;
 mod interrupt;
 pub mod mmio;
 pub mod net;
+pub mod rng;
 
 pub use interrupt::{Interrupt, InterruptCause};
 

@@ -1,6 +1,7 @@
 //! What can go wrong in a VM process, in words for the person who wanted the VM.
 
 use crate::memory::MemoryError;
+use crate::virtio::blk::DiskError;
 use page::PageCount;
 use std::io;
 use std::path::PathBuf;
@@ -26,6 +27,13 @@ pub enum VmError {
     },
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(
+        "a VM has room for {} virtio devices, the balloon and a Linux guest's source of random bytes among them: give fewer --disk and --net",
+        crate::vm::bus::MOST_DEVICES
+    )]
+    TooManyDevices,
     #[error("cannot touch the guest's memory")]
     TouchRam(#[source] vm_memory::GuestMemoryError),
     #[error("cannot start a thread or make its event descriptor")]
@@ -53,11 +61,6 @@ pub enum VmError {
     },
     #[error("the kernel command line has {length} bytes, and {limit} fit: shorten --cmdline")]
     CommandLineTooLong { length: usize, limit: usize },
-    #[error(
-        "a VM has {} devices at most, its balloon included: leave some out",
-        crate::vm::bus::MOST_DEVICES
-    )]
-    TooManyDevices,
     #[error(transparent)]
     Tap(#[from] crate::virtio::net::TapError),
     #[error("cannot speak with the host")]

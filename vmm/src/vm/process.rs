@@ -10,6 +10,7 @@ use crate::protocol::{
     ToVm, VmConfig, VmCounters,
 };
 use crate::virtio::balloon::Balloon;
+use crate::virtio::blk::Disk;
 use crate::vm::boot;
 use crate::vm::bus::Bus;
 use crate::vm::console::{Backlog, Console, InputState};
@@ -95,6 +96,7 @@ struct Process<'a> {
     bus: Arc<Bus>,
     balloon: Arc<Balloon>,
     nets: Vec<RunningNet>,
+    disks: Vec<Arc<Disk>>,
     queues: Vec<ServedQueue>,
     power_button: Wake,
     endings: Receiver<Ending>,
@@ -127,7 +129,11 @@ fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
         config.balloon_target,
     ));
     devices.add_served(&balloon, &wires)?;
+    let disks = devices.add_disks(&config.disks)?;
     let nets = devices.add_nets(&config.nets)?;
+    if config.kernel.is_some() {
+        devices.add_rng()?;
+    }
     let slots = devices.slots();
     let (devices, queues) = devices.finish();
     let bus = Arc::new(Bus {
@@ -152,6 +158,7 @@ fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
         bus,
         balloon,
         nets,
+        disks,
         queues,
         power_button,
         endings,
@@ -249,6 +256,8 @@ impl Process<'_> {
 
     fn run(&mut self) -> Result<(), VmError> {
         let result = self.handle_all();
+        // The processors run on until the process ends; their requests are not answered any more.
+        self.disks.iter().for_each(|disk| disk.close());
         self.bus.console.send_backlog_within(LAST_WORDS_PATIENCE);
         result
     }
@@ -417,6 +426,7 @@ impl Process<'_> {
                 console_lost_bytes: self.bus.console.lost_bytes(),
             },
             nets: self.nets.iter().map(RunningNet::state).collect(),
+            disks: self.disks.iter().map(|disk| disk.figures()).collect(),
         })
     }
 }
