@@ -25,6 +25,7 @@ mod settings;
 mod shares;
 mod snapshot;
 mod targets;
+mod tax;
 
 #[cfg(test)]
 mod generate;
@@ -36,4 +37,5 @@ pub use plan::{Plan, START_FLOOR, Step, plan};
 pub use settings::{BALLOON_LIMIT_PERCENT, InvalidSettings, SIZE_LIMIT, VmSettings};
 pub use shares::{InvalidShares, Shares, SharesSpec};
 pub use snapshot::{Snapshot, Stage, VmSnapshot};
+pub use tax::{InvalidTaxRate, TaxRate};
 pub use targets::{Target, targets};

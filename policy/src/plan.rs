@@ -9,6 +9,7 @@
 
 use crate::divide::{Claim, divide};
 use crate::snapshot::total;
+use crate::tax::Taxed;
 use crate::{Snapshot, Stage, Target, VmSnapshot, targets};
 use page::{PageCount, VmId};
 use serde::{Deserialize, Serialize};
@@ -106,6 +107,7 @@ fn raise(vms: &[VmSnapshot], steps: &mut [Step], free: PageCount) -> PageCount {
             weight: lack,
             min: PageCount::ZERO,
             max: PageCount(lack.get()),
+            taxed: Taxed::NOTHING,
         })
         .collect();
     let parts = divide(free, &claims);

@@ -44,6 +44,7 @@ fn claim(vm: &VmSnapshot) -> Claim {
         weight: vm.settings.shares.resolve(size).0,
         min,
         max: vm.pinned.map_or(max, |pin| pin.clamp(min, max)),
+        taxed: crate::tax::Taxed::NOTHING,
     }
 }
 
