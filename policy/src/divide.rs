@@ -203,7 +203,10 @@ impl Line {
 fn find_level(memory: PageCount, claims: &[Claim]) -> Level {
     let thousandths = u128::from(memory.0) * u128::from(PERMILLE);
     let mut all = Line {
-        fixed: claims.iter().map(|claim| claim.line(Segment::AtMin).fixed).sum(),
+        fixed: claims
+            .iter()
+            .map(|claim| claim.line(Segment::AtMin).fixed)
+            .sum(),
         slope: 0,
     };
     for bend in bends(claims) {
@@ -299,7 +302,13 @@ mod tests {
             };
             let victim = (0..claims.len())
                 .filter(|&index| parts[index] > claims[index].min)
-                .reduce(|best, index| if price_is_lower(index, best) { index } else { best });
+                .reduce(|best, index| {
+                    if price_is_lower(index, best) {
+                        index
+                    } else {
+                        best
+                    }
+                });
             let Some(victim) = victim else { break };
             parts[victim] = parts[victim] - PageCount(1);
         }
@@ -332,14 +341,20 @@ mod tests {
     #[test]
     fn an_idle_vm_keeps_a_quarter_of_what_its_shares_earn() {
         let all = claim((1, 0, 1000));
-        let claims = [taxed(all, 1000, THREE_QUARTERS), taxed(all, 0, THREE_QUARTERS)];
+        let claims = [
+            taxed(all, 1000, THREE_QUARTERS),
+            taxed(all, 0, THREE_QUARTERS),
+        ];
         assert_eq!(divide(PageCount(500), &claims), [400, 100].map(PageCount));
     }
 
     #[test]
     fn an_active_set_is_kept_before_anything_idle_is() {
         let all = claim((1, 0, 1000));
-        let claims = [taxed(all, 300, THREE_QUARTERS), taxed(all, 200, THREE_QUARTERS)];
+        let claims = [
+            taxed(all, 300, THREE_QUARTERS),
+            taxed(all, 200, THREE_QUARTERS),
+        ];
         assert_eq!(divide(PageCount(500), &claims), [280, 220].map(PageCount));
     }
 
@@ -391,7 +406,10 @@ mod tests {
         for _ in 0..rounds {
             assert_eq!(total(divide(memory, &claims)), memory);
         }
-        println!("10,000 VMs: {} us a division", start.elapsed().as_micros() / rounds);
+        println!(
+            "10,000 VMs: {} us a division",
+            start.elapsed().as_micros() / rounds
+        );
     }
 
     proptest! {

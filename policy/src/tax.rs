@@ -163,7 +163,10 @@ mod tests {
     #[test]
     fn a_tax_of_everything_is_refused() {
         let message = "100".parse::<TaxRate>().unwrap_err().to_string();
-        assert!(message.starts_with("an idle tax of 100 % would"), "{message}");
+        assert!(
+            message.starts_with("an idle tax of 100 % would"),
+            "{message}"
+        );
         assert!(message.contains("give less than 100 %"), "{message}");
         assert!(serde_json::from_str::<TaxRate>("1000").is_err());
         assert!("99.9".parse::<TaxRate>().is_ok());
@@ -171,7 +174,9 @@ mod tests {
 
     #[test]
     fn nothing_else_is_a_rate() {
-        for text in ["", "%", "-1", "1e1", "7.55", ".5", "5.", "+7", "70000", "half"] {
+        for text in [
+            "", "%", "-1", "1e1", "7.55", ".5", "5.", "+7", "70000", "half",
+        ] {
             assert!(text.parse::<TaxRate>().is_err(), "{text:?}");
         }
         let long = "x".repeat(1_000_000).parse::<TaxRate>().unwrap_err();
