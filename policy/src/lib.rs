@@ -29,7 +29,8 @@
 //!    What it leaves is what to record: a replay of the plan starts here.
 //! 6. [`plan()`], and its steps and orders are carried out.
 //!
-//! A host that knows less leaves it out, and the plan is the one by shares alone.
+//! [`explain()`] answers questions about a plan. A host that knows less leaves it out, and the plan is the one
+//! by shares alone.
 //!
 //! Nothing in this crate does I/O, reads a clock, starts a thread or keeps state between calls, and
 //! nothing that decides draws a random number: equal snapshots give equal plans, so that a recorded one can
@@ -41,6 +42,7 @@
 mod admission;
 mod balloon;
 mod divide;
+mod explain;
 mod fraction;
 mod guest;
 mod plan;
@@ -64,6 +66,7 @@ pub use admission::{OVERHEAD, Refusal, admit, admit_budget, admit_change};
 pub use balloon::{
     BalloonBound, BalloonHealth, BalloonRound, BalloonSettings, BalloonWatch, STUCK_ROUNDS,
 };
+pub use explain::{Bound, Explanation, More, Price, explain};
 pub use fraction::{Fraction, Interval};
 pub use guest::{GuestFigures, Witness};
 pub use plan::{Plan, START_FLOOR, Step, plan};
