@@ -30,7 +30,7 @@
 //! 6. [`plan()`], and its steps and orders are carried out.
 //!
 //! [`explain()`] answers questions about a plan. A host that knows less leaves it out, and the plan is the one
-//! by shares alone.
+//! by shares alone. [`simulate()`](simulate::simulate) does all this on a model.
 //!
 //! Nothing in this crate does I/O, reads a clock, starts a thread or keeps state between calls, and
 //! nothing that decides draws a random number: equal snapshots give equal plans, so that a recorded one can
@@ -46,11 +46,11 @@ mod explain;
 mod fraction;
 mod guest;
 mod plan;
-#[cfg(test)]
 mod random;
 mod rebalance;
 mod settings;
 mod shares;
+pub mod simulate;
 mod snapshot;
 mod state;
 mod targets;
