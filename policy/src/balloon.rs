@@ -166,7 +166,7 @@ pub enum BalloonBound {
     GuestStalls,
 }
 
-/// The most that keeps a VM's balloon from inflating, and what it is. At most what the VM holds counts.
+/// What a VM's balloon leaves it at least, and why. Where it holds less already, it keeps that.
 pub(crate) fn floor(vm: &VmSnapshot, settings: &BalloonSettings) -> (PageCount, BalloonBound) {
     let size = vm.settings.effective_size();
     let guest = vm.evidence.guest.unwrap_or_default();

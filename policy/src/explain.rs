@@ -29,7 +29,7 @@ pub struct Explanation {
     pub target: PageCount,
     /// What it is told that it may hold now.
     pub grant: PageCount,
-    /// Its weight, and that of all VMs.
+    /// Its weight.
     pub shares: u64,
     /// The weight of all VMs together.
     pub all_shares: u64,
@@ -37,7 +37,7 @@ pub struct Explanation {
     pub by_shares_alone: PageCount,
     /// What it uses, if that is known.
     pub active: Option<ActiveSet>,
-    /// The rate at which it is taxed, and for how many pages of its target.
+    /// The rate at which it is taxed.
     pub tax: TaxRate,
     /// The pages of its target that are taxed.
     pub taxed: PageCount,

@@ -159,7 +159,7 @@ fn lack(step: &Step) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BalloonRound, BalloonWatch, MemoryState, generate};
+    use crate::{BalloonRound, BalloonWatch, GuestFigures, MemoryState, generate};
     use proptest::prelude::*;
 
     /// A running VM of 100 MiB whose target its shares would set; most tests pin it.
@@ -355,6 +355,27 @@ mod tests {
                 let above = vm.held().saturating_sub(step.target);
                 prop_assert!(step.by_other_means <= above);
                 prop_assert!(!step.block || above > PageCount::ZERO);
+            }
+        }
+
+        /// Whatever one guest says, every VM deserves what it did, and no other is told to hold less.
+        #[test]
+        fn a_guests_word_takes_nothing_from_its_neighbours(
+            snapshot in generate::informed_snapshot(), which: prop::sample::Index, held: u64, available: u64, stalls: u64
+        ) {
+            prop_assume!(!snapshot.vms.is_empty());
+            let which = which.index(snapshot.vms.len());
+            let mut claimed = snapshot.clone();
+            claimed.vms[which].evidence.guest = Some(GuestFigures {
+                held: PageCount(held),
+                available: Some(PageCount(available)),
+                stalls: Some(stalls),
+                ..GuestFigures::default()
+            });
+            let steps = plan(&claimed).steps.into_iter().zip(plan(&snapshot).steps);
+            for (index, (with, without)) in steps.enumerate() {
+                prop_assert_eq!(with.target, without.target);
+                prop_assert!(index == which || with.grant >= without.grant.min(snapshot.vms[index].exposure()));
             }
         }
 

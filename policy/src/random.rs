@@ -48,7 +48,7 @@ mod tests {
         let mut random = Random::new(7);
         let mut counts = [0u32; 10];
         for _ in 0..100_000 {
-            counts[random.below(10) as usize] += 1;
+            counts[usize::try_from(random.below(10)).unwrap()] += 1;
         }
         assert!(
             counts.iter().all(|count| (9_500..10_500).contains(count)),

@@ -438,11 +438,14 @@ mod tests {
         assert!((330..480).contains(&written), "{written}");
     }
 
+    /// The chance, in thousandths, that a page is touched in a period.
+    type Load = fn(u64) -> u64;
+
     /// Steady, drifting and jumping loads: the true part at the end of each period is in the interval
     /// that is reported then.
     #[test]
     fn the_interval_covers_the_truth_in_nine_of_ten_periods() {
-        let loads: [(&str, fn(u64) -> u64); 5] = [
+        let loads: [(&str, Load); 5] = [
             ("idle", |_| 20),
             ("steady", |_| 400),
             ("busy", |_| 970),

@@ -2,7 +2,7 @@
 //!
 //! For what cannot be tried on a real machine: thousands of VMs, hours in seconds, the same load under
 //! another tax. What decides is this crate's own code, called as a host calls it (see the crate's
-//! documentation); only the guests are simpler than life ([`guest`]). Equal scenarios give equal traces
+//! documentation); only the guests are simpler than life. Equal scenarios give equal traces
 //! on every machine: the model computes with integers and draws its numbers from a generator of its own.
 
 mod guest;
