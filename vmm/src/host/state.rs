@@ -90,6 +90,7 @@ impl State {
             saved: self.account.saved,
             kept: self.account.kept,
             vms: self.vms.values().map(Vm::snapshot).collect(),
+            ..Snapshot::default()
         }
     }
 

@@ -8,7 +8,7 @@ use crate::host::sharing::account::{Account, VmRound};
 use crate::memory::agent::SharingCounters;
 use crate::protocol::{Observation, ToVm, VmConfig};
 use page::{PageCount, PageStates};
-use policy::{OVERHEAD, Stage, VmSnapshot};
+use policy::{Evidence, OVERHEAD, Stage, VmSnapshot};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -123,6 +123,7 @@ impl Vm {
                 VmPhase::Waiting => Stage::Waiting,
                 _ => Stage::Running,
             },
+            evidence: Evidence::default(),
         }
     }
 
