@@ -9,6 +9,7 @@ pub mod console;
 pub mod guest_image;
 pub mod host;
 pub mod machine_memory;
+pub mod outer_machine;
 pub mod place;
 pub mod process;
 pub mod program;
