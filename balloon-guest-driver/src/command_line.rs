@@ -29,6 +29,8 @@ pub struct CommandLine<'a> {
     pub workload: Option<&'a str>,
     /// `balloon_batch=`: the most page numbers in one buffer.
     pub batch_pages: u32,
+    /// `balloon=off`: the balloon is left alone, as by a guest that has no driver for it.
+    pub has_balloon: bool,
     /// `quiet`: no prompt and no messages but for errors.
     pub quiet: bool,
     devices: [Option<MmioDevice>; DEVICES_MAX],
@@ -43,6 +45,7 @@ impl<'a> CommandLine<'a> {
             cpus: 1,
             workload: None,
             batch_pages: BATCH_PAGES,
+            has_balloon: true,
             quiet: false,
             devices: [None; DEVICES_MAX],
         };
@@ -60,6 +63,7 @@ impl<'a> CommandLine<'a> {
             Some(("balloon_batch", value)) => {
                 self.batch_pages = number(value).unwrap_or(self.batch_pages);
             }
+            Some(("balloon", value)) => self.has_balloon = value != "off",
             Some(("virtio_mmio.device", value)) => self.add_device(value),
             None if word == "quiet" => self.quiet = true,
             _ => {}
@@ -115,6 +119,7 @@ mod tests {
              virtio_mmio.device=4K@0xd0000000:5 cpus=2 id=x",
         );
         assert_eq!((line.id, line.cpus, line.quiet), (3, 2, true));
+        assert!(line.has_balloon && !CommandLine::parse("balloon=off").has_balloon);
         assert_eq!(line.workload, Some("verify:size=64M"));
         let devices: Vec<_> = line.devices().collect();
         assert_eq!(

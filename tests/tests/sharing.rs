@@ -460,21 +460,15 @@ fn sharing_that_cannot_be_undone_for_want_of_memory_says_how_much_and_loses_noth
         Some("g"),
         "verify:common=90,rate=0,write=10",
     );
+    // Guests without a balloon make no room.
     for name in ["c", "d"] {
-        boot(
-            &host,
-            name,
-            "128M",
-            Some("g"),
-            "clone:zero=0,common=100,rewrite=0",
-        );
+        let words = ["--memory", "128M", "--trust-group", "g"];
+        let workload = "clone:zero=0,common=100,rewrite=0";
+        let more = ["--cmdline", "balloon=off", "--workload", workload];
+        host.start_vm(name, &[&words[..], &more[..]].concat());
     }
     let pids = pids(&host, &NAMES);
     wait_until("all share", || mapped_frames(pids[1]).len() > 30_000);
-    // No balloon is to make room.
-    for name in NAMES {
-        host.ok(&["balloon", name, "0"]);
-    }
     host.ok(&["set", "host", "memory=200M"]);
     host.ok(&["set", "host", "sharing=off"]);
     let sharing = host.overview()["host"]["sharing"].clone();

@@ -55,14 +55,17 @@ extern "C" fn guest_main(start_info: u64) -> ! {
     clock::calibrate();
 
     let (house, inside) = build_house(&info, arena, line.id);
-    // SAFETY: here and nowhere else.
-    let balloon = unsafe { device::find_balloon(&line, inside) };
+    let balloon = match line.has_balloon {
+        // SAFETY: here and nowhere else.
+        true => unsafe { device::find_balloon(&line, inside) },
+        false => None,
+    };
     let balloon = balloon.map(|(balloon, pin)| {
         apic::connect(pin, guest::BALLOON_LINE);
         balloon
     });
     apic::connect(serial::PIN, guest::SERIAL_LINE);
-    if balloon.is_none() && !line.quiet {
+    if balloon.is_none() && line.has_balloon && !line.quiet {
         println!("no balloon device");
     }
     Guest::new(&line, house, lead, balloon).run()
