@@ -9,6 +9,7 @@ mod acpi;
 mod initrd;
 mod linux;
 mod memory_map;
+mod reset;
 
 use crate::memory::ram::GuestRam;
 use crate::protocol::VmConfig;
@@ -70,6 +71,7 @@ pub(super) fn load(
         return finish_pvh(address, None, &memory_map::plain(ram.layout()), ram);
     };
     acpi::write(ram.memory(), config.vcpus, devices).map_err(VmError::TouchRam)?;
+    reset::write(ram.memory()).map_err(VmError::TouchRam)?;
     let map = memory_map::of_a_pc(ram.layout());
     let (mut file, start) = open(path)?;
     let initrd = config.initrd.as_deref();
