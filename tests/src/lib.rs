@@ -8,7 +8,9 @@
 pub mod console;
 pub mod guest_image;
 pub mod host;
+pub mod linux;
 pub mod machine_memory;
+pub mod nested;
 pub mod place;
 pub mod process;
 pub mod program;

@@ -1,44 +1,14 @@
 //! Claims about guests on real nested paging: the program in the outer machine of
 //! `tests/nested/run`, where the kernel's own `kvm_amd` runs it.
-//!
-//! That machine is emulated in software and ten times slower than the one around it; its tests
-//! want every processor for themselves. The script sets the time limits, for it can end them all.
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use tests::nested::{inside, run_inside};
 use tests::process::{self, Signal};
-use tests::program::{Done, program};
+use tests::program::program;
 use tests::{Place, Value, number, states_total, vms, wait_for, wait_until};
 
-/// How long the outer machine may run; the longest takes a tenth.
-const LIMIT_SECONDS: &str = "400";
-
-/// A command in the outer machine.
-fn inside(place: &Place, words: &[&str]) -> Command {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("nested/run");
-    let mut command = Command::new(script);
-    command
-        .args(["-t", LIMIT_SECONDS, "--"])
-        .args(words)
-        .stdin(Stdio::null());
-    place.adapt(&mut command);
-    command
-}
-
-/// Runs it to its end.
-fn run_inside(place: &Place, words: &[&str]) -> Done {
-    let output = inside(place, words)
-        .output()
-        .expect("the script can be run");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Done {
-        command: words.join(" "),
-        status: output.status.code(),
-        stdout: text(&output.stdout),
-        stderr: text(&output.stderr),
-    }
-}
+/// How long the outer machine may run, in seconds; the longest takes a tenth.
+const LIMIT: u64 = 400;
 
 #[test]
 fn overcommitted_guests_on_nested_paging_read_what_they_wrote_within_the_budget() {
@@ -47,7 +17,7 @@ fn overcommitted_guests_on_nested_paging_read_what_they_wrote_within_the_budget(
     let program = program.to_str().expect("its path is text");
     // Small, or the guests would touch fresh memory all the time and check nothing.
     let demo = ["demo", "--memory", "128M", "--seconds", "20", "--json"];
-    let printed = run_inside(&place, &[&[program], &demo[..]].concat()).expect_success();
+    let printed = run_inside(&place, LIMIT, &[&[program], &demo[..]].concat()).expect_success();
     let summary: Value =
         serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"));
     assert_eq!(number(&summary, "/verify_errors"), 0, "{summary:#}");
@@ -72,7 +42,7 @@ fn the_outer_machine_gives_back_output_and_status_and_nothing_that_was_written()
     let file = place.temporary_folder().join("file");
     let path = file.to_str().expect("its path is text");
     let words = "echo out; echo message >&2; date >\"$0\"; test -s \"$0\" && exit 7";
-    let done = run_inside(&place, &["sh", "-c", words, path]);
+    let done = run_inside(&place, LIMIT, &["sh", "-c", words, path]);
     done.expect_failure(7, &["message"]);
     assert_eq!(
         (&*done.stdout, &*done.stderr),
@@ -90,7 +60,7 @@ fn is_qemu(pid: u32) -> bool {
 #[test]
 fn an_interrupted_outer_machine_leaves_nothing_behind() {
     let place = Place::new();
-    let mut script = inside(&place, &["sleep", "1000"])
+    let mut script = inside(&place, LIMIT, &["sleep", "1000"])
         .spawn()
         .expect("the script can be run");
     wait_until("QEMU runs", || place.processes().into_iter().any(is_qemu));
