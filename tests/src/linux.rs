@@ -284,12 +284,13 @@ impl LinuxGuest<'_> {
         printed
     }
 
-    /// The kernel's figures on memory, in bytes.
+    /// The most important of its kernel's figures on memory.
     ///
     /// # Panics
     /// If it prints none.
     pub fn memory(&mut self) -> GuestMemory {
-        GuestMemory::parse(&self.run("cat /proc/meminfo"))
+        let lines = "^(Mem|Buffers|Cached|SwapCached)";
+        GuestMemory::parse(&self.run(&format!("grep -E '{lines}' /proc/meminfo")))
     }
 
     /// What the host knows of it.

@@ -79,18 +79,23 @@ fn fill(guest: &mut LinuxGuest<'_>, mib: u64) {
     guest.run(&format!("dd if=/dev/zero of=fill bs=1M count={mib} 2>&1"));
 }
 
+/// The guest takes pages out of its balloon one by one after it has told the host.
+fn wait_until_available(guest: &mut LinuxGuest<'_>, expected: u64, tolerance: u64) {
+    wait_until(
+        "the guest's programs can have what is not in its balloon",
+        || {
+            let available = guest.memory().bytes("MemAvailable");
+            available.abs_diff(expected) < tolerance
+        },
+    );
+}
+
 /// Waits until the host's figure for the memory file and the guest's own figures agree within 5 % of
 /// its size: what is neither in its balloon nor free is held, and nothing that is in the balloon.
 fn wait_until_held_memory_is_right(guest: &mut LinuxGuest<'_>, size: u64, balloon: u64) {
-    let mut last = String::new();
     wait_until("the host holds what the guest uses", || {
         let free = guest.memory().bytes("MemFree");
         let held = number(&guest.vm(), "/memory_file_bytes");
-        let now = format!("held {held} of {size}, balloon {balloon}, free {free}");
-        if now != last {
-            println!("{now}");
-            last = now;
-        }
         held <= size - balloon && held + size / 20 >= size - balloon - free
     });
 }
@@ -106,18 +111,13 @@ fn the_balloon_goes_to_half_the_memory_and_back_ten_times_and_all_figures_follow
         for _ in 0..10 {
             host.ok(&["balloon", "a", "128M"]);
             host.wait_for_balloon("a", size / 2);
-            let half = guest.memory().bytes("MemAvailable");
-            assert!(
-                half.abs_diff(whole - size / 2) < size / 20,
-                "{whole}, then {half}"
-            );
+            wait_until_available(&mut guest, whole - size / 2, size / 20);
             fill(&mut guest, 48);
             wait_until_held_memory_is_right(&mut guest, size, size / 2);
             guest.run("rm fill");
             host.ok(&["balloon", "a", "0"]);
             host.wait_for_balloon("a", 0);
-            let back = guest.memory().bytes("MemAvailable");
-            assert!(back.abs_diff(whole) < size / 20, "{whole}, then {back}");
+            wait_until_available(&mut guest, whole, size / 20);
             fill(&mut guest, 128);
             wait_until_held_memory_is_right(&mut guest, size, 0);
             guest.run("rm fill");
@@ -190,10 +190,11 @@ fn memory_that_a_guest_frees_leaves_the_host_by_free_page_reporting() {
             let mut guest = lone_guest(&kernel, &host);
             let held = |guest: &LinuxGuest<'_>| number(&guest.vm(), "/memory_file_bytes");
             fill(&mut guest, 64);
-            wait_until("the host holds it", || held(&guest) > 64 * MIB);
+            wait_until_held_memory_is_right(&mut guest, 256 * MIB, 0);
             let before = held(&guest);
             guest.run("rm fill");
-            wait_until("it has left the host", || held(&guest) + 60 * MIB < before);
+            // Linux reports pieces of 2 MiB and more; some that were whole are in pieces now.
+            wait_until("it has left the host", || held(&guest) + 48 * MIB < before);
             assert_eq!(number(&guest.vm(), "/balloon/held"), 0);
             host.ok(&["stop", "a"]);
         }
@@ -209,8 +210,8 @@ fn a_guest_that_runs_out_of_memory_takes_it_from_its_balloon_and_kills_nothing()
             let mut guest = lone_guest(&kernel, &host);
             host.ok(&["balloon", "a", "128M"]);
             host.wait_for_balloon("a", 128 * MIB);
-            guest.run("yes a line to be checked | head -c 140M >fill");
-            let sum = guest.run("yes a line to be checked | head -c 140M | md5sum");
+            guest.run("yes a line to be checked | head -c 140m >fill");
+            let sum = guest.run("yes a line to be checked | head -c 140m | md5sum");
             assert_eq!(guest.run("md5sum <fill"), sum);
             let vm = guest.vm();
             let balloon = number(&vm, "/balloon/held");
