@@ -9,6 +9,7 @@ pub use sharing_view::{ScanPriority, ScanTotals, SharingPace, SharingView, VmSha
 use crate::name::VmName;
 use crate::protocol::{BalloonView as Balloon, OnHostDeath, VmCounters};
 use crate::virtio::balloon::{BalloonCounters, GuestStatistics};
+use crate::virtio::blk::{DiskCounters, DiskFigures, DiskSpec};
 use page::{PageCount, PageStates, VmId};
 use policy::SharesSpec;
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,9 @@ pub struct RunRequest {
     /// More for the kernel's command line.
     #[serde(default)]
     pub cmdline: Option<String>,
+    /// Disks; paths on the host.
+    #[serde(default)]
+    pub disks: Vec<DiskSpec>,
     /// What the embedded guest does.
     #[serde(default)]
     pub workload: Option<String>,
@@ -229,6 +233,8 @@ pub struct VmView {
     pub guest: Option<GuestStatistics>,
     /// What its process counted.
     pub counters: VmCounters,
+    /// Its disks, once its process has answered.
+    pub disks: Vec<DiskView>,
     /// Page sharing.
     pub sharing: VmSharingView,
     /// Time from its process's first message to its guest's first instruction, in microseconds.
@@ -266,6 +272,33 @@ impl From<PageStates> for StatesView {
             ballooned: states.ballooned.bytes(),
             compressed: states.compressed.bytes(),
             swapped: states.swapped.bytes(),
+        }
+    }
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskView {
+    /// Its file on the host.
+    pub path: PathBuf,
+    /// Whether the guest may only read it.
+    pub read_only: bool,
+    /// Whether the host's page cache is left out.
+    pub direct: bool,
+    /// Its size.
+    pub size_bytes: u64,
+    /// What the guest did with it.
+    pub counters: DiskCounters,
+}
+
+impl DiskView {
+    pub(crate) fn new(spec: &DiskSpec, figures: DiskFigures) -> Self {
+        Self {
+            path: spec.path.clone(),
+            read_only: spec.read_only,
+            direct: spec.direct,
+            size_bytes: figures.size_bytes,
+            counters: figures.counters,
         }
     }
 }

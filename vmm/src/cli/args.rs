@@ -3,6 +3,7 @@
 use crate::host::runtime_dir::{SOCKET_VARIABLE, default_socket};
 use crate::name::VmName;
 use crate::size::{InvalidSize, Size};
+use crate::virtio::blk::DiskSpec;
 use clap::{Parser, Subcommand, ValueHint};
 use policy::SharesSpec;
 use sharing::TrustGroup;
@@ -31,7 +32,7 @@ pub(super) enum Command {
     Host(HostArgs),
     /// Start a VM. Without --kernel it boots the embedded guest.
     #[command(
-        after_help = "Examples:\n  ballonet run --memory 512M\n  ballonet run --name db --memory 2G --min 1G --shares high\n  ballonet run --memory 256M --workload toucher:size=64M,write=50\n\nWorkloads of the embedded guest: idle, toucher, clone, verify, breaker; `help` on its console explains them."
+        after_help = "Examples:\n  ballonet run --memory 512M\n  ballonet run --name db --memory 2G --min 1G --shares high\n  ballonet run --memory 256M --workload toucher:size=64M,write=50\n  ballonet run --kernel vmlinuz --initrd initrd.img --disk root.img --disk tools.img,ro\n\nWorkloads of the embedded guest: idle, toucher, clone, verify, breaker; `help` on its console explains them."
     )]
     Run(RunArgs),
     /// List the VMs.
@@ -171,6 +172,10 @@ pub(super) struct RunArgs {
     /// The kernel's initial RAM disk.
     #[arg(long, value_name = "FILE", requires = "kernel", value_hint = ValueHint::FilePath)]
     pub(super) initrd: Option<PathBuf>,
+    /// A disk: a raw image or block device, with `,ro` only to be read, with `,direct` passing by
+    /// the host's page cache. Can be given several times.
+    #[arg(long, value_name = "FILE[,ro][,direct]", value_hint = ValueHint::FilePath)]
+    pub(super) disk: Vec<DiskSpec>,
     /// More for the kernel's command line.
     #[arg(long, value_name = "TEXT")]
     pub(super) cmdline: Option<String>,

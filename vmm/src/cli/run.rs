@@ -6,6 +6,7 @@ use crate::api::client::{Client, ClientError};
 use crate::api::{Overview, RunRequest, VmView};
 use crate::host::STOPPING;
 use crate::host::runtime_dir::log_of;
+use crate::virtio::blk::DiskSpec;
 use anyhow::{Context, Result, bail};
 use hyper::Method;
 use std::io::Read;
@@ -47,6 +48,16 @@ fn request(args: RunArgs) -> Result<RunRequest> {
         trust_group: args.trust_group,
         kernel: args.kernel.map(absolute).transpose()?,
         initrd: args.initrd.map(absolute).transpose()?,
+        disks: args
+            .disk
+            .into_iter()
+            .map(|disk| {
+                Ok(DiskSpec {
+                    path: absolute(disk.path)?,
+                    ..disk
+                })
+            })
+            .collect::<Result<_>>()?,
         cmdline: args.cmdline,
         workload: args.workload,
         ..RunRequest::default()

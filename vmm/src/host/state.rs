@@ -117,6 +117,7 @@ impl State {
             cmdline: command_line(request.cmdline, request.workload, request.kernel.is_some())?,
             kernel: request.kernel,
             initrd: request.initrd,
+            disks: request.disks,
             balloon_target: settings.size,
             settings,
             on_host_death: request.on_host_death,

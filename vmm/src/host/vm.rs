@@ -1,6 +1,6 @@
 //! A VM as its host sees it.
 
-use crate::api::{VmPhase, VmView};
+use crate::api::{DiskView, VmPhase, VmView};
 use crate::host::console::Console;
 use crate::host::kernel::VmUse;
 use crate::host::link::Link;
@@ -285,10 +285,19 @@ impl Vm {
             counters: observation
                 .map(|observation| observation.counters)
                 .unwrap_or_default(),
+            disks: self.disk_views(),
             sharing: account.vm_view(self.config.id, &self.states()),
             start_us: running.map(|running| running.start_us),
             userfault_bytes: running.map_or(0, |running| running.userfault_pages.bytes()),
         }
+    }
+
+    fn disk_views(&self) -> Vec<DiskView> {
+        let figures = self.observation.iter().flat_map(|seen| &seen.disks);
+        let disks = self.config.disks.iter().zip(figures);
+        disks
+            .map(|(spec, figures)| DiskView::new(spec, *figures))
+            .collect()
     }
 
     /// The states of a VM whose guest has not run yet.

@@ -11,6 +11,7 @@ pub use channel::{Channel, ChannelError, MOST_DESCRIPTORS, Received, decode, enc
 use crate::memory::agent::SharingCounters;
 use crate::name::VmName;
 use crate::virtio::balloon::{BalloonCounters, GuestStatistics};
+use crate::virtio::blk::{DiskFigures, DiskSpec};
 use page::{PageCount, PageStates, VmId};
 use policy::VmSettings;
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,9 @@ pub struct VmConfig {
     pub initrd: Option<PathBuf>,
     /// What its kernel is told besides the devices.
     pub cmdline: String,
+    /// Its disks, in the order in which the guest finds them.
+    #[serde(default)]
+    pub disks: Vec<DiskSpec>,
     /// Pages that its balloon asks for, from the start on.
     pub balloon_target: PageCount,
     /// What it does when its host dies.
@@ -148,6 +152,9 @@ pub struct Observation {
     pub statistics: Option<GuestStatistics>,
     /// What its agent and devices counted.
     pub counters: VmCounters,
+    /// Its disks, in their order.
+    #[serde(default)]
+    pub disks: Vec<DiskFigures>,
 }
 
 /// A VM's balloon.

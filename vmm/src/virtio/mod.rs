@@ -6,6 +6,7 @@
 //! when wrong, and answered; it can panic nothing.
 
 pub mod balloon;
+pub mod blk;
 mod chain;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fake_driver;
@@ -13,6 +14,7 @@ pub mod fake_driver;
 pub mod fuzz;
 mod interrupt;
 pub mod mmio;
+pub mod rng;
 
 pub use interrupt::{Interrupt, InterruptCause};
 

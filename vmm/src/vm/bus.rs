@@ -10,6 +10,9 @@ const FIRST_DEVICE: u64 = 0xd000_0000;
 /// Interrupt lines from here on reach the I/O APIC only; those below also reach the old PIC.
 const FIRST_LINE: u32 = 16;
 
+/// Devices of a VM: the I/O APIC has 24 lines.
+pub(super) const MOST_DEVICES: u32 = 24 - FIRST_LINE;
+
 /// The serial console's interrupt line and ports, as PCs have them.
 pub(super) const CONSOLE_LINE: u32 = 4;
 pub(super) const CONSOLE_FIRST_PORT: u16 = 0x3f8;

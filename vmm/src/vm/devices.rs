@@ -3,9 +3,11 @@
 
 use crate::event::Event;
 use crate::memory::ram::GuestRam;
+use crate::virtio::blk::{Disk, DiskSpec, DiskWires, EngineKind};
 use crate::virtio::mmio::MmioTransport;
+use crate::virtio::rng::Rng;
 use crate::virtio::{Device, Interrupt, Served};
-use crate::vm::bus::DeviceSlot;
+use crate::vm::bus::{DeviceSlot, MOST_DEVICES};
 use crate::vm::error::VmError;
 use crate::vm::machine::Machine;
 use std::io;
@@ -59,6 +61,9 @@ impl<'a> Devices<'a> {
     /// Connects a device whose queues are served by a thread of its own.
     pub(super) fn add(&mut self, device: Arc<dyn Device>, wires: &Wires) -> Result<(), VmError> {
         let number = u32::try_from(self.transports.len()).unwrap_or(u32::MAX);
+        if number >= MOST_DEVICES {
+            return Err(VmError::TooManyDevices);
+        }
         self.machine
             .connect_device(DeviceSlot(number), &wires.interrupt, &wires.queues)?;
         let (interrupt, memory) = (wires.interrupt.clone(), self.ram.memory().clone());
@@ -82,6 +87,30 @@ impl<'a> Devices<'a> {
             notified: event.clone(),
         }));
         Ok(())
+    }
+
+    /// Connects disks, each of which has a thread of its own.
+    pub(super) fn add_disks(&mut self, specs: &[DiskSpec]) -> Result<Vec<Arc<Disk>>, VmError> {
+        let mut disks = Vec::new();
+        for (number, spec) in specs.iter().enumerate() {
+            let wires = Wires::new(Disk::QUEUES)?;
+            let to_disk = DiskWires {
+                memory: self.ram.memory().clone(),
+                interrupt: wires.interrupt.clone(),
+                notified: wires.queues[0].clone(),
+            };
+            let disk = Arc::new(Disk::start(spec, number, to_disk, EngineKind::Best)?);
+            self.add(Arc::clone(&disk) as Arc<dyn Device>, &wires)?;
+            disks.push(disk);
+        }
+        Ok(disks)
+    }
+
+    /// Connects a source of random bytes.
+    pub(super) fn add_rng(&mut self) -> Result<(), VmError> {
+        let wires = Wires::new(Rng::QUEUES)?;
+        let rng = Rng::new(self.ram.memory().clone(), wires.interrupt.clone());
+        self.add_served(&Arc::new(rng), &wires)
     }
 
     /// Where the devices are, for the guest to be told.

@@ -1,6 +1,7 @@
 //! What can go wrong in a VM process, in words for the person who wanted the VM.
 
 use crate::memory::MemoryError;
+use crate::virtio::blk::DiskError;
 use page::PageCount;
 use std::io;
 use std::path::PathBuf;
@@ -26,6 +27,13 @@ pub enum VmError {
     },
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(
+        "a VM has room for {} virtio devices, the balloon and a Linux guest's source of random bytes among them: give fewer --disk",
+        crate::vm::bus::MOST_DEVICES
+    )]
+    TooManyDevices,
     #[error("cannot touch the guest's memory")]
     TouchRam(#[source] vm_memory::GuestMemoryError),
     #[error("cannot start a thread or make its event descriptor")]

@@ -10,6 +10,7 @@ use crate::protocol::{
     ToVm, VmConfig, VmCounters,
 };
 use crate::virtio::balloon::Balloon;
+use crate::virtio::blk::Disk;
 use crate::vm::boot;
 use crate::vm::bus::Bus;
 use crate::vm::console::{Backlog, Console, InputState};
@@ -94,6 +95,7 @@ struct Process<'a> {
     agent: AgentHandle,
     bus: Arc<Bus>,
     balloon: Arc<Balloon>,
+    disks: Vec<Arc<Disk>>,
     queues: Vec<ServedQueue>,
     power_button: Wake,
     endings: Receiver<Ending>,
@@ -126,6 +128,10 @@ fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
         config.balloon_target,
     ));
     devices.add_served(&balloon, &wires)?;
+    let disks = devices.add_disks(&config.disks)?;
+    if config.kernel.is_some() {
+        devices.add_rng()?;
+    }
     let slots = devices.slots();
     let (devices, queues) = devices.finish();
     let bus = Arc::new(Bus {
@@ -149,6 +155,7 @@ fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
         agent,
         bus,
         balloon,
+        disks,
         queues,
         power_button,
         endings,
@@ -246,6 +253,8 @@ impl Process<'_> {
 
     fn run(&mut self) -> Result<(), VmError> {
         let result = self.handle_all();
+        // The processors run on until the process ends; their requests are not answered any more.
+        self.disks.iter().for_each(|disk| disk.close());
         self.bus.console.send_backlog_within(LAST_WORDS_PATIENCE);
         result
     }
@@ -413,6 +422,7 @@ impl Process<'_> {
                 register_violations: self.bus.violations(),
                 console_lost_bytes: self.bus.console.lost_bytes(),
             },
+            disks: self.disks.iter().map(|disk| disk.figures()).collect(),
         })
     }
 }

@@ -1,0 +1,207 @@
+//! The file behind a disk: opened, locked against other VMs, and measured, before a guest sees it.
+
+use super::spec::DiskSpec;
+use super::wire::{Geometry, SECTOR, SERIAL_BYTES};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, StatxFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use thiserror::Error;
+
+/// Why a file cannot be a VM's disk.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant's message says what it is")]
+pub enum DiskError {
+    #[error("cannot open the disk '{}': {}; {}", .path.display(), io::Error::from(*.source), open_remedy(*.source, .path))]
+    Open { path: PathBuf, source: Errno },
+    #[error("the disk '{}' is {what}: give a raw image or a block device", .path.display())]
+    NoDisk { path: PathBuf, what: &'static str },
+    #[error("the disk '{path}' is in use by another VM, or given twice: stop that VM, copy the file, or give it to all as '{path},ro'", path = .0.display())]
+    InUse(PathBuf),
+    #[error("the disk '{}' has {bytes} bytes, and the smallest has {block_size}: make one with `truncate -s 1G {}`", .path.display(), .path.display())]
+    TooSmall {
+        path: PathBuf,
+        bytes: u64,
+        block_size: u32,
+    },
+    #[error("the disk '{}' has {bytes} bytes, not a multiple of its blocks of {block_size}: give a raw image, or lengthen it with `truncate -s %{block_size} {}`", .path.display(), .path.display())]
+    NotWholeBlocks {
+        path: PathBuf,
+        bytes: u64,
+        block_size: u32,
+    },
+    #[error("the file system of the disk '{}' knows no direct access: leave ',direct' out", .0.display())]
+    NoDirectAccess(PathBuf),
+    #[error("cannot examine the disk '{}'", .path.display())]
+    Examine { path: PathBuf, source: Errno },
+    #[error("cannot start the thread of the disk '{}'", .path.display())]
+    StartThread { path: PathBuf, source: io::Error },
+}
+
+fn open_remedy(errno: Errno, path: &Path) -> String {
+    let path = path.display();
+    match errno {
+        Errno::NOENT | Errno::NOTDIR => format!("make one with `truncate -s 1G {path}`"),
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => {
+            format!("let this user read and write it, or give it as '{path},ro'")
+        }
+        Errno::ISDIR => "give a raw image or a block device".into(),
+        _ => "see that it can be read and written".into(),
+    }
+}
+
+/// A file that is this VM's disk for as long as this lives.
+#[derive(Clone, Debug)]
+pub(super) struct DiskImage {
+    pub(super) file: Arc<File>,
+    pub(super) spec: DiskSpec,
+    pub(super) geometry: Geometry,
+    pub(super) serial: [u8; SERIAL_BYTES],
+}
+
+impl DiskImage {
+    /// Opens and locks it.
+    ///
+    /// # Errors
+    /// Says what is wrong with the file, and the remedy.
+    pub(super) fn open(spec: &DiskSpec) -> Result<Self, DiskError> {
+        let path = &spec.path;
+        let mut file = open(spec)?;
+        let examine = |source| DiskError::Examine {
+            path: path.clone(),
+            source,
+        };
+        let stat = rustix::fs::fstat(&file).map_err(examine)?;
+        let file_type = FileType::from_raw_mode(stat.st_mode);
+        if let Some(what) = why_no_disk(file_type) {
+            let path = path.clone();
+            return Err(DiskError::NoDisk { path, what });
+        }
+        lock(&file, spec)?;
+        let block_size = block_size(&file, file_type, spec.direct).map_err(examine)?;
+        let bytes = file
+            .seek(SeekFrom::End(0))
+            .map_err(|error| examine(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+        Ok(Self {
+            geometry: measure(path, bytes, block_size)?,
+            serial: serial([stat.st_dev, stat.st_rdev, stat.st_ino]),
+            file: Arc::new(file),
+            spec: spec.clone(),
+        })
+    }
+
+    /// Lets other VMs have it. The kernel may hold the file open for some time after it is closed here.
+    pub(super) fn unlock(&self) {
+        if let Err(error) = rustix::fs::flock(&self.file, FlockOperation::Unlock) {
+            tracing::debug!("a disk was not unlocked: {error}");
+        }
+    }
+}
+
+fn open(spec: &DiskSpec) -> Result<File, DiskError> {
+    let access = match spec.read_only {
+        true => OFlags::RDONLY,
+        false => OFlags::RDWR,
+    };
+    let cache = match spec.direct {
+        true => OFlags::DIRECT,
+        false => OFlags::empty(),
+    };
+    // Not blocking: a pipe would wait for its other end.
+    let flags = access | cache | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let cannot_open = |source| match source {
+        Errno::INVAL if spec.direct => DiskError::NoDirectAccess(spec.path.clone()),
+        _ => DiskError::Open {
+            path: spec.path.clone(),
+            source,
+        },
+    };
+    let file = rustix::fs::open(&spec.path, flags, Mode::empty()).map_err(cannot_open)?;
+    // From here on waiting is right: io_uring would give up where a disk makes it wait.
+    rustix::fs::fcntl_setfl(&file, cache).map_err(cannot_open)?;
+    Ok(File::from(file))
+}
+
+fn why_no_disk(file_type: FileType) -> Option<&'static str> {
+    match file_type {
+        FileType::RegularFile | FileType::BlockDevice => None,
+        FileType::Directory => Some("a directory"),
+        FileType::Fifo => Some("a pipe"),
+        FileType::CharacterDevice => Some("a character device"),
+        FileType::Socket => Some("a socket"),
+        _ => Some("no file with contents"),
+    }
+}
+
+/// Many may read one file, or one write it. The lock ends with the process.
+fn lock(file: &File, spec: &DiskSpec) -> Result<(), DiskError> {
+    let operation = match spec.read_only {
+        true => FlockOperation::NonBlockingLockShared,
+        false => FlockOperation::NonBlockingLockExclusive,
+    };
+    rustix::fs::flock(file, operation).map_err(|source| match source {
+        Errno::WOULDBLOCK => DiskError::InUse(spec.path.clone()),
+        _ => DiskError::Examine {
+            path: spec.path.clone(),
+            source,
+        },
+    })
+}
+
+/// The unit in which the file can be read and written: a sector, where nothing asks for more.
+fn block_size(file: &File, file_type: FileType, direct: bool) -> rustix::io::Result<u32> {
+    if file_type == FileType::BlockDevice {
+        return rustix::fs::ioctl_blksszget(file);
+    }
+    if !direct {
+        return Ok(SMALLEST_BLOCK);
+    }
+    let statx = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)?;
+    // A kernel older than 6.1 does not say.
+    let said = StatxFlags::from_bits_retain(statx.stx_mask).contains(StatxFlags::DIOALIGN);
+    match statx.stx_dio_offset_align {
+        align if said && align.is_power_of_two() => Ok(align.max(SMALLEST_BLOCK)),
+        _ => Ok(UNSAID_DIRECT_BLOCK),
+    }
+}
+
+const SMALLEST_BLOCK: u32 = 512;
+/// Direct access in these works on every disk that is made.
+const UNSAID_DIRECT_BLOCK: u32 = 4096;
+
+fn measure(path: &Path, bytes: u64, block_size: u32) -> Result<Geometry, DiskError> {
+    let path = path.to_path_buf();
+    if bytes < u64::from(block_size) {
+        return Err(DiskError::TooSmall {
+            path,
+            bytes,
+            block_size,
+        });
+    }
+    if !bytes.is_multiple_of(block_size.into()) {
+        return Err(DiskError::NotWholeBlocks {
+            path,
+            bytes,
+            block_size,
+        });
+    }
+    Ok(Geometry {
+        sectors: bytes / SECTOR,
+        block_size,
+    })
+}
+
+/// The same for the same file for as long as it is on its file system, whatever it is called.
+fn serial(identity: [u64; 3]) -> [u8; SERIAL_BYTES] {
+    let bytes: Vec<u8> = identity.into_iter().flat_map(u64::to_le_bytes).collect();
+    let text = format!("bln-{:016x}", xxhash_rust::xxh3::xxh3_64(&bytes));
+    let mut serial = [0; SERIAL_BYTES];
+    serial.copy_from_slice(text.as_bytes());
+    serial
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,237 @@
+//! The virtio block device: a raw file or block device as the guest's disk.
+//!
+//! ```text
+//!   chain ──parse──▶ Request ──steps──▶ Step, Step… ──▶ Operation ──engine──▶ the file
+//!          (refused: answered at once)                    (short: the rest again)
+//! ```
+//!
+//! A thread of the disk's own serves the queue, many requests at a time ([`worker`]). What the guest
+//! says is checked in one place ([`request`]); what is to be done with the file is decided in another
+//! ([`plan`]); the kernel is reached through a third ([`engine`]), which owns what the kernel may touch.
+//!
+//! What stays true: a write that was answered is in the file, as its page cache has it, and survives
+//! the VM process; after an answered flush, or in a guest that knows no flushes, it survives the
+//! machine. No request is in flight when [`Device::reset`] returns. The file is never mapped, so
+//! nobody who cuts it can stop the VM.
+
+mod engine;
+mod image;
+mod operation;
+mod plan;
+mod request;
+mod spec;
+#[cfg(test)]
+mod tests;
+mod wire;
+mod worker;
+
+pub use engine::EngineKind;
+pub use image::DiskError;
+pub use spec::{DiskSpec, InvalidDisk};
+pub use worker::DiskWires;
+
+use super::Device;
+use crate::event::Event;
+use image::DiskImage;
+use serde::{Deserialize, Serialize};
+use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use virtio_queue::Queue;
+use wire::{
+    CONFIG_BYTES, F_BLOCK_SIZE, F_DISCARD, F_FLUSH, F_READ_ONLY, F_SEG_MAX, F_SIZE_MAX, F_TOPOLOGY,
+    F_WRITE_ZEROES, SECTOR,
+};
+use worker::{Order, WorkerParts};
+
+const QUEUE_SIZES: [u16; 1] = [256];
+
+/// What a guest did with its disk, in counts since the VM started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskCounters {
+    /// Reads carried out.
+    pub reads: u64,
+    /// What they read.
+    pub read_bytes: u64,
+    /// Writes carried out.
+    pub writes: u64,
+    /// What they wrote.
+    pub written_bytes: u64,
+    /// Flushes carried out.
+    pub flushes: u64,
+    /// Requests carried out that gave sectors up.
+    pub discards: u64,
+    /// Requests carried out that zeroed sectors.
+    pub zeroings: u64,
+    /// Requests that the file failed.
+    pub errors: u64,
+    /// Requests beyond the disk or a limit, to write what is only to be read, or of a kind that the
+    /// device or its file does not know.
+    pub refused: u64,
+    /// Chains that were no request.
+    pub malformed: u64,
+    /// Times that the queue became unusable, so that the device asked for a reset.
+    pub broken_queues: u64,
+}
+
+/// How things stand with a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskFigures {
+    /// Its size.
+    pub size_bytes: u64,
+    /// What the guest did with it.
+    pub counters: DiskCounters,
+}
+
+/// The device. Ends its thread when it is dropped.
+#[derive(Debug)]
+pub struct Disk {
+    size_bytes: u64,
+    features: u64,
+    config: [u8; CONFIG_BYTES],
+    counters: Arc<Mutex<DiskCounters>>,
+    orders: Sender<Order>,
+    wake: Event,
+}
+
+impl Disk {
+    /// How many queues it has.
+    pub const QUEUES: usize = QUEUE_SIZES.len();
+
+    /// Opens and locks a disk, and starts its thread: `disk0` for number 0.
+    ///
+    /// # Errors
+    /// Says what is wrong with the file, and the remedy.
+    pub fn start(
+        spec: &DiskSpec,
+        number: usize,
+        wires: DiskWires,
+        engine: EngineKind,
+    ) -> Result<Self, DiskError> {
+        let image = DiskImage::open(spec)?;
+        let no_thread = |source| DiskError::StartThread {
+            path: spec.path.clone(),
+            source,
+        };
+        let wake = Event::new().map_err(no_thread)?;
+        let (orders, inbox) = channel();
+        let disk = Self {
+            size_bytes: image.geometry.sectors * SECTOR,
+            features: offered(spec),
+            config: image.geometry.config_space(),
+            counters: Arc::default(),
+            orders,
+            wake: wake.clone(),
+        };
+        let parts = WorkerParts {
+            image,
+            wires,
+            orders: inbox,
+            wake,
+            counters: Arc::clone(&disk.counters),
+            engine,
+        };
+        thread::Builder::new()
+            .name(format!("disk{number}"))
+            .spawn(move || worker::run(parts))
+            .map_err(no_thread)?;
+        Ok(disk)
+    }
+
+    /// How things stand.
+    #[must_use]
+    pub fn figures(&self) -> DiskFigures {
+        DiskFigures {
+            size_bytes: self.size_bytes,
+            counters: *self.lock_counters(),
+        }
+    }
+
+    /// Finishes what is in flight, makes it safe, and ends the disk's thread. Requests that come
+    /// later are not answered.
+    pub fn close(&self) {
+        self.ask(Order::End);
+    }
+
+    /// Has all that waits in the queue carried out, as if it was notified.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn settle(&self) {
+        self.ask(Order::Settle);
+    }
+
+    fn lock_counters(&self) -> std::sync::MutexGuard<'_, DiskCounters> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when the order has been carried out. A thread that has ended holds nothing that it
+    /// could still let go.
+    fn ask(&self, order: impl FnOnce(SyncSender<()>) -> Order) {
+        let (done, wait) = sync_channel(1);
+        if self.send(order(done)) && wait.recv().is_err() {
+            tracing::debug!("the disk's thread has ended before");
+        }
+    }
+
+    fn send(&self, order: Order) -> bool {
+        let sent = self.orders.send(order).is_ok();
+        self.wake.signal();
+        sent
+    }
+}
+
+fn offered(spec: &DiskSpec) -> u64 {
+    let always = F_SIZE_MAX | F_SEG_MAX | F_BLOCK_SIZE | F_TOPOLOGY | F_FLUSH;
+    match spec.read_only {
+        true => always | F_READ_ONLY,
+        false => always | F_DISCARD | F_WRITE_ZEROES,
+    }
+}
+
+impl Device for Disk {
+    fn device_type(&self) -> u32 {
+        wire::DEVICE_TYPE
+    }
+
+    fn features(&self) -> u64 {
+        self.features
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        &QUEUE_SIZES
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let start = usize::try_from(offset).map_or(CONFIG_BYTES, |start| start.min(CONFIG_BYTES));
+        let count = data.len().min(CONFIG_BYTES - start);
+        data.fill(0);
+        data[..count].copy_from_slice(&self.config[start..start + count]);
+    }
+
+    fn write_config(&self, _offset: u64, _data: &[u8]) {
+        // Nothing that is offered can be written.
+        self.lock_counters().malformed += 1;
+    }
+
+    fn activate(&self, features: u64, queues: Vec<Queue>) {
+        let queue = queues.into_iter().next();
+        let order = queue.map(|queue| Order::Activate {
+            features,
+            queue: Box::new(queue),
+        });
+        if let Some(order) = order
+            && !self.send(order)
+        {
+            tracing::debug!("a driver came after the disk's end");
+        }
+    }
+
+    fn reset(&self) {
+        self.ask(Order::Reset);
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
