@@ -5,7 +5,7 @@
 //! happens, and nothing about how fast.
 
 use tests::linux::{GuestMemory, Image, LinuxGuest, LinuxKernel, where_linux_runs};
-use tests::sharing::{check_sums, clean_audit, sharing_host};
+use tests::sharing::{check_sums, clean_audit, scan_at_full_speed};
 use tests::{MIB, TestHost, number, wait_for, wait_until};
 
 /// How long the outer machine may run for one claim, in seconds; the longest takes a third.
@@ -239,12 +239,13 @@ fn guests_of_one_kernel_share_its_pages_and_keep_their_bytes() {
     let name = "guests_of_one_kernel_share_its_pages_and_keep_their_bytes";
     where_linux_runs(name, LIMIT, |guests| {
         const NAMES: [&str; 3] = ["a", "b", "c"];
-        let host = sharing_host("768M");
+        let host = TestHost::start("768M");
         let kernel = guests.newest();
         let words = ["--memory", "192M", "--trust-group", "debian"];
         let mut all = NAMES.map(|name| kernel.boot(&host, name, Image::Elf, &words));
+        scan_at_full_speed(&host);
         for guest in &mut all {
-            guest.run("seq 1 2000000 | head -c 12M >same; head -c 4M /dev/urandom >own");
+            guest.run("seq 1 2000000 | head -c 12m >same; head -c 4m /dev/urandom >own");
             guest.run(CHECK_UNTIL_STOPPED);
         }
         for (round, balloon) in ["64M", "0", "96M", "32M", "auto"].into_iter().enumerate() {

@@ -2,8 +2,10 @@
 //! are bytes.
 
 pub mod client;
+mod net;
 mod sharing_view;
 
+pub use net::{InvalidNet, NetRequest, NetView};
 pub use sharing_view::{ScanPriority, ScanTotals, SharingPace, SharingView, VmSharingView};
 
 use crate::name::VmName;
@@ -49,6 +51,9 @@ pub struct RunRequest {
     /// The initial RAM disk of that kernel; a path on the host.
     #[serde(default)]
     pub initrd: Option<PathBuf>,
+    /// Its network cards.
+    #[serde(default)]
+    pub nets: Vec<NetRequest>,
     /// More for the kernel's command line.
     #[serde(default)]
     pub cmdline: Option<String>,
@@ -235,6 +240,8 @@ pub struct VmView {
     pub counters: VmCounters,
     /// Its disks, once its process has answered.
     pub disks: Vec<DiskView>,
+    /// Its network cards.
+    pub nets: Vec<NetView>,
     /// Page sharing.
     pub sharing: VmSharingView,
     /// Time from its process's first message to its guest's first instruction, in microseconds.

@@ -58,6 +58,7 @@ fn request(args: RunArgs) -> Result<RunRequest> {
                 })
             })
             .collect::<Result<_>>()?,
+        nets: args.nets,
         cmdline: args.cmdline,
         workload: args.workload,
         ..RunRequest::default()

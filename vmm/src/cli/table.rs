@@ -1,7 +1,8 @@
 //! Tables for people. Sizes are MiB, because that is what a glance can compare.
 
 use crate::api::{
-    EventView, HostView, Overview, SharingPace, SharingView, VmPhase, VmSharingView, VmView,
+    EventView, HostView, NetView, Overview, SharingPace, SharingView, VmPhase, VmSharingView,
+    VmView,
 };
 use crate::host::sharing::Audit;
 
@@ -178,6 +179,7 @@ pub(super) fn vm(vm: &VmView) -> String {
         ("balloon", balloon(vm)),
         ("balloon traffic", traffic(vm)),
     ];
+    lines.extend(vm.nets.iter().map(|net| ("network", network(net))));
     if let Some(guest) = &vm.guest {
         let figure = |name: &str, bytes: Option<u64>| {
             bytes.map(|bytes| format!("{} {name}", with_unit(bytes)))
@@ -256,6 +258,28 @@ fn traffic(vm: &VmView) -> String {
         counters.outside,
         counters.repeated,
         counters.malformed
+    )
+}
+
+fn network(net: &NetView) -> String {
+    let NetView {
+        tap, mac, counters, ..
+    } = net;
+    if !net.has_driver {
+        return format!("{tap}, {mac}: the guest has no driver for it yet");
+    }
+    format!(
+        "{tap}, {mac}: {} packets in ({}), {} out ({}); dropped: {} without room, {} unwanted; refused: {} too long, {} bad headers, {} by the tap, {} malformed",
+        counters.received_packets,
+        with_unit(counters.received_bytes),
+        counters.sent_packets,
+        with_unit(counters.sent_bytes),
+        counters.received_no_room,
+        counters.received_unwanted,
+        counters.sent_too_long,
+        counters.sent_bad_header,
+        counters.sent_refused,
+        counters.malformed,
     )
 }
 

@@ -35,6 +35,8 @@ pub enum HostError {
     },
     #[error("{0} processors: give 1 to {most}", most = crate::vm::MOST_VCPUS)]
     Vcpus(u8),
+    #[error("{0} network cards: give {most} at most", most = crate::vm::MOST_NETS)]
+    TooManyNets(usize),
     #[error(
         "--workload is for the embedded guest: leave out --kernel, or tell the kernel by --cmdline"
     )]

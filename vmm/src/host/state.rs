@@ -4,7 +4,7 @@ use super::error::HostError;
 use super::events::Events;
 use super::sharing::account::Account;
 use super::vm::Vm;
-use super::wish::{command_line, whole_pages};
+use super::wish::{command_line, network_cards, whole_pages};
 use crate::api::{HostView, RunRequest, ScanPriority, SharingView, VmView};
 use crate::name::VmName;
 use crate::protocol::VmConfig;
@@ -109,6 +109,7 @@ impl State {
             return Err(HostError::Vcpus(vcpus));
         }
         let settings = self.settings(&request)?;
+        let nets = network_cards(&name, request.nets)?;
         Ok(VmConfig {
             id,
             name,
@@ -118,6 +119,7 @@ impl State {
             kernel: request.kernel,
             initrd: request.initrd,
             disks: request.disks,
+            nets,
             balloon_target: settings.size,
             settings,
             on_host_death: request.on_host_death,

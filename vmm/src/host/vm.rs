@@ -1,6 +1,6 @@
 //! A VM as its host sees it.
 
-use crate::api::{DiskView, VmPhase, VmView};
+use crate::api::{DiskView, NetView, VmPhase, VmView};
 use crate::host::console::Console;
 use crate::host::kernel::VmUse;
 use crate::host::link::Link;
@@ -286,6 +286,7 @@ impl Vm {
                 .map(|observation| observation.counters)
                 .unwrap_or_default(),
             disks: self.disk_views(),
+            nets: self.nets(),
             sharing: account.vm_view(self.config.id, &self.states()),
             start_us: running.map(|running| running.start_us),
             userfault_bytes: running.map_or(0, |running| running.userfault_pages.bytes()),
@@ -297,6 +298,16 @@ impl Vm {
         let disks = self.config.disks.iter().zip(figures);
         disks
             .map(|(spec, figures)| DiskView::new(spec, *figures))
+            .collect()
+    }
+
+    /// Its network cards. Of one that was not seen yet nothing is known but what it is to be.
+    fn nets(&self) -> Vec<NetView> {
+        let seen = self.observation.iter().flat_map(|seen| &seen.nets).copied();
+        let states = seen.chain(std::iter::repeat_with(Default::default));
+        let cards = self.config.nets.iter().zip(states);
+        cards
+            .map(|(config, state)| NetView::new(config, state))
             .collect()
     }
 

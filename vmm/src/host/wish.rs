@@ -2,7 +2,11 @@
 
 use super::error::HostError;
 use super::vm::Vm;
-use crate::api::ScanChange;
+use crate::api::{NetRequest, ScanChange};
+use crate::name::VmName;
+use crate::protocol::NetConfig;
+use crate::virtio::net::MacAddress;
+use crate::vm::MOST_NETS;
 use page::{PAGE_SIZE, PageCount};
 use policy::VmSettings;
 use sharing::RateSettings;
@@ -43,6 +47,24 @@ pub(super) fn command_line(
         .flatten()
         .collect::<Vec<_>>()
         .join(" "))
+}
+
+/// The network cards of a VM of that name, each with an address.
+pub(super) fn network_cards(
+    name: &VmName,
+    requests: Vec<NetRequest>,
+) -> Result<Vec<NetConfig>, HostError> {
+    if requests.len() > MOST_NETS {
+        return Err(HostError::TooManyNets(requests.len()));
+    }
+    let card = |(index, request): (usize, NetRequest)| NetConfig {
+        tap: request.tap,
+        mac: request
+            .mac
+            .unwrap_or_else(|| MacAddress::of_vm(name.as_str(), index)),
+        bytes_per_s: request.bytes_per_s,
+    };
+    Ok(requests.into_iter().enumerate().map(card).collect())
 }
 
 /// The rates with a change, each a number that a scanner can keep to.

@@ -12,6 +12,7 @@ use crate::memory::agent::SharingCounters;
 use crate::name::VmName;
 use crate::virtio::balloon::{BalloonCounters, GuestStatistics};
 use crate::virtio::blk::{DiskFigures, DiskSpec};
+use crate::virtio::net::{MacAddress, NetCounters, TapName};
 use page::{PageCount, PageStates, VmId};
 use policy::VmSettings;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,8 @@ pub struct VmConfig {
     pub kernel: Option<PathBuf>,
     /// The initial RAM disk of that kernel.
     pub initrd: Option<PathBuf>,
+    /// Its network cards, in their order.
+    pub nets: Vec<NetConfig>,
     /// What its kernel is told besides the devices.
     pub cmdline: String,
     /// Its disks, in the order in which the guest finds them.
@@ -47,6 +50,17 @@ pub struct VmConfig {
     pub balloon_target: PageCount,
     /// What it does when its host dies.
     pub on_host_death: OnHostDeath,
+}
+
+/// A network card of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetConfig {
+    /// The tap that it is connected to.
+    pub tap: TapName,
+    /// Its address.
+    pub mac: MacAddress,
+    /// The most bytes a second in each direction.
+    pub bytes_per_s: Option<u64>,
 }
 
 /// What a VM does when its host dies.
@@ -155,6 +169,17 @@ pub struct Observation {
     /// Its disks, in their order.
     #[serde(default)]
     pub disks: Vec<DiskFigures>,
+    /// Its network cards, in their order.
+    pub nets: Vec<NetState>,
+}
+
+/// How things stand with a network card.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetState {
+    /// Whether the guest has a driver that is ready.
+    pub has_driver: bool,
+    /// What went through it.
+    pub counters: NetCounters,
 }
 
 /// A VM's balloon.

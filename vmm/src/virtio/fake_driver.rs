@@ -191,9 +191,21 @@ impl<D: Device> FakeDriver<D> {
     /// Where this machine cannot run a VM.
     #[must_use]
     pub fn with_device(size: PageCount, make: impl FnOnce(&GuestRam, &Interrupt) -> D) -> Self {
+        Self::with_shared_device(size, |ram, interrupt| Arc::new(make(ram, interrupt)))
+    }
+
+    /// The same with a device that others hold too, such as its thread.
+    ///
+    /// # Panics
+    /// Where this machine cannot run a VM.
+    #[must_use]
+    pub fn with_shared_device(
+        size: PageCount,
+        make: impl FnOnce(&GuestRam, &Interrupt) -> Arc<D>,
+    ) -> Self {
         let ram = GuestRam::new(size).expect("memory for a test's guest");
         let interrupt = Interrupt::new().expect("an event descriptor");
-        let device = Arc::new(make(&ram, &interrupt));
+        let device = make(&ram, &interrupt);
         let memory = ram.memory().clone();
         let events = (0..QUEUES).map(|_| Event::new().expect("an event descriptor"));
         let notified: Vec<Event> = events.collect();

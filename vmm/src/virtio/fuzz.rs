@@ -24,32 +24,32 @@ const ABOVE_GAP: u64 = 64;
 
 /// What is left of an input. Every draw takes some of it; there is none at its end.
 #[derive(Debug)]
-struct Input<'a>(&'a [u8]);
+pub(super) struct Input<'a>(pub(super) &'a [u8]);
 
 impl Input<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(super) fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (bytes, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(*bytes)
     }
 
-    fn byte(&mut self) -> Option<u8> {
+    pub(super) fn byte(&mut self) -> Option<u8> {
         self.take().map(u8::from_le_bytes)
     }
 
-    fn short(&mut self) -> Option<u16> {
+    pub(super) fn short(&mut self) -> Option<u16> {
         self.take().map(u16::from_le_bytes)
     }
 
-    fn word(&mut self) -> Option<u32> {
+    pub(super) fn word(&mut self) -> Option<u32> {
         self.take().map(u32::from_le_bytes)
     }
 
-    fn long(&mut self) -> Option<u64> {
+    pub(super) fn long(&mut self) -> Option<u64> {
         self.take().map(u64::from_le_bytes)
     }
 
-    fn up_to(&mut self, most: u8) -> Option<u8> {
+    pub(super) fn up_to(&mut self, most: u8) -> Option<u8> {
         Some(self.byte()? % (most + 1))
     }
 }

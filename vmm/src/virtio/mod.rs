@@ -14,6 +14,7 @@ pub mod fake_driver;
 pub mod fuzz;
 mod interrupt;
 pub mod mmio;
+pub mod net;
 pub mod rng;
 
 pub use interrupt::{Interrupt, InterruptCause};

@@ -9,7 +9,6 @@ use crate::vm::console::Console;
 const FIRST_DEVICE: u64 = 0xd000_0000;
 /// Interrupt lines from here on reach the I/O APIC only; those below also reach the old PIC.
 const FIRST_LINE: u32 = 16;
-
 /// Devices of a VM: the I/O APIC has 24 lines.
 pub(super) const MOST_DEVICES: u32 = 24 - FIRST_LINE;
 

@@ -3,8 +3,10 @@
 
 use crate::event::Event;
 use crate::memory::ram::GuestRam;
+use crate::protocol::{NetConfig, NetState};
 use crate::virtio::blk::{Disk, DiskSpec, DiskWires, EngineKind};
 use crate::virtio::mmio::MmioTransport;
+use crate::virtio::net::{Net, NetSpec, NetThread, Tap};
 use crate::virtio::rng::Rng;
 use crate::virtio::{Device, Interrupt, Served};
 use crate::vm::bus::{DeviceSlot, MOST_DEVICES};
@@ -28,6 +30,26 @@ pub(super) struct ServedQueue {
     pub(super) device: Arc<dyn Served>,
     pub(super) queue: usize,
     pub(super) notified: Event,
+}
+
+/// Most network cards of a VM: all devices together have eight interrupt lines.
+pub const MOST_NETS: usize = 4;
+
+/// A network card and the thread that serves it.
+#[derive(Debug)]
+pub(super) struct RunningNet {
+    net: Arc<Net<Tap>>,
+    /// Ends with this.
+    _thread: NetThread,
+}
+
+impl RunningNet {
+    pub(super) fn state(&self) -> NetState {
+        NetState {
+            has_driver: self.net.has_driver(),
+            counters: self.net.counters(),
+        }
+    }
 }
 
 /// What a device is connected by.
@@ -111,6 +133,35 @@ impl<'a> Devices<'a> {
         let wires = Wires::new(Rng::QUEUES)?;
         let rng = Rng::new(self.ram.memory().clone(), wires.interrupt.clone());
         self.add_served(&Arc::new(rng), &wires)
+    }
+
+    /// Connects the network cards, each with a thread of its own.
+    pub(super) fn add_nets(&mut self, configs: &[NetConfig]) -> Result<Vec<RunningNet>, VmError> {
+        let cards = configs.iter().enumerate();
+        cards
+            .map(|(index, config)| self.add_net(index, config))
+            .collect()
+    }
+
+    fn add_net(&mut self, index: usize, config: &NetConfig) -> Result<RunningNet, VmError> {
+        let tap = Tap::open(&config.tap)?;
+        let spec = NetSpec {
+            mac: config.mac,
+            mtu: tap.mtu(),
+            bytes_per_s: config.bytes_per_s,
+        };
+        let wires = Wires::new(Net::<Tap>::QUEUES)?;
+        let (memory, interrupt) = (self.ram.memory().clone(), wires.interrupt.clone());
+        let net = Net::new(spec, tap, memory, interrupt).map_err(VmError::StartThread)?;
+        let net = Arc::new(net);
+        self.add(Arc::clone(&net) as Arc<dyn Device>, &wires)?;
+        let name = format!("net{index}");
+        let thread = NetThread::start(&name, Arc::clone(&net), &wires.queues)
+            .map_err(VmError::StartThread)?;
+        Ok(RunningNet {
+            net,
+            _thread: thread,
+        })
     }
 
     /// Where the devices are, for the guest to be told.

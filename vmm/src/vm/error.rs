@@ -30,7 +30,7 @@ pub enum VmError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     #[error(
-        "a VM has room for {} virtio devices, the balloon and a Linux guest's source of random bytes among them: give fewer --disk",
+        "a VM has room for {} virtio devices, the balloon and a Linux guest's source of random bytes among them: give fewer --disk and --net",
         crate::vm::bus::MOST_DEVICES
     )]
     TooManyDevices,
@@ -69,6 +69,8 @@ pub enum VmError {
     },
     #[error("the kernel command line has {length} bytes, and {limit} fit: shorten --cmdline")]
     CommandLineTooLong { length: usize, limit: usize },
+    #[error(transparent)]
+    Tap(#[from] crate::virtio::net::TapError),
     #[error("cannot speak with the host")]
     Channel(#[source] crate::protocol::ChannelError),
     #[error("the host told a running VM to boot")]

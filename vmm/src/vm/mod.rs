@@ -9,7 +9,8 @@
 //!
 //! * The agent alone changes what backs guest memory, and never touches it through the mapping
 //!   that guest and devices use.
-//! * The main thread serves the device queues; a vCPU thread only reads and writes registers.
+//! * The main thread serves the device queues, but for network cards, each of which has a thread; a
+//!   vCPU thread only reads and writes registers.
 //! * Nothing here decides how much memory the guest should have.
 
 mod boot;
@@ -23,6 +24,7 @@ mod process;
 mod vcpu;
 
 pub use boot::{COMMAND_LINE_LIMIT, EMBEDDED_GUEST};
+pub use devices::MOST_NETS;
 pub use error::VmError;
 pub use machine::MOST_VCPUS;
 pub use process::main;

@@ -14,7 +14,7 @@ use crate::virtio::blk::Disk;
 use crate::vm::boot;
 use crate::vm::bus::Bus;
 use crate::vm::console::{Backlog, Console, InputState};
-use crate::vm::devices::{Devices, ServedQueue, Wires};
+use crate::vm::devices::{Devices, RunningNet, ServedQueue, Wires};
 use crate::vm::error::VmError;
 use crate::vm::machine::Machine;
 use crate::vm::vcpu::{self, Ending};
@@ -96,6 +96,7 @@ struct Process<'a> {
     bus: Arc<Bus>,
     balloon: Arc<Balloon>,
     disks: Vec<Arc<Disk>>,
+    nets: Vec<RunningNet>,
     queues: Vec<ServedQueue>,
     power_button: Wake,
     endings: Receiver<Ending>,
@@ -129,6 +130,7 @@ fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
     ));
     devices.add_served(&balloon, &wires)?;
     let disks = devices.add_disks(&config.disks)?;
+    let nets = devices.add_nets(&config.nets)?;
     if config.kernel.is_some() {
         devices.add_rng()?;
     }
@@ -156,6 +158,7 @@ fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
         bus,
         balloon,
         disks,
+        nets,
         queues,
         power_button,
         endings,
@@ -423,6 +426,7 @@ impl Process<'_> {
                 console_lost_bytes: self.bus.console.lost_bytes(),
             },
             disks: self.disks.iter().map(|disk| disk.figures()).collect(),
+            nets: self.nets.iter().map(RunningNet::state).collect(),
         })
     }
 }

@@ -1,0 +1,329 @@
+//! Reads random bytes as what a guest and its network do to a card, well or badly, and checks what
+//! must stay true whatever they do.
+
+use super::header::NetHeader;
+use super::stand_in::{LineEnd, RECEIVE, TRANSMIT, line};
+use super::wire::*;
+use super::{FramePort, Net, NetSpec, Paces, Wait};
+use crate::memory::ram::{GAP_END, GAP_START};
+use crate::virtio::fake_driver::{
+    FIRST_FREE_PAGE, FakeDriver, LARGEST_QUEUE, VERSION_1, WRITE, avail_address, table_address,
+    used_address,
+};
+use crate::virtio::fuzz::Input;
+use crate::virtio::mmio::REGISTERS_SIZE;
+use page::{PAGE_SIZE, PageCount};
+use std::time::Duration;
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{Bytes, GuestAddress};
+
+/// Actions that are read from one input.
+const MOST_ACTIONS: usize = 200;
+/// Packets that may wait on the line: more than a turn takes, and fewer than a socket holds.
+const MOST_ON_THE_LINE: usize = 100;
+const SIZE: PageCount = PageCount(512);
+/// What the card of these runs offers.
+const OFFERED: u64 = VERSION_1 | super::features::OFFERED | F_MTU;
+
+/// Does what `bytes` say to a new guest's card.
+///
+/// # Panics
+/// If something does not stay true that must.
+pub fn run(bytes: &[u8]) {
+    let mut input = Input(bytes);
+    let limited = input.byte().is_some_and(|kind| kind % 4 == 3);
+    let mut guest = Guest::new(limited.then_some(1 << 20));
+    for _ in 0..MOST_ACTIONS {
+        if guest.act(&mut input).is_none() {
+            break;
+        }
+    }
+    guest.check();
+}
+
+struct Guest {
+    driver: FakeDriver<Net<LineEnd>>,
+    far: LineEnd,
+    on_the_line: usize,
+    paces: Paces,
+    now: Duration,
+}
+
+impl Guest {
+    fn new(bytes_per_s: Option<u64>) -> Self {
+        let [near, far] = line();
+        let spec = NetSpec {
+            mac: super::MacAddress::of_vm("fuzz", 0),
+            mtu: Some(1500),
+            bytes_per_s,
+        };
+        let driver = FakeDriver::with_device(SIZE, |ram, interrupt| {
+            let net = Net::new(spec, near, ram.memory().clone(), interrupt.clone());
+            net.expect("an event descriptor")
+        });
+        Self {
+            paces: driver.transport.device().paces(),
+            driver,
+            far,
+            on_the_line: 0,
+            now: Duration::ZERO,
+        }
+    }
+
+    /// `None` at the end of the input.
+    fn act(&mut self, input: &mut Input<'_>) -> Option<()> {
+        match input.up_to(13)? {
+            0 => {
+                let (offset, width) = (input.short()?, input.up_to(8)?);
+                let value: [u8; 8] = input.take()?;
+                let offset = u64::from(offset) % REGISTERS_SIZE;
+                self.driver
+                    .transport
+                    .write(offset, &value[..usize::from(width)]);
+            }
+            1 => {
+                let (offset, width) = (input.short()?, input.up_to(8)?);
+                let mut data = [0; 8];
+                self.driver
+                    .transport
+                    .read(offset.into(), &mut data[..usize::from(width)]);
+            }
+            2 => {
+                let register = u64::from(input.byte()?) * 4;
+                self.driver.write(register, input.word()?);
+            }
+            3 => {
+                let address = self.address(input)?;
+                let value = input.long()?.to_le_bytes();
+                self.write(address, &value[..usize::from(input.up_to(8)?)]);
+            }
+            4 => self.start(input)?,
+            5 | 6 => self.offer(input)?,
+            7 => self.offer_buffers(input)?,
+            8 => self.offer_packet(input)?,
+            9 => self.send_from_outside(input)?,
+            10 | 11 => self.serve(),
+            12 => {
+                let queue = self.queue(input)?;
+                self.driver.set_avail_index(queue, input.short()?);
+            }
+            _ => self.place_queue(input)?,
+        }
+        Some(())
+    }
+
+    fn serve(&mut self) {
+        self.now += Duration::from_millis(1);
+        let net = self.driver.transport.device();
+        let before = net.counters();
+        let served = net.serve(&mut self.paces, self.now);
+        let after = net.counters();
+        // Turns are bounded, whatever waits.
+        assert!(after.sent_packets - before.sent_packets <= 64);
+        assert!(after.received_packets - before.received_packets <= 64);
+        assert!(served.is_none_or(|waits| !waits.contains(&Wait::TapGone)));
+        self.on_the_line = 0;
+        while let Some((header, frame_len)) = self.next_outside() {
+            check_sent(header, frame_len);
+        }
+    }
+
+    /// What the guest has sent, seen from outside.
+    fn next_outside(&self) -> Option<(NetHeader, usize)> {
+        let mut packet = vec![0; HEADER_BYTES + LONGEST_FRAME + 1];
+        let len = self.far.read_packet(&mut packet).ok()?;
+        let (header, frame) = packet[..len].split_first_chunk()?;
+        Some((NetHeader::from_bytes(header), frame.len()))
+    }
+
+    /// What must be true after everything that a guest can do.
+    fn check(&mut self) {
+        // Chains without end would be one.
+        for _ in 0..8 {
+            self.serve();
+        }
+        self.driver.reset();
+        let untouched = self.low_memory();
+        self.send(&[0; 200]);
+        self.serve();
+        assert!(untouched == self.low_memory(), "it writes after its reset");
+        // Whatever was done to it, a reset makes the device usable again.
+        self.driver.start(OFFERED & !F_EVENT_IDX);
+        assert_eq!(self.driver.status(), 0xf, "a driver starts over");
+        let place = FIRST_FREE_PAGE * PAGE_SIZE;
+        self.driver.put(place, &[0; HEADER_BYTES + 60]);
+        self.driver.offer(TRANSMIT, 0, &[(place, 72, 0)]);
+        for head in 0..100 {
+            self.driver
+                .offer(RECEIVE, head, &[(place + PAGE_SIZE, 1600, WRITE)]);
+        }
+        self.now += Duration::from_secs(100);
+        let before = self.driver.transport.device().counters();
+        self.serve();
+        let after = self.driver.transport.device().counters();
+        assert_eq!(after.sent_packets, before.sent_packets + 1, "and sends");
+        assert_eq!(self.driver.take_returned(TRANSMIT), [0], "and is answered");
+        assert!(
+            after.received_packets > before.received_packets,
+            "and receives"
+        );
+    }
+
+    /// Where rings and buffers of these runs mostly lie.
+    fn low_memory(&self) -> Vec<u8> {
+        let mut bytes = vec![0; 96 * 4096];
+        let memory = self.driver.ram.memory();
+        let read = memory.read_slice(&mut bytes, GuestAddress(0));
+        read.expect("the guest is larger");
+        bytes
+    }
+
+    fn start(&mut self, input: &mut Input<'_>) -> Option<()> {
+        let features = match input.byte()? {
+            0..0x60 => u64::from(input.word()?) & OFFERED | VERSION_1,
+            byte if byte & 1 == 0 => OFFERED & !F_EVENT_IDX,
+            _ => OFFERED,
+        };
+        self.driver.start_with_size(features, 1 << input.up_to(7)?);
+        Some(())
+    }
+
+    /// A chain that goes on as its flags say, in order or anywhere.
+    fn offer(&mut self, input: &mut Input<'_>) -> Option<()> {
+        let queue = self.queue(input)?;
+        let head = self.index(input)?;
+        let mut index = head;
+        for _ in 0..=input.up_to(7)? {
+            let (address, len) = (self.address(input)?, self.len(input)?);
+            let flags = input.byte()?;
+            let next = match flags & 0x30 {
+                0 => self.index(input)?,
+                _ => index.wrapping_add(1),
+            };
+            if index < LARGEST_QUEUE {
+                let descriptor = Descriptor::new(address, len, u16::from(flags & 7), next);
+                self.driver.put_descriptor(queue, index, descriptor);
+            }
+            index = next;
+        }
+        self.driver.offer_head(queue, head);
+        Some(())
+    }
+
+    fn offer_buffers(&mut self, input: &mut Input<'_>) -> Option<()> {
+        let len = u32::from(input.short()?) % 5000;
+        for _ in 0..=input.up_to(31)? {
+            let head = u16::from(input.up_to(127)?);
+            let place = (FIRST_FREE_PAGE + u64::from(head)) * PAGE_SIZE;
+            self.driver.offer(RECEIVE, head, &[(place, len, WRITE)]);
+        }
+        Some(())
+    }
+
+    /// A packet that is right but for its header, perhaps.
+    fn offer_packet(&mut self, input: &mut Input<'_>) -> Option<()> {
+        let place = FIRST_FREE_PAGE * PAGE_SIZE;
+        let header: [u8; HEADER_BYTES] = input.take()?;
+        let bytes = match input.up_to(3)? {
+            0 => [0; HEADER_BYTES],
+            _ => header,
+        };
+        self.write(place, &bytes);
+        let len = 12 + u32::from(input.short()?);
+        self.driver.offer(TRANSMIT, 0, &[(place, len, 0)]);
+        Some(())
+    }
+
+    fn send_from_outside(&mut self, input: &mut Input<'_>) -> Option<()> {
+        let header: [u8; HEADER_BYTES] = input.take()?;
+        let header = match input.up_to(3)? {
+            0 => header,
+            _ => [0; HEADER_BYTES],
+        };
+        let len = usize::from(input.short()?) + usize::from(input.up_to(40)?);
+        self.send(&[&header[..], &vec![0x5a; len]].concat());
+        Some(())
+    }
+
+    fn send(&mut self, packet: &[u8]) {
+        // A full line is full; what does not fit is not sent.
+        if self.on_the_line < MOST_ON_THE_LINE && self.far.write_packet(packet).is_ok() {
+            self.on_the_line += 1;
+        }
+    }
+
+    /// One queue set up again, with its parts anywhere.
+    fn place_queue(&mut self, input: &mut Input<'_>) -> Option<()> {
+        let queue = self.queue(input)?;
+        let size = 1 << input.up_to(8)?;
+        let places = [
+            self.address(input)?,
+            self.address(input)?,
+            self.address(input)?,
+        ];
+        self.driver.place_queue(queue, size, places);
+        Some(())
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) {
+        // Where there is no memory nothing is written, as on a real machine.
+        let written = self.driver.ram.memory().write(bytes, GuestAddress(address));
+        assert!(written.is_err() || written.is_ok_and(|count| count <= bytes.len()));
+    }
+
+    fn queue(&self, input: &mut Input<'_>) -> Option<usize> {
+        input.up_to(1).map(usize::from)
+    }
+
+    /// Mostly inside the largest table.
+    fn index(&self, input: &mut Input<'_>) -> Option<u16> {
+        match input.byte()? {
+            byte @ 0..0xf0 => Some(u16::from(byte) % 130),
+            _ => input.short(),
+        }
+    }
+
+    fn address(&self, input: &mut Input<'_>) -> Option<u64> {
+        let end = SIZE.bytes();
+        Some(match input.up_to(9)? {
+            0 => input.long()?,
+            1 => u64::MAX - u64::from(input.byte()?),
+            2 => end - u64::from(input.byte()?),
+            3 => GAP_START.0 * PAGE_SIZE + u64::from(input.short()?),
+            4 => GAP_END.0 * PAGE_SIZE - u64::from(input.short()?),
+            5 => {
+                let place = [table_address, avail_address, used_address];
+                let place = place[usize::from(input.up_to(2)?)];
+                place(self.queue(input)?) + u64::from(input.byte()?)
+            }
+            _ => {
+                (FIRST_FREE_PAGE + u64::from(input.byte()?)) * PAGE_SIZE + u64::from(input.byte()?)
+            }
+        })
+    }
+
+    fn len(&self, input: &mut Input<'_>) -> Option<u32> {
+        Some(match input.up_to(5)? {
+            0 => input.word()?,
+            1 => u32::MAX - u32::from(input.byte()?),
+            2 => u32::from(input.byte()?),
+            3 => 65_536 + u32::from(input.byte()?),
+            _ => u32::from(input.short()?),
+        })
+    }
+}
+
+/// Whatever the guest sent, what comes out is a frame, and its header says what can be done to it.
+fn check_sent(header: NetHeader, frame_len: usize) {
+    assert!(
+        (ETHERNET_BYTES..=LONGEST_FRAME).contains(&frame_len),
+        "{frame_len}"
+    );
+    let checksum_end = usize::from(header.csum_start) + usize::from(header.csum_offset) + 2;
+    assert!(header.flags == 0 || header.flags == HEADER_NEEDS_CSUM && checksum_end <= frame_len);
+    assert!(header.gso_type == GSO_NONE || header.gso_size > 0 && header.flags != 0);
+    assert!(usize::from(header.header_len) <= frame_len, "{header:?}");
+}
+
+#[cfg(test)]
+mod tests;
