@@ -117,9 +117,13 @@ impl LinuxGuests {
     }
 
     /// The disk image with Debian's programs.
+    ///
+    /// # Panics
+    /// If its path is no text.
     #[must_use]
-    pub fn disk(&self) -> PathBuf {
-        self.folder.join("disk.img")
+    pub fn disk(&self) -> String {
+        let path = self.folder.join("disk.img");
+        path.to_str().expect("its path is text").to_owned()
     }
 }
 
@@ -173,6 +177,18 @@ impl LinuxKernel {
         words: &[&str],
     ) -> LinuxGuest<'a> {
         self.start(host, name, image, words, "").wait_until_ready()
+    }
+
+    /// Like [`LinuxKernel::boot`], with the first of the VM's disks as its root.
+    #[must_use]
+    pub fn boot_from_disk<'a>(
+        &self,
+        host: &'a TestHost,
+        name: &'a str,
+        words: &[&str],
+    ) -> LinuxGuest<'a> {
+        self.start(host, name, Image::Elf, words, "root=/dev/vda")
+            .wait_until_ready()
     }
 
     /// Starts a VM with it and more on its command line, and waits for nothing.

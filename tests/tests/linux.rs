@@ -4,9 +4,14 @@
 //! `tests/nested/run`. Figures there come from a machine that is emulated in software: they say what
 //! happens, and nothing about how fast.
 
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::Command;
 use tests::linux::{GuestMemory, Image, LinuxGuest, LinuxKernel, where_linux_runs};
+use tests::process::{self, Signal};
 use tests::sharing::{check_sums, clean_audit, scan_at_full_speed};
-use tests::{MIB, TestHost, number, wait_for, wait_until};
+use tests::{Done, MIB, Place, TestHost, number, wait_for, wait_until};
 
 /// How long the outer machine may run for one claim, in seconds; the longest takes a third.
 const LIMIT: u64 = 280;
@@ -22,6 +27,8 @@ fn check_kernel(guest: &mut LinuxGuest<'_>, kernel: &LinuxKernel, vcpus: &str) {
     assert_eq!(guest.run("nproc").trim(), vcpus);
     let clock = "cat /sys/devices/system/clocksource/clocksource0/current_clocksource";
     assert_eq!(guest.run(clock).trim(), "kvm-clock");
+    let random = guest.run("cat /sys/class/misc/hw_random/rng_current");
+    assert!(random.starts_with("virtio_rng"), "{random}");
     assert_eq!(guest.complaints(), "");
     wait_until("its balloon driver is ready", || {
         guest.vm()["balloon"]["has_driver"] == true
@@ -235,16 +242,25 @@ fn checks_so_far(guest: &mut LinuxGuest<'_>) -> u64 {
 }
 
 #[test]
-fn guests_of_one_kernel_share_its_pages_and_keep_their_bytes() {
-    let name = "guests_of_one_kernel_share_its_pages_and_keep_their_bytes";
+fn guests_of_one_kernel_and_disk_share_their_pages_and_keep_their_bytes() {
+    let name = "guests_of_one_kernel_and_disk_share_their_pages_and_keep_their_bytes";
     where_linux_runs(name, LIMIT, |guests| {
         const NAMES: [&str; 3] = ["a", "b", "c"];
         let host = TestHost::start("768M");
         let kernel = guests.newest();
-        let words = ["--memory", "192M", "--trust-group", "debian"];
-        let mut all = NAMES.map(|name| kernel.boot(&host, name, Image::Elf, &words));
+        let disk = format!("{},ro", guests.disk());
+        let words = [
+            "--memory",
+            "192M",
+            "--trust-group",
+            "debian",
+            "--disk",
+            &disk,
+        ];
+        let mut all = NAMES.map(|name| kernel.boot_from_disk(&host, name, &words));
         scan_at_full_speed(&host);
         for guest in &mut all {
+            guest.run("cat /usr/lib/x86_64-linux-gnu/lib[a-f]*.so* >/dev/null");
             guest.run("seq 1 2000000 | head -c 12m >same; head -c 4m /dev/urandom >own");
             guest.run(CHECK_UNTIL_STOPPED);
         }
@@ -276,6 +292,161 @@ fn guests_of_one_kernel_share_its_pages_and_keep_their_bytes() {
         }
         for name in NAMES {
             host.ok(&["stop", name]);
+        }
+    });
+}
+
+/// A file of that size among a test's temporary files; its path.
+fn new_disk(place: &Place, name: &str, size: u64) -> String {
+    let path = place.temporary_folder().join(name);
+    let file = File::create(&path).expect("a file can be made");
+    file.set_len(size).expect("a hole is cheap");
+    path.to_str().expect("its path is text").to_owned()
+}
+
+fn remove(path: &str) {
+    std::fs::remove_file(path).expect("it was made by the test");
+}
+
+fn run(program: &str, words: &[&str]) -> Done {
+    tests::run_to_end(Command::new(program).args(words))
+}
+
+fn must_run(program: &str, words: &[&str]) {
+    drop(run(program, words).expect_success());
+}
+
+#[test]
+fn fio_reads_back_what_it_wrote_to_a_disk_in_each_kernel() {
+    let name = "fio_reads_back_what_it_wrote_to_a_disk_in_each_kernel";
+    where_linux_runs(name, LIMIT, |guests| {
+        let host = TestHost::start("512M");
+        for kernel in guests.kernels() {
+            let (root, disk) = (guests.disk(), new_disk(&host, "disk", 64 * MIB));
+            let root = format!("{root},ro");
+            let words = ["--memory", "256M", "--disk", &root, "--disk", &disk];
+            let mut guest = kernel.boot_from_disk(&host, "a", &words);
+            let size = guest.run("blockdev --getsize64 /dev/vdb");
+            assert_eq!(size.trim(), (64 * MIB).to_string());
+            guest.run(
+                "fio --name=verify --filename=/dev/vdb --rw=randrw --bsrange=4k-64k --size=32M \
+                 --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 \
+                 --thread --minimal",
+            );
+            // And none of it went to the other disk.
+            assert_eq!(guest.run("blockdev --getro /dev/vda").trim(), "1");
+            assert_eq!(guest.complaints(), "");
+            host.ok(&["stop", "a"]);
+            remove(&disk);
+        }
+    });
+}
+
+/// Files that are written and never synced, until the end.
+const WRITE_UNTIL_KILLED: &str =
+    "(n=0; while :; do n=$((n+1)); seq $n 20000 >/run/disk/late$((n%50)); done) &";
+
+#[test]
+fn what_was_synced_survives_a_kill_of_the_vm_and_the_file_system_is_clean() {
+    let name = "what_was_synced_survives_a_kill_of_the_vm_and_the_file_system_is_clean";
+    where_linux_runs(name, LIMIT, |guests| {
+        let host = TestHost::start("512M");
+        let kernel = guests.newest();
+        let disk = new_disk(&host, "disk", 96 * MIB);
+        must_run("mkfs.ext4", &["-q", "-F", &disk]);
+        let words = ["--memory", "192M", "--disk", &disk];
+        let mut guest = kernel.boot(&host, "a", Image::Elf, &words);
+        guest.run("mkdir -p /run/disk && mount -t ext4 /dev/vda /run/disk");
+        guest.run(
+            "cd /run/disk && for n in $(seq 20); do head -c $((n*60000)) /dev/urandom >synced$n; \
+             done && md5sum synced* >sums && sync",
+        );
+        guest.run(WRITE_UNTIL_KILLED);
+        guest.run("until [ -e /run/disk/late20 ]; do sleep 0.1; done");
+        process::signal(host.pid("a"), Signal::KILL);
+        guest.wait_for_end();
+        // Without the journal's help it need not be clean, so that is played back first.
+        let recovered = run("e2fsck", &["-p", &disk]);
+        assert!(matches!(recovered.status, Some(0 | 1)), "{recovered:?}");
+        must_run("e2fsck", &["-f", "-n", &disk]);
+        let mut guest = kernel.boot(&host, "b", Image::Elf, &words);
+        guest.run("mkdir -p /run/disk && mount -t ext4 /dev/vda /run/disk");
+        guest.run("cd /run/disk && md5sum -c -s sums && [ $(wc -l <sums) = 20 ]");
+        assert_eq!(guest.complaints(), "");
+        host.ok(&["stop", "b"]);
+        must_run("e2fsck", &["-f", "-n", &disk]);
+        remove(&disk);
+    });
+}
+
+/// A tap of this machine with an address, and nothing behind it. Goes with this.
+struct TestTap;
+
+impl TestTap {
+    const NAME: &str = "ballonettest";
+    const ADDRESS: &str = "198.18.77.1";
+    const GUESTS_ADDRESS: &str = "198.18.77.2";
+
+    fn new() -> Self {
+        // It may be there already, or be part of the kernel.
+        drop(run("modprobe", &["tun"]));
+        must_run("ip", &["tuntap", "add", Self::NAME, "mode", "tap"]);
+        let tap = Self;
+        let address = format!("{}/30", Self::ADDRESS);
+        must_run("ip", &["address", "add", &address, "dev", Self::NAME]);
+        must_run("ip", &["link", "set", Self::NAME, "up"]);
+        tap
+    }
+}
+
+impl Drop for TestTap {
+    fn drop(&mut self) {
+        drop(run("ip", &["link", "delete", Self::NAME]));
+    }
+}
+
+/// Bytes that a guest sends to this machine, and what is sent back: the same.
+fn take_and_return(guest: &mut LinuxGuest<'_>) -> Vec<u8> {
+    let listener = TcpListener::bind((TestTap::ADDRESS, 0)).expect("the tap has its address");
+    let port = listener.local_addr().expect("it is bound").port();
+    let connection = |guest: &mut LinuxGuest<'_>, command: &str| {
+        let address = TestTap::ADDRESS;
+        let order = guest.order(&command.replace("nc", &format!("nc {address} {port}")));
+        let (stream, _) = listener.accept().expect("the guest connects");
+        (stream, order)
+    };
+    let (mut stream, order) = connection(guest, "nc <sent");
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).expect("the guest sends all");
+    drop(stream);
+    assert_eq!(guest.answer(order).1, 0);
+    let (mut stream, order) = connection(guest, "nc </dev/null >returned");
+    stream.write_all(&bytes).expect("the guest takes all");
+    drop(stream);
+    assert_eq!(guest.answer(order).1, 0);
+    bytes
+}
+
+#[test]
+fn each_kernel_sends_and_receives_over_a_tap_without_a_wrong_byte() {
+    let name = "each_kernel_sends_and_receives_over_a_tap_without_a_wrong_byte";
+    where_linux_runs(name, LIMIT, |guests| {
+        let host = TestHost::start("512M");
+        let _tap = TestTap::new();
+        for kernel in guests.kernels() {
+            let card = format!("tap={}", TestTap::NAME);
+            let words = ["--memory", "256M", "--net", &card];
+            let mut guest = kernel.boot(&host, "a", Image::Elf, &words);
+            let address = TestTap::GUESTS_ADDRESS;
+            guest.run(&format!(
+                "ip address add {address}/30 dev eth0 && ip link set eth0 up"
+            ));
+            guest.run("head -c 48m /dev/urandom >sent");
+            let bytes = take_and_return(&mut guest);
+            assert_eq!(bytes.len() as u64, 48 * MIB);
+            guest.run("cmp sent returned");
+            assert_eq!(guest.complaints(), "");
+            host.ok(&["stop", "a"]);
         }
     });
 }
