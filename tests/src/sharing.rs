@@ -22,13 +22,8 @@ const FULL_SPEED: [&str; 7] = [
 #[must_use]
 pub fn sharing_host(budget: &str) -> TestHost {
     let host = TestHost::start(budget);
-    scan_at_full_speed(&host);
-    host
-}
-
-/// Has a host look for equal pages as fast as it can from now on.
-pub fn scan_at_full_speed(host: &Place) {
     host.ok(&FULL_SPEED);
+    host
 }
 
 /// Starts a VM of a trust group, or of none.
