@@ -240,7 +240,7 @@ fn a_guest_that_runs_out_of_memory_takes_it_from_its_balloon_and_kills_nothing()
 /// Checks a file that all guests have and one that only it has, again and again, until told to stop;
 /// a wrong sum ends it early.
 const CHECK_UNTIL_STOPPED: &str = "md5sum same own >sums; (n=0; \
-    while [ ! -e stop ] && md5sum -c -s sums; do n=$((n+1)); echo $n >checks; done; touch stopped) &";
+    while [ ! -e stop ] && md5sum -c -s sums; do n=$((n+1)); echo $n >checks; sleep 0.5; done; touch stopped) &";
 
 fn checks_so_far(guest: &mut LinuxGuest<'_>) -> u64 {
     let count = guest.run("cat checks 2>&- || echo 0");
@@ -280,7 +280,7 @@ fn guests_of_one_kernel_and_disk_share_their_pages_and_keep_their_bytes() {
             );
             guest.run(CHECK_UNTIL_STOPPED);
         }
-        for (round, balloon) in ["64M", "0", "auto"].into_iter().enumerate() {
+        for (round, balloon) in ["64M", "auto"].into_iter().enumerate() {
             for name in NAMES {
                 host.ok(&["balloon", name, balloon]);
             }
