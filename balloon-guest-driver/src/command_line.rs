@@ -3,7 +3,7 @@
 use crate::size;
 
 /// Virtio devices that are looked at.
-pub const DEVICES_MAX: usize = 6;
+pub const DEVICES_MAX: usize = 8;
 /// Page numbers in a batch, if nothing else is said: as many as there is room for.
 const BATCH_PAGES: u32 = 4096;
 

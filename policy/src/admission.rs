@@ -1,4 +1,8 @@
-//! Refuses promises that could not be kept: Σ(min + overhead) ≤ budget (ESX.md, Admission).
+//! Refuses promises that could not be kept: Σ(min + overhead) ≤ budget, and where there is swap,
+//! Σ(size − min) ≤ swap (ESX.md, Admission).
+//!
+//! Without swap nothing is promised beyond mins: a VM's balloon must be able to bring the rest, which is
+//! what the default min is for.
 //!
 //! What passes here is why a VM is never starved below its min later. A request that promises less than
 //! before always passes, even where an earlier promise is already too much: it helps.
@@ -48,6 +52,17 @@ pub enum Refusal {
         promised: PageCount,
         missing: PageCount,
     },
+    #[error(
+        "the swap holds {swap}, of which {promised} are promised to other VMs; this one can be asked for \
+         {swappable}, its size less its min, {missing} more than is left: give it a larger --min or a \
+         smaller --memory, give the host more swap, or stop a VM"
+    )]
+    Swap {
+        swap: PageCount,
+        promised: PageCount,
+        swappable: PageCount,
+        missing: PageCount,
+    },
     #[error("there is no VM {id} to change: see `ballonet ps`")]
     NoSuchVm { id: VmId },
 }
@@ -64,7 +79,7 @@ pub fn admit(
     let min = settings.effective_min();
     let missing = total([promised, min, overhead]).saturating_sub(budget);
     if missing == PageCount::ZERO {
-        return Ok(());
+        return admit_to_swap(snapshot.swap, &snapshot.vms, settings);
     }
     Err(Refusal::Vm {
         budget,
@@ -81,9 +96,12 @@ pub fn admit(
 pub fn admit_change(snapshot: &Snapshot, id: VmId, settings: &VmSettings) -> Result<(), Refusal> {
     let (changed, others): (Vec<_>, Vec<_>) = snapshot.vms.iter().partition(|vm| vm.id == id);
     let vm = changed.first().ok_or(Refusal::NoSuchVm { id })?;
-    let promised = total(others.into_iter().map(VmSnapshot::promised));
+    let promised = total(others.iter().copied().map(VmSnapshot::promised));
     let (budget, min, overhead) = (snapshot.budget, settings.effective_min(), vm.overhead);
     let missing = total([promised, min, overhead]).saturating_sub(budget);
+    if settings.swappable() > vm.settings.swappable() {
+        admit_to_swap(snapshot.swap, others, settings)?;
+    }
     if missing == PageCount::ZERO || min <= vm.settings.effective_min() {
         return Ok(());
     }
@@ -107,6 +125,26 @@ pub fn admit_budget(snapshot: &Snapshot, budget: PageCount) -> Result<(), Refusa
     Err(Refusal::Budget {
         budget,
         promised,
+        missing,
+    })
+}
+
+/// Whether the swap, if there is any, can hold what memory need not, beside that of these others.
+fn admit_to_swap<'a>(
+    swap: PageCount,
+    others: impl IntoIterator<Item = &'a VmSnapshot>,
+    settings: &VmSettings,
+) -> Result<(), Refusal> {
+    let promised = total(others.into_iter().map(|vm| vm.settings.swappable()));
+    let swappable = settings.swappable();
+    let missing = total([promised, swappable]).saturating_sub(swap);
+    if swap == PageCount::ZERO || missing == PageCount::ZERO {
+        return Ok(());
+    }
+    Err(Refusal::Swap {
+        swap,
+        promised,
+        swappable,
         missing,
     })
 }
@@ -206,6 +244,38 @@ mod tests {
     }
 
     #[test]
+    fn what_memory_need_not_hold_must_fit_the_swap_if_there_is_one() {
+        let mut snapshot = host(1000, vec![vm(0, 100)]);
+        let newcomer = vm(1, 200).settings;
+        assert_eq!(admit(&snapshot, &newcomer, OVERHEAD), Ok(()));
+        snapshot.swap = PageCount::from_mebibytes(412 + 312);
+        assert_eq!(admit(&snapshot, &newcomer, OVERHEAD), Ok(()));
+        snapshot.swap = PageCount::from_mebibytes(412 + 311);
+        let message = admit(&snapshot, &newcomer, OVERHEAD)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("412 MiB are promised to other VMs"),
+            "{message}"
+        );
+        assert!(message.contains("asked for 312 MiB"), "{message}");
+        assert!(message.contains("1 MiB more than is left"), "{message}");
+    }
+
+    #[test]
+    fn a_lower_min_needs_swap_and_a_higher_one_gives_it_back() {
+        let mut snapshot = host(1000, vec![vm(0, 100), vm(1, 100)]);
+        snapshot.swap = PageCount::from_mebibytes(800);
+        let change = |min| admit_change(&snapshot, VmId(0), &vm(0, min).settings);
+        assert_eq!(
+            change(101),
+            Ok(()),
+            "too much is promised already, but this helps"
+        );
+        assert!(matches!(change(99), Err(Refusal::Swap { .. })));
+    }
+
+    #[test]
     fn promising_less_passes_even_where_too_much_is_promised() {
         let snapshot = host(100, vec![vm(0, 100), vm(1, 100)]);
         assert_eq!(
@@ -240,6 +310,16 @@ mod tests {
             }
             let is_kept = budget >= snapshot.promised().0.min(snapshot.budget.0);
             prop_assert_eq!(admit_budget(&snapshot, PageCount(budget)).is_ok(), is_kept);
+        }
+
+        #[test]
+        fn a_senseless_swap_does_not_panic(mut snapshot in generate::senseless_snapshot(), swap: u64) {
+            snapshot.swap = PageCount(swap);
+            for vm in &snapshot.vms {
+                if let Err(refusal) = admit(&snapshot, &vm.settings, vm.overhead) {
+                    prop_assert!(refusal.to_string().contains(": give "));
+                }
+            }
         }
     }
 }

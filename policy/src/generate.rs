@@ -1,6 +1,9 @@
 //! Snapshots for tests: sensible ones of a size where every rule bites, and senseless ones.
 
-use crate::{SharesSpec, Snapshot, Stage, VmSettings, VmSnapshot};
+use crate::{
+    ActiveSet, BalloonRound, BalloonSettings, BalloonWatch, Evidence, GuestFigures, MemoryState,
+    SharesSpec, Snapshot, Stage, TaxRate, VmSettings, VmSnapshot,
+};
 use page::{PageCount, VmId};
 use proptest::prelude::*;
 use std::num::NonZeroU32;
@@ -20,6 +23,7 @@ pub(crate) fn vm_of_size(id: u32, size: u64) -> VmSnapshot {
         granted: none,
         pinned: None,
         stage: Stage::Waiting,
+        evidence: Evidence::default(),
     }
 }
 
@@ -73,6 +77,7 @@ prop_compose! {
             pinned: pinned.map(PageCount),
             stage: if is_waiting { Stage::Waiting } else { Stage::Running },
             settings,
+            evidence: Evidence::default(),
         }
     }
 }
@@ -89,8 +94,69 @@ pub(crate) fn snapshot() -> impl Strategy<Value = Snapshot> {
             saved: PageCount(saved),
             kept: PageCount(kept),
             vms,
+            ..Snapshot::default()
         }
     })
+}
+
+prop_compose! {
+    /// What might be known of a VM of this size, sensible or not.
+    fn evidence(size: u64)(
+        active in prop::option::of((0..=size, 0u64..2000, 0u64..2000, 0..=size)),
+        guest in prop::option::of((0..=size, 0..=size, prop::option::of(0u64..2))),
+        balloon in prop::option::of((0..=size, prop::collection::vec(0..=size, 0..9))),
+    ) -> Evidence {
+        let active = active.map(|(pages, below, above, held)| ActiveSet {
+            pages: PageCount(pages),
+            low: PageCount(pages.saturating_sub(below)),
+            high: PageCount(pages + above),
+            held: PageCount(held),
+        });
+        let guest = guest.map(|(held, available, stalls)| GuestFigures {
+            held: PageCount(held),
+            available: Some(PageCount(available)),
+            stalls,
+            ..GuestFigures::default()
+        });
+        let balloon = balloon.map(|(asked, held)| {
+            let watch = BalloonWatch::default();
+            held.into_iter().fold(watch, |watch, held| watch.observe(PageCount(asked), PageCount(held)))
+        });
+        Evidence { active, guest, balloon }
+    }
+}
+
+/// Any rate, often none.
+pub(crate) fn tax_rate() -> impl Strategy<Value = TaxRate> {
+    prop_oneof![Just(0), Just(750), 0u16..1000]
+        .prop_map(|rate| TaxRate::from_permille(rate).unwrap())
+}
+
+/// Any state.
+pub(crate) fn memory_state() -> impl Strategy<Value = MemoryState> {
+    prop::sample::select(MemoryState::ALL.to_vec())
+}
+
+prop_compose! {
+    /// A snapshot with something known of everything.
+    pub(crate) fn informed_snapshot()(
+        mut snapshot in snapshot(),
+        evidence in prop::collection::vec((evidence(LARGEST_SIZE), prop::option::of(tax_rate())), 8),
+        idle_tax in tax_rate(),
+        state in memory_state(),
+        keep_free in 0u64..3000,
+        balloon in prop::option::of((0u64..=120, 0u64..5000, 0u64..2000)),
+    ) -> Snapshot {
+        for (vm, (evidence, own_tax)) in snapshot.vms.iter_mut().zip(evidence) {
+            vm.evidence = evidence;
+            vm.settings.idle_tax = own_tax;
+        }
+        let balloon = balloon.map(|(limit_percent, pages_per_s, elapsed_ms)| BalloonRound {
+            settings: BalloonSettings { limit_percent, pages_per_s, ..BalloonSettings::default() },
+            elapsed_ms,
+        });
+        Snapshot { idle_tax, state, keep_free: PageCount(keep_free), balloon, ..snapshot }
+    }
 }
 
 /// Any number, and often one at an end.
@@ -106,6 +172,7 @@ pub(crate) fn senseless_settings() -> impl Strategy<Value = VmSettings> {
             min,
             max,
             shares,
+            idle_tax: None,
         }
     })
 }
@@ -117,6 +184,7 @@ prop_compose! {
         counts in (any_count(), any_count(), any_count()),
         pinned in prop::option::of(any_count()),
         is_waiting: bool,
+        evidence in evidence(u64::MAX - 2000),
     ) -> VmSnapshot {
         VmSnapshot {
             id: VmId(id),
@@ -126,16 +194,25 @@ prop_compose! {
             granted: counts.2,
             pinned,
             stage: if is_waiting { Stage::Waiting } else { Stage::Running },
+            evidence,
         }
     }
 }
 
-/// What no host would say: no bound holds, and ids repeat.
-pub(crate) fn senseless_snapshot() -> impl Strategy<Value = Snapshot> {
-    let vms = prop::collection::vec(senseless_vm(), 0..6);
-    (any_count(), vms).prop_map(|(budget, vms)| Snapshot {
-        budget,
-        vms,
-        ..Snapshot::default()
-    })
+prop_compose! {
+    /// What no host would say: no bound holds, and ids repeat.
+    pub(crate) fn senseless_snapshot()(
+        budget in any_count(),
+        vms in prop::collection::vec(senseless_vm(), 0..6),
+        kept in any_count(),
+        idle_tax in tax_rate(),
+        state in memory_state(),
+        balloon in prop::option::of(any::<[u64; 4]>()),
+    ) -> Snapshot {
+        let balloon = balloon.map(|[limit_percent, pages_per_s, fast_factor, elapsed_ms]| BalloonRound {
+            settings: BalloonSettings { limit_percent, pages_per_s, fast_factor },
+            elapsed_ms,
+        });
+        Snapshot { budget, vms, keep_free: kept, idle_tax, state, balloon, ..Snapshot::default() }
+    }
 }

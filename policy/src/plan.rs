@@ -6,10 +6,15 @@
 //! its guest gives pages up. A VM that is to hold more is told so only as far as memory is free of any
 //! exposure. No guest, however slow, can then make the others use more than there is; it can only
 //! keep them waiting.
+//!
+//! Where balloons are to be used with care ([`Snapshot::balloon`]), a VM is told to hold less only as far
+//! as its balloon can go now; the plan says what is to be had by other means, and who is to be blocked.
 
+use crate::balloon::Reach;
 use crate::divide::{Claim, divide};
 use crate::snapshot::total;
-use crate::{Snapshot, Stage, Target, VmSnapshot, targets};
+use crate::tax::Taxed;
+use crate::{BalloonHealth, Orders, Snapshot, Stage, Target, VmSnapshot, balloon, targets};
 use page::{PageCount, VmId};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU64;
@@ -28,6 +33,9 @@ pub struct Plan {
     /// How much more all mins and overheads are than the budget. Not zero only if the budget was lowered
     /// below what was promised.
     pub shortfall: PageCount,
+    /// What the memory state orders for all.
+    #[serde(default)]
+    pub orders: Orders,
 }
 
 /// One VM's part of a plan.
@@ -40,29 +48,57 @@ pub struct Step {
     /// What to tell it now that it may hold: its balloon's target is its size less this. A waiting VM
     /// with a grant above zero is to be started; with zero it goes on waiting.
     pub grant: PageCount,
+    /// What it holds above its target that its balloon cannot or does not bring: to be compressed or
+    /// swapped, where the orders say so.
+    #[serde(default)]
+    pub by_other_means: PageCount,
+    /// Whether its vCPUs must not run until it holds no more than its target: it holds more, memory is at
+    /// its shortest, and its balloon is not about to bring it.
+    #[serde(default)]
+    pub block: bool,
 }
 
 /// What to do about each VM now.
 #[must_use]
 pub fn plan(snapshot: &Snapshot) -> Plan {
     let vms = &snapshot.vms;
-    let mut steps: Vec<Step> = vms.iter().zip(targets(snapshot)).map(cost_free).collect();
+    let mut steps: Vec<Step> = vms
+        .iter()
+        .zip(targets(snapshot))
+        .map(|(vm, target)| cost_free(snapshot, vm, target))
+        .collect();
     let free_after_start = start_waiting(vms, &mut steps, snapshot.free());
     let free = raise(vms, &mut steps, free_after_start);
     Plan {
         steps,
         free,
         shortfall: snapshot.promised().saturating_sub(snapshot.budget),
+        orders: snapshot.state.orders(),
     }
 }
 
-/// Down to the target at once; up as far as the VM is exposed anyway. That is nothing for a waiting VM.
-fn cost_free((vm, target): (&VmSnapshot, Target)) -> Step {
+/// Down to the target, at once or as its balloon can; up as far as the VM is exposed anyway. That is
+/// nothing for a waiting VM.
+fn cost_free(snapshot: &Snapshot, vm: &VmSnapshot, target: Target) -> Step {
+    let orders = snapshot.state.orders();
+    let target = target.pages;
+    let reach = match &snapshot.balloon {
+        Some(round) => balloon::reach(vm, target, round, orders.balloon),
+        None => Reach::at_once(target),
+    };
     Step {
         id: vm.id,
-        target: target.pages,
-        grant: target.pages.min(vm.exposure()),
+        target,
+        grant: reach.hold.min(vm.exposure()),
+        by_other_means: reach.by_other_means,
+        block: orders.block_above_target && vm.held() > target && !is_following(vm),
     }
+}
+
+/// A guest must run to give memory up: one that is doing so is not blocked.
+fn is_following(vm: &VmSnapshot) -> bool {
+    let watch = vm.evidence.balloon;
+    watch.is_some_and(|watch| watch.health() == BalloonHealth::Following)
 }
 
 /// Grants each waiting VM its start if that is free, in the order of admission, and returns what is
@@ -106,6 +142,7 @@ fn raise(vms: &[VmSnapshot], steps: &mut [Step], free: PageCount) -> PageCount {
             weight: lack,
             min: PageCount::ZERO,
             max: PageCount(lack.get()),
+            taxed: Taxed::NOTHING,
         })
         .collect();
     let parts = divide(free, &claims);
@@ -122,7 +159,7 @@ fn lack(step: &Step) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate;
+    use crate::{BalloonRound, BalloonWatch, GuestFigures, MemoryState, generate};
     use proptest::prelude::*;
 
     /// A running VM of 100 MiB whose target its shares would set; most tests pin it.
@@ -231,7 +268,124 @@ mod tests {
         assert_eq!(plan.free, PageCount::from_mebibytes(40));
     }
 
+    /// One VM that holds 80 MiB of its 100, is to hold 40, and has a guest that cannot be asked.
+    fn with_careful_balloon(state: MemoryState) -> Plan {
+        let mut vm = running(0, 80, 80, 40);
+        let mut watch = BalloonWatch::default();
+        for _ in 0..9 {
+            watch = watch.observe(PageCount::from_mebibytes(60), vm.held());
+        }
+        vm.evidence.balloon = Some(watch);
+        plan(&Snapshot {
+            budget: PageCount::from_mebibytes(100),
+            vms: vec![vm],
+            state,
+            balloon: Some(BalloonRound {
+                elapsed_ms: 125,
+                ..BalloonRound::default()
+            }),
+            ..Snapshot::default()
+        })
+    }
+
+    #[test]
+    fn a_careful_balloon_is_asked_for_what_it_can_do_and_the_rest_is_said() {
+        let plan = with_careful_balloon(MemoryState::High);
+        let mebibytes = |pages: PageCount| pages.0 / 256;
+        let Step {
+            target,
+            grant,
+            by_other_means,
+            block,
+            ..
+        } = plan.steps[0];
+        assert_eq!([target, grant, by_other_means].map(mebibytes), [40, 52, 40]);
+        assert!(!block && !plan.orders.compress_and_swap);
+    }
+
+    #[test]
+    fn in_the_shortest_state_a_vm_above_its_target_is_blocked() {
+        let plan = with_careful_balloon(MemoryState::Low);
+        assert!(plan.steps[0].block && plan.orders.compress_and_swap);
+        let settled = Snapshot {
+            budget: PageCount::from_mebibytes(100),
+            vms: vec![running(0, 40, 40, 40)],
+            state: MemoryState::Low,
+            ..Snapshot::default()
+        };
+        assert!(!super::plan(&settled).steps[0].block);
+    }
+
+    #[test]
+    fn a_vm_whose_balloon_follows_must_run_to_follow() {
+        let mut vm = running(0, 80, 80, 40);
+        let watch = BalloonWatch::default().observe(PageCount::from_mebibytes(40), vm.held());
+        vm.evidence.balloon = Some(watch);
+        let snapshot = Snapshot {
+            budget: PageCount::from_mebibytes(100),
+            vms: vec![vm],
+            state: MemoryState::Low,
+            ..Snapshot::default()
+        };
+        assert!(!super::plan(&snapshot).steps[0].block);
+    }
+
     proptest! {
+        #[test]
+        fn whatever_is_known_no_plan_exposes_more_than_there_is_or_was(snapshot in generate::informed_snapshot()) {
+            let before = total(snapshot.vms.iter().map(VmSnapshot::exposure));
+            let plan = plan(&snapshot);
+            let exposed = |(vm, step): (&VmSnapshot, &Step)| vm.held().max(step.grant);
+            let after = total(snapshot.vms.iter().zip(&plan.steps).map(exposed));
+            prop_assert!(after + plan.free <= snapshot.memory().max(before));
+        }
+
+        #[test]
+        fn with_nothing_known_a_memory_state_changes_no_grant(
+            snapshot in generate::snapshot(), state in generate::memory_state()
+        ) {
+            let grants = |plan: Plan| plan.steps.into_iter().map(|step| (step.target, step.grant)).collect::<Vec<_>>();
+            let in_state = Snapshot { state, ..snapshot.clone() };
+            prop_assert_eq!(grants(plan(&in_state)), grants(plan(&snapshot)));
+        }
+
+        #[test]
+        fn only_vms_above_their_targets_are_blocked_or_swapped(snapshot in generate::informed_snapshot()) {
+            for (vm, step) in snapshot.vms.iter().zip(plan(&snapshot).steps) {
+                let above = vm.held().saturating_sub(step.target);
+                prop_assert!(step.by_other_means <= above);
+                prop_assert!(!step.block || above > PageCount::ZERO);
+            }
+        }
+
+        /// Whatever one guest says, every VM deserves what it did, and no other is told to hold less.
+        #[test]
+        fn a_guests_word_takes_nothing_from_its_neighbours(
+            snapshot in generate::informed_snapshot(), which: prop::sample::Index, held: u64, available: u64, stalls: u64
+        ) {
+            prop_assume!(!snapshot.vms.is_empty());
+            let which = which.index(snapshot.vms.len());
+            let mut claimed = snapshot.clone();
+            claimed.vms[which].evidence.guest = Some(GuestFigures {
+                held: PageCount(held),
+                available: Some(PageCount(available)),
+                stalls: Some(stalls),
+                ..GuestFigures::default()
+            });
+            let steps = plan(&claimed).steps.into_iter().zip(plan(&snapshot).steps);
+            for (index, (with, without)) in steps.enumerate() {
+                prop_assert_eq!(with.target, without.target);
+                prop_assert!(index == which || with.grant >= without.grant.min(snapshot.vms[index].exposure()));
+            }
+        }
+
+        #[test]
+        fn equal_snapshots_give_equal_plans_recorded_or_not(snapshot in generate::informed_snapshot()) {
+            let json = serde_json::to_string(&snapshot).unwrap();
+            let replayed: Snapshot = serde_json::from_str(&json).unwrap();
+            prop_assert_eq!(plan(&replayed), plan(&snapshot));
+        }
+
         #[test]
         fn no_plan_exposes_more_than_there_is_or_was(snapshot in generate::snapshot()) {
             let memory_before = total(snapshot.vms.iter().map(VmSnapshot::exposure));

@@ -6,7 +6,9 @@
 
 use crate::generate::{part, settings, settings_of};
 use crate::snapshot::total;
-use crate::{Snapshot, Stage, VmSettings, VmSnapshot, admit, admit_budget, admit_change, plan};
+use crate::{
+    Evidence, Snapshot, Stage, VmSettings, VmSnapshot, admit, admit_budget, admit_change, plan,
+};
 use page::{PageCount, VmId};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -88,6 +90,7 @@ impl Host {
             pinned: None,
             stage: Stage::Waiting,
             settings,
+            evidence: Evidence::default(),
         });
         self.next_id += 1;
     }

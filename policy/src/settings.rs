@@ -1,6 +1,6 @@
 //! What an administrator decides about one VM's memory.
 
-use crate::SharesSpec;
+use crate::{SharesSpec, TaxRate};
 use page::PageCount;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -23,6 +23,9 @@ pub struct VmSettings {
     pub max: PageCount,
     /// Its weight for what lies between.
     pub shares: SharesSpec,
+    /// Its own idle tax, instead of the host's.
+    #[serde(default)]
+    pub idle_tax: Option<TaxRate>,
 }
 
 impl VmSettings {
@@ -42,6 +45,7 @@ impl VmSettings {
             min,
             max,
             shares,
+            idle_tax: None,
         };
         settings.check().map(|()| settings)
     }
@@ -74,6 +78,11 @@ impl VmSettings {
     /// `min`, at most [`effective_max`](Self::effective_max).
     pub(crate) fn effective_min(&self) -> PageCount {
         self.min.min(self.effective_max())
+    }
+
+    /// What memory need not hold, so that it must fit below: the size less the min.
+    pub(crate) fn swappable(&self) -> PageCount {
+        self.effective_size().saturating_sub(self.effective_min())
     }
 }
 

@@ -1,6 +1,9 @@
 //! What the policy knows: one moment of the host, complete, so that it can be recorded and replayed.
 
-use crate::VmSettings;
+use crate::balloon::{BalloonRound, BalloonWatch};
+use crate::guest::GuestFigures;
+use crate::working_set::ActiveSet;
+use crate::{MemoryState, TaxRate, VmSettings};
 use page::{PageCount, VmId};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +18,22 @@ pub struct Snapshot {
     /// What page sharing needs for itself: nobody may have it. Not taken from what was promised.
     #[serde(default)]
     pub kept: PageCount,
+    /// What should stay free so that memory does not get short
+    /// ([`Thresholds::keep_free`](crate::Thresholds::keep_free)). Not taken from what was promised.
+    #[serde(default)]
+    pub keep_free: PageCount,
+    /// What the swap below all VMs holds. None while it is zero: then nothing is promised there.
+    #[serde(default)]
+    pub swap: PageCount,
+    /// The tax on idle memory of VMs that have none of their own.
+    #[serde(default)]
+    pub idle_tax: TaxRate,
+    /// How short memory is.
+    #[serde(default)]
+    pub state: MemoryState,
+    /// How balloons are used. Where this is not said, they follow targets at once.
+    #[serde(default)]
+    pub balloon: Option<BalloonRound>,
     /// Every admitted VM once, in any order.
     pub vms: Vec<VmSnapshot>,
 }
@@ -39,6 +58,21 @@ pub struct VmSnapshot {
     pub pinned: Option<PageCount>,
     /// How far its life has come.
     pub stage: Stage,
+    /// What was observed of it besides.
+    #[serde(default)]
+    pub evidence: Evidence,
+}
+
+/// What was observed of a VM's use of memory. Each may be unknown, and changes nothing then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Evidence {
+    /// What it uses, by its touches. A VM of which this is not known is not taxed.
+    pub active: Option<ActiveSet>,
+    /// What its guest says.
+    pub guest: Option<GuestFigures>,
+    /// How its balloon follows.
+    pub balloon: Option<BalloonWatch>,
 }
 
 /// How far a VM's life has come, as far as memory is concerned.
@@ -82,7 +116,7 @@ impl VmSnapshot {
 
 impl Snapshot {
     /// What can be divided among the guests: the budget and what sharing saves, less what sharing
-    /// needs and all overhead. What was promised stays there, whatever sharing needs.
+    /// needs, what is to stay free, and all overhead. What was promised stays there all the same.
     #[must_use]
     pub fn memory(&self) -> PageCount {
         let budget = self
@@ -90,7 +124,8 @@ impl Snapshot {
             .saturating_sub(total(self.vms.iter().map(|vm| vm.overhead)));
         let mins = total(self.vms.iter().map(|vm| vm.settings.effective_min()));
         let with_sharing = total([budget, self.saved]).saturating_sub(self.kept);
-        with_sharing.max(budget.min(mins))
+        let to_give = with_sharing.saturating_sub(self.keep_free);
+        to_give.max(budget.min(mins))
     }
 
     /// What no VM may touch without asking. None while VMs may touch more than there is.
@@ -156,6 +191,7 @@ mod tests {
             saved: PageCount(50),
             kept: PageCount(10),
             vms: vec![running(0, 0)],
+            ..Snapshot::default()
         };
         assert_eq!(snapshot.memory(), PageCount(240));
         snapshot.saved = PageCount(0);
@@ -165,9 +201,35 @@ mod tests {
         assert_eq!(snapshot.memory(), PageCount(80));
     }
 
+    /// One recorded before anything but counts was known.
+    #[test]
+    fn an_old_recording_is_read_with_nothing_known() {
+        let json = r#"{"budget": 100, "vms": [{"id": 1, "settings": {"size": 90, "min": 10, "max": 90,
+            "shares": "normal"}, "overhead": 5, "ballooned": 40, "granted": 50, "pinned": null,
+            "stage": "running"}]}"#;
+        let snapshot: Snapshot = serde_json::from_str(json).unwrap();
+        assert_eq!(snapshot.vms[0].evidence, Evidence::default());
+        assert_eq!(snapshot.balloon, None);
+        assert_eq!(crate::plan(&snapshot).steps[0].target, PageCount(90));
+    }
+
+    #[test]
+    fn what_is_to_stay_free_is_not_given_unless_it_was_promised() {
+        let mut snapshot = Snapshot {
+            budget: PageCount(200),
+            keep_free: PageCount(30),
+            vms: vec![running(0, 0)],
+            ..Snapshot::default()
+        };
+        assert_eq!(snapshot.memory(), PageCount(170));
+        snapshot.budget = PageCount(100);
+        snapshot.vms[0].settings.min = PageCount(90);
+        assert_eq!(snapshot.memory(), PageCount(90));
+    }
+
     proptest! {
         #[test]
-        fn a_snapshot_can_be_recorded_and_replayed(snapshot in generate::snapshot()) {
+        fn a_snapshot_can_be_recorded_and_replayed(snapshot in generate::informed_snapshot()) {
             let json = serde_json::to_string(&snapshot).unwrap();
             prop_assert_eq!(serde_json::from_str::<Snapshot>(&json).unwrap(), snapshot);
         }

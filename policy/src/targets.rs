@@ -1,10 +1,16 @@
 //! What each VM deserves: the one function that a better policy replaces.
 //!
 //! Pins are an administrator's word and come first, but not before other VMs' mins, which were
-//! promised. The rest is divided by shares.
+//! promised. The rest is divided by shares, with the idle tax on what a VM holds and does not use.
+//!
+//! A VM that touches nearly all it holds cannot show how much more it would touch if it had it. Taxed for
+//! everything beyond, it would reach its working set only over many samples. So the nearer its active set
+//! comes to all that it holds, the more of the rest of its size counts as active. It has to touch its
+//! memory to be believed, and must go on touching what it gets for it.
 
 use crate::divide::{Claim, divide};
-use crate::{Snapshot, VmSnapshot};
+use crate::tax::Taxed;
+use crate::{Snapshot, TaxRate, VmSnapshot};
 use page::{PageCount, VmId};
 use serde::{Deserialize, Serialize};
 
@@ -25,9 +31,9 @@ pub struct Target {
 /// its min; [`Plan::shortfall`](crate::Plan::shortfall) says by how much.
 #[must_use]
 pub fn targets(snapshot: &Snapshot) -> Vec<Target> {
-    let claims: Vec<Claim> = snapshot.vms.iter().map(claim).collect();
-    let after_pins = settle_pins(snapshot, &claims);
-    let parts = divide(snapshot.memory(), &after_pins);
+    let tax = snapshot.idle_tax;
+    let claims: Vec<Claim> = snapshot.vms.iter().map(|vm| claim(vm, tax)).collect();
+    let parts = divide(snapshot.memory(), &settle_pins(snapshot, claims));
     let ids = snapshot.vms.iter().map(|vm| vm.id);
     ids.zip(parts)
         .map(|(id, pages)| Target { id, pages })
@@ -35,7 +41,7 @@ pub fn targets(snapshot: &Snapshot) -> Vec<Target> {
 }
 
 /// A pinned VM never gets more than its pin, nor less than its min.
-fn claim(vm: &VmSnapshot) -> Claim {
+fn claim(vm: &VmSnapshot, tax: TaxRate) -> Claim {
     let min = vm.settings.effective_min();
     let max = vm.settings.effective_max();
     let size = vm.settings.effective_size();
@@ -44,12 +50,46 @@ fn claim(vm: &VmSnapshot) -> Claim {
         weight: vm.settings.shares.resolve(size).0,
         min,
         max: vm.pinned.map_or(max, |pin| pin.clamp(min, max)),
+        taxed: taxed(vm, tax),
     }
+}
+
+/// Below this part of what it holds, in tenths, a VM's active set is all that it would touch.
+const UNFULFILLED_TENTHS: u64 = 9;
+
+/// What of its memory is taxed, and at which rate. Nothing of a VM whose active set is not known.
+pub(crate) fn taxed(vm: &VmSnapshot, tax: TaxRate) -> Taxed {
+    let Some(active) = vm.evidence.active else {
+        return Taxed::NOTHING;
+    };
+    let size = vm.settings.effective_size();
+    let known = active.pages.min(size);
+    let unfulfilled = unfulfilled(known, active.held, size);
+    Taxed {
+        active: (known + unfulfilled).min(size),
+        rate: vm.settings.idle_tax.unwrap_or(tax),
+    }
+}
+
+/// What a VM might touch beyond what it holds: nothing as long as nine tenths of that are active, the
+/// rest of its size once all is, and in proportion between.
+fn unfulfilled(active: PageCount, held: PageCount, size: PageCount) -> PageCount {
+    let full = u128::from(held.0);
+    let above = (u128::from(active.0) * 10).saturating_sub(full * u128::from(UNFULFILLED_TENTHS));
+    if full == 0 {
+        return PageCount::ZERO;
+    }
+    let rest = u128::from(size.saturating_sub(held).0);
+    let part = rest * above.min(full) / full;
+    PageCount(u64::try_from(part).unwrap_or(0))
 }
 
 /// Divides with the others held at their mins, and returns all claims with what that gave the pinned
 /// ones as both their min and max.
-fn settle_pins(snapshot: &Snapshot, claims: &[Claim]) -> Vec<Claim> {
+fn settle_pins(snapshot: &Snapshot, claims: Vec<Claim>) -> Vec<Claim> {
+    if snapshot.vms.iter().all(|vm| vm.pinned.is_none()) {
+        return claims;
+    }
     let is_pinned = || snapshot.vms.iter().map(|vm| vm.pinned.is_some());
     let hold = |claim: Claim, pages| Claim {
         min: pages,
@@ -107,6 +147,24 @@ mod tests {
         }
     }
 
+    fn bounds(vm: &VmSnapshot) -> (PageCount, PageCount) {
+        let Claim { min, max, .. } = claim(vm, TaxRate::NONE);
+        (min, max)
+    }
+
+    /// A VM of 1024 pages that holds and uses so many.
+    fn using(id: u32, held: u64, active: u64) -> VmSnapshot {
+        let mut vm = vm(id, SharesSpec::Normal);
+        vm.stage = crate::Stage::Running;
+        vm.ballooned = PageCount(1024 - held);
+        vm.evidence.active = Some(crate::ActiveSet {
+            pages: PageCount(active),
+            held: PageCount(held),
+            ..crate::ActiveSet::default()
+        });
+        vm
+    }
+
     fn pages(snapshot: &Snapshot) -> Vec<u64> {
         targets(snapshot)
             .iter()
@@ -149,10 +207,92 @@ mod tests {
         assert_eq!(pages(&snapshot(700, vms)), [300, 100, 300]);
     }
 
+    /// The paper's Figure 7, in pages: equal shares, one VM idle, one busy, memory for 0.7 of both.
+    #[test]
+    fn the_idle_tax_moves_memory_to_the_busy_vm() {
+        let vms = vec![using(0, 720, 0), using(1, 720, 720)];
+        let mut snapshot = snapshot(1440, vms);
+        snapshot.idle_tax = TaxRate::NONE;
+        assert_eq!(pages(&snapshot), [720, 720]);
+        snapshot.idle_tax = TaxRate::default();
+        assert_eq!(pages(&snapshot), [416, 1024]);
+    }
+
+    #[test]
+    fn a_vm_may_have_a_tax_of_its_own() {
+        let mut vms = vec![using(0, 720, 0), using(1, 720, 720)];
+        vms[0].settings.idle_tax = Some(TaxRate::NONE);
+        assert_eq!(pages(&snapshot(1440, vms)), [720, 720]);
+    }
+
+    #[test]
+    fn a_vm_of_which_nothing_is_known_is_not_taxed() {
+        let mut vms = vec![using(0, 720, 0), using(1, 720, 720)];
+        vms[0].evidence.active = None;
+        assert_eq!(pages(&snapshot(1440, vms)), [720, 720]);
+    }
+
+    /// Two busy VMs, one of which was starved: it gets its part at once, not a quarter of the way.
+    #[test]
+    fn a_starved_vm_that_touches_all_it_holds_is_not_taxed_for_growing() {
+        assert_eq!(
+            pages(&snapshot(
+                1200,
+                vec![using(0, 100, 100), using(1, 1000, 1000)]
+            )),
+            [600, 600]
+        );
+        let calm = pages(&snapshot(
+            1200,
+            vec![using(0, 100, 85), using(1, 1000, 1000)],
+        ));
+        assert!(calm[0] < 300, "{calm:?}");
+    }
+
     proptest! {
         #[test]
+        fn with_a_tax_targets_add_up_within_the_bounds_too(snapshot in generate::informed_snapshot()) {
+            let mins = total(snapshot.vms.iter().map(|vm| vm.settings.min));
+            let wanted = total(snapshot.vms.iter().map(|vm| bounds(vm).1));
+            let given = targets(&snapshot);
+            prop_assert_eq!(
+                total(given.iter().map(|target| target.pages)),
+                snapshot.memory().clamp(mins, wanted)
+            );
+            for (target, vm) in given.iter().zip(&snapshot.vms) {
+                prop_assert!(bounds(vm).0 <= target.pages && target.pages <= bounds(vm).1);
+            }
+        }
+
+        #[test]
+        fn without_a_tax_evidence_changes_no_target(mut snapshot in generate::informed_snapshot()) {
+            snapshot.idle_tax = TaxRate::NONE;
+            for vm in &mut snapshot.vms {
+                vm.settings.idle_tax = None;
+            }
+            let mut ignorant = snapshot.clone();
+            for vm in &mut ignorant.vms {
+                vm.evidence = crate::Evidence::default();
+            }
+            prop_assert_eq!(targets(&snapshot), targets(&ignorant));
+        }
+
+        #[test]
+        fn more_activity_never_means_a_lower_target(
+            snapshot in generate::informed_snapshot(), which: prop::sample::Index, more in 0u64..9000
+        ) {
+            prop_assume!(!snapshot.vms.is_empty());
+            let which = which.index(snapshot.vms.len());
+            let mut busier = snapshot.clone();
+            if let Some(active) = &mut busier.vms[which].evidence.active {
+                active.pages += PageCount(more);
+            }
+            prop_assert!(pages(&busier)[which] >= pages(&snapshot)[which]);
+        }
+
+        #[test]
         fn targets_add_up_to_what_there_is_within_the_bounds_of_all(snapshot in generate::snapshot()) {
-            let most = |vm: &VmSnapshot| claim(vm).max;
+            let most = |vm: &VmSnapshot| bounds(vm).1;
             let mins = total(snapshot.vms.iter().map(|vm| vm.settings.min));
             let wanted = total(snapshot.vms.iter().map(most));
             let given = targets(&snapshot);
@@ -168,7 +308,7 @@ mod tests {
 
         #[test]
         fn a_pin_is_met_exactly_if_all_pins_fit_beside_the_mins(snapshot in generate::snapshot()) {
-            let least = |vm: &VmSnapshot| if vm.pinned.is_some() { claim(vm).max } else { claim(vm).min };
+            let least = |vm: &VmSnapshot| if vm.pinned.is_some() { bounds(vm).1 } else { bounds(vm).0 };
             prop_assume!(total(snapshot.vms.iter().map(least)) <= snapshot.memory());
             for (target, vm) in targets(&snapshot).iter().zip(&snapshot.vms) {
                 if let Some(pin) = vm.pinned {

@@ -10,7 +10,7 @@ pub mod guest_image;
 pub mod host;
 pub mod linux;
 pub mod machine_memory;
-pub mod nested;
+pub mod outer_machine;
 pub mod place;
 pub mod process;
 pub mod program;

@@ -5,9 +5,8 @@
 
 use crate::console::GuestConsole;
 use crate::host::TestHost;
-use crate::nested;
-use crate::place::Place;
-use crate::wait::{wait_for, wait_until};
+use crate::outer_machine::test_inside_with;
+use crate::wait::{SLOWNESS_VARIABLE, wait_for, wait_until};
 use crate::{Value, vms};
 use std::collections::BTreeMap;
 use std::env;
@@ -19,6 +18,9 @@ use std::process::Command;
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1";
 /// Where guests have been made already.
 const GUESTS_VARIABLE: &str = "BALLONET_LINUX_GUESTS";
+/// How many times more patience what is inside is to have: less than the script has, so that what was
+/// waited for in vain is said.
+const SLOWNESS: &str = "3";
 /// All that a host keeps of what a guest printed.
 const ALL_OUTPUT: &str = "64K";
 
@@ -27,27 +29,18 @@ const ALL_OUTPUT: &str = "64K";
 ///
 /// # Panics
 /// If the claim does not hold, or cannot be checked.
-pub fn where_linux_runs(name: &str, limit_seconds: u64, claim: impl FnOnce(&LinuxGuests)) {
+pub fn where_linux_runs(name: &str, limit_seconds: u32, claim: impl FnOnce(&LinuxGuests)) {
     let guests = LinuxGuests::build();
     if kvm_runs_linux() {
         return claim(&guests);
     }
     assert!(
-        !nested::is_inside(),
+        env::var_os(GUESTS_VARIABLE).is_none(),
         "not even the outer machine has a KVM that runs Linux"
     );
-    let place = Place::new();
-    let own = env::current_exe().expect("a program knows where it is");
-    let own = own.to_str().expect("its path is text");
-    let words = [own, "--exact", name, "--nocapture"];
-    let mut command = nested::inside(&place, limit_seconds, &words);
-    command.env(GUESTS_VARIABLE, &guests.folder);
-    let done = nested::wait(&mut command);
-    let printed = format!("{}{}", done.stdout, done.stderr);
-    assert_eq!(done.status, Some(0), "{printed}");
-    // A name that no test has would also be a success.
-    assert!(printed.contains("test result: ok. 1 passed"), "{printed}");
-    println!("{printed}");
+    let folder = guests.folder.to_str().expect("its path is text");
+    let variables = [(GUESTS_VARIABLE, folder), (SLOWNESS_VARIABLE, SLOWNESS)];
+    test_inside_with(limit_seconds, name, &variables);
 }
 
 /// Whether Linux can be a guest of /dev/kvm: it needs VT-x or SVM, for a KVM without either emulates

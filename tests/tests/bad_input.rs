@@ -246,6 +246,113 @@ fn initrds_that_cannot_be_loaded_are_refused_by_name() {
 }
 
 #[test]
+fn files_that_cannot_be_disks_are_refused_by_name() {
+    let host = TestHost::start("256M");
+    let file = |name: &str| host.temporary_folder().join(name);
+    fs::write(file("empty"), "").expect("a file can be made");
+    fs::write(file("short"), [0; 511]).expect("a file can be made");
+    fs::write(file("odd"), [0; 1000]).expect("a file can be made");
+    fs::create_dir(file("folder")).expect("a folder can be made");
+    let cases: [(&str, &[&str]); 5] = [
+        ("missing", &["No such file", "truncate -s 1G"]),
+        ("folder", &["raw image or a block device"]),
+        ("empty", &["0 bytes", "truncate -s 1G"]),
+        ("short", &["511 bytes", "truncate -s 1G"]),
+        ("odd", &["1000 bytes", "multiple", "truncate -s %512"]),
+    ];
+    for (name, said) in cases {
+        let path = file(name).display().to_string();
+        for disk in [path.clone(), format!("{path},ro")] {
+            let words = ["run", "--name", "a", "--memory", "64M", "--disk", &disk];
+            host.fails(&words, 1, &[&["'a'", &path], said].concat());
+            assert_untouched(&host);
+        }
+    }
+    host.fails(&["run", "--disk", ",ro"], 2, &["names no file", "FILE,ro"]);
+    for name in ["empty", "short", "odd"] {
+        fs::remove_file(file(name)).expect("it was made above");
+    }
+    fs::remove_dir(file("folder")).expect("it was made above");
+}
+
+#[test]
+fn a_disk_has_one_vm_that_writes_it() {
+    let host = TestHost::start("512M");
+    let file = host.temporary_folder().join("disk");
+    fs::write(&file, [0; 4096]).expect("a file can be made");
+    let disk = file.display().to_string();
+    let read_only = format!("{disk},ro");
+    let run = |name: &'static str, words: &[&str]| {
+        host.run(&[&["run", "--name", name, "--memory", "64M"], words].concat())
+    };
+    let in_use = [&*disk, "in use by another VM", ",ro"];
+    run("twice", &["--disk", &disk, "--disk", &disk]).expect_failure(1, &in_use);
+    assert_untouched(&host);
+    host.boot_vm("a", &["--memory", "64M", "--disk", &disk]);
+    run("b", &["--disk", &disk]).expect_failure(1, &in_use);
+    run("b", &["--disk", &read_only]).expect_failure(1, &in_use);
+    drop(host.run(&["stop", "a"]).expect_success());
+    // The embedded guest has no driver for them and finds its balloon all the same.
+    host.boot_vm("b", &["--memory", "64M", "--disk", &read_only]);
+    let vm = host.boot_vm("c", &["--memory", "64M", "--disk", &read_only]);
+    assert_eq!(vm["disks"][0]["path"], disk.as_str(), "{vm:#}");
+    assert_eq!(vm["disks"][0]["read_only"], true, "{vm:#}");
+    assert_eq!(number(&vm, "/disks/0/size_bytes"), 4096);
+    run("d", &["--disk", &disk]).expect_failure(1, &in_use);
+    drop(host.run(&["stop", "b", "c"]).expect_success());
+    fs::remove_file(&file).expect("it was made above");
+}
+
+#[test]
+fn more_disks_than_there_is_room_for_are_refused() {
+    let host = TestHost::start("256M");
+    let folder = host.temporary_folder();
+    let paths: Vec<_> = (0..8)
+        .map(|number| folder.join(format!("disk{number}")))
+        .collect();
+    let mut words = vec!["run".into(), "--memory".into(), "64M".into()];
+    for path in &paths {
+        fs::write(path, [0; 512]).expect("a file can be made");
+        words.extend(["--disk".into(), path.display().to_string()]);
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    host.fails(&words, 1, &["8 virtio devices", "fewer --disk"]);
+    assert_untouched(&host);
+    host.boot_vm("a", &words[1..words.len() - 2]);
+    drop(host.run(&["stop", "a"]).expect_success());
+    for path in paths {
+        fs::remove_file(path).expect("it was made above");
+    }
+}
+
+/// As root every file can be opened, but not on a file system that is mounted to be read only.
+#[test]
+fn a_disk_that_may_only_be_read_is_refused_unless_it_is_asked_for_so() {
+    let place = Place::new();
+    let file = place.temporary_folder().join("disk");
+    fs::write(&file, [0; 4096]).expect("a file can be made");
+    let disk = file.display().to_string();
+    let mut command = Command::new("unshare");
+    let script = "mount --bind \"$2\" \"$2\" && mount -o remount,ro,bind \"$2\" && \
+                  exec \"$1\" host --memory 256M";
+    command
+        .args(["-m", "sh", "-c", script, "sh"])
+        .arg(program())
+        .arg(&file);
+    place.adapt(&mut command);
+    let host = TestHost::start_by(place, command);
+    host.fails(
+        &["run", "--memory", "64M", "--disk", &disk],
+        1,
+        &[&disk, "Read-only file system", &format!("'{disk},ro'")],
+    );
+    assert_untouched(&host);
+    host.boot_vm("a", &["--memory", "64M", "--disk", &format!("{disk},ro")]);
+    drop(host.run(&["stop", "a"]).expect_success());
+    fs::remove_file(&file).expect("it was made above");
+}
+
+#[test]
 fn a_reason_is_given_once() {
     let host = TestHost::start("256M");
     let path = "/nowhere/kernel";

@@ -14,7 +14,7 @@ use tests::sharing::{check_sums, clean_audit};
 use tests::{Done, MIB, Place, TestHost, number, wait_for, wait_until};
 
 /// How long the outer machine may run for one claim, in seconds; the longest takes a third.
-const LIMIT: u64 = 280;
+const LIMIT: u32 = 280;
 
 /// A kernel that runs as it should on so many processors.
 fn check_kernel(guest: &mut LinuxGuest<'_>, kernel: &LinuxKernel, vcpus: &str) {

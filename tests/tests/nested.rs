@@ -2,13 +2,13 @@
 //! `tests/nested/run`, where the kernel's own `kvm_amd` runs it.
 
 use std::fs;
-use tests::nested::{inside, run_inside};
+use tests::outer_machine::{inside, run_inside};
 use tests::process::{self, Signal};
 use tests::program::program;
 use tests::{Place, Value, number, states_total, vms, wait_for, wait_until};
 
 /// How long the outer machine may run, in seconds; the longest takes a tenth.
-const LIMIT: u64 = 400;
+const LIMIT: u32 = 400;
 
 #[test]
 fn overcommitted_guests_on_nested_paging_read_what_they_wrote_within_the_budget() {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tests::machine_memory::{
     area_count, distinct_contents, mapped_frames, store_descriptors, stored_bytes, used_bytes,
 };
+use tests::outer_machine::test_inside;
 use tests::process::{self, Signal, cpu_ticks};
 use tests::sharing::{
     Trouble, boot, check_bytes, check_sums, clean_audit, held_bytes, sharing_host, wait_until_held,
@@ -228,6 +229,15 @@ fn whatever_is_shared_broken_and_ballooned_every_byte_is_what_its_guest_wrote() 
     host.ok(&["stop", "c"]);
     the_store_becomes_empty(&host);
     assert!(pids.iter().all(|&pid| !process::is_alive(pid)));
+}
+
+/// The same where the kernel's own nested paging is at work.
+#[test]
+fn on_nested_paging_too_every_byte_is_what_its_guest_wrote() {
+    test_inside(
+        900,
+        "whatever_is_shared_broken_and_ballooned_every_byte_is_what_its_guest_wrote",
+    );
 }
 
 fn the_store_becomes_empty(host: &TestHost) {
@@ -560,6 +570,52 @@ fn scan_settings_that_make_no_sense_are_refused_and_change_nothing() {
         host.fails(&["set", "host", word], 1, &[key, said]);
     }
     assert_eq!(settings(), before);
+}
+
+/// The kernel that has so few areas is the outer machine's: all processes of this one would have few.
+#[test]
+fn at_the_limit_of_memory_areas_sharing_stops_and_says_so_and_nothing_fails() {
+    test_inside(400, "with_few_memory_areas_lone_pages_are_left_alone");
+}
+
+#[test]
+#[ignore = "changes vm.max_map_count, for all processes of the machine"]
+fn with_few_memory_areas_lone_pages_are_left_alone() {
+    const LIMIT: u64 = 1000;
+    std::fs::write("/proc/sys/vm/max_map_count", LIMIT.to_string()).expect("root may");
+    let host = sharing_host("512M");
+    for name in ["c", "d"] {
+        boot(&host, name, "48M", Some("g"), "clone:rewrite=0,shuffle=1");
+    }
+    let areas = |name: &str| number(&host.vm(name), "/sharing/areas");
+    wait_until("most areas are used up", || {
+        ["c", "d"].iter().any(|name| areas(name) > LIMIT * 6 / 10)
+    });
+    // More passes change nothing for the worse.
+    let passes = || number(&host.vm("c"), "/sharing/passes");
+    let before = passes();
+    wait_until("it was looked at again and again", || {
+        passes() > before + 20
+    });
+    for name in ["c", "d"] {
+        let vm = host.vm(name);
+        assert!(number(&vm, "/sharing/areas_limit") <= LIMIT, "{vm:#}");
+        assert!(area_count(host.pid(name)) < LIMIT, "{vm:#}");
+        assert_eq!(number(&vm, "/counters/sharing/no_areas"), 0, "{vm:#}");
+        assert!(number(&vm, "/sharing/shared_bytes") > 0, "{vm:#}");
+        assert_eq!(vm["sharing"]["problem"], Value::Null, "{vm:#}");
+    }
+    // A VM that has no area left to split can still give memory up and take it back.
+    host.ok(&["balloon", "c", "16M"]);
+    wait_until("its balloon is full", || {
+        number(&host.vm("c"), "/states/ballooned") == 16 * MIB
+    });
+    host.ok(&["balloon", "c", "0"]);
+    check_sums(&host.overview());
+    clean_audit(&host);
+    println!("{}", host.ok(&["stats"]));
+    host.ok(&["set", "host", "sharing=off"]);
+    assert!(shows_no_frame(&[host.pid("c"), host.pid("d")]));
 }
 
 /// The limit itself is tried in the outer machine; here is what is true everywhere.

@@ -19,9 +19,9 @@ use std::collections::BTreeMap;
 
 /// Giving one page back: the dearest way, alone and beside a running thread.
 const PUNCH_NS: u64 = 14_000;
-/// A block of which only parts are known cannot close gaps. If it would be mapped in more runs than
-/// this, and short ones, it is better mapped when it is scanned itself and finds the frames.
-const PARTNER_RUNS_MAX: usize = 8;
+/// A block of which only parts are known cannot close gaps, and what a request costs besides its pages
+/// falls on few. If it would be mapped in runs shorter than this on average, it is better mapped when it
+/// is scanned itself and finds all its frames at once. Until then nothing is saved and nothing lost.
 const PARTNER_RUN_MEAN_MIN: usize = 4;
 
 /// Pages of one content that no frame holds.
@@ -335,7 +335,7 @@ impl Sharing {
             .collect()
     }
 
-    /// Partners that are not asked now find the frame when they are read the next time.
+    /// Partners that are not asked now find the frame, if it is kept, when they are read the next time.
     fn partner_request(
         &mut self,
         block: Block,
@@ -343,9 +343,6 @@ impl Sharing {
         pressure: Pressure,
     ) -> Option<Request> {
         let slot = self.vms.slot(block.vm)?;
-        shows
-            .iter()
-            .for_each(|&(index, ..)| self.revisit(block.page(index)));
         let mut hashes = Hashes::new();
         let mut wants = [Want::Unknown; BLOCK_PAGES];
         for (index, want) in wants.iter_mut().enumerate() {
@@ -359,7 +356,7 @@ impl Sharing {
             hashes.insert(index, group.hash);
         }
         let spans = spans(&wants, self.vms.of(slot).areas(), worth_ns(pressure, 0));
-        if spans.len() > PARTNER_RUNS_MAX && shows.len() < spans.len() * PARTNER_RUN_MEAN_MIN {
+        if shows.len() < spans.len() * PARTNER_RUN_MEAN_MIN {
             return None;
         }
         let mut request = self.empty_request(block);
@@ -428,6 +425,9 @@ impl Sharing {
             match frame.filter(|&frame| self.frames.references(frame) > 0) {
                 Some(frame) => {
                     self.remove_hints(block, group);
+                    if let Some(partner) = group.partner {
+                        self.revisit(partner);
+                    }
                     fills.push(Fill {
                         page: block.page(group.members[0]),
                         frame,

@@ -60,10 +60,10 @@ impl Sharing {
             chances: Box::new([Chance::None; BLOCK_PAGES]),
             rehash: Vec::new(),
         };
-        let read: PageSet = (0..BLOCK_PAGES)
-            .filter(|&index| matches!(seen[index], Seen::Private(_) | Seen::Broken(Some(_))))
+        let looked_at: PageSet = (0..BLOCK_PAGES)
+            .filter(|&index| !matches!(seen[index], Seen::Skipped | Seen::Unchanged))
             .collect();
-        self.note_read(slot, block.number, &read);
+        self.note_look(slot, block.number, &looked_at);
         for (index, &seen) in seen.iter().enumerate() {
             let is_settled = self.reconcile(slot, block.number, index, seen);
             if is_settled && block.page(index).gfn < Gfn(self.vms.of(slot).size.0) {
@@ -74,10 +74,10 @@ impl Sharing {
         Some(examined)
     }
 
-    fn note_read(&mut self, slot: VmSlot, block: u32, read: &PageSet) {
+    fn note_look(&mut self, slot: VmSlot, block: u32, looked_at: &PageSet) {
         let revisits = &mut self.vms.of_mut(slot).revisits;
         if let Some(pages) = revisits.get_mut(&block) {
-            read.iter().for_each(|index| pages.remove(index));
+            looked_at.iter().for_each(|index| pages.remove(index));
             if pages.is_empty() {
                 revisits.remove(&block);
             }

@@ -109,6 +109,26 @@ fn a_broken_page_that_is_given_up_is_believed_broken_until_the_agent_says_so() {
     world.check();
 }
 
+/// Also where sharing does not pay: a page is not tried again and again for the same equal.
+#[test]
+fn what_is_settled_is_not_read_again() {
+    for area_limit in [1 << 40, 60] {
+        let mut world = World::new(7, 1 << 16);
+        world.area_limit = area_limit;
+        for id in 1..=3 {
+            let mut values = image(2048);
+            world.chance.shuffle(&mut values);
+            world.start(id, Some("web"), &values);
+        }
+        // Long enough for what was restless to have its turns.
+        (0..30).for_each(|_| world.pass());
+        let read = world.pages_read;
+        (0..4).for_each(|_| world.pass());
+        assert_eq!(world.pages_read, read, "{area_limit} areas");
+        world.check();
+    }
+}
+
 #[test]
 fn what_was_shared_can_be_brought_home() {
     let mut world = two_equal_vms(&image(2048));

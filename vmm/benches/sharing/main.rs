@@ -51,6 +51,7 @@ fn main() -> Result<()> {
     let options = options();
     restore::watch()?;
     let mut rows = Vec::new();
+    let mut failed = Vec::new();
     for (name, bench) in [
         (
             "limit",
@@ -64,10 +65,17 @@ fn main() -> Result<()> {
     ] {
         if options.words.is_empty() || options.words.iter().any(|word| name.contains(word)) {
             eprintln!("measuring: {name}");
-            rows.extend(bench(&options)?);
+            match bench(&options) {
+                Ok(more) => rows.extend(more),
+                Err(error) => {
+                    eprintln!("  failed: {error:#}");
+                    failed.push(name);
+                }
+            }
         }
     }
     print_table(&rows);
+    anyhow::ensure!(failed.is_empty(), "not measured: {}", failed.join(", "));
     Ok(())
 }
 

@@ -238,10 +238,10 @@ pub struct VmView {
     pub guest: Option<GuestStatistics>,
     /// What its process counted.
     pub counters: VmCounters,
-    /// Its disks, once its process has answered.
-    pub disks: Vec<DiskView>,
     /// Its network cards.
     pub nets: Vec<NetView>,
+    /// Its disks, once its process has answered.
+    pub disks: Vec<DiskView>,
     /// Page sharing.
     pub sharing: VmSharingView,
     /// Time from its process's first message to its guest's first instruction, in microseconds.

@@ -33,7 +33,7 @@ pub(super) enum Command {
     Host(HostArgs),
     /// Start a VM. Without --kernel it boots the embedded guest.
     #[command(
-        after_help = "Examples:\n  ballonet run --memory 512M\n  ballonet run --name db --memory 2G --min 1G --shares high\n  ballonet run --memory 256M --workload toucher:size=64M,write=50\n  ballonet run --kernel vmlinuz --initrd initrd.img --disk root.img --net tap=tap0\n  ballonet run --kernel vmlinuz --initrd initrd.img --disk root.img --disk tools.img,ro\n\nA network card needs a tap of the host, made before with\n  ip tuntap add tap0 mode tap; ip link set tap0 up\nand an address for it, or a bridge that it is put into. The host may use it as root, or with\n`user NAME` at the end of the first command.\n\nWorkloads of the embedded guest: idle, toucher, clone, verify, breaker; `help` on its console explains them."
+        after_help = "Examples:\n  ballonet run --memory 512M\n  ballonet run --name db --memory 2G --min 1G --shares high\n  ballonet run --memory 256M --workload toucher:size=64M,write=50\n  ballonet run --kernel vmlinuz --initrd initrd.img --disk root.img --disk tools.img,ro\n  ballonet run --kernel vmlinuz --initrd initrd.img --net tap=tap0\n\nA network card needs a tap of the host, made before with\n  ip tuntap add tap0 mode tap; ip link set tap0 up\nand an address for it, or a bridge that it is put into. The host may use it as root, or with\n`user NAME` at the end of the first command.\n\nWorkloads of the embedded guest: idle, toucher, clone, verify, breaker; `help` on its console explains them."
     )]
     Run(RunArgs),
     /// List the VMs.
@@ -173,14 +173,14 @@ pub(super) struct RunArgs {
     /// The kernel's initial RAM disk.
     #[arg(long, value_name = "FILE", requires = "kernel", value_hint = ValueHint::FilePath)]
     pub(super) initrd: Option<PathBuf>,
-    /// A disk: a raw image or block device, with `,ro` only to be read, with `,direct` passing by
-    /// the host's page cache. Can be given several times.
-    #[arg(long, value_name = "FILE[,ro][,direct]", value_hint = ValueHint::FilePath)]
-    pub(super) disk: Vec<DiskSpec>,
     /// A network card on a tap of the host: tap=NAME[,mac=ADDRESS][,rate=SIZE]; may be given again.
     /// The rate is in bytes a second, each way. Example: --net tap=tap0,rate=10M
     #[arg(long = "net", value_name = "SPEC")]
     pub(super) nets: Vec<NetRequest>,
+    /// A disk: a raw image or block device, with `,ro` only to be read, with `,direct` passing by
+    /// the host's page cache. Can be given several times.
+    #[arg(long, value_name = "FILE[,ro][,direct]", value_hint = ValueHint::FilePath)]
+    pub(super) disk: Vec<DiskSpec>,
     /// More for the kernel's command line.
     #[arg(long, value_name = "TEXT")]
     pub(super) cmdline: Option<String>,

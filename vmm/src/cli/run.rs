@@ -48,6 +48,7 @@ fn request(args: RunArgs) -> Result<RunRequest> {
         trust_group: args.trust_group,
         kernel: args.kernel.map(absolute).transpose()?,
         initrd: args.initrd.map(absolute).transpose()?,
+        nets: args.nets,
         disks: args
             .disk
             .into_iter()
@@ -58,7 +59,6 @@ fn request(args: RunArgs) -> Result<RunRequest> {
                 })
             })
             .collect::<Result<_>>()?,
-        nets: args.nets,
         cmdline: args.cmdline,
         workload: args.workload,
         ..RunRequest::default()

@@ -211,6 +211,7 @@ impl Host {
             min: whole_pages_or(change.min_bytes, old.min)?,
             max: whole_pages_or(change.max_bytes, old.max)?,
             shares: change.shares.unwrap_or(old.shares),
+            idle_tax: old.idle_tax,
         };
         settings.check()?;
         policy::admit_change(&snapshot, vm.config.id, &settings)?;

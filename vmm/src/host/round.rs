@@ -110,7 +110,10 @@ impl State {
     }
 
     fn apply(&mut self, plan: &Plan) {
-        for Step { id, target, grant } in &plan.steps {
+        for Step {
+            id, target, grant, ..
+        } in &plan.steps
+        {
             let Some(vm) = self.vms.get_mut(id) else {
                 continue;
             };

@@ -90,6 +90,7 @@ impl State {
             saved: self.account.saved,
             kept: self.account.kept,
             vms: self.vms.values().map(Vm::snapshot).collect(),
+            ..Snapshot::default()
         }
     }
 
@@ -118,8 +119,8 @@ impl State {
             cmdline: command_line(request.cmdline, request.workload, request.kernel.is_some())?,
             kernel: request.kernel,
             initrd: request.initrd,
-            disks: request.disks,
             nets,
+            disks: request.disks,
             balloon_target: settings.size,
             settings,
             on_host_death: request.on_host_death,

@@ -8,7 +8,7 @@ use crate::host::sharing::account::{Account, VmRound};
 use crate::memory::agent::SharingCounters;
 use crate::protocol::{Observation, ToVm, VmConfig};
 use page::{PageCount, PageStates};
-use policy::{OVERHEAD, Stage, VmSnapshot};
+use policy::{Evidence, OVERHEAD, Stage, VmSnapshot};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -123,6 +123,7 @@ impl Vm {
                 VmPhase::Waiting => Stage::Waiting,
                 _ => Stage::Running,
             },
+            evidence: Evidence::default(),
         }
     }
 
@@ -285,20 +286,12 @@ impl Vm {
             counters: observation
                 .map(|observation| observation.counters)
                 .unwrap_or_default(),
-            disks: self.disk_views(),
             nets: self.nets(),
+            disks: self.disk_views(),
             sharing: account.vm_view(self.config.id, &self.states()),
             start_us: running.map(|running| running.start_us),
             userfault_bytes: running.map_or(0, |running| running.userfault_pages.bytes()),
         }
-    }
-
-    fn disk_views(&self) -> Vec<DiskView> {
-        let figures = self.observation.iter().flat_map(|seen| &seen.disks);
-        let disks = self.config.disks.iter().zip(figures);
-        disks
-            .map(|(spec, figures)| DiskView::new(spec, *figures))
-            .collect()
     }
 
     /// Its network cards. Of one that was not seen yet nothing is known but what it is to be.
@@ -308,6 +301,14 @@ impl Vm {
         let cards = self.config.nets.iter().zip(states);
         cards
             .map(|(config, state)| NetView::new(config, state))
+            .collect()
+    }
+
+    fn disk_views(&self) -> Vec<DiskView> {
+        let figures = self.observation.iter().flat_map(|seen| &seen.disks);
+        let disks = self.config.disks.iter().zip(figures);
+        disks
+            .map(|(spec, figures)| DiskView::new(spec, *figures))
             .collect()
     }
 

@@ -166,11 +166,11 @@ pub struct Observation {
     pub statistics: Option<GuestStatistics>,
     /// What its agent and devices counted.
     pub counters: VmCounters,
+    /// Its network cards, in their order.
+    pub nets: Vec<NetState>,
     /// Its disks, in their order.
     #[serde(default)]
     pub disks: Vec<DiskFigures>,
-    /// Its network cards, in their order.
-    pub nets: Vec<NetState>,
 }
 
 /// How things stand with a network card.

@@ -5,6 +5,8 @@
 //! steps of a driver, and numbers are drawn near those that matter: the edges of memory, the
 //! rings, frame numbers that are RAM.
 
+pub mod blk;
+
 use super::Served;
 use super::fake_driver::{
     ALL_FEATURES, FIRST_FREE_PAGE, FakeDriver, LARGEST_QUEUE, QUEUES, VERSION_1, avail_address,

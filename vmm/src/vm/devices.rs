@@ -111,30 +111,6 @@ impl<'a> Devices<'a> {
         Ok(())
     }
 
-    /// Connects disks, each of which has a thread of its own.
-    pub(super) fn add_disks(&mut self, specs: &[DiskSpec]) -> Result<Vec<Arc<Disk>>, VmError> {
-        let mut disks = Vec::new();
-        for (number, spec) in specs.iter().enumerate() {
-            let wires = Wires::new(Disk::QUEUES)?;
-            let to_disk = DiskWires {
-                memory: self.ram.memory().clone(),
-                interrupt: wires.interrupt.clone(),
-                notified: wires.queues[0].clone(),
-            };
-            let disk = Arc::new(Disk::start(spec, number, to_disk, EngineKind::Best)?);
-            self.add(Arc::clone(&disk) as Arc<dyn Device>, &wires)?;
-            disks.push(disk);
-        }
-        Ok(disks)
-    }
-
-    /// Connects a source of random bytes.
-    pub(super) fn add_rng(&mut self) -> Result<(), VmError> {
-        let wires = Wires::new(Rng::QUEUES)?;
-        let rng = Rng::new(self.ram.memory().clone(), wires.interrupt.clone());
-        self.add_served(&Arc::new(rng), &wires)
-    }
-
     /// Connects the network cards, each with a thread of its own.
     pub(super) fn add_nets(&mut self, configs: &[NetConfig]) -> Result<Vec<RunningNet>, VmError> {
         let cards = configs.iter().enumerate();
@@ -162,6 +138,30 @@ impl<'a> Devices<'a> {
             net,
             _thread: thread,
         })
+    }
+
+    /// Connects disks, each of which has a thread of its own.
+    pub(super) fn add_disks(&mut self, specs: &[DiskSpec]) -> Result<Vec<Arc<Disk>>, VmError> {
+        let mut disks = Vec::new();
+        for (number, spec) in specs.iter().enumerate() {
+            let wires = Wires::new(Disk::QUEUES)?;
+            let to_disk = DiskWires {
+                memory: self.ram.memory().clone(),
+                interrupt: wires.interrupt.clone(),
+                notified: wires.queues[0].clone(),
+            };
+            let disk = Arc::new(Disk::start(spec, number, to_disk, EngineKind::Best)?);
+            self.add(Arc::clone(&disk) as Arc<dyn Device>, &wires)?;
+            disks.push(disk);
+        }
+        Ok(disks)
+    }
+
+    /// Connects a source of random bytes.
+    pub(super) fn add_rng(&mut self) -> Result<(), VmError> {
+        let wires = Wires::new(Rng::QUEUES)?;
+        let rng = Rng::new(self.ram.memory().clone(), wires.interrupt.clone());
+        self.add_served(&Arc::new(rng), &wires)
     }
 
     /// Where the devices are, for the guest to be told.

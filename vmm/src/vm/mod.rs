@@ -9,8 +9,8 @@
 //!
 //! * The agent alone changes what backs guest memory, and never touches it through the mapping
 //!   that guest and devices use.
-//! * The main thread serves the device queues, but for network cards, each of which has a thread; a
-//!   vCPU thread only reads and writes registers.
+//! * The main thread serves the device queues, but for disks and network cards, each of which has a
+//!   thread of its own; a vCPU thread only reads and writes registers.
 //! * Nothing here decides how much memory the guest should have.
 
 mod boot;

@@ -95,8 +95,8 @@ struct Process<'a> {
     agent: AgentHandle,
     bus: Arc<Bus>,
     balloon: Arc<Balloon>,
-    disks: Vec<Arc<Disk>>,
     nets: Vec<RunningNet>,
+    disks: Vec<Arc<Disk>>,
     queues: Vec<ServedQueue>,
     power_button: Wake,
     endings: Receiver<Ending>,
@@ -157,8 +157,8 @@ fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
         agent,
         bus,
         balloon,
-        disks,
         nets,
+        disks,
         queues,
         power_button,
         endings,
@@ -425,8 +425,8 @@ impl Process<'_> {
                 register_violations: self.bus.violations(),
                 console_lost_bytes: self.bus.console.lost_bytes(),
             },
-            disks: self.disks.iter().map(|disk| disk.figures()).collect(),
             nets: self.nets.iter().map(RunningNet::state).collect(),
+            disks: self.disks.iter().map(|disk| disk.figures()).collect(),
         })
     }
 }

@@ -70,6 +70,8 @@ pub(super) struct Scanner {
     /// The last block that was brought home.
     brought_home: Block,
     audits: Vec<SyncSender<Audit>>,
+    /// Blocks looked at since something was read.
+    unread_blocks: u64,
     /// Times that an agent said that its guest gave shared pages up.
     unmappings: u64,
     totals: Totals,
@@ -130,6 +132,7 @@ impl Scanner {
                 number: 0,
             },
             audits: Vec::new(),
+            unread_blocks: 0,
             unmappings: 0,
             totals: Totals::default(),
             begin,
@@ -314,6 +317,7 @@ impl Scanner {
                     && let Some(vm) = self.vms.get_mut(&id)
                 {
                     vm.note_answer();
+                    self.unread_blocks = 0;
                 }
             }
             FromAgent::Unmapped(range) => {
@@ -341,6 +345,9 @@ impl Scanner {
 
     /// Scans the next block. How long to sleep, if there is none now.
     fn scan(&mut self) -> Option<Duration> {
+        if self.waits_for_agents() {
+            return Some(AGENT_PATIENCE);
+        }
         let now = self.now();
         let block = match self.schedule.next(now) {
             Next::Scan(block) => block,
@@ -363,7 +370,22 @@ impl Scanner {
         let took = cpu_time().saturating_sub(begin);
         let now = self.now();
         self.schedule.scanned(block, read, took, now);
+        self.note_reading(read);
         None
+    }
+
+    fn note_reading(&mut self, read: usize) {
+        self.unread_blocks = match read {
+            0 => self.unread_blocks + 1,
+            _ => 0,
+        };
+    }
+
+    /// Whether all memory was gone over and nothing to read was found, while agents are at work: what
+    /// they bring about is the next thing to look at.
+    fn waits_for_agents(&self) -> bool {
+        let blocks = || self.vms.values().map(|vm| u64::from(vm.blocks())).sum();
+        !self.is_quiet() && self.unread_blocks > blocks()
     }
 
     /// Whether no agent has anything to do. One that hangs is not waited for.

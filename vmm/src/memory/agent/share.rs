@@ -504,6 +504,8 @@ impl Step<'_> {
             match self.rehome(self.range(run)) {
                 Ok(()) => {
                     self.note_done(run);
+                    // If the request had it mapped before, the memory file shows again.
+                    (run.0..run.0 + run.1).for_each(|place| self.hidden.remove(place));
                     self.sharer.counters.rehomed += PageCount(run.1 as u64);
                 }
                 Err(error) => self.count_refusal(error, run.1),

@@ -5,9 +5,9 @@
 //!          (refused: answered at once)                    (short: the rest again)
 //! ```
 //!
-//! A thread of the disk's own serves the queue, many requests at a time ([`worker`]). What the guest
-//! says is checked in one place ([`request`]); what is to be done with the file is decided in another
-//! ([`plan`]); the kernel is reached through a third ([`engine`]), which owns what the kernel may touch.
+//! A thread of the disk's own serves the queue, many requests at a time (`worker`). What the guest
+//! says is checked in one place (`request`); what is to be done with the file is decided in another
+//! (`plan`); the kernel is reached through a third (`engine`), which owns what the kernel may touch.
 //!
 //! What stays true: a write that was answered is in the file, as its page cache has it, and survives
 //! the VM process; after an answered flush, or in a guest that knows no flushes, it survives the

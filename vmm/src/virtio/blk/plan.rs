@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 pub(super) const BOUNCE_BYTES: usize = 128 << 10;
 
 /// Bytes of zeros that are written at a time.
-const ZEROS_BYTES: u64 = 1 << 20;
+const ZEROS_BYTES: u64 = 512 << 10;
 
 /// One operation, as far as it can be said before it starts.
 #[derive(Clone, Debug, PartialEq, Eq)]

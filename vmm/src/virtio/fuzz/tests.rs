@@ -1,4 +1,4 @@
-use super::run;
+use super::{blk, run};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 use std::path::Path;
@@ -7,8 +7,10 @@ use std::path::Path;
 const RANDOM_INPUTS: u64 = 4000;
 const LONGEST_INPUT: usize = 2048;
 
-fn seeds() -> Vec<(String, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/balloon");
+fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/seeds")
+        .join(target);
     let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
     let read = |path: &Path| std::fs::read(path).unwrap();
     entries
@@ -32,9 +34,8 @@ impl<T: std::fmt::Display> Drop for Running<T> {
     }
 }
 
-#[test]
-fn no_stored_input_breaks_the_device() {
-    let seeds = seeds();
+fn run_stored(target: &str, run: fn(&[u8])) {
+    let seeds = seeds(target);
     assert!(seeds.len() >= 4, "stored inputs are in their folder");
     for (name, bytes) in seeds {
         let _running = Running(name);
@@ -42,8 +43,7 @@ fn no_stored_input_breaks_the_device() {
     }
 }
 
-#[test]
-fn no_random_input_breaks_the_device() {
+fn run_random(run: fn(&[u8])) {
     let first: u64 = rand::random();
     for seed in (0..RANDOM_INPUTS).map(|index| first.wrapping_add(index)) {
         let _running = Running(format!("seed {seed}"));
@@ -55,10 +55,9 @@ fn no_random_input_breaks_the_device() {
 }
 
 /// Stored inputs with some bytes changed go deeper than random ones.
-#[test]
-fn no_changed_input_breaks_the_device() {
+fn run_changed(target: &str, run: fn(&[u8])) {
     let first: u64 = rand::random();
-    let stored = seeds();
+    let stored = seeds(target);
     for seed in (0..RANDOM_INPUTS).map(|index| first.wrapping_add(index)) {
         let _running = Running(format!("seed {seed}"));
         let mut random = SmallRng::seed_from_u64(seed);
@@ -69,4 +68,34 @@ fn no_changed_input_breaks_the_device() {
         }
         run(&bytes);
     }
+}
+
+#[test]
+fn no_stored_input_breaks_the_balloon() {
+    run_stored("balloon", run);
+}
+
+#[test]
+fn no_random_input_breaks_the_balloon() {
+    run_random(run);
+}
+
+#[test]
+fn no_changed_input_breaks_the_balloon() {
+    run_changed("balloon", run);
+}
+
+#[test]
+fn no_stored_input_breaks_the_disk() {
+    run_stored("blk", blk::run);
+}
+
+#[test]
+fn no_random_input_breaks_the_disk() {
+    run_random(blk::run);
+}
+
+#[test]
+fn no_changed_input_breaks_the_disk() {
+    run_changed("blk", blk::run);
 }

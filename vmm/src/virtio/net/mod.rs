@@ -4,7 +4,7 @@
 //! the device: the agent may change what backs guest memory at any time, and the guest may change
 //! a header after it was checked. Checksums and cutting into segments are left to whoever can do
 //! them best: a whole TCP segment of 64 KiB goes through as one packet, and its header, where it
-//! comes from the guest, is a claim ([`header`]).
+//! comes from the guest, is a claim (see `header.rs`).
 //!
 //! Nothing here waits for the guest: without buffers for received packets the tap is not read,
 //! and its own queue drops what is too much.
@@ -174,7 +174,7 @@ enum Wait {
 
 /// The bounds on both directions. They outlive a driver: a reset does not fill them.
 #[derive(Clone, Debug)]
-pub struct Paces {
+struct Paces {
     receive: Pace,
     transmit: Pace,
 }

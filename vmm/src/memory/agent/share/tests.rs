@@ -334,6 +334,19 @@ fn only_what_a_guest_wrote_over_a_frame_counts_as_its_copy() {
     assert_eq!((written(), anonymous()), (vec![1, 2], vec![1, 2, 3]));
 }
 
+/// No host asks for both, but what a wrong host asks must cost no byte.
+#[test]
+fn a_page_that_is_mapped_and_brought_home_by_one_request_keeps_its_content() {
+    let mut bench = Bench::new();
+    bench.fill();
+    bench.write(5, 1);
+    let mut both = request(0);
+    both.spans.push(span(5, 1, 1, &[]));
+    both.rehomes.insert(5);
+    bench.ask(both);
+    assert_eq!(bench.value(5), 1);
+}
+
 #[test]
 fn senseless_requests_change_nothing() {
     let mut bench = Bench::new();

@@ -9,7 +9,7 @@ use crate::protocol::page_sharing::{BlockRequest, FromAgent, SharingSocket, ToAg
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use sharing::{Frame, PageSet, Span, Ticket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 /// Pages of the disk hold one of these values, zero among them, as the store's frames do.
@@ -21,6 +21,7 @@ const PAGES: u64 = 256;
 const PAGES_IN_READ: u64 = 16;
 const PAGES_AT_ONCE: usize = 32;
 const READS: usize = 400;
+const DISTURBANCES: u64 = 600;
 
 fn content(value: u64) -> [u8; PAGE_BYTES] {
     [u8::try_from(value).unwrap(); PAGE_BYTES]
@@ -118,8 +119,10 @@ fn bench(engine: EngineKind, direct: bool) -> Bench {
 }
 
 /// Reads into pages in no order, and looks at each after the read was answered.
-fn read_and_check(bench: &mut Bench, random: &mut SmallRng) {
-    for _ in 0..READS {
+fn read_and_check(bench: &mut Bench, random: &mut SmallRng, disturbed: &AtomicU64) {
+    let mut reads = 0;
+    while reads < READS || disturbed.load(Ordering::SeqCst) < DISTURBANCES {
+        reads += 1;
         let from = random.random_range(0..DISK_BYTES / PAGE_SIZE - PAGES_IN_READ);
         let to = FIRST_PAGE + random.random_range(0..PAGES - PAGES_IN_READ);
         let bytes = u32::try_from(PAGES_IN_READ * PAGE_SIZE).unwrap();
@@ -147,17 +150,18 @@ fn no_byte_is_lost_when_the_agent_works_on_pages_that_the_disk_reads_into() {
         let mut scanner = Scanner::new(&bench.driver.ram);
         let mut random = SmallRng::seed_from_u64(rand::random());
         let before = bench.file();
-        let stop = AtomicBool::new(false);
+        let (stop, disturbed) = (AtomicBool::new(false), AtomicU64::new(0));
         let sharing = thread::scope(|scope| {
             let disturber = scope.spawn(|| {
                 while !stop.load(Ordering::SeqCst) {
                     scanner.disturb();
+                    disturbed.fetch_add(1, Ordering::SeqCst);
                 }
                 scanner.agent.counters().sharing()
             });
             // Stops the other thread on a failed assertion as well.
             let _stop = StopOnDrop(&stop);
-            read_and_check(&mut bench, &mut random);
+            read_and_check(&mut bench, &mut random, &disturbed);
             stop.store(true, Ordering::SeqCst);
             disturber.join().unwrap()
         });

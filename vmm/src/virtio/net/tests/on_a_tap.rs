@@ -179,7 +179,7 @@ fn tcp_header() -> NetHeader {
     }
 }
 
-/// Serves until a packet has come back to the guest.
+/// Serves until buffers have come back to the guest.
 fn serve_until_received(card: &mut Card<Tap>) -> Vec<(u32, u32)> {
     loop {
         card.serve();
@@ -188,6 +188,24 @@ fn serve_until_received(card: &mut Card<Tap>) -> Vec<(u32, u32)> {
             return returned;
         }
         wait_for_input(&card.driver.transport.device().port);
+    }
+}
+
+/// The next packet of a kind that the guest receives, and how many buffers it lies in. The kernel may
+/// send others of its own before it.
+fn receive(card: &mut Card<Tap>, kind: u16) -> (usize, Vec<u8>) {
+    loop {
+        let returned = serve_until_received(card);
+        let mut left = &returned[..];
+        while let Some(first) = left.first() {
+            let start = card.filled(std::slice::from_ref(first));
+            let header = NetHeader::from_bytes(start.first_chunk().unwrap());
+            let (packet, others) = left.split_at(header.buffers.into());
+            if start[24..26] == kind.to_be_bytes() {
+                return (packet.len(), card.filled(packet));
+            }
+            left = others;
+        }
     }
 }
 
@@ -207,15 +225,8 @@ fn a_frame_that_is_sent_to_the_tap_comes_to_the_guest_over_several_buffers() {
     let (mut card, socket) = card_on_a_tap(ALL, EXPERIMENT);
     card.offer_buffers(0, 20, 500);
     socket.send(NetHeader::default(), &frame(1400));
-    let returned = loop {
-        let returned = serve_until_received(&mut card);
-        let bytes = card.filled(&returned);
-        if bytes[24..26] == EXPERIMENT.to_be_bytes() {
-            break returned;
-        }
-    };
-    let bytes = card.filled(&returned);
-    assert_eq!(returned.len(), 3);
+    let (buffers, bytes) = receive(&mut card, EXPERIMENT);
+    assert_eq!(buffers, 3);
     assert_eq!(bytes[10..12], [3, 0]);
     assert_eq!(bytes[12..], frame(1400));
 }
@@ -234,18 +245,9 @@ fn a_whole_tcp_segment_passes_in_both_directions_without_being_cut() {
 
     card.offer_buffers(40, 40, 1600);
     socket.send(tcp_header(), &segment);
-    let returned = loop {
-        let returned = serve_until_received(&mut card);
-        if card.filled(&returned)[24..26] == IPV4.to_be_bytes() {
-            break returned;
-        }
-    };
-    let bytes = card.filled(&returned);
+    let (buffers, bytes) = receive(&mut card, IPV4);
     let header = NetHeader::from_bytes(bytes.first_chunk().unwrap());
-    assert_eq!(
-        usize::from(header.buffers),
-        (12 + segment.len()).div_ceil(1600)
-    );
+    assert_eq!(buffers, (12 + segment.len()).div_ceil(1600));
     assert_eq!((header.gso_type, header.gso_size), (GSO_TCPV4, 1448));
     assert_eq!((header.csum_start, header.csum_offset), (34, 16));
     assert_eq!(bytes[12..], segment);

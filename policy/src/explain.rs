@@ -1,0 +1,650 @@
+//! Why a VM holds what it holds, and what it would take to hold more.
+//!
+//! The figures come from the same functions that decide: what it would take is found by asking what the
+//! targets would be then. [`explain`] gives them as data, and their [`Display`](fmt::Display) says them in
+//! plain sentences. It is made for one VM when somebody asks, and costs some hundred divisions.
+
+use crate::snapshot::total;
+use crate::targets::taxed;
+use crate::tax::{Taxed, tenths};
+use crate::{
+    ActiveSet, BalloonBound, BalloonHealth, MemoryState, Plan, SharesSpec, Snapshot, Stage,
+    TaxRate, VmSettings, VmSnapshot, Witness, admit_change, balloon, targets,
+};
+use page::{PageCount, VmId};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::num::NonZeroU32;
+
+/// Everything that decided on one VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Which VM.
+    pub id: VmId,
+    /// What its guest sees.
+    pub size: PageCount,
+    /// What it holds now.
+    pub held: PageCount,
+    /// What it should hold.
+    pub target: PageCount,
+    /// What it is told that it may hold now.
+    pub grant: PageCount,
+    /// Its weight.
+    pub shares: u64,
+    /// The weight of all VMs together.
+    pub all_shares: u64,
+    /// What it would get if nothing were taxed.
+    pub by_shares_alone: PageCount,
+    /// What it uses, if that is known.
+    pub active: Option<ActiveSet>,
+    /// The rate at which it is taxed.
+    pub tax: TaxRate,
+    /// The pages of its target that are taxed.
+    pub taxed: PageCount,
+    /// What it pays for its memory. Nothing if it is to hold none.
+    pub price: Option<Price>,
+    /// Who pays least of those that hold more than their min, so that memory is taken there first.
+    pub first_to_give: Option<(VmId, Price)>,
+    /// Which limits decide, rather than the price.
+    pub bounds: Vec<Bound>,
+    /// How short memory is.
+    pub state: MemoryState,
+    /// How its guest's word compares with its touches.
+    pub witness: Witness,
+    /// How its balloon follows.
+    pub balloon: BalloonHealth,
+    /// What it holds above its target that its balloon will not bring.
+    pub by_other_means: PageCount,
+    /// Whether it is blocked.
+    pub block: bool,
+    /// What more memory would take, if that was asked.
+    pub more: Option<More>,
+}
+
+/// A price per page, as min-funding revocation compares them: shares per active MiB, with an idle page
+/// counted as the k that it costs. In thousandths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Price(pub u64);
+
+/// A limit that decides on a target or on the way there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// It gets its min though its shares earn less.
+    Min,
+    /// It gets no more than its max though its shares earn more.
+    Max,
+    /// An administrator fixed what it holds.
+    Pin,
+    /// Its balloon stops above its target.
+    Balloon(BalloonBound),
+    /// Others have not yet given up what it is to get.
+    NotFreeYet,
+}
+
+/// Each of these alone would bring a VM that much more. None where nothing would, or where it does not
+/// apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct More {
+    /// How much more.
+    pub pages: PageCount,
+    /// The most that its size allows, if that is less: then the rest of this is about that.
+    pub most: Option<PageCount>,
+    /// The max that it needs before anything else helps.
+    pub max: Option<PageCount>,
+    /// A pin of so much.
+    pub pin: Option<PageCount>,
+    /// So many shares.
+    pub shares: Option<u32>,
+    /// So large a min, where it can be promised.
+    pub min: Option<PageCount>,
+    /// So large an active set.
+    pub active: Option<PageCount>,
+    /// So large a budget of the host.
+    pub budget: Option<PageCount>,
+}
+
+/// Why the VM gets what the plan for this snapshot gives it; with `more`, also what would bring it so
+/// much more. None if there is no such VM.
+#[must_use]
+pub fn explain(
+    snapshot: &Snapshot,
+    plan: &Plan,
+    id: VmId,
+    more: Option<PageCount>,
+) -> Option<Explanation> {
+    let (index, (vm, step)) = snapshot
+        .vms
+        .iter()
+        .zip(&plan.steps)
+        .enumerate()
+        .find(|(_, (vm, _))| vm.id == id)?;
+    let taxed = taxed(vm, snapshot.idle_tax);
+    let size = vm.settings.effective_size();
+    let guest = vm.evidence.guest.unwrap_or_default();
+    Some(Explanation {
+        id,
+        size,
+        held: vm.held(),
+        target: step.target,
+        grant: step.grant,
+        shares: shares(vm),
+        all_shares: snapshot.vms.iter().map(shares).fold(0, u64::saturating_add),
+        by_shares_alone: targets(&untaxed(snapshot))[index].pages,
+        active: vm.evidence.active,
+        tax: vm.settings.idle_tax.unwrap_or(snapshot.idle_tax),
+        taxed: taxed_pages(vm, taxed, step.target),
+        price: price(vm, taxed, step.target),
+        first_to_give: first_to_give(snapshot, plan),
+        bounds: bounds(snapshot, vm, step.target, step.grant),
+        state: snapshot.state,
+        witness: guest.witness(vm.evidence.active.as_ref()),
+        balloon: vm
+            .evidence
+            .balloon
+            .map_or(BalloonHealth::Settled, |watch| watch.health()),
+        by_other_means: step.by_other_means,
+        block: step.block,
+        more: more.map(|pages| what_it_takes(snapshot, index, step.target, pages)),
+    })
+}
+
+fn shares(vm: &VmSnapshot) -> u64 {
+    let size = vm.settings.effective_size();
+    vm.settings.shares.resolve(size).0.get()
+}
+
+fn untaxed(snapshot: &Snapshot) -> Snapshot {
+    let mut untaxed = snapshot.clone();
+    untaxed
+        .vms
+        .iter_mut()
+        .for_each(|vm| vm.evidence.active = None);
+    untaxed
+}
+
+fn taxed_pages(vm: &VmSnapshot, taxed: Taxed, target: PageCount) -> PageCount {
+    match vm.evidence.active {
+        Some(_) if taxed.rate > TaxRate::NONE => target.saturating_sub(taxed.active),
+        _ => PageCount::ZERO,
+    }
+}
+
+/// Shares for a MiB: S · k' / cost, where the cost counts an active page as k' and an idle one as 1000.
+fn price(vm: &VmSnapshot, taxed: Taxed, target: PageCount) -> Option<Price> {
+    let cost = u128::from(taxed.cost(target));
+    let pages_per_mebibyte = u128::from(PageCount::from_mebibytes(1).0);
+    let weight = u128::from(shares(vm)) * u128::from(taxed.rate.kept_permille());
+    let price = (weight * pages_per_mebibyte * 1000).checked_div(cost)?;
+    Some(Price(u64::try_from(price).unwrap_or(u64::MAX)))
+}
+
+fn first_to_give(snapshot: &Snapshot, plan: &Plan) -> Option<(VmId, Price)> {
+    let priced = |(vm, target): (&VmSnapshot, PageCount)| {
+        let price = price(vm, taxed(vm, snapshot.idle_tax), target)?;
+        Some((vm.id, price))
+    };
+    let vms = snapshot.vms.iter();
+    vms.zip(plan.steps.iter().map(|step| step.target))
+        .filter(|(vm, target)| *target > vm.settings.effective_min() && vm.pinned.is_none())
+        .filter_map(priced)
+        .min_by_key(|&(id, price)| (price, id))
+}
+
+fn bounds(snapshot: &Snapshot, vm: &VmSnapshot, target: PageCount, grant: PageCount) -> Vec<Bound> {
+    let (min, max) = (vm.settings.effective_min(), vm.settings.effective_max());
+    let on_target = match vm.pinned {
+        Some(_) => Some(Bound::Pin),
+        None if target == max => Some(Bound::Max),
+        None if target == min => Some(Bound::Min),
+        None => None,
+    };
+    let round = snapshot.balloon.filter(|_| vm.stage == Stage::Running);
+    let floor = round.map(|round| balloon::floor(vm, &round.settings));
+    let on_balloon = floor
+        .filter(|&(floor, _)| floor > target && vm.held() > target)
+        .map(|(_, bound)| Bound::Balloon(bound));
+    let on_grant = (grant < target).then_some(Bound::NotFreeYet);
+    [on_target, on_balloon, on_grant]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// The snapshot with one VM's settings changed, and what that VM would get.
+struct Trial<'a> {
+    snapshot: &'a Snapshot,
+    index: usize,
+    wanted: PageCount,
+}
+
+impl Trial<'_> {
+    /// The least number up to `most` with which the VM would get what is wanted. More of it must never
+    /// bring less.
+    fn least(&self, most: u64, set: impl Fn(&mut Snapshot, u64)) -> Option<u64> {
+        let suffices = |number: u64| {
+            let mut changed = self.snapshot.clone();
+            set(&mut changed, number);
+            targets(&changed)[self.index].pages >= self.wanted
+        };
+        if !suffices(most) {
+            return None;
+        }
+        let (mut too_little, mut enough) = (0, most);
+        while enough - too_little > 1 {
+            let middle = too_little.midpoint(enough);
+            if suffices(middle) {
+                enough = middle;
+            } else {
+                too_little = middle;
+            }
+        }
+        Some(enough)
+    }
+
+    fn shares(&self) -> Option<u32> {
+        let shares = self.least(u32::MAX.into(), |snapshot, shares| {
+            let shares = u32::try_from(shares).ok().and_then(NonZeroU32::new);
+            let shares = SharesSpec::Count(shares.unwrap_or(NonZeroU32::MIN));
+            snapshot.vms[self.index].settings.shares = shares;
+        })?;
+        u32::try_from(shares).ok()
+    }
+
+    fn budget(&self) -> Option<PageCount> {
+        let snapshot = self.snapshot;
+        let most = |vm: &VmSnapshot| total([vm.settings.effective_max(), vm.overhead]);
+        let all = total(snapshot.vms.iter().map(most));
+        let most = total([all, snapshot.kept, snapshot.keep_free]);
+        let budget = self.least(most.0, |snapshot, budget| {
+            snapshot.budget = PageCount(budget)
+        })?;
+        (budget > snapshot.budget.0).then_some(PageCount(budget))
+    }
+
+    fn active(&self) -> Option<PageCount> {
+        let vm = &self.snapshot.vms[self.index];
+        let now = vm.evidence.active?;
+        let active = self.least(vm.settings.effective_size().0, |snapshot, pages| {
+            snapshot.vms[self.index].evidence.active = Some(ActiveSet {
+                pages: PageCount(pages),
+                ..now
+            });
+        })?;
+        (active > now.pages.0).then_some(PageCount(active))
+    }
+
+    /// A min is had whatever others are worth, but must be promised.
+    fn min(&self) -> Option<PageCount> {
+        let vm = &self.snapshot.vms[self.index];
+        let settings = VmSettings {
+            min: self.wanted,
+            ..vm.settings.clone()
+        };
+        let can_be_promised = admit_change(self.snapshot, vm.id, &settings).is_ok();
+        can_be_promised.then_some(self.wanted)
+    }
+
+    fn pin(&self) -> Option<PageCount> {
+        let mut pinned = self.snapshot.clone();
+        pinned.vms[self.index].pinned = Some(self.wanted);
+        let suffices = targets(&pinned)[self.index].pages >= self.wanted;
+        suffices.then_some(self.wanted)
+    }
+}
+
+fn what_it_takes(snapshot: &Snapshot, index: usize, target: PageCount, pages: PageCount) -> More {
+    let vm = &snapshot.vms[index];
+    let size = vm.settings.effective_size();
+    let room = size.saturating_sub(target);
+    let wanted = total([target, pages.min(room)]);
+    let mut with_max = snapshot.clone();
+    let settings = &mut with_max.vms[index].settings;
+    let max = (wanted > settings.effective_max()).then_some(wanted);
+    settings.max = settings.max.max(wanted);
+    let trial = Trial {
+        snapshot: &with_max,
+        index,
+        wanted,
+    };
+    let unpinned = vm.pinned.is_none() && room > PageCount::ZERO;
+    More {
+        pages,
+        most: (pages > room).then_some(room),
+        max,
+        pin: trial.pin().filter(|_| vm.pinned.is_some()),
+        shares: trial.shares().filter(|_| unpinned),
+        min: trial.min().filter(|_| unpinned),
+        active: trial.active().filter(|_| unpinned),
+        budget: trial.budget().filter(|_| unpinned),
+    }
+}
+
+/// With one decimal.
+impl fmt::Display for Price {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", tenths(self.0.div_ceil(100)))
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            id,
+            size,
+            target,
+            held,
+            ..
+        } = self;
+        write!(
+            f,
+            "VM {id} should hold {target} of its {size} and holds {held} now."
+        )?;
+        self.write_worth(f)?;
+        self.write_use(f)?;
+        self.write_price(f)?;
+        for bound in &self.bounds {
+            write!(f, " {}", sentence(*bound))?;
+        }
+        write!(
+            f,
+            " The host's memory is {}: {}.",
+            self.state,
+            meaning(self.state)
+        )?;
+        self.write_witness(f)?;
+        self.write_balloon(f)?;
+        self.more.map_or(Ok(()), |more| self.write_more(f, &more))
+    }
+}
+
+impl Explanation {
+    fn write_worth(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            shares,
+            all_shares,
+            by_shares_alone,
+            ..
+        } = self;
+        write!(
+            f,
+            " It has {shares} of all VMs' {all_shares} shares, which alone would bring it {by_shares_alone}."
+        )
+    }
+
+    fn write_use(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(ActiveSet {
+            pages, low, high, ..
+        }) = self.active
+        else {
+            return write!(
+                f,
+                " How much it uses is not known yet, so nothing of it is taxed."
+            );
+        };
+        write!(f, " It uses {pages} (with 95 % confidence {low} to {high})")?;
+        if self.taxed == PageCount::ZERO {
+            return write!(f, ", and nothing of what it is to hold is taxed.");
+        }
+        let times = 10_000u64.div_ceil(self.tax.kept_permille());
+        let (taxed, tax) = (self.taxed, self.tax);
+        let times = tenths(times);
+        write!(
+            f,
+            "; {taxed} of what it is to hold are idle, and at an idle tax of {tax} each such page costs it as \
+             much as {times} that it uses."
+        )
+    }
+
+    fn write_price(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(price) = self.price else {
+            return Ok(());
+        };
+        write!(f, " It pays {price} shares for a MiB.")?;
+        match self.first_to_give {
+            Some((id, _)) if id == self.id => {
+                write!(
+                    f,
+                    " Nobody who could give memory pays less, so it is taken here first."
+                )
+            }
+            Some((id, least)) => {
+                write!(
+                    f,
+                    " Memory is taken first from VM {id}, which pays {least}."
+                )
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn write_witness(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.witness {
+            Witness::Silent | Witness::Agrees => Ok(()),
+            Witness::Senseless => write!(f, " What its guest says of its memory makes no sense."),
+            Witness::SaysIdler { by } => write!(
+                f,
+                " Its guest touches {by} more than it says are in use; its touches count."
+            ),
+            Witness::SaysBusier { by } => write!(
+                f,
+                " Its guest says that it needs {by} more than it touches; its touches count."
+            ),
+        }
+    }
+
+    fn write_balloon(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.balloon == BalloonHealth::Stuck {
+            write!(
+                f,
+                " Its balloon is stuck: it was asked for memory and makes no progress."
+            )?;
+        }
+        if self.by_other_means > PageCount::ZERO {
+            let by_other_means = self.by_other_means;
+            write!(
+                f,
+                " {by_other_means} above its target must be had by other means."
+            )?;
+        }
+        if self.block {
+            write!(f, " It is blocked until it holds no more than its target.")?;
+        }
+        Ok(())
+    }
+
+    fn write_more(&self, f: &mut fmt::Formatter<'_>, more: &More) -> fmt::Result {
+        let wanted = more.most.unwrap_or(more.pages);
+        if wanted == PageCount::ZERO {
+            return write!(f, " It cannot hold more: its size is {}.", self.size);
+        }
+        write!(f, " To hold {wanted} more, ")?;
+        if let Some(max) = more.max {
+            write!(f, "its max must be {max}; then ")?;
+        }
+        let ways = [
+            more.pin.map(|pin| format!("pinning it at {pin}")),
+            more.shares.map(|shares| format!("{shares} shares")),
+            more.min.map(|min| format!("a min of {min}")),
+            more.active.map(|active| format!("using {active}")),
+            more.budget
+                .map(|budget| format!("a budget of {budget} for the host")),
+        ];
+        let ways: Vec<String> = ways.into_iter().flatten().collect();
+        match ways.as_slice() {
+            [] => write!(
+                f,
+                "nothing suffices alone while the others have what they are promised."
+            ),
+            [only] => write!(f, "{only} would suffice."),
+            ways => write!(f, "any of these would suffice: {}.", ways.join(", ")),
+        }
+    }
+}
+
+fn sentence(bound: Bound) -> &'static str {
+    match bound {
+        Bound::Min => "Its min decides: its shares earn no more.",
+        Bound::Max => "Its max decides: its shares could earn more.",
+        Bound::Pin => "An administrator pinned it.",
+        Bound::Balloon(BalloonBound::Limit) => "Its balloon has taken the part that a balloon may.",
+        Bound::Balloon(BalloonBound::GuestNeeds) => {
+            "Its balloon stops where its guest says that it would have to swap."
+        }
+        Bound::Balloon(BalloonBound::GuestStalls) => {
+            "Its balloon waits, because its guest waits for memory."
+        }
+        Bound::NotFreeYet => "It gets the rest when others have given it up.",
+    }
+}
+
+fn meaning(state: MemoryState) -> &'static str {
+    match state {
+        MemoryState::High => "there is enough",
+        MemoryState::Clear => "there is enough, and equal pages are looked for harder",
+        MemoryState::Soft => "it is short, and balloons inflate as fast as guests can",
+        MemoryState::Hard => "it is short, and what balloons cannot take is compressed and swapped",
+        MemoryState::Low => "it is very short, and VMs above their targets are blocked",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{generate, plan};
+    use proptest::prelude::*;
+
+    fn mebibytes(count: u64) -> PageCount {
+        PageCount::from_mebibytes(count)
+    }
+
+    fn using(id: u32, active: u64) -> VmSnapshot {
+        let mut vm = generate::vm_of_size(id, mebibytes(256).0);
+        vm.stage = Stage::Running;
+        vm.ballooned = mebibytes(256 - 180);
+        vm.granted = mebibytes(180);
+        let pages = |active: u64| mebibytes(active);
+        vm.evidence.active = Some(ActiveSet {
+            pages: pages(active),
+            low: pages(active.saturating_sub(10)),
+            high: pages(active + 10),
+            held: pages(180),
+        });
+        vm
+    }
+
+    /// The paper's Figure 7: an idle VM and a busy one in memory for 0.7 of both.
+    fn figure_7() -> Snapshot {
+        Snapshot {
+            budget: mebibytes(360),
+            vms: vec![using(1, 20), using(2, 150)],
+            ..Snapshot::default()
+        }
+    }
+
+    fn explained(snapshot: &Snapshot, id: u32, more: u64) -> Explanation {
+        explain(snapshot, &plan(snapshot), VmId(id), Some(mebibytes(more))).unwrap()
+    }
+
+    #[test]
+    fn an_idle_vm_is_told_what_its_idleness_costs() {
+        let text = explained(&figure_7(), 1, 40).to_string();
+        for part in [
+            "VM 1 should hold",
+            "holds 180 MiB now",
+            "2560 of all VMs' 5120 shares, which alone would bring it 180 MiB",
+            "It uses 20 MiB (with 95 % confidence 10 MiB to 30 MiB)",
+            "at an idle tax of 75 % each such page costs it as much as 4 that it uses",
+            "The host's memory is high: there is enough.",
+            "To hold 40 MiB more, any of these would suffice",
+            "a min of",
+            "using",
+            "a budget of",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in: {text}");
+        }
+    }
+
+    #[test]
+    fn a_limit_that_decides_is_said() {
+        let mut snapshot = figure_7();
+        snapshot.vms[0].pinned = Some(mebibytes(50));
+        snapshot.vms[1].settings.max = mebibytes(200);
+        assert_eq!(explained(&snapshot, 1, 1).bounds, [Bound::Pin]);
+        let limited = explained(&snapshot, 2, 40);
+        assert_eq!(limited.bounds, [Bound::Max, Bound::NotFreeYet]);
+        assert_eq!(limited.more.unwrap().max, Some(mebibytes(240)));
+        assert!(
+            limited
+                .to_string()
+                .contains("To hold 40 MiB more, its max must be 240 MiB; then")
+        );
+    }
+
+    #[test]
+    fn a_vm_that_may_hold_all_its_size_cannot_hold_more() {
+        let mut snapshot = figure_7();
+        snapshot.budget = mebibytes(1000);
+        let text = explained(&snapshot, 1, 40).to_string();
+        assert!(
+            text.ends_with("It cannot hold more: its size is 256 MiB."),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn there_is_nothing_to_say_of_a_vm_that_is_not_there() {
+        let snapshot = figure_7();
+        assert_eq!(explain(&snapshot, &plan(&snapshot), VmId(9), None), None);
+    }
+
+    proptest! {
+        /// Each way is tried: with it the VM gets what was asked, and with a little less it does not.
+        #[test]
+        fn what_it_takes_suffices_and_nothing_less_does(
+            snapshot in generate::informed_snapshot(), which: prop::sample::Index, more in 1u64..3000
+        ) {
+            prop_assume!(!snapshot.vms.is_empty());
+            let index = which.index(snapshot.vms.len());
+            let vm = &snapshot.vms[index];
+            let more = Some(PageCount(more));
+            let explanation = explain(&snapshot, &plan(&snapshot), vm.id, more).unwrap();
+            let takes = explanation.more.unwrap();
+            let wanted = explanation.target + takes.most.unwrap_or(takes.pages);
+            let gets = |change: &dyn Fn(&mut Snapshot)| {
+                let mut changed = snapshot.clone();
+                let settings = &mut changed.vms[index].settings;
+                settings.max = settings.max.max(wanted);
+                change(&mut changed);
+                targets(&changed)[index].pages
+            };
+            if let Some(shares) = takes.shares.and_then(NonZeroU32::new) {
+                let with = |shares| gets(&|snapshot| snapshot.vms[index].settings.shares = SharesSpec::Count(shares));
+                prop_assert!(with(shares) >= wanted);
+                if let Some(less) = NonZeroU32::new(shares.get() - 1) {
+                    prop_assert!(with(less) < wanted);
+                }
+            }
+            if let Some(budget) = takes.budget {
+                let with = |budget| gets(&|snapshot| snapshot.budget = budget);
+                prop_assert!(with(budget) >= wanted && with(budget - PageCount(1)) < wanted);
+            }
+            if let Some(min) = takes.min {
+                prop_assert!(gets(&|snapshot| snapshot.vms[index].settings.min = min) >= wanted);
+            }
+            if let Some(pin) = takes.pin {
+                prop_assert!(gets(&|snapshot| snapshot.vms[index].pinned = Some(pin)) >= wanted);
+            }
+        }
+
+        #[test]
+        fn everything_can_be_explained(snapshot in generate::senseless_snapshot(), more: u64) {
+            let plan = plan(&snapshot);
+            for vm in &snapshot.vms {
+                let explanation = explain(&snapshot, &plan, vm.id, Some(PageCount(more)));
+                prop_assert!(explanation.unwrap().to_string().ends_with('.'));
+            }
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Runs the policy over a described load, on a memory model instead of guests.
+//!
+//! For what cannot be tried on a real machine: thousands of VMs, hours in seconds, the same load under
+//! another tax. What decides is this crate's own code, called as a host calls it (see the crate's
+//! documentation); only the guests are simpler than life. Equal scenarios give equal traces
+//! on every machine: the model computes with integers and draws its numbers from a generator of its own.
+
+mod guest;
+mod scenario;
+mod trace;
+
+#[cfg(test)]
+mod tests;
+
+pub use scenario::{
+    Driver, HostModel, InvalidScenario, MOST_POINTS, MOST_VMS, Phase, Scenario, VmModel,
+};
+pub use trace::{HostPoint, RefusedVm, Trace, VmPoint, VmTrace};
+
+use crate::random::Random;
+use crate::snapshot::total;
+use crate::{
+    BalloonHealth, BalloonRound, BalloonWatch, Evidence, MemoryState, OVERHEAD, Plan, Precision,
+    Reason, Rebalance, SampleLimits, Snapshot, Stage, Step, Thresholds, VmSettings, VmSnapshot,
+    admit, plan, sample_size,
+};
+use guest::Guest;
+use page::{PageCount, VmId};
+use scenario::pages;
+use std::time::Duration;
+
+/// Guests report every so many seconds.
+const FIGURES_EVERY_S: u32 = 5;
+
+/// Simulates a scenario from beginning to end.
+pub fn simulate(scenario: &Scenario) -> Result<Trace, InvalidScenario> {
+    scenario.check()?;
+    let mut host = Host::new(scenario)?;
+    for now_s in 0..scenario.seconds {
+        host.second(now_s);
+    }
+    Ok(host.trace)
+}
+
+/// One VM of the scenario, whether it has come yet or not.
+#[derive(Debug)]
+struct Vm<'a> {
+    model: &'a VmModel,
+    settings: VmSettings,
+    id: VmId,
+    comes_at_s: u32,
+    stage: VmStage,
+    evidence: Evidence,
+    /// The last step planned for it.
+    step: Option<Step>,
+}
+
+#[derive(Debug)]
+enum VmStage {
+    ToCome,
+    Waiting,
+    Running { since_s: u32, guest: Box<Guest> },
+    Gone,
+}
+
+impl Vm<'_> {
+    fn guest(&self) -> Option<&Guest> {
+        match &self.stage {
+            VmStage::Running { guest, .. } => Some(guest),
+            _ => None,
+        }
+    }
+
+    fn is_admitted(&self) -> bool {
+        matches!(self.stage, VmStage::Waiting | VmStage::Running { .. })
+    }
+
+    fn snapshot(&self) -> VmSnapshot {
+        let guest = self.guest();
+        VmSnapshot {
+            id: self.id,
+            settings: self.settings.clone(),
+            overhead: OVERHEAD,
+            ballooned: guest.map_or(self.settings.size, |guest| guest.ballooned),
+            granted: guest.map_or(PageCount::ZERO, |guest| guest.told),
+            pinned: None,
+            stage: if guest.is_some() {
+                Stage::Running
+            } else {
+                Stage::Waiting
+            },
+            evidence: self.evidence,
+        }
+    }
+
+    fn point(&self, at_s: u32) -> VmPoint {
+        let guest = self.guest();
+        let pages = |count: fn(&Guest) -> PageCount| guest.map_or(PageCount::ZERO, count);
+        let watch = self.evidence.balloon;
+        VmPoint {
+            at_s,
+            target: self.step.map_or(PageCount::ZERO, |step| step.target),
+            held: pages(Guest::held),
+            backed: pages(|guest| guest.backed),
+            active: self.evidence.active,
+            working_set: pages(Guest::wanted),
+            balloon: watch.map_or(BalloonHealth::Settled, BalloonWatch::health),
+            is_blocked: guest.is_some_and(|guest| guest.is_blocked),
+            throughput_permille: guest.map_or(0, Guest::throughput),
+        }
+    }
+}
+
+/// What a host keeps between its rounds.
+#[derive(Debug)]
+struct Host<'a> {
+    scenario: &'a Scenario,
+    budget: PageCount,
+    swap: PageCount,
+    thresholds: Thresholds,
+    state: MemoryState,
+    rebalance: Rebalance,
+    random: Random,
+    vms: Vec<Vm<'a>>,
+    trace: Trace,
+}
+
+impl<'a> Host<'a> {
+    fn new(scenario: &'a Scenario) -> Result<Self, InvalidScenario> {
+        let budget = pages(scenario.host.memory_mib)?;
+        let vms = all_vms(scenario)?;
+        let names = vms.iter().map(|(_, name)| VmTrace {
+            name: name.clone(),
+            points: Vec::new(),
+        });
+        let trace = Trace {
+            vms: names.collect(),
+            ..Trace::default()
+        };
+        Ok(Self {
+            scenario,
+            budget,
+            swap: pages(scenario.host.swap_mib)?,
+            thresholds: Thresholds::of(scenario.host.scale, budget),
+            state: MemoryState::default(),
+            rebalance: Rebalance::default(),
+            random: Random::new(scenario.seed),
+            vms: vms.into_iter().map(|(vm, _)| vm).collect(),
+            trace,
+        })
+    }
+
+    /// A round: VMs come and go, guests live, the host observes, decides and acts.
+    fn second(&mut self, now_s: u32) {
+        self.come_and_go(now_s);
+        self.let_guests_live(now_s);
+        self.observe(now_s);
+        let free = self.budget.saturating_sub(self.used());
+        self.state = self.state.next(free, &self.thresholds);
+        let mut snapshot = self.snapshot();
+        let now = Duration::from_secs(now_s.into());
+        let reason = self.rebalance.settle(&mut snapshot, now);
+        let plan = plan(&snapshot);
+        self.act(&plan, now_s);
+        self.record(now_s, reason, &plan);
+    }
+
+    fn come_and_go(&mut self, now_s: u32) {
+        for index in 0..self.vms.len() {
+            let vm = &self.vms[index];
+            let life_s = vm.model.life_s.unwrap_or(u32::MAX);
+            match vm.stage {
+                VmStage::ToCome if vm.comes_at_s <= now_s => self.come(index, now_s),
+                VmStage::Running { since_s, .. } if now_s - since_s >= life_s => {
+                    self.vms[index].stage = VmStage::Gone;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn come(&mut self, index: usize, at_s: u32) {
+        let admitted = admit(&self.snapshot(), &self.vms[index].settings, OVERHEAD);
+        self.vms[index].stage = match admitted {
+            Ok(()) => VmStage::Waiting,
+            Err(refusal) => {
+                let name = self.trace.vms[index].name.clone();
+                let why = refusal.to_string();
+                self.trace.refused.push(RefusedVm { name, at_s, why });
+                VmStage::Gone
+            }
+        };
+    }
+
+    fn let_guests_live(&mut self, now_s: u32) {
+        for vm in &mut self.vms {
+            if let VmStage::Running { since_s, guest } = &mut vm.stage {
+                guest.live(vm.model.phase_at(now_s - *since_s));
+            }
+        }
+    }
+
+    /// Samples, guests' figures and balloons.
+    fn observe(&mut self, now_s: u32) {
+        let period_s = self.scenario.host.sample_period_s;
+        let period = Duration::from_secs(period_s.into());
+        let limits = SampleLimits::default();
+        let state = self.state;
+        for vm in &mut self.vms {
+            let VmStage::Running { since_s, guest } = &mut vm.stage else {
+                continue;
+            };
+            let age_s = now_s - *since_s;
+            let unlimited = vm.step.is_some_and(|step| step.target >= vm.settings.max);
+            let precision = Precision::needed(state, unlimited);
+            let size = sample_size(guest.working_set.touched(), precision, period, &limits);
+            guest.observe(age_s.is_multiple_of(period_s), size);
+            vm.evidence.active = guest.active();
+            if age_s.is_multiple_of(FIGURES_EVERY_S) {
+                vm.evidence.guest = Some(guest.figures());
+            }
+            let watch = vm.evidence.balloon.unwrap_or_default();
+            vm.evidence.balloon = Some(watch.observe(guest.told, guest.held()));
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let model = &self.scenario.host;
+        let admitted = self.vms.iter().filter(|vm| vm.is_admitted());
+        Snapshot {
+            budget: self.budget,
+            keep_free: self.thresholds.keep_free(),
+            swap: self.swap,
+            idle_tax: model.idle_tax_permille,
+            state: self.state,
+            balloon: Some(BalloonRound {
+                settings: model.balloon,
+                elapsed_ms: 1000,
+            }),
+            vms: admitted.map(Vm::snapshot).collect(),
+            ..Snapshot::default()
+        }
+    }
+
+    fn act(&mut self, plan: &Plan, now_s: u32) {
+        let admitted = self.vms.iter_mut().filter(|vm| vm.is_admitted());
+        for (vm, &step) in admitted.zip(&plan.steps) {
+            vm.step = Some(step);
+            match &mut vm.stage {
+                VmStage::Running { guest, .. } => {
+                    guest.told = step.grant;
+                    guest.is_blocked = step.block;
+                }
+                VmStage::Waiting if step.grant > PageCount::ZERO => {
+                    let (settings, driver) = (vm.settings.clone(), vm.model.driver);
+                    let guest = Guest::start(settings, driver, step.grant, self.random.next());
+                    vm.stage = VmStage::Running {
+                        since_s: now_s,
+                        guest: Box::new(guest),
+                    };
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn used(&self) -> PageCount {
+        let guests = self.vms.iter().filter_map(Vm::guest);
+        total(guests.map(|guest| guest.backed + OVERHEAD))
+    }
+
+    fn record(&mut self, at_s: u32, rebalanced: Option<Reason>, plan: &Plan) {
+        let guests = || self.vms.iter().filter_map(Vm::guest);
+        let exposed = total(guests().map(|guest| guest.held().max(guest.told) + OVERHEAD));
+        self.trace.most_exposed = self.trace.most_exposed.max(exposed);
+        if !at_s.is_multiple_of(self.scenario.record_every_s) {
+            return;
+        }
+        let busy = || guests().filter(|guest| guest.wanted() > PageCount::ZERO);
+        let work: u64 = busy().map(Guest::throughput).sum();
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let waits = |vm: &&Vm<'_>| matches!(vm.stage, VmStage::Waiting);
+        let point = HostPoint {
+            at_s,
+            state: self.state,
+            used: self.used(),
+            free: self.budget.saturating_sub(self.used()),
+            running: count(guests().count()),
+            waiting: count(self.vms.iter().filter(waits).count()),
+            rebalanced,
+            by_other_means: total(plan.steps.iter().map(|step| step.by_other_means)),
+            throughput_permille: work
+                .checked_div(busy().count() as u64)
+                .unwrap_or(guest::FULL),
+            work_permille: work,
+        };
+        self.trace.host.push(point);
+        for (vm, trace) in self.vms.iter().zip(&mut self.trace.vms) {
+            if vm.is_admitted() {
+                trace.points.push(vm.point(at_s));
+            }
+        }
+    }
+}
+
+/// Every single VM of the scenario, with its name.
+fn all_vms(scenario: &Scenario) -> Result<Vec<(Vm<'_>, String)>, InvalidScenario> {
+    let mut vms = Vec::new();
+    for model in &scenario.vms {
+        let settings = model.settings()?;
+        for number in 0..model.count {
+            let name = match model.count {
+                1 => model.name.clone(),
+                _ => format!("{}-{}", model.name, number + 1),
+            };
+            let id = VmId(u32::try_from(vms.len()).unwrap_or(u32::MAX));
+            let vm = Vm {
+                model,
+                settings: settings.clone(),
+                id,
+                comes_at_s: model
+                    .start_s
+                    .saturating_add(number.saturating_mul(model.apart_s)),
+                stage: VmStage::ToCome,
+                evidence: Evidence::default(),
+                step: None,
+            };
+            vms.push((vm, name));
+        }
+    }
+    Ok(vms)
+}

@@ -1,0 +1,535 @@
+//! How much of its memory a VM uses, estimated from a few random pages.
+//!
+//! Each period the mappings of some random private pages are dropped; the first touch of each faults and
+//! is counted (ESX.md, Working set). Touched over sampled estimates the active part of all, without
+//! asking the guest. One period is noisy, so two moving averages are kept, a slow and a fast one, and a
+//! version of the fast one that takes the current, unfinished period for finished. **The largest of the
+//! three is used**: the estimate rises within a period and falls over many, for memory taken from a busy
+//! guest hurts it more than memory left to an idle one hurts the others.
+//!
+//! Every figure carries the interval in which it lies with 95 % confidence, because a sample of a hundred
+//! can be ten points off. An average over periods is worth more pages than one period has; how many is
+//! kept with it.
+//!
+//! ```text
+//! begin(size) ── host drops the mappings ──▶ count(touched, written)… ──▶ end() ──▶ begin(size) …
+//!                                                  └── estimate at any time
+//! ```
+
+use crate::MemoryState;
+use crate::fraction::{Fraction, Interval, size_for};
+use crate::snapshot::total;
+use page::PageCount;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How long a period lasts (ESX.md: 30 s in the paper, 60 s in ESXi today).
+pub const SAMPLE_PERIOD: Duration = Duration::from_secs(30);
+
+/// What a finished period weighs in the averages, in eighths.
+const FAST_EIGHTHS: u32 = 6;
+const SLOW_EIGHTHS: u32 = 1;
+
+/// The pages sampled in a period and what became of them so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Pages sampled and still private: one that was ballooned or shared meanwhile drops out.
+    pub size: u32,
+    /// Of these, how many were touched.
+    pub touched: u32,
+    /// Of these, how many by a write.
+    pub written: u32,
+}
+
+/// A moving average of fractions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Average {
+    value: Fraction,
+    /// One over the size of a single sample that would be as exact, in 2^-32.
+    inverse_size: u64,
+}
+
+impl Average {
+    fn first(found: u32, size: u32) -> Self {
+        Self {
+            value: Fraction::of(found.into(), size.into()),
+            inverse_size: inverse(size),
+        }
+    }
+
+    /// Weights add in the value and squared weights in its variance.
+    fn after(self, found: u32, size: u32, eighths: u32) -> Self {
+        let next = Self::first(found, size);
+        let (old, new) = (u64::from(8 - eighths), u64::from(eighths));
+        let inverse_size = (old * old * self.inverse_size + new * new * next.inverse_size) / 64;
+        Self {
+            value: self.value.toward(next.value, eighths),
+            inverse_size,
+        }
+    }
+
+    fn interval(self) -> Interval {
+        Interval::wilson(self.value, (1 << 32) / self.inverse_size.max(1))
+    }
+}
+
+fn inverse(size: u32) -> u64 {
+    (1 << 32) / u64::from(size.max(1))
+}
+
+/// The averages of one kind of touch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Averages {
+    slow: Average,
+    fast: Average,
+    /// The last finished period alone.
+    latest: Average,
+    /// The fast average before it.
+    fast_before: Average,
+}
+
+impl Averages {
+    fn after(earlier: Option<Self>, found: u32, size: u32) -> Self {
+        let latest = Average::first(found, size);
+        match earlier {
+            None => Self {
+                slow: latest,
+                fast: latest,
+                latest,
+                fast_before: latest,
+            },
+            Some(Self { slow, fast, .. }) => Self {
+                slow: slow.after(found, size, SLOW_EIGHTHS),
+                fast: fast.after(found, size, FAST_EIGHTHS),
+                latest,
+                fast_before: fast,
+            },
+        }
+    }
+
+    fn estimate(&self, open: Option<(u32, u32)>) -> Estimate {
+        let Self { slow, fast, .. } = *self;
+        let current = open
+            .filter(|&(_, size)| size > 0)
+            .map_or(fast, |(found, size)| fast.after(found, size, FAST_EIGHTHS));
+        let used = [current, fast, slow]
+            .into_iter()
+            .reduce(|best, next| if next.value > best.value { next } else { best })
+            .unwrap_or(fast);
+        Estimate {
+            used: used.value,
+            interval: self.interval(used),
+            slow: slow.value,
+            fast: fast.value,
+            current: current.value,
+        }
+    }
+
+    /// Where the truth lies: in the fast average's interval, unless the last period contradicts what was
+    /// believed before it, for then something has just changed and the period alone may be right. The
+    /// figure that is used lies in it too.
+    fn interval(&self, used: Average) -> Interval {
+        let fast = self.fast.interval();
+        let latest = self.latest.interval();
+        let truth = if latest.is_apart_from(self.fast_before.interval()) {
+            fast.hull(latest)
+        } else {
+            fast
+        };
+        truth.hull(used.interval())
+    }
+}
+
+/// What is known of one VM's touches. The host keeps one for each VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkingSet {
+    touched: Option<Averages>,
+    written: Option<Averages>,
+    open: Option<Sample>,
+}
+
+impl WorkingSet {
+    /// A period begins with so many pages sampled. One that was not ended is forgotten.
+    pub fn begin(&mut self, size: u32) {
+        self.open = Some(Sample {
+            size,
+            ..Sample::default()
+        });
+    }
+
+    /// How the current period stands, from its beginning. Nothing happens if none has begun.
+    pub fn count(&mut self, so_far: Sample) {
+        if let Some(open) = &mut self.open {
+            let size = so_far.size.min(open.size);
+            let touched = so_far.touched.min(size);
+            *open = Sample {
+                size,
+                touched,
+                written: so_far.written.min(touched),
+            };
+        }
+    }
+
+    /// The period is over. One without pages says nothing.
+    pub fn end(&mut self) {
+        let Some(Sample {
+            size,
+            touched,
+            written,
+        }) = self.open.take()
+        else {
+            return;
+        };
+        if size > 0 {
+            self.touched = Some(Averages::after(self.touched, touched, size));
+            self.written = Some(Averages::after(self.written, written, size));
+        }
+    }
+
+    /// The part of its private pages that the VM touches in a period. None until one is over.
+    #[must_use]
+    pub fn touched(&self) -> Option<Estimate> {
+        let open = self.open.map(|open| (open.touched, open.size));
+        self.touched.map(|averages| averages.estimate(open))
+    }
+
+    /// The part of its private pages that the VM writes to in a period.
+    #[must_use]
+    pub fn touched_by_write(&self) -> Option<Estimate> {
+        let open = self.open.map(|open| (open.written, open.size));
+        self.written.map(|averages| averages.estimate(open))
+    }
+
+    /// The VM's active set: the estimated part of what could be sampled, and all that came since.
+    #[must_use]
+    pub fn active_set(&self, population: Population) -> Option<ActiveSet> {
+        let Population {
+            sampled_from,
+            fresh,
+            held,
+        } = population;
+        let Estimate { used, interval, .. } = self.touched()?;
+        let pages = |part: Fraction| total([part.of_pages(sampled_from), fresh]);
+        Some(ActiveSet {
+            pages: pages(used),
+            low: pages(interval.low),
+            high: pages(interval.high),
+            held,
+        })
+    }
+}
+
+/// The pages of a VM, as far as its sample can speak of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Population {
+    /// Private pages when the period began: what could be sampled.
+    pub sampled_from: PageCount,
+    /// Pages that became private since: a page comes by being touched.
+    pub fresh: PageCount,
+    /// What the VM holds, touched or not.
+    pub held: PageCount,
+}
+
+/// An estimated part, and how it came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The largest of the three averages.
+    pub used: Fraction,
+    /// Where the truth lies with 95 % confidence; `used` is in it.
+    pub interval: Interval,
+    /// Over about eight periods.
+    pub slow: Fraction,
+    /// Over hardly more than the last.
+    pub fast: Fraction,
+    /// As fast, with the current period as it stands.
+    pub current: Fraction,
+}
+
+/// How many pages a VM uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActiveSet {
+    /// As estimated.
+    pub pages: PageCount,
+    /// With 95 % confidence it is no less than this,
+    pub low: PageCount,
+    /// and no more than this.
+    pub high: PageCount,
+    /// What the VM held then.
+    pub held: PageCount,
+}
+
+/// What sampling may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SampleLimits {
+    /// No sample is smaller: below this an interval says next to nothing.
+    pub least: u32,
+    /// Faults a second that sampling may cause in a VM, all sampled pages being touched. A fault is
+    /// some 70 µs of a vCPU at worst, so the default costs it a thousandth.
+    pub faults_per_s: u32,
+}
+
+impl Default for SampleLimits {
+    fn default() -> Self {
+        Self {
+            least: 32,
+            faults_per_s: 16,
+        }
+    }
+}
+
+/// How exactly a working set must be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// To ten points either way, which is what ESX's hundred pages give.
+    Rough,
+    /// To five.
+    Fair,
+    /// To three.
+    Fine,
+}
+
+impl Precision {
+    /// What the next decision on a VM needs. If it is `unlimited`, it gets all that it may hold whatever
+    /// it uses, and nothing depends on its working set. While memory is short, much does.
+    #[must_use]
+    pub fn needed(state: MemoryState, unlimited: bool) -> Self {
+        match state {
+            _ if unlimited => Self::Rough,
+            state if state >= MemoryState::Soft => Self::Fine,
+            _ => Self::Fair,
+        }
+    }
+
+    fn fraction(self) -> Fraction {
+        Fraction::from_percent(match self {
+            Self::Rough => 10,
+            Self::Fair => 5,
+            Self::Fine => 3,
+        })
+    }
+}
+
+/// How many pages to sample in the next period: as many as the precision needs, as far as the budget of
+/// faults allows. A VM that is known to be nearly idle or nearly all busy needs fewer.
+#[must_use]
+pub fn sample_size(
+    known: Option<Estimate>,
+    precision: Precision,
+    period: Duration,
+    limits: &SampleLimits,
+) -> u32 {
+    let expected = known.map_or(Interval::ALL, |estimate| estimate.interval);
+    let needed = size_for(precision.fraction(), expected);
+    let needed = u32::try_from(needed).unwrap_or(u32::MAX);
+    let affordable = u128::from(limits.faults_per_s) * period.as_millis() / 1000;
+    let affordable = u32::try_from(affordable).unwrap_or(u32::MAX);
+    needed.max(limits.least).min(affordable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+    use proptest::prelude::*;
+
+    const SIZE: u32 = 100;
+
+    fn successes(random: &mut Random, permille: u64) -> u32 {
+        let successes = (0..SIZE).filter(|_| random.below(1000) < permille);
+        u32::try_from(successes.count()).unwrap()
+    }
+
+    fn population(sampled_from: u64, fresh: u64) -> Population {
+        Population {
+            sampled_from: PageCount(sampled_from),
+            fresh: PageCount(fresh),
+            held: PageCount(sampled_from),
+        }
+    }
+
+    /// A period in which each page is touched with this chance.
+    fn period(working_set: &mut WorkingSet, random: &mut Random, permille: u64) {
+        working_set.begin(SIZE);
+        let touched = successes(random, permille);
+        working_set.count(Sample {
+            size: SIZE,
+            touched,
+            written: touched / 2,
+        });
+        working_set.end();
+    }
+
+    fn after(seed: u64, periods: &[u64]) -> WorkingSet {
+        let (mut working_set, mut random) = (WorkingSet::default(), Random::new(seed));
+        for &permille in periods {
+            period(&mut working_set, &mut random, permille);
+        }
+        working_set
+    }
+
+    fn used(working_set: &WorkingSet) -> u64 {
+        working_set.touched().unwrap().used.permille()
+    }
+
+    #[test]
+    fn nothing_is_known_before_a_period_is_over() {
+        let mut working_set = WorkingSet::default();
+        assert_eq!(working_set.touched(), None);
+        working_set.begin(SIZE);
+        working_set.count(Sample {
+            size: SIZE,
+            touched: 90,
+            written: 0,
+        });
+        assert_eq!(working_set.active_set(population(1000, 0)), None);
+        working_set.end();
+        let active = working_set.active_set(population(1000, 7)).unwrap();
+        assert_eq!(active.pages, PageCount(907));
+        assert!(active.low < active.pages && active.pages < active.high);
+    }
+
+    /// From a tenth to nine tenths: before the period is over, the estimate is most of the way up.
+    #[test]
+    fn a_rise_is_seen_within_the_period() {
+        for seed in 0..200 {
+            let mut working_set = after(seed, &[100; 20]);
+            let before = used(&working_set);
+            working_set.begin(SIZE);
+            working_set.count(Sample {
+                size: SIZE,
+                touched: successes(&mut Random::new(seed), 900),
+                written: 0,
+            });
+            assert!(before < 260, "seed {seed}: {before}");
+            assert!(
+                used(&working_set) > 550,
+                "seed {seed}: {}",
+                used(&working_set)
+            );
+        }
+    }
+
+    /// From nine tenths to a tenth: over half of the way is left after three periods, little after 24.
+    #[test]
+    fn a_fall_is_believed_slowly() {
+        for seed in 0..200 {
+            let mut periods = vec![900; 20];
+            periods.extend([100; 3]);
+            assert!(used(&after(seed, &periods)) > 500, "seed {seed}");
+            periods.extend([100; 21]);
+            assert!(used(&after(seed, &periods)) < 270, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn an_unfinished_period_cannot_lower_the_estimate() {
+        let mut working_set = after(3, &[500; 9]);
+        let before = used(&working_set);
+        working_set.begin(SIZE);
+        assert_eq!(used(&working_set), before);
+    }
+
+    #[test]
+    fn writes_are_estimated_apart() {
+        let working_set = after(1, &[800; 20]);
+        let written = working_set.touched_by_write().unwrap().used.permille();
+        assert!((330..480).contains(&written), "{written}");
+    }
+
+    /// The chance, in thousandths, that a page is touched in a period.
+    type Load = fn(u64) -> u64;
+
+    /// Steady, drifting and jumping loads: the true part at the end of each period is in the interval
+    /// that is reported then.
+    #[test]
+    fn the_interval_covers_the_truth_in_nine_of_ten_periods() {
+        let loads: [(&str, Load); 5] = [
+            ("idle", |_| 20),
+            ("steady", |_| 400),
+            ("busy", |_| 970),
+            ("drifting", |period| 300 + period * 8),
+            (
+                "jumping",
+                |period| if period / 10 % 2 == 0 { 150 } else { 700 },
+            ),
+        ];
+        for (name, load) in loads {
+            let (mut covered, mut all) = (0, 0);
+            for seed in 0..200 {
+                let (mut working_set, mut random) = (WorkingSet::default(), Random::new(seed));
+                for number in 0..50 {
+                    period(&mut working_set, &mut random, load(number));
+                    let interval = working_set.touched().unwrap().interval;
+                    all += 1;
+                    covered += u32::from(interval.contains(Fraction::of(load(number), 1000)));
+                }
+            }
+            assert!(covered * 10 >= all * 9, "{name}: {covered} of {all}");
+        }
+    }
+
+    #[test]
+    fn a_steady_load_is_known_better_than_one_sample_could() {
+        let interval = after(5, &[500; 20]).touched().unwrap().interval;
+        let width = interval.high.permille() - interval.low.permille();
+        assert!(width < 192, "{width}");
+    }
+
+    #[test]
+    fn a_sample_is_as_large_as_the_decision_needs_and_the_budget_allows() {
+        let limits = SampleLimits::default();
+        let size = |state, unlimited, period| {
+            sample_size(None, Precision::needed(state, unlimited), period, &limits)
+        };
+        assert_eq!(size(MemoryState::High, true, SAMPLE_PERIOD), 97);
+        assert_eq!(size(MemoryState::High, false, SAMPLE_PERIOD), 385);
+        assert_eq!(size(MemoryState::Soft, false, SAMPLE_PERIOD), 16 * 30);
+        assert_eq!(size(MemoryState::High, false, Duration::from_secs(2)), 32);
+        assert_eq!(size(MemoryState::High, false, Duration::ZERO), 0);
+        let idle = after(0, &[10; 20]).touched();
+        let known = sample_size(idle, Precision::Fair, SAMPLE_PERIOD, &limits);
+        assert!((32..200).contains(&known), "{known}");
+    }
+
+    proptest! {
+        #[test]
+        fn the_estimate_is_the_largest_of_three_and_in_its_interval(
+            samples in prop::collection::vec((0u32..200, 0u32..300, 0u32..300, any::<bool>()), 1..30)
+        ) {
+            let mut working_set = WorkingSet::default();
+            for (size, touched, written, is_ended) in samples {
+                working_set.begin(size);
+                working_set.count(Sample { size, touched, written });
+                if is_ended {
+                    working_set.end();
+                }
+                let both = [working_set.touched(), working_set.touched_by_write()];
+                for estimate in both.into_iter().flatten() {
+                    let Estimate { used, interval, slow, fast, current } = estimate;
+                    prop_assert_eq!(used, slow.max(fast).max(current));
+                    prop_assert!(interval.contains(used));
+                }
+            }
+        }
+
+        #[test]
+        fn senseless_counts_do_not_panic(
+            size: u32, so_far in any::<(u32, u32, u32)>(), pages: u64, fresh: u64
+        ) {
+            let mut working_set = WorkingSet::default();
+            let (left, touched, written) = so_far;
+            for _ in 0..3 {
+                working_set.count(Sample { size: left, touched, written });
+                working_set.begin(size);
+                working_set.count(Sample { size: left, touched, written });
+                working_set.end();
+            }
+            prop_assert_eq!(
+                working_set.active_set(population(pages, fresh)).is_some(),
+                size.min(left) > 0
+            );
+        }
+    }
+}
