@@ -13,8 +13,9 @@ use tests::process::{self, Signal};
 use tests::sharing::{check_sums, clean_audit};
 use tests::{Done, MIB, Place, TestHost, number, wait_for, wait_until};
 
-/// How long the outer machine may run for one claim, in seconds; the longest takes a third.
-const LIMIT: u32 = 280;
+/// How long the outer machine may run for one claim, in seconds; on a quiet machine of two processors the
+/// longest takes a fifth.
+const LIMIT: u32 = 500;
 
 /// A kernel that runs as it should on so many processors.
 fn check_kernel(guest: &mut LinuxGuest<'_>, kernel: &LinuxKernel, vcpus: &str) {
@@ -224,12 +225,12 @@ fn a_guest_that_runs_out_of_memory_takes_it_from_its_balloon_and_kills_nothing()
             host.ok(&["balloon", "a", "128M"]);
             host.wait_for_balloon("a", 128 * MIB);
             guest.run("dd if=/dev/urandom of=piece bs=1M count=1 2>&1");
-            let pieces = "for n in $(seq 95); do cat piece; done";
+            let pieces = "for n in $(seq 80); do cat piece; done";
             guest.run(&format!("{pieces} >fill"));
             guest.run(&format!("{pieces} | cmp - fill"));
             let vm = guest.vm();
-            assert!(number(&vm, "/balloon/held") < 112 * MIB, "{vm:#}");
-            assert!(number(&vm, "/memory_file_bytes") > 96 * MIB, "{vm:#}");
+            assert!(number(&vm, "/balloon/held") < 124 * MIB, "{vm:#}");
+            assert!(number(&vm, "/memory_file_bytes") > 80 * MIB, "{vm:#}");
             assert_eq!(guest.run("grep oom_kill /proc/vmstat").trim(), "oom_kill 0");
             assert_eq!(guest.complaints(), "");
             host.ok(&["stop", "a"]);
