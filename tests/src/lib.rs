@@ -8,6 +8,7 @@
 pub mod console;
 pub mod guest_image;
 pub mod host;
+pub mod linux;
 pub mod machine_memory;
 pub mod outer_machine;
 pub mod place;

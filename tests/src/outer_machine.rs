@@ -27,17 +27,17 @@ pub fn inside(place: &Place, seconds: u32, words: &[&str]) -> Command {
 }
 
 /// Runs it to its end.
-///
-/// # Panics
-/// If the script cannot be run.
 #[must_use]
 pub fn run_inside(place: &Place, seconds: u32, words: &[&str]) -> Done {
-    let output = inside(place, seconds, words)
-        .output()
-        .expect("the script can be run");
+    wait_for_end(&mut inside(place, seconds, words))
+}
+
+/// However long it takes: the script has its limit.
+fn wait_for_end(command: &mut Command) -> Done {
+    let output = command.output().expect("the script can be run");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Done {
-        command: words.join(" "),
+        command: format!("{command:?}"),
         status: output.status.code(),
         stdout: text(&output.stdout),
         stderr: text(&output.stderr),
@@ -50,11 +50,21 @@ pub fn run_inside(place: &Place, seconds: u32, words: &[&str]) -> Done {
 /// # Panics
 /// If the test fails there, or is not there.
 pub fn test_inside(seconds: u32, name: &str) {
+    test_inside_with(seconds, name, &[]);
+}
+
+/// Like [`test_inside`], with more environment variables.
+///
+/// # Panics
+/// If the test fails there, or is not there.
+pub fn test_inside_with(seconds: u32, name: &str, variables: &[(&str, &str)]) {
     let place = Place::new();
     let program = std::env::current_exe().expect("a test knows its program");
     let program = program.to_str().expect("its path is text");
     let words = [program, "--exact", name, "--include-ignored", "--nocapture"];
-    let printed = run_inside(&place, seconds, &words).expect_success();
+    let mut command = inside(&place, seconds, &words);
+    command.envs(variables.iter().copied());
+    let printed = wait_for_end(&mut command).expect_success();
     println!("{printed}");
     assert!(printed.contains("1 passed"), "no such test: {name}");
 }

@@ -108,6 +108,143 @@ fn kernels_that_cannot_be_booted_are_refused_by_name() {
     fs::remove_dir(file("folder")).expect("it was made above");
 }
 
+/// A bzImage with a header that says what is asked for and code that is never reached.
+struct FakeBzImage {
+    bytes: Vec<u8>,
+}
+
+impl FakeBzImage {
+    const SETUP_SECTORS: u8 = 4;
+    const CODE_BYTES: u32 = 64 << 10;
+
+    /// One in which nothing is wrong (Documentation/arch/x86/boot.rst has the offsets).
+    fn new() -> Self {
+        let code = usize::try_from(Self::CODE_BYTES).expect("it is small");
+        let mut image = Self {
+            bytes: vec![0; (usize::from(Self::SETUP_SECTORS) + 1) * 512 + code],
+        };
+        image.set(0x1f1, &[Self::SETUP_SECTORS]);
+        image.set(0x1f4, &(Self::CODE_BYTES / 16).to_le_bytes());
+        image.set(0x202, b"HdrS");
+        image.set(0x206, &0x020f_u16.to_le_bytes());
+        image.set(0x211, &[1]);
+        image.set(0x214, &0x10_0000_u32.to_le_bytes());
+        image.set(0x22c, &u32::MAX.to_le_bytes());
+        image.set(0x236, &[1]);
+        image.set(0x238, &2047_u32.to_le_bytes());
+        image.set(0x258, &0x100_0000_u64.to_le_bytes());
+        image.set(0x260, &(8_u32 << 20).to_le_bytes());
+        image
+    }
+
+    fn set(&mut self, offset: usize, bytes: &[u8]) {
+        self.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn with(mut self, offset: usize, bytes: &[u8]) -> Self {
+        self.set(offset, bytes);
+        self
+    }
+
+    fn cut_to(mut self, count: usize) -> Self {
+        self.bytes.truncate(count);
+        self
+    }
+}
+
+#[test]
+fn kernels_that_would_die_without_a_word_are_refused_with_the_reason() {
+    let host = TestHost::start("256M");
+    let path = host.temporary_folder().join("bzImage");
+    let kernel = path.display().to_string();
+    let refused = |image: FakeBzImage, words: &[&str], said: &[&str]| {
+        fs::write(&path, image.bytes).expect("a file can be made");
+        let run = ["run", "--memory", "64M", "--kernel", &kernel];
+        host.fails(
+            &[&run[..], words].concat(),
+            1,
+            &[&[&*kernel], said].concat(),
+        );
+        assert_untouched(&host);
+    };
+    let cut = FakeBzImage::new().cut_to(40_000);
+    refused(
+        cut,
+        &[],
+        &["cut short", "28096 bytes are missing", "copy it again"],
+    );
+    let within_the_setup = FakeBzImage::new().cut_to(1000);
+    refused(within_the_setup, &[], &["give a whole bzImage"]);
+    let greedy = FakeBzImage::new().with(0x260, &(100_u32 << 20).to_le_bytes());
+    refused(greedy, &[], &["needs 116 MiB", "64 MiB", "--memory"]);
+    let of_32_bits = FakeBzImage::new().with(0x236, &[0]);
+    refused(of_32_bits, &[], &["64-bit", "x86-64"]);
+    let nameless = FakeBzImage::new().with(0x202, b"HdrX");
+    refused(nameless, &[], &["give a whole bzImage or ELF file"]);
+    fs::remove_file(&path).expect("it was made above");
+    let image = fs::read(tests::guest_image::guest_image()).expect("it was built");
+    let half_an_elf_file = FakeBzImage {
+        bytes: image[..image.len() / 2].to_vec(),
+    };
+    refused(half_an_elf_file, &[], &["give a whole bzImage or ELF file"]);
+    fs::remove_file(&path).expect("it was made above");
+}
+
+/// A kernel cuts a longer one off, and what was cut off is missed much later.
+#[test]
+fn a_command_line_longer_than_the_kernel_takes_is_refused() {
+    let host = TestHost::start("256M");
+    let path = host.temporary_folder().join("bzImage");
+    fs::write(&path, FakeBzImage::new().bytes).expect("a file can be made");
+    let kernel = path.display().to_string();
+    let long = "x".repeat(2048);
+    let run = ["run", "--memory", "64M", "--kernel", &kernel];
+    host.fails(
+        &[&run[..], &["--cmdline", &long]].concat(),
+        1,
+        &["2049 bytes", "2048 fit", "shorten --cmdline"],
+    );
+    assert_untouched(&host);
+    fs::remove_file(&path).expect("it was made above");
+}
+
+#[test]
+fn initrds_that_cannot_be_loaded_are_refused_by_name() {
+    let host = TestHost::start("256M");
+    let file = |name: &str| host.temporary_folder().join(name);
+    let bzimage = file("bzImage");
+    fs::write(&bzimage, FakeBzImage::new().bytes).expect("a file can be made");
+    fs::write(file("empty"), "").expect("a file can be made");
+    fs::create_dir(file("folder")).expect("a folder can be made");
+    let large = fs::File::create(file("large")).expect("a file can be made");
+    large.set_len(40 * MIB + 1).expect("a hole is cheap");
+    let cases: [(&str, &[&str]); 4] = [
+        ("missing", &["No such file", "give a cpio archive"]),
+        ("folder", &["no file", "give a cpio archive"]),
+        ("empty", &["empty", "give a cpio archive"]),
+        ("large", &["41943041 bytes", "64 MiB", "--memory"]),
+    ];
+    let image = tests::guest_image::guest_image().display().to_string();
+    let bzimage = bzimage.display().to_string();
+    for (name, said) in cases {
+        let path = file(name).display().to_string();
+        let words = ["run", "--memory", "64M", "--initrd", &path, "--kernel"];
+        let said = [&[&*path], said].concat();
+        host.fails(&[&words[..], &[&bzimage]].concat(), 1, &said);
+        assert_untouched(&host);
+        // The embedded guest leaves more room, and has no use for an initrd.
+        if name != "large" {
+            host.fails(&[&words[..], &[&image]].concat(), 1, &said);
+            assert_untouched(&host);
+        }
+    }
+    host.fails(&["run", "--initrd", "/x"], 2, &["--kernel"]);
+    for name in ["bzImage", "empty", "large"] {
+        fs::remove_file(file(name)).expect("it was made above");
+    }
+    fs::remove_dir(file("folder")).expect("it was made above");
+}
+
 #[test]
 fn files_that_cannot_be_disks_are_refused_by_name() {
     let host = TestHost::start("256M");

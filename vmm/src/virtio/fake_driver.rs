@@ -7,6 +7,7 @@
 use super::balloon::{Balloon, BalloonCounters};
 use super::mmio::{MmioTransport, register};
 use super::{Device, Interrupt, Served};
+use crate::event::Event;
 use crate::memory::agent::AgentHandle;
 use crate::memory::ram::GuestRam;
 use page::{PAGE_SIZE, PageCount, PageStates};
@@ -97,6 +98,8 @@ pub struct FakeDriver<D = Balloon> {
     pub transport: MmioTransport<D>,
     /// The device's interrupt.
     pub interrupt: Interrupt,
+    /// By which the device learns that a queue was notified, by queue.
+    pub notified: Vec<Event>,
     size: u16,
     /// For each queue, chains offered and chains seen to come back.
     offered: [u16; QUEUES],
@@ -204,10 +207,14 @@ impl<D: Device> FakeDriver<D> {
         let interrupt = Interrupt::new().expect("an event descriptor");
         let device = make(&ram, &interrupt);
         let memory = ram.memory().clone();
+        let events = (0..QUEUES).map(|_| Event::new().expect("an event descriptor"));
+        let notified: Vec<Event> = events.collect();
+        let transport = MmioTransport::new(device, interrupt.clone(), memory);
         Self {
-            transport: MmioTransport::new(device, interrupt.clone(), memory),
+            transport: transport.with_notifications(&notified),
             ram,
             interrupt,
+            notified,
             size: LARGEST_QUEUE,
             offered: [0; QUEUES],
             returned: [0; QUEUES],

@@ -5,6 +5,7 @@
 //! out of order is counted and does nothing.
 
 use super::{Device, Interrupt};
+use crate::event::Event;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use virtio_bindings::virtio_config::{
@@ -73,6 +74,7 @@ pub struct MmioTransport<D: ?Sized> {
     interrupt: Interrupt,
     memory: GuestMemoryMmap,
     registers: Mutex<Registers>,
+    notified: Vec<Event>,
     violations: AtomicU64,
 }
 
@@ -117,8 +119,20 @@ impl<D: Device + ?Sized> MmioTransport<D> {
             interrupt,
             memory,
             registers,
+            notified: Vec::new(),
             violations: AtomicU64::new(0),
         }
+    }
+
+    /// With the events by which the device learns that a queue was notified, by queue.
+    ///
+    /// A driver may notify a queue before it is ready itself (Linux' balloon does so with its first
+    /// statistics buffer). The device must not touch the queue then, and no second notification will
+    /// come: so each queue counts as notified when the driver has become ready.
+    #[must_use]
+    pub fn with_notifications(mut self, queues: &[Event]) -> Self {
+        self.notified = queues.to_vec();
+        self
     }
 
     /// Accesses that the standard forbids.
@@ -324,6 +338,7 @@ impl<D: Device + ?Sized> MmioTransport<D> {
             shown.set_ready(used.ready());
         }
         self.device.activate(registers.driver_features, queues);
+        self.notified.iter().for_each(Event::signal);
     }
 
     fn reset(&self, registers: &mut Registers) {

@@ -89,8 +89,9 @@ impl<'a> Devices<'a> {
         self.machine
             .connect_device(DeviceSlot(number), &wires.interrupt, &wires.queues)?;
         let (interrupt, memory) = (wires.interrupt.clone(), self.ram.memory().clone());
+        let transport = MmioTransport::new(device, interrupt, memory);
         self.transports
-            .push(MmioTransport::new(device, interrupt, memory));
+            .push(transport.with_notifications(&wires.queues));
         Ok(())
     }
 

@@ -45,11 +45,19 @@ pub enum VmError {
         path: PathBuf,
         source: linux_loader::loader::Error,
     },
+    #[error("the kernel '{}' was cut short: {missing} bytes are missing of what its header announces; copy it again", .path.display())]
+    KernelCutShort { path: PathBuf, missing: u64 },
+    #[error("the kernel '{}' needs {needed} of memory while it starts, and the VM has {size}: give it more --memory", .path.display())]
+    KernelTooLarge {
+        path: PathBuf,
+        needed: PageCount,
+        size: PageCount,
+    },
     #[error("the kernel '{}' has no PVH entry note: build it with CONFIG_PVH, or leave --kernel out for the embedded guest", .0.display())]
     NoPvhEntry(PathBuf),
     #[error("the kernel '{}' is a bzImage without a 64-bit entry: give one for x86-64, of Linux 3.8 or newer", .0.display())]
     Not64Bit(PathBuf),
-    #[error("cannot read the initrd '{}'", .path.display())]
+    #[error("cannot read the initrd '{}': give a cpio archive, compressed or not", .path.display())]
     ReadInitrd { path: PathBuf, source: io::Error },
     #[error("the initrd '{}' is empty or no file: give a cpio archive, compressed or not", .0.display())]
     NoInitrd(PathBuf),

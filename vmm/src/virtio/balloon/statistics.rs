@@ -3,8 +3,9 @@
 use super::wire::STATISTIC_BYTES;
 use serde::{Deserialize, Serialize};
 
-/// A guest's figures (virtio 1.2, section 5.5.6.3); `None` where it gave none. Memory in bytes,
-/// the rest are counts since the guest started.
+/// A guest's figures (virtio 1.2, section 5.5.6.3, and Linux' `virtio_balloon.h` from 6.12 on for
+/// the last six); `None` where it gave none. Memory in bytes, the rest are counts since the guest
+/// started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestStatistics {
     /// Bytes swapped in.
@@ -27,6 +28,18 @@ pub struct GuestStatistics {
     pub huge_page_allocations: Option<u64>,
     /// Huge pages that could not be given.
     pub huge_page_failures: Option<u64>,
+    /// Programs killed because memory had run out.
+    pub oom_kills: Option<u64>,
+    /// Allocations that had to wait until pages were reclaimed.
+    pub allocation_stalls: Option<u64>,
+    /// Pages looked at for reclaim in the background.
+    pub background_scanned: Option<u64>,
+    /// Pages looked at for reclaim by who wanted memory.
+    pub direct_scanned: Option<u64>,
+    /// Pages reclaimed in the background.
+    pub background_reclaimed: Option<u64>,
+    /// Pages reclaimed by who wanted memory.
+    pub direct_reclaimed: Option<u64>,
 }
 
 impl GuestStatistics {
@@ -58,6 +71,12 @@ impl GuestStatistics {
             7 => &mut self.caches,
             8 => &mut self.huge_page_allocations,
             9 => &mut self.huge_page_failures,
+            10 => &mut self.oom_kills,
+            11 => &mut self.allocation_stalls,
+            12 => &mut self.background_scanned,
+            13 => &mut self.direct_scanned,
+            14 => &mut self.background_reclaimed,
+            15 => &mut self.direct_reclaimed,
             _ => return None,
         })
     }
@@ -67,13 +86,38 @@ impl GuestStatistics {
 mod tests {
     use super::*;
 
+    fn entry(tag: u16, value: u64) -> Vec<u8> {
+        [&tag.to_le_bytes()[..], &value.to_le_bytes()].concat()
+    }
+
+    /// As Linux 6.12 sends them: sixteen, each with a value of its own here.
+    #[test]
+    fn every_tag_that_linux_knows_has_its_field() {
+        let buffer: Vec<u8> = (0..16).flat_map(|tag| entry(tag, tag.into())).collect();
+        let figures = GuestStatistics::parse(&buffer);
+        let values = [
+            figures.swap_in,
+            figures.swap_out,
+            figures.major_faults,
+            figures.minor_faults,
+            figures.free,
+            figures.total,
+            figures.available,
+            figures.caches,
+            figures.huge_page_allocations,
+            figures.huge_page_failures,
+            figures.oom_kills,
+            figures.allocation_stalls,
+            figures.background_scanned,
+            figures.direct_scanned,
+            figures.background_reclaimed,
+            figures.direct_reclaimed,
+        ];
+        assert!(values.into_iter().eq((0..16).map(Some)), "{figures:?}");
+    }
+
     #[test]
     fn unknown_tags_and_a_cut_entry_are_passed_over() {
-        let entry = |tag: u16, value: u64| {
-            let mut bytes = tag.to_le_bytes().to_vec();
-            bytes.extend(value.to_le_bytes());
-            bytes
-        };
         let mut buffer = [entry(4, 4096), entry(99, 1), entry(6, 8192)].concat();
         buffer.extend([5, 0, 1]);
         let statistics = GuestStatistics::parse(&buffer);

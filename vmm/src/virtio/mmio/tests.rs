@@ -57,6 +57,23 @@ fn an_honest_driver_violates_nothing() {
     assert_eq!(driver.transport.violations(), 0);
 }
 
+/// Linux' balloon notifies its statistics queue before it is ready itself, and never again.
+#[test]
+fn a_queue_that_was_notified_too_early_is_served_once_the_driver_is_ready() {
+    let mut driver = negotiated();
+    driver.set_up_queue(2);
+    driver.put(100 << 12, &[4, 0, 0, 16, 0, 0, 0, 0, 0, 0]);
+    driver.offer(2, 0, &[(100 << 12, 10, 0)]);
+    driver.notify(2);
+    assert_eq!(driver.balloon().statistics(), None);
+    assert!(driver.notified.iter().all(|queue| !queue.drain()));
+    driver.add_status(VIRTIO_CONFIG_S_DRIVER_OK);
+    assert!(driver.notified.iter().all(Event::drain));
+    driver.notify(2);
+    let free = driver.balloon().statistics().map(|figures| figures.free);
+    assert_eq!(free, Some(Some(4096)));
+}
+
 #[test]
 fn features_that_were_not_offered_are_not_agreed_to() {
     for bit in (0..64).filter(|bit| ALL_FEATURES & 1 << bit == 0) {

@@ -181,7 +181,8 @@ fn power_button(body: &mut Vec<u8>) {
     )
     .to_aml_bytes(body);
     let line = edge_interrupt(POWER_BUTTON_LINE);
-    let button = aml::Path::new("_SB_.PWRB");
+    // From the root: a path without the backslash would be looked for below the method itself.
+    let button = aml::Path::new("\\_SB_.PWRB");
     let notify = aml::Notify::new(&button, &PRESSED);
     aml::Device::new(
         "_SB_.GED_".into(),
@@ -242,5 +243,7 @@ mod tests {
         assert_eq!(&dsdt[..4], b"DSDT");
         let names = |name: &[u8]| dsdt.windows(name.len()).filter(|at| *at == name).count();
         assert_eq!(names(b"LNRO0005"), 2);
+        // Notify, from the root, two names, and the value.
+        assert_eq!(names(b"\x86\x5c\x2e_SB_PWRB\x0a\x80"), 1);
     }
 }

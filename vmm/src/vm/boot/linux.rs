@@ -3,7 +3,7 @@
 //! Protocol").
 
 use super::memory_map::{FIRMWARE_END, Stretch};
-use super::{COMMAND_LINE, Initrd, acpi};
+use super::{Boot, COMMAND_LINE, Initrd, acpi, check_room, write_command_line};
 use crate::memory::ram::GuestRam;
 use crate::vm::error::VmError;
 use linux_loader::bootparam::{boot_e820_entry, boot_params, setup_header};
@@ -22,6 +22,8 @@ const DESCRIPTORS: u64 = 0x8000;
 const ENTRY_64_OFFSET: u64 = 0x200;
 const XLF_KERNEL_64: u16 = 1 << 0;
 const UNDEFINED_LOADER: u8 = 0xff;
+/// The unit of `syssize`.
+const PARAGRAPH: u64 = 16;
 
 const PRESENT_WRITABLE: u64 = 0b11;
 const LARGE: u64 = 1 << 7;
@@ -57,8 +59,7 @@ pub(super) fn is_bzimage(start: &[u8]) -> bool {
 pub(super) fn load(
     path: &Path,
     file: &mut File,
-    initrd: Option<&Path>,
-    map: &[Stretch],
+    boot: &Boot<'_>,
     ram: &GuestRam,
 ) -> Result<LongModeEntry, VmError> {
     let cannot_load = |source| VmError::LoadKernel {
@@ -71,13 +72,17 @@ pub(super) fn load(
     if header.xloadflags & XLF_KERNEL_64 == 0 {
         return Err(VmError::Not64Bit(path.into()));
     }
-    // The kernel unpacks itself in place, and needs this much from where it was loaded.
-    let kernel_end =
-        FIRMWARE_END + u64::from(header.init_size).max(loaded.kernel_end - FIRMWARE_END);
-    let initrd = initrd
-        .map(|path| Initrd::load(path, ram, kernel_end, header.initrd_addr_max.into()))
+    check_whole(path, &header, loaded.kernel_end - loaded.kernel_load.0)?;
+    let kernel_end = end_of_kernel(&header).max(loaded.kernel_end);
+    check_room(path, kernel_end, ram)?;
+    let limit = usize::try_from(header.cmdline_size).unwrap_or(usize::MAX);
+    write_command_line(&boot.command_line, limit.saturating_add(1), ram)?;
+    let highest = header.initrd_addr_max.into();
+    let initrd = boot
+        .initrd
+        .map(|path| Initrd::load(path, ram, kernel_end, highest))
         .transpose()?;
-    write_parameters(header, initrd, map, ram).map_err(VmError::TouchRam)?;
+    write_parameters(header, initrd, boot.map, ram).map_err(VmError::TouchRam)?;
     write_page_tables(ram).map_err(VmError::TouchRam)?;
     write_descriptors(ram).map_err(VmError::TouchRam)?;
     Ok(LongModeEntry {
@@ -86,6 +91,26 @@ pub(super) fn load(
         page_tables: PAGE_TABLES,
         descriptors: DESCRIPTORS,
     })
+}
+
+/// Nothing but the header tells whether all of the file was there: a guest with half a kernel would
+/// die without a word.
+fn check_whole(path: &Path, header: &setup_header, bytes: u64) -> Result<(), VmError> {
+    let announced = u64::from(header.syssize) * PARAGRAPH;
+    if bytes >= announced {
+        return Ok(());
+    }
+    Err(VmError::KernelCutShort {
+        path: path.into(),
+        missing: announced - bytes,
+    })
+}
+
+/// Where the memory ends that the kernel needs before it knows what memory there is. It unpacks
+/// itself to the address that it prefers, if that is above where it was loaded.
+fn end_of_kernel(header: &setup_header) -> u64 {
+    let start = header.pref_address.max(FIRMWARE_END);
+    start.saturating_add(header.init_size.into())
 }
 
 fn write_parameters(

@@ -9,6 +9,7 @@ mod acpi;
 mod initrd;
 mod linux;
 mod memory_map;
+mod reset;
 
 use crate::memory::ram::GuestRam;
 use crate::protocol::VmConfig;
@@ -22,6 +23,7 @@ use linux_loader::loader::elf::start_info::{
 };
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use memory_map::Stretch;
+use page::{PAGE_SIZE, PageCount};
 use std::fs::File;
 use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -54,6 +56,14 @@ pub(super) enum Entry {
     Long(LongModeEntry),
 }
 
+/// What a kernel is to be given.
+#[derive(Debug)]
+struct Boot<'a> {
+    command_line: String,
+    initrd: Option<&'a Path>,
+    map: &'a [Stretch],
+}
+
 /// Loads the VM's kernel and all it is told.
 pub(super) fn load(
     config: &VmConfig,
@@ -61,25 +71,28 @@ pub(super) fn load(
     devices: &[DeviceSlot],
 ) -> Result<Entry, VmError> {
     let Some(path) = &config.kernel else {
-        let address = load_elf(
-            Path::new("embedded guest"),
-            &mut Cursor::new(EMBEDDED_GUEST),
-            ram,
-        )?;
-        write_command_line(&command_line(config, devices), ram)?;
-        return finish_pvh(address, None, &memory_map::plain(ram.layout()), ram);
+        let mut image = Cursor::new(EMBEDDED_GUEST);
+        let boot = Boot {
+            command_line: command_line(config, devices),
+            initrd: None,
+            map: &memory_map::plain(ram.layout()),
+        };
+        return load_elf(Path::new("embedded guest"), &mut image, &boot, ram);
     };
     acpi::write(ram.memory(), config.vcpus, devices).map_err(VmError::TouchRam)?;
-    let map = memory_map::of_a_pc(ram.layout());
+    reset::write(ram.memory()).map_err(VmError::TouchRam)?;
     let (mut file, start) = open(path)?;
-    let initrd = config.initrd.as_deref();
-    if linux::is_bzimage(&start) {
-        write_command_line(&command_line(config, &[]), ram)?;
-        return linux::load(path, &mut file, initrd, &map, ram).map(Entry::Long);
+    let is_bzimage = linux::is_bzimage(&start);
+    let boot = Boot {
+        // Linux reads ACPI; of an ELF file nobody knows what it reads.
+        command_line: command_line(config, if is_bzimage { &[] } else { devices }),
+        initrd: config.initrd.as_deref(),
+        map: &memory_map::of_a_pc(ram.layout()),
+    };
+    match is_bzimage {
+        true => linux::load(path, &mut file, &boot, ram).map(Entry::Long),
+        false => load_elf(path, &mut file, &boot, ram),
     }
-    let address = load_elf(path, &mut file, ram)?;
-    write_command_line(&command_line(config, devices), ram)?;
-    finish_pvh(address, initrd, &map, ram)
 }
 
 /// The file and its first two sectors, by which kinds of kernels are told apart.
@@ -99,35 +112,40 @@ fn open(path: &Path) -> Result<(File, Vec<u8>), VmError> {
 fn load_elf<F: ReadVolatile + Read + Seek>(
     path: &Path,
     file: &mut F,
+    boot: &Boot<'_>,
     ram: &GuestRam,
-) -> Result<GuestAddress, VmError> {
+) -> Result<Entry, VmError> {
     let loaded =
         Elf::load(ram.memory(), None, file, None).map_err(|source| VmError::LoadKernel {
             path: path.into(),
             source,
         })?;
-    match loaded.pvh_boot_cap {
-        PvhBootCapability::PvhEntryPresent(address) => Ok(address),
-        _ => Err(VmError::NoPvhEntry(path.into())),
-    }
-}
-
-/// An initrd for a PVH kernel goes to the top of memory; how far up the kernel itself reaches is not
-/// said, so it keeps away from the lower half.
-fn finish_pvh(
-    address: GuestAddress,
-    initrd: Option<&Path>,
-    map: &[Stretch],
-    ram: &GuestRam,
-) -> Result<Entry, VmError> {
-    let lowest = ram.layout().size().bytes() / 2;
-    let initrd = initrd
-        .map(|path| Initrd::load(path, ram, lowest, u32::MAX.into()))
+    let PvhBootCapability::PvhEntryPresent(address) = loaded.pvh_boot_cap else {
+        return Err(VmError::NoPvhEntry(path.into()));
+    };
+    check_room(path, loaded.kernel_end, ram)?;
+    write_command_line(&boot.command_line, COMMAND_LINE_LIMIT, ram)?;
+    let initrd = boot
+        .initrd
+        .map(|path| Initrd::load(path, ram, loaded.kernel_end, u32::MAX.into()))
         .transpose()?;
-    write_start_info(initrd, map, ram).map_err(VmError::TouchRam)?;
+    write_start_info(initrd, boot.map, ram).map_err(VmError::TouchRam)?;
     Ok(Entry::Protected {
         address,
         start_info: START_INFO,
+    })
+}
+
+/// A kernel takes memory that its file does not hold, and does not look whether it is there.
+fn check_room(path: &Path, end: u64, ram: &GuestRam) -> Result<(), VmError> {
+    let size = ram.layout().size();
+    if end <= size.bytes() {
+        return Ok(());
+    }
+    Err(VmError::KernelTooLarge {
+        path: path.into(),
+        needed: PageCount(end.div_ceil(PAGE_SIZE)),
+        size,
     })
 }
 
@@ -142,13 +160,12 @@ fn command_line(config: &VmConfig, devices: &[DeviceSlot]) -> String {
     words.join(" ").trim().to_owned()
 }
 
-fn write_command_line(words: &str, ram: &GuestRam) -> Result<(), VmError> {
+/// A kernel takes no more than `limit` bytes, the terminating zero included, and cuts the rest off.
+fn write_command_line(words: &str, limit: usize, ram: &GuestRam) -> Result<(), VmError> {
     let length = words.len() + 1;
-    if length > COMMAND_LINE_LIMIT {
-        return Err(VmError::CommandLineTooLong {
-            length,
-            limit: COMMAND_LINE_LIMIT,
-        });
+    let limit = limit.min(COMMAND_LINE_LIMIT);
+    if length > limit {
+        return Err(VmError::CommandLineTooLong { length, limit });
     }
     let bytes = [words.as_bytes(), &[0]].concat();
     ram.memory()
