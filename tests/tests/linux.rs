@@ -243,6 +243,9 @@ fn a_guest_that_runs_out_of_memory_takes_it_from_its_balloon_and_kills_nothing()
 const CHECK_UNTIL_STOPPED: &str = "md5sum same own >sums; (n=0; \
     while [ ! -e stop ] && md5sum -c -s sums; do n=$((n+1)); echo $n >checks; sleep 0.5; done; touch stopped) &";
 
+/// Debian's memory tester, meanwhile; its status is in a file when it has ended.
+const TEST_MEMORY: &str = "(memtester 1M 1 >tested 2>&1; echo $? >tester) &";
+
 fn checks_so_far(guest: &mut LinuxGuest<'_>) -> u64 {
     let count = guest.run("cat checks 2>&- || echo 0");
     count.trim().parse().expect("a number")
@@ -280,6 +283,7 @@ fn guests_of_one_kernel_and_disk_share_their_pages_and_keep_their_bytes() {
                  head -c 4m /dev/urandom >own",
             );
             guest.run(CHECK_UNTIL_STOPPED);
+            guest.run(TEST_MEMORY);
         }
         for (round, balloon) in ["64M", "auto"].into_iter().enumerate() {
             for name in NAMES {
@@ -305,6 +309,8 @@ fn guests_of_one_kernel_and_disk_share_their_pages_and_keep_their_bytes() {
         assert!(saving > Some(64 << 20), "{sharing:#}");
         for guest in &mut all {
             guest.run("touch stop; until [ -e stopped ]; do sleep 0.2; done; md5sum -c -s sums");
+            let status = guest.run("until [ -s tester ]; do sleep 0.5; done; cat tester");
+            assert_eq!(status.trim(), "0", "{}", guest.run("cat tested"));
             assert_eq!(guest.complaints(), "");
         }
         for name in NAMES {
