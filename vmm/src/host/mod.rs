@@ -16,6 +16,7 @@
 pub mod console;
 mod error;
 mod events;
+mod figures;
 mod kernel;
 mod launch;
 mod link;
@@ -34,7 +35,8 @@ pub use kernel::MachineMemory;
 pub use server::{ServerError, serve};
 
 use crate::api::{
-    BalloonRequest, HostChange, HostView, Overview, RunRequest, VmChange, VmPhase, VmView,
+    BalloonRequest, Figures, HistoryQuery, HistoryView, HostChange, HostView, Overview, RunRequest,
+    VmChange, VmPhase, VmView,
 };
 use crate::name::VmName;
 use crate::protocol::ToVm;
@@ -178,15 +180,22 @@ impl Host {
     /// Everything there is to see.
     #[must_use]
     pub fn overview(&self) -> Overview {
+        self.lock().overview()
+    }
+
+    /// What is counted now.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
         let state = self.lock();
-        Overview {
-            host: state.view(),
-            vms: state
-                .vms
-                .values()
-                .map(|vm| vm.view(&state.account))
-                .collect(),
-        }
+        state.record.figures(&state.overview())
+    }
+
+    /// What was counted in the last ten minutes, or in the last day.
+    ///
+    /// # Errors
+    /// When there is no VM of that name.
+    pub fn history(&self, query: &HistoryQuery) -> Result<HistoryView, HostError> {
+        self.lock().history(query)
     }
 
     /// One VM.

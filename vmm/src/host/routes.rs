@@ -3,10 +3,11 @@
 use super::sharing::Audit;
 use super::{Host, HostError};
 use crate::api::{
-    BalloonRequest, CONSOLE_PROTOCOL, EventView, HostChange, HostView, Overview, Problem,
-    RunRequest, VmChange, VmView,
+    BalloonRequest, CONSOLE_PROTOCOL, EventView, Figures, HistoryQuery, HistoryView, HostChange,
+    HostView, Overview, Problem, RunRequest, VmChange, VmView,
 };
 use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
 use axum::http::{HeaderValue, StatusCode};
@@ -30,6 +31,8 @@ const BODY_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) fn router(host: Host) -> Router {
     Router::new()
         .route("/v1/overview", get(overview))
+        .route("/v1/figures", get(figures))
+        .route("/v1/history", get(history))
         .route("/v1/host", get(host_view).patch(change_host))
         .route("/v1/host/audit", post(audit))
         .route("/v1/events", get(events))
@@ -95,7 +98,7 @@ fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, HostError> {
 
 async fn no_such_route(request: Request) -> Response {
     let detail = format!(
-        "{} {} is not offered: see /v1/overview, /v1/host, /v1/events, /v1/vms",
+        "{} {} is not offered: see /v1/overview, /v1/figures, /v1/history, /v1/host, /v1/events, /v1/vms",
         request.method(),
         request.uri().path()
     );
@@ -104,6 +107,23 @@ async fn no_such_route(request: Request) -> Response {
 
 async fn overview(State(host): State<Host>) -> Json<Overview> {
     Json(host.overview())
+}
+
+async fn figures(State(host): State<Host>) -> Json<Figures> {
+    Json(host.figures())
+}
+
+async fn history(
+    State(host): State<Host>,
+    query: Result<Query<HistoryQuery>, QueryRejection>,
+) -> Result<Json<HistoryView>, HostError> {
+    let Query(query) = query.map_err(|rejection| {
+        HostError::BadRequest(format!(
+            "{}: write /v1/history?vm=NAME&span=10m, or span=1d",
+            rejection.body_text()
+        ))
+    })?;
+    host.history(&query).map(Json)
 }
 
 async fn host_view(State(host): State<Host>) -> Json<HostView> {
