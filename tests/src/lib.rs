@@ -17,6 +17,7 @@ pub mod raw_client;
 pub mod sharing;
 pub mod terminal;
 pub mod wait;
+pub mod web;
 
 pub use console::GuestConsole;
 pub use host::TestHost;

@@ -8,6 +8,7 @@ use crate::virtio::blk::DiskSpec;
 use clap::{Parser, Subcommand, ValueHint};
 use policy::SharesSpec;
 use sharing::TrustGroup;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -136,6 +137,13 @@ pub(super) struct HostArgs {
     /// Milliseconds between rounds of observing, deciding and acting.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(50..=60_000))]
     pub(super) interval_ms: u64,
+    /// Serve the dashboard, the interface under /v1 and /metrics at this address, as in 127.0.0.1:9000.
+    /// Changes there need a token, which is printed and lies beside the socket.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) http: Option<SocketAddr>,
+    /// Let --http serve other machines as well; they need the token for everything.
+    #[arg(long, requires = "http")]
+    pub(super) http_remote: bool,
     /// End when the last VM has ended.
     #[arg(long)]
     pub(super) exit_when_empty: bool,

@@ -61,6 +61,9 @@ fn act(host: &Host) {
     state.apply(&plan);
     let overview = state.overview();
     state.record.add(&overview);
+    let round = state.round;
+    drop(state);
+    host.shared.rounds.send_replace(round);
 }
 
 impl State {

@@ -1,6 +1,8 @@
 //! The host's HTTP interface: each route turns a request into one call of [`Host`].
 
+use super::metrics::{self, Format};
 use super::sharing::Audit;
+use super::web::stream;
 use super::{Host, HostError};
 use crate::api::{
     BalloonRequest, CONSOLE_PROTOCOL, EventView, Figures, HistoryQuery, HistoryView, HostChange,
@@ -9,8 +11,8 @@ use crate::api::{
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, UPGRADE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
@@ -36,10 +38,12 @@ pub(super) fn router(host: Host) -> Router {
         .route("/v1/host", get(host_view).patch(change_host))
         .route("/v1/host/audit", post(audit))
         .route("/v1/events", get(events))
+        .route("/v1/events/stream", get(stream))
         .route("/v1/vms", get(list).post(run))
         .route("/v1/vms/{name}", get(show).patch(change).delete(stop))
         .route("/v1/vms/{name}/balloon", put(set_balloon))
         .route("/v1/vms/{name}/console", get(console))
+        .route("/metrics", get(metrics))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_route)
         .layer(middleware::from_fn(read_body_in_time))
@@ -53,7 +57,7 @@ impl IntoResponse for HostError {
     }
 }
 
-fn problem(status: StatusCode, title: &str, detail: String) -> Response {
+pub(super) fn problem(status: StatusCode, title: &str, detail: String) -> Response {
     let body = Problem {
         title: title.into(),
         status: status.as_u16(),
@@ -124,6 +128,19 @@ async fn history(
         ))
     })?;
     host.history(&query).map(Json)
+}
+
+async fn metrics(State(host): State<Host>, headers: HeaderMap) -> Response {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+    let format = Format::wanted(accept);
+    match metrics::text(&host.figures(), format) {
+        Ok(text) => ([(CONTENT_TYPE, format.content_type())], text).into_response(),
+        Err(error) => problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "host error",
+            error.to_string(),
+        ),
+    }
 }
 
 async fn host_view(State(host): State<Host>) -> Json<HostView> {
