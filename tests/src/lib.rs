@@ -5,6 +5,7 @@
 //! a lock or a file, and fails the test if so. Nothing here measures time: what is waited for
 //! comes, or does not come within a generous time.
 
+pub mod browser;
 pub mod console;
 pub mod guest_image;
 pub mod host;

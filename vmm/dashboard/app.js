@@ -113,13 +113,18 @@ function showEvents(list, wanted) {
   if (!newest.length) list.replaceChildren(element("li", "Nothing has happened yet.", { class: "quiet" }));
 }
 
+function overcommitted(host) {
+  const percent = 100 * (host.configured / host.pmem_total - 1);
+  return percent > 0 ? `${percent.toFixed(0)} % more than there is` : "all of it is there";
+}
+
 function showHost() {
   const { host, vms } = figures;
   const percent = (100 * host.pmem_used) / host.pmem_total;
   fillTerms($("tiles"), [
     ["Used", bytes(host.pmem_used), `${percent.toFixed(0)} % of ${bytes(host.pmem_total)}`],
     ["Free", bytes(host.pmem_free), host.state ? `state ${host.state}` : `at most ${bytes(host.used_max)} were used`],
-    ["Configured", bytes(host.configured), `${Math.max(0, 100 * host.overcommit_avg[0]).toFixed(0)} % more than there is`],
+    ["Configured", bytes(host.configured), overcommitted(host)],
     ["Saved by sharing", bytes(host.pshare_saving), `${bytes(host.pshare_shared)} in ${bytes(host.pshare_common)}`],
     ["In balloons", bytes(host.memctl_curr), `${bytes(host.memctl_target)} wanted`],
   ]);

@@ -101,16 +101,17 @@ export class Chart {
 
   options() {
     const axis = { stroke: color("quiet"), grid: { stroke: color("line"), width: 1 }, ticks: { stroke: color("line") } };
-    const own = (name) => (plot, value, series, index) => (index === null || index === undefined ? "–" : bytes(this.column(name)[index]));
+    // Where nothing is pointed at, the legend tells what is now.
+    const own = (name) => (plot, value, series, index) => bytes(this.column(name).at(index ?? -1));
+    const time = (s) => new Date(s * 1000).toLocaleTimeString([], { hour12: false });
     const areas = [...this.stack].reverse().map((name) => ({ label: name, fill: color(name), stroke: color(name), width: 0, points: { show: false }, value: own(name) }));
     const lines = this.lines.map((name) => ({ label: name, stroke: color("target"), width: 2, dash: [6, 4], points: { show: false }, value: own(name) }));
     const step = 2 ** 20;
     return {
       ...this.size(),
-      tzDate: undefined,
       scales: { y: { range: (plot, low, high) => [0, Math.max(high, step) * 1.03] } },
-      axes: [axis, { ...axis, size: 74, values: (plot, ticks) => ticks.map((tick) => bytes(tick)), incrs: Array.from({ length: 24 }, (_, index) => step * 2 ** index) }],
-      series: [{ label: "time", value: (plot, value) => (value === null ? "–" : new Date(value * 1000).toLocaleTimeString([], { hour12: false })) }, ...areas, ...lines],
+      axes: [{ ...axis, space: 80, values: (plot, ticks) => ticks.map(time) }, { ...axis, size: 74, values: (plot, ticks) => ticks.map((tick) => bytes(tick)), incrs: Array.from({ length: 24 }, (_, index) => step * 2 ** index) }],
+      series: [{ label: "time", value: (plot, value) => (value === null ? "now" : time(value)) }, ...areas, ...lines],
       cursor: { drag: { x: false, y: false } },
     };
   }
