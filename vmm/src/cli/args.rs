@@ -103,6 +103,20 @@ pub(super) enum Command {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<VmName>,
     },
+    /// Print what makes a shell complete commands.
+    #[command(
+        after_help = "Example:\n  ballonet completions bash > /etc/bash_completion.d/ballonet"
+    )]
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages into a folder.
+    Man {
+        /// Where; it is made if it is not there.
+        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+        folder: PathBuf,
+    },
     /// One VM's process; started by the host.
     #[command(hide = true)]
     Vm {
@@ -211,6 +225,9 @@ pub(super) struct TopArgs {
     /// Refresh so many times, then end.
     #[arg(long, value_name = "N")]
     pub(super) count: Option<u64>,
+    /// Print a table of all figures (CSV), a line for each refresh, in the manner of esxtop's batch mode.
+    #[arg(long, conflicts_with = "json")]
+    pub(super) batch: bool,
     /// Print one JSON object a line for each refresh.
     #[arg(long)]
     pub(super) json: bool,
