@@ -5,6 +5,7 @@
 //! a lock or a file, and fails the test if so. Nothing here measures time: what is waited for
 //! comes, or does not come within a generous time.
 
+pub mod browser;
 pub mod console;
 pub mod guest_image;
 pub mod host;
@@ -19,6 +20,7 @@ pub mod raw_client;
 pub mod sharing;
 pub mod terminal;
 pub mod wait;
+pub mod web;
 
 pub use console::GuestConsole;
 pub use host::TestHost;

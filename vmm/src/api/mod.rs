@@ -2,9 +2,13 @@
 //! are bytes.
 
 pub mod client;
+mod figures;
 mod net;
 mod sharing_view;
 
+pub use figures::{
+    Figures, HistoryColumn, HistoryQuery, HistoryView, HostFigures, Moment, Span, VmFigures,
+};
 pub use net::{InvalidNet, NetRequest, NetView};
 pub use sharing_view::{ScanPriority, ScanTotals, SharingPace, SharingView, VmSharingView};
 

@@ -8,6 +8,7 @@ use crate::virtio::blk::DiskSpec;
 use clap::{Parser, Subcommand, ValueHint};
 use policy::SharesSpec;
 use sharing::TrustGroup;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -102,6 +103,20 @@ pub(super) enum Command {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<VmName>,
     },
+    /// Print what makes a shell complete commands.
+    #[command(
+        after_help = "Example:\n  ballonet completions bash > /etc/bash_completion.d/ballonet"
+    )]
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages into a folder.
+    Man {
+        /// Where; it is made if it is not there.
+        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+        folder: PathBuf,
+    },
     /// One VM's process; started by the host.
     #[command(hide = true)]
     Vm {
@@ -136,6 +151,13 @@ pub(super) struct HostArgs {
     /// Milliseconds between rounds of observing, deciding and acting.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(50..=60_000))]
     pub(super) interval_ms: u64,
+    /// Serve the dashboard, the interface under /v1 and /metrics at this address, as in 127.0.0.1:9000.
+    /// Changes there need a token, which is printed and lies beside the socket.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) http: Option<SocketAddr>,
+    /// Let --http serve other machines as well; they need the token for everything.
+    #[arg(long, requires = "http")]
+    pub(super) http_remote: bool,
     /// End when the last VM has ended.
     #[arg(long)]
     pub(super) exit_when_empty: bool,
@@ -203,6 +225,9 @@ pub(super) struct TopArgs {
     /// Refresh so many times, then end.
     #[arg(long, value_name = "N")]
     pub(super) count: Option<u64>,
+    /// Print a table of all figures (CSV), a line for each refresh, in the manner of esxtop's batch mode.
+    #[arg(long, conflicts_with = "json")]
+    pub(super) batch: bool,
     /// Print one JSON object a line for each refresh.
     #[arg(long)]
     pub(super) json: bool,

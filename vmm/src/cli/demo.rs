@@ -104,6 +104,7 @@ pub(super) async fn demo(args: DemoArgs) -> Result<()> {
         sharing: true,
         rates: RateSettings::default(),
         socket: folder.0.join("host.sock"),
+        http: None,
     };
     let (send_host, host) = oneshot::channel();
     // Fails only if nobody waits for the host any more.

@@ -2,8 +2,8 @@
 
 use super::args::HostArgs;
 use crate::host::runtime_dir::{Claim, ClaimError, log_of};
-use crate::host::{HostOptions, MachineMemory, serve};
-use anyhow::{Context, Result};
+use crate::host::{HostOptions, HttpOptions, MachineMemory, serve};
+use anyhow::{Context, Result, bail};
 use page::PageCount;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use sharing::RateSettings;
@@ -39,6 +39,7 @@ pub(super) async fn host(args: HostArgs, socket: &Path) -> Result<()> {
         sharing: args.sharing,
         rates: RateSettings::default(),
         socket: socket.into(),
+        http: http_options(&args)?,
     };
     let ready = |_: &_| {
         tracing::info!("serving {} with a budget of {budget}", socket.display());
@@ -53,6 +54,23 @@ pub(super) async fn host(args: HostArgs, socket: &Path) -> Result<()> {
         .flat_map(|log| [log.clone(), older(log)])
         .for_each(|log| drop(std::fs::remove_file(log)));
     Ok(())
+}
+
+/// Where to serve on TCP, if at all. Others than this machine's own programs must be wanted.
+fn http_options(args: &HostArgs) -> Result<Option<HttpOptions>> {
+    let Some(address) = args.http else {
+        return Ok(None);
+    };
+    if !address.ip().is_loopback() && !args.http_remote {
+        bail!(
+            "--http {address} is open to other machines, unencrypted: give a loopback address such as 127.0.0.1:{}, or --http-remote as well",
+            address.port()
+        );
+    }
+    Ok(Some(HttpOptions {
+        address,
+        log_token: !args.background,
+    }))
 }
 
 /// From here on nobody reads what a background host prints.

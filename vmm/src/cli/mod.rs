@@ -1,6 +1,7 @@
 //! The commands: what was typed, and the one call that each becomes.
 
 mod args;
+mod batch;
 mod console;
 mod demo;
 mod host;
@@ -14,7 +15,7 @@ use crate::host::sharing::Audit;
 use crate::protocol::Channel;
 use anyhow::{Context, Result, anyhow};
 use args::{Args, BalloonSize, Command, Target};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use hyper::Method;
 use rustix::fd::OwnedFd;
 use serde::Serialize;
@@ -28,6 +29,8 @@ pub fn main() -> ExitCode {
     let args = Args::parse();
     let result = match args.command {
         Command::Vm { .. } => vm(),
+        Command::Completions { shell } => completions(shell),
+        Command::Man { folder } => man(&folder),
         command => with_runtime(command, &args.socket),
     };
     match result {
@@ -57,7 +60,9 @@ fn with_runtime(command: Command, socket: &std::path::Path) -> Result<()> {
 async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
     let client = Client::new(socket);
     match command {
-        Command::Vm { .. } => unreachable!("handled before there is a runtime"),
+        Command::Vm { .. } | Command::Completions { .. } | Command::Man { .. } => {
+            unreachable!("handled before there is a runtime")
+        }
         Command::Demo(args) => demo::demo(args).await,
         Command::Host(args) => host::host(args, socket).await,
         Command::Run(args) => run::run(args, &client, socket).await,
@@ -176,6 +181,24 @@ fn vm() -> Result<()> {
         ));
     }
     crate::vm::main(channel, console).map_err(Into::into)
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "ballonet", &mut script);
+    io::stdout().lock().write_all(&script).map_err(Into::into)
+}
+
+/// A page for the program and one for each command.
+fn man(folder: &std::path::Path) -> Result<()> {
+    std::fs::create_dir_all(folder)
+        .and_then(|()| clap_mangen::generate_to(Args::command(), folder))
+        .with_context(|| {
+            format!(
+                "cannot write manual pages to {}: name a folder that you may write to",
+                folder.display()
+            )
+        })
 }
 
 fn print(text: &str) -> Result<()> {

@@ -1,6 +1,7 @@
 //! A table that refreshes itself.
 
 use super::args::TopArgs;
+use super::batch::Batch;
 use super::{print, table};
 use crate::api::Overview;
 use crate::api::client::Client;
@@ -17,13 +18,19 @@ const CLEAR: &str = "\x1b[2J";
 
 pub(super) async fn top(args: TopArgs, client: &Client) -> Result<()> {
     let terminal = rustix::termios::isatty(rustix::stdio::stdout());
-    if terminal && !args.json {
+    if terminal && !args.json && !args.batch {
         print(CLEAR)?;
     }
+    let mut batch = args.batch.then(|| Batch::new(std::io::stdout()));
     let mut shown = 0;
     loop {
-        let overview: Overview = client.get("/v1/overview").await?;
-        print(&frame(&overview, args.json, terminal)?)?;
+        match &mut batch {
+            Some(batch) => batch.add(&client.get("/v1/figures").await?)?,
+            None => {
+                let overview: Overview = client.get("/v1/overview").await?;
+                print(&frame(&overview, args.json, terminal)?)?;
+            }
+        }
         shown += 1;
         if args.count.is_some_and(|count| shown >= count) {
             return Ok(());

@@ -67,6 +67,11 @@ pub enum HostError {
         super::MOST_CONSOLE_CLIENTS
     )]
     TooManyConsoles,
+    #[error(
+        "{} clients follow this host already: close one first",
+        super::MOST_STREAM_CLIENTS
+    )]
+    TooManyStreams,
     #[error("VM '{0}' was not started: its host was told to end while it waited for memory")]
     EndedWhileWaiting(VmName),
     #[error("the host is stopping")]
@@ -96,6 +101,7 @@ impl HostError {
             Self::EndedWhileWaiting(_) => (StatusCode::SERVICE_UNAVAILABLE, "host ended"),
             Self::NotRunningYet(_) => (StatusCode::CONFLICT, "not running yet"),
             Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, STOPPING),
+            Self::TooManyStreams => (StatusCode::SERVICE_UNAVAILABLE, "too many streams"),
             Self::TooManyConsoles => (StatusCode::SERVICE_UNAVAILABLE, "too many consoles"),
             Self::MachineMemory(_) => (StatusCode::INTERNAL_SERVER_ERROR, "host error"),
             Self::DidNotStart { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "did not start"),

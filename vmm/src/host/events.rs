@@ -10,7 +10,11 @@ const KEPT: usize = 256;
 
 /// The newest events, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Events(VecDeque<EventView>);
+pub(super) struct Events {
+    newest: VecDeque<EventView>,
+    /// Events that ever happened.
+    count: u64,
+}
 
 impl Events {
     /// Remembers an event and logs it.
@@ -20,10 +24,11 @@ impl Events {
             Some(vm) => tracing::info!(%vm, "{what}"),
             None => tracing::info!("{what}"),
         }
-        if self.0.len() == KEPT {
-            self.0.pop_front();
+        self.count += 1;
+        if self.newest.len() == KEPT {
+            self.newest.pop_front();
         }
-        self.0.push_back(EventView {
+        self.newest.push_back(EventView {
             time_ms: now_ms(),
             vm: vm.cloned(),
             what,
@@ -31,13 +36,43 @@ impl Events {
     }
 
     pub(super) fn list(&self) -> Vec<EventView> {
-        self.0.iter().cloned().collect()
+        self.newest.iter().cloned().collect()
+    }
+
+    /// Those that `seen` does not count yet, as far as they are remembered; it counts them then.
+    pub(super) fn since(&self, seen: &mut u64) -> Vec<EventView> {
+        let unseen = self.count.saturating_sub(*seen);
+        *seen = self.count;
+        let unseen = usize::try_from(unseen).unwrap_or(usize::MAX);
+        let skip = self.newest.len().saturating_sub(unseen);
+        self.newest.iter().skip(skip).cloned().collect()
     }
 }
 
-fn now_ms() -> u64 {
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_follows_sees_each_event_once_and_the_newest_if_it_was_long_away() {
+        let (mut events, mut seen) = (Events::default(), 0);
+        events.add(None, "one");
+        assert_eq!(events.since(&mut seen).len(), 1);
+        assert!(events.since(&mut seen).is_empty());
+        for number in 0..2 * KEPT {
+            events.add(None, number.to_string());
+        }
+        let unseen = events.since(&mut seen);
+        assert_eq!(unseen.len(), KEPT);
+        assert_eq!(unseen[KEPT - 1].what, (2 * KEPT - 1).to_string());
+        assert!(events.since(&mut seen).is_empty());
+    }
 }

@@ -16,9 +16,11 @@
 pub mod console;
 mod error;
 mod events;
+mod figures;
 mod kernel;
 mod launch;
 mod link;
+mod metrics;
 mod orphans;
 mod round;
 mod routes;
@@ -27,6 +29,7 @@ mod server;
 pub mod sharing;
 mod state;
 mod vm;
+mod web;
 mod wish;
 
 pub use error::{HostError, STOPPING};
@@ -34,7 +37,8 @@ pub use kernel::MachineMemory;
 pub use server::{ServerError, serve};
 
 use crate::api::{
-    BalloonRequest, HostChange, HostView, Overview, RunRequest, VmChange, VmPhase, VmView,
+    BalloonRequest, Figures, HistoryQuery, HistoryView, HostChange, HostView, Moment, Overview,
+    RunRequest, VmChange, VmPhase, VmView,
 };
 use crate::name::VmName;
 use crate::protocol::ToVm;
@@ -44,6 +48,7 @@ use page::{PageCount, VmId};
 use policy::{OVERHEAD, VmSettings};
 use sharing::{Audit, Direction, PageSharing, Report};
 use state::State;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -69,6 +74,8 @@ const AUDIT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Clients at consoles at the same time.
 const MOST_CONSOLE_CLIENTS: usize = 64;
+/// Clients that follow the host at the same time.
+const MOST_STREAM_CLIENTS: usize = 32;
 
 /// What a host is told when it starts.
 #[derive(Clone, Debug)]
@@ -85,6 +92,17 @@ pub struct HostOptions {
     pub rates: RateSettings,
     /// Where clients find it.
     pub socket: PathBuf,
+    /// Where browsers and scrapers find it, if they should.
+    pub http: Option<HttpOptions>,
+}
+
+/// How a host serves on TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpOptions {
+    /// Where.
+    pub address: SocketAddr,
+    /// Whether the token is logged: a log file may have more readers than the token's own file.
+    pub log_token: bool,
 }
 
 /// A running host; clones are the same one.
@@ -106,6 +124,10 @@ struct Shared {
     count: watch::Sender<usize>,
     /// Places for clients at consoles.
     console_places: Arc<Semaphore>,
+    /// Places for clients that follow.
+    stream_places: Arc<Semaphore>,
+    /// How many rounds there were.
+    rounds: watch::Sender<u64>,
     sharing: PageSharing,
 }
 
@@ -133,6 +155,8 @@ impl Host {
                 round_wanted: Notify::new(),
                 count: watch::Sender::new(0),
                 console_places: Arc::new(Semaphore::new(MOST_CONSOLE_CLIENTS)),
+                stream_places: Arc::new(Semaphore::new(MOST_STREAM_CLIENTS)),
+                rounds: watch::Sender::new(0),
                 sharing,
             }),
         };
@@ -178,15 +202,22 @@ impl Host {
     /// Everything there is to see.
     #[must_use]
     pub fn overview(&self) -> Overview {
+        self.lock().overview()
+    }
+
+    /// What is counted now.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
         let state = self.lock();
-        Overview {
-            host: state.view(),
-            vms: state
-                .vms
-                .values()
-                .map(|vm| vm.view(&state.account))
-                .collect(),
-        }
+        state.record.figures(&state.overview())
+    }
+
+    /// What was counted in the last ten minutes, or in the last day.
+    ///
+    /// # Errors
+    /// When there is no VM of that name.
+    pub fn history(&self, query: &HistoryQuery) -> Result<HistoryView, HostError> {
+        self.lock().history(query)
     }
 
     /// One VM.
@@ -344,6 +375,28 @@ impl Host {
         places
             .try_acquire_owned()
             .map_err(|_taken| HostError::TooManyConsoles)
+    }
+
+    /// The figures of now, and the events that `seen_events` does not count yet.
+    fn moment(&self, seen_events: &mut u64) -> Moment {
+        let state = self.lock();
+        Moment {
+            figures: state.record.figures(&state.overview()),
+            events: state.events.since(seen_events),
+        }
+    }
+
+    /// Changes with every round.
+    fn rounds(&self) -> watch::Receiver<u64> {
+        self.shared.rounds.subscribe()
+    }
+
+    /// A place for a client that follows; it is given back when it is dropped.
+    fn stream_place(&self) -> Result<OwnedSemaphorePermit, HostError> {
+        let places = Arc::clone(&self.shared.stream_places);
+        places
+            .try_acquire_owned()
+            .map_err(|_taken| HostError::TooManyStreams)
     }
 
     /// Ends a VM: in order if its process listens, by force if it does not. Returns when nothing

@@ -59,6 +59,11 @@ fn act(host: &Host) {
     state.measure(&host.shared.sharing, host.shared.interval);
     let plan = policy::plan(&state.snapshot());
     state.apply(&plan);
+    let overview = state.overview();
+    state.record.add(&overview);
+    let round = state.round;
+    drop(state);
+    host.shared.rounds.send_replace(round);
 }
 
 impl State {

@@ -1,15 +1,18 @@
 //! The host's HTTP interface: each route turns a request into one call of [`Host`].
 
+use super::metrics::{self, Format};
 use super::sharing::Audit;
+use super::web::stream;
 use super::{Host, HostError};
 use crate::api::{
-    BalloonRequest, CONSOLE_PROTOCOL, EventView, HostChange, HostView, Overview, Problem,
-    RunRequest, VmChange, VmView,
+    BalloonRequest, CONSOLE_PROTOCOL, EventView, Figures, HistoryQuery, HistoryView, HostChange,
+    HostView, Overview, Problem, RunRequest, VmChange, VmView,
 };
 use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, UPGRADE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
@@ -30,13 +33,17 @@ const BODY_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) fn router(host: Host) -> Router {
     Router::new()
         .route("/v1/overview", get(overview))
+        .route("/v1/figures", get(figures))
+        .route("/v1/history", get(history))
         .route("/v1/host", get(host_view).patch(change_host))
         .route("/v1/host/audit", post(audit))
         .route("/v1/events", get(events))
+        .route("/v1/events/stream", get(stream))
         .route("/v1/vms", get(list).post(run))
         .route("/v1/vms/{name}", get(show).patch(change).delete(stop))
         .route("/v1/vms/{name}/balloon", put(set_balloon))
         .route("/v1/vms/{name}/console", get(console))
+        .route("/metrics", get(metrics))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_route)
         .layer(middleware::from_fn(read_body_in_time))
@@ -50,7 +57,7 @@ impl IntoResponse for HostError {
     }
 }
 
-fn problem(status: StatusCode, title: &str, detail: String) -> Response {
+pub(super) fn problem(status: StatusCode, title: &str, detail: String) -> Response {
     let body = Problem {
         title: title.into(),
         status: status.as_u16(),
@@ -95,7 +102,7 @@ fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, HostError> {
 
 async fn no_such_route(request: Request) -> Response {
     let detail = format!(
-        "{} {} is not offered: see /v1/overview, /v1/host, /v1/events, /v1/vms",
+        "{} {} is not offered: see /v1/overview, /v1/figures, /v1/history, /v1/host, /v1/events, /v1/vms",
         request.method(),
         request.uri().path()
     );
@@ -104,6 +111,36 @@ async fn no_such_route(request: Request) -> Response {
 
 async fn overview(State(host): State<Host>) -> Json<Overview> {
     Json(host.overview())
+}
+
+async fn figures(State(host): State<Host>) -> Json<Figures> {
+    Json(host.figures())
+}
+
+async fn history(
+    State(host): State<Host>,
+    query: Result<Query<HistoryQuery>, QueryRejection>,
+) -> Result<Json<HistoryView>, HostError> {
+    let Query(query) = query.map_err(|rejection| {
+        HostError::BadRequest(format!(
+            "{}: write /v1/history?vm=NAME&span=10m, or span=1d",
+            rejection.body_text()
+        ))
+    })?;
+    host.history(&query).map(Json)
+}
+
+async fn metrics(State(host): State<Host>, headers: HeaderMap) -> Response {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+    let format = Format::wanted(accept);
+    match metrics::text(&host.figures(), format) {
+        Ok(text) => ([(CONTENT_TYPE, format.content_type())], text).into_response(),
+        Err(error) => problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "host error",
+            error.to_string(),
+        ),
+    }
 }
 
 async fn host_view(State(host): State<Host>) -> Json<HostView> {

@@ -1,18 +1,26 @@
 //! Serves clients at the socket until told to end.
 
 use super::runtime_dir::Claim;
-use super::{Host, HostError, HostOptions, orphans, routes};
+use super::web::{self, Hangup, Token, TokenFile};
+use super::{Host, HostError, HostOptions, HttpOptions, orphans, routes};
+use axum::Router;
+use axum::serve::Listener;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 /// Clients at the same time; more wait until one leaves.
@@ -31,6 +39,16 @@ pub enum ServerError {
     Host(#[from] HostError),
     #[error("VMs of an earlier host still run without one: {}; end them with `kill PID` first, for their memory would be missing from this host's budget", .0.join(", "))]
     Orphans(Vec<String>),
+    #[error("cannot serve HTTP at {address}: give another --http")]
+    ListenHttp {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("cannot keep the token of --http beside {}: give another --socket", .socket.display())]
+    Token {
+        socket: std::path::PathBuf,
+        source: io::Error,
+    },
     #[error("cannot listen at {}: give another --socket", .socket.display())]
     Listen {
         socket: std::path::PathBuf,
@@ -52,9 +70,14 @@ pub async fn serve(
     refuse_orphans(&options.socket)?;
     let host = Host::start(options)?;
     let listener = listen(options)?;
+    let http = match options.http {
+        Some(http) => Some(listen_http(&host, http, &options.socket).await?),
+        None => None,
+    };
     ready(&host);
     tokio::select! {
-        () = accept(&listener, &host) => {}
+        () = accept(listener, routes::router(host.clone())) => {}
+        () = accept_http(http) => {}
         () = empty(&host, options.exit_when_empty) => {}
         () = end => {}
     }
@@ -98,38 +121,82 @@ async fn empty(host: &Host, wanted: bool) {
     drop(count.wait_for(|&count| count == 0).await);
 }
 
-async fn accept(listener: &UnixListener, host: &Host) {
-    let router = routes::router(host.clone());
+/// What serves on TCP. The token's file goes with it.
+struct Http {
+    listener: TcpListener,
+    router: Router,
+    _token_file: TokenFile,
+}
+
+async fn listen_http(host: &Host, http: HttpOptions, socket: &Path) -> Result<Http, ServerError> {
+    let failed = |source| ServerError::ListenHttp {
+        address: http.address,
+        source,
+    };
+    let listener = TcpListener::bind(http.address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    let no_token = |source| ServerError::Token {
+        socket: socket.into(),
+        source,
+    };
+    let token = Token::new().map_err(no_token)?;
+    let token_file = token.store(socket).map_err(no_token)?;
+    tracing::info!(
+        "dashboard at http://{address}/; changes there need the token in {}",
+        token_file.path().display()
+    );
+    if http.log_token {
+        tracing::info!("token {}", token.as_str());
+    }
+    Ok(Http {
+        listener,
+        router: web::router(host.clone(), address, token),
+        _token_file: token_file,
+    })
+}
+
+async fn accept_http(http: Option<Http>) {
+    match http {
+        Some(http) => accept(http.listener, http.router).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn accept<L>(mut listener: L, router: Router)
+where
+    L: Listener,
+    L::Io: 'static,
+{
     let places = Arc::new(Semaphore::new(MOST_CLIENTS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
         };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let service = TowerToHyperService::new(router.clone());
-                tokio::spawn(async move {
-                    talk(stream, service).await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                // Out of descriptors, most likely: some come back when clients leave.
-                tracing::warn!("cannot accept a client: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
+        // When descriptors are out it waits: some come back when clients leave.
+        let (stream, _) = listener.accept().await;
+        let router = router.clone();
+        tokio::spawn(async move {
+            talk(stream, router).await;
+            drop(place);
+        });
     }
 }
 
-async fn talk(stream: UnixStream, service: TowerToHyperService<axum::Router>) {
+async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
+    let hangup = Hangup::default();
+    let service = TowerToHyperService::new(router);
+    let with_hangup = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(hangup.clone());
+        service.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(stream), with_hangup)
         .with_upgrades();
-    // What a client sends that is not HTTP is answered by hyper and ends the connection.
-    connection
-        .await
-        .unwrap_or_else(|error| tracing::debug!("client: {error}"));
+    tokio::select! {
+        // What a client sends that is not HTTP is answered by hyper and ends the connection.
+        ended = connection => ended.unwrap_or_else(|error| tracing::debug!("client: {error}")),
+        () = hangup.0.notified() => tracing::debug!("a client that takes nothing is hung up on"),
+    }
 }

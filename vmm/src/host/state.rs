@@ -2,10 +2,11 @@
 
 use super::error::HostError;
 use super::events::Events;
+use super::figures::Record;
 use super::sharing::account::Account;
 use super::vm::Vm;
 use super::wish::{command_line, network_cards, whole_pages};
-use crate::api::{HostView, RunRequest, ScanPriority, SharingView, VmView};
+use crate::api::{HostView, Overview, RunRequest, ScanPriority, SharingView, VmView};
 use crate::name::VmName;
 use crate::protocol::VmConfig;
 use crate::vm::MOST_VCPUS;
@@ -29,6 +30,8 @@ pub(super) struct State {
     pub(super) samples: u64,
     pub(super) state_sum_violations: u64,
     pub(super) events: Events,
+    /// What was counted, now and before.
+    pub(super) record: Record,
     /// What page sharing brings and needs.
     pub(super) account: Account,
     /// How often that was measured.
@@ -56,6 +59,7 @@ impl State {
             samples: 0,
             state_sum_violations: 0,
             events: Events::default(),
+            record: Record::default(),
             account: Account::default(),
             account_rounds: 0,
             rates,
@@ -153,6 +157,15 @@ impl State {
             rates: self.rates,
             priority: self.scan_priority,
             ..self.account.view(shared, broken)
+        }
+    }
+
+    /// Everything there is to see.
+    pub(super) fn overview(&self) -> Overview {
+        let vms = self.vms.values().map(|vm| vm.view(&self.account));
+        Overview {
+            host: self.view(),
+            vms: vms.collect(),
         }
     }
 

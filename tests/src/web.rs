@@ -1,0 +1,148 @@
+//! A client of a host on TCP.
+
+use crate::host::TestHost;
+use crate::place::Place;
+use crate::wait::{PATIENCE, wait_for};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+/// Where a host serves HTTP, and what lets a client change things there.
+#[derive(Clone, Debug)]
+pub struct Web {
+    /// The address.
+    pub address: SocketAddr,
+    /// The token.
+    pub token: String,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The head as it came.
+    pub head: String,
+    /// The body.
+    pub body: String,
+}
+
+impl Web {
+    /// Starts a host with that budget that serves on a free port.
+    ///
+    /// # Panics
+    /// If it does not say where.
+    #[must_use]
+    pub fn start(budget: &str) -> (TestHost, Self) {
+        let place = Place::new();
+        let words = [
+            "host",
+            "--memory",
+            budget,
+            "--interval-ms",
+            "200",
+            "--http",
+            "127.0.0.1:0",
+        ];
+        let command = place.command(&words);
+        let host = TestHost::start_by(place, command);
+        let web = Self::of(&host);
+        (host, web)
+    }
+
+    /// What a host printed of where it serves.
+    ///
+    /// # Panics
+    /// If it did not.
+    #[must_use]
+    pub fn of(host: &TestHost) -> Self {
+        let address = wait_for("the host says where it serves", || {
+            let log = fs::read_to_string(host.path().join("host.log")).ok()?;
+            let (_, rest) = log.split_once("dashboard at http://")?;
+            rest.split_once('/')?.0.parse().ok()
+        });
+        let token = fs::read_to_string(host.path().join("host.token"))
+            .expect("the token is beside the socket");
+        Self {
+            address,
+            token: token.trim().into(),
+        }
+    }
+
+    /// Sends a request with more lines for its head; the answer.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn ask(&self, method: &str, path: &str, head: &[&str], body: &str) -> Answer {
+        let has_host = head
+            .iter()
+            .any(|line| line.to_ascii_lowercase().starts_with("host:"));
+        let host = if has_host {
+            String::new()
+        } else {
+            format!("Host: {}\r\n", self.address)
+        };
+        let mut lines: String = head.iter().map(|line| format!("{line}\r\n")).collect();
+        lines.push_str(&host);
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\n{lines}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = self.connect();
+        stream
+            .write_all(request.as_bytes())
+            .expect("the host listens");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("the host answers");
+        Answer::parse(&String::from_utf8_lossy(&answer))
+    }
+
+    /// Reads.
+    #[must_use]
+    pub fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, &[], "")
+    }
+
+    /// The line of a head that carries the token.
+    #[must_use]
+    pub fn authorization(&self) -> String {
+        format!("Authorization: Bearer {}", self.token)
+    }
+
+    /// A connection.
+    ///
+    /// # Panics
+    /// If nobody listens.
+    #[must_use]
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).expect("the host listens");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("60 s are a time-out");
+        stream
+    }
+}
+
+impl Answer {
+    fn parse(text: &str) -> Self {
+        let (head, body) = text
+            .split_once("\r\n\r\n")
+            .unwrap_or_else(|| panic!("no head in {text:?}"));
+        let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
+        Self {
+            status: status.unwrap_or_else(|| panic!("no status in {head:?}")),
+            head: head.into(),
+            body: body.into(),
+        }
+    }
+
+    /// A line of the head by its lower-case name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+}

@@ -1,0 +1,319 @@
+//! Claims about the host on TCP: what browsers and scrapers get, and what they do not.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tests::program::run_with_input;
+use tests::web::Web;
+use tests::{MIB, TestHost, Value, number, run_to_end, text, wait_for, wait_until};
+
+fn dashboard(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../vmm/dashboard")
+        .join(file)
+}
+
+fn json(body: &str) -> Value {
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
+}
+
+#[test]
+fn anybody_on_this_machine_may_look_and_only_who_has_the_token_may_change() {
+    let (host, web) = Web::start("256M");
+    host.start_vm("a", &["--memory", "64M"]);
+    assert_eq!(
+        number(&json(&web.get("/v1/overview").body), "/host/budget_bytes"),
+        256 * MIB
+    );
+    let change = r#"{"shares":"high"}"#;
+    let refused = web.ask("PATCH", "/v1/vms/a", &[], change);
+    assert_eq!(refused.status, 401, "{refused:?}");
+    assert_eq!(
+        refused.header("content-type"),
+        Some("application/problem+json")
+    );
+    assert!(
+        json(&refused.body)["detail"]
+            .as_str()
+            .is_some_and(|text| text.contains("token"))
+    );
+    assert_eq!(text(&host.vm("a"), "/shares"), "normal");
+    let done = web.ask("PATCH", "/v1/vms/a", &[&web.authorization()], change);
+    assert_eq!(done.status, 200, "{done:?}");
+    assert_eq!(text(&host.vm("a"), "/shares"), "high");
+}
+
+/// A page of another site can make a browser send all this.
+#[test]
+fn other_sites_and_rebound_names_are_refused_whatever_they_know() {
+    let (host, web) = Web::start("256M");
+    host.start_vm("a", &["--memory", "64M"]);
+    let token = web.authorization();
+    for line in [
+        "Host: evil.example",
+        "Origin: http://evil.example",
+        "Sec-Fetch-Site: cross-site",
+    ] {
+        let answer = web.ask("DELETE", "/v1/vms/a", &[&token, line], "");
+        assert_eq!(answer.status, 403, "{line}: {answer:?}");
+        assert_eq!(answer.header("access-control-allow-origin"), None);
+        let read = web.ask("GET", "/v1/overview", &[line], "");
+        assert_eq!(read.status, 403, "{line}: {read:?}");
+    }
+    let preflight = web.ask(
+        "OPTIONS",
+        "/v1/vms/a",
+        &[
+            "Origin: http://evil.example",
+            "Access-Control-Request-Method: DELETE",
+        ],
+        "",
+    );
+    assert_eq!(preflight.status, 403);
+    assert_eq!(number(&host.vm("a"), "/size_bytes"), 64 * MIB);
+}
+
+#[test]
+fn the_token_is_for_the_owner_alone_and_goes_with_the_host() {
+    let (host, web) = Web::start("256M");
+    let file = host.path().join("host.token");
+    let mode = std::fs::metadata(file)
+        .expect("it is there")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(web.token.len() >= 32);
+    // That it goes is what the place looks for at its end.
+}
+
+#[test]
+fn other_machines_are_served_only_when_that_is_wanted() {
+    let host = TestHost::start("256M");
+    host.fails(
+        &["--socket", "other.sock", "host", "--http", "0.0.0.0:0"],
+        1,
+        &["0.0.0.0:0", "--http-remote", "127.0.0.1"],
+    );
+    host.fails(&["host", "--http", "nowhere"], 2, &["nowhere"]);
+}
+
+#[test]
+fn every_page_comes_with_a_policy_that_lets_nothing_foreign_in() {
+    let (_host, web) = Web::start("256M");
+    for path in [
+        "/",
+        "/app.js",
+        "/style.css",
+        "/uplot/uPlot.iife.min.js",
+        "/v1/overview",
+        "/nowhere",
+    ] {
+        let answer = web.get(path);
+        let policy = answer.header("content-security-policy").unwrap_or_default();
+        assert!(
+            policy.starts_with("default-src 'none'"),
+            "{path}: {answer:?}"
+        );
+        assert!(!policy.contains("unsafe"), "{path}: {policy}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+        assert_eq!(answer.status == 200, path != "/nowhere");
+        assert!(!answer.body.is_empty(), "{path}");
+    }
+}
+
+#[test]
+fn histories_have_a_point_a_second_for_the_host_and_each_vm() {
+    let (host, web) = Web::start("256M");
+    host.start_vm("a", &["--memory", "64M"]);
+    for path in ["/v1/history?span=10m", "/v1/history?vm=a&span=10m"] {
+        let history = wait_for("three points", || {
+            let history = json(&web.get(path).body);
+            (history["time_ms"].as_array()?.len() >= 3).then_some(history)
+        });
+        let times: Vec<u64> = history["time_ms"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_u64)
+            .collect();
+        assert!(times.is_sorted(), "{times:?}");
+        for column in history["columns"].as_array().into_iter().flatten() {
+            assert_eq!(
+                column["values"].as_array().map(Vec::len),
+                Some(times.len()),
+                "{column}"
+            );
+        }
+    }
+    assert_eq!(
+        json(&web.get("/v1/history?vm=a&span=1d").body)["time_ms"]
+            .as_array()
+            .map(Vec::len),
+        Some(1)
+    );
+    for (path, status) in [
+        ("/v1/history?vm=b", 404),
+        ("/v1/history?span=2h", 400),
+        ("/v1/history?spam=10m", 400),
+    ] {
+        let answer = web.get(path);
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
+    }
+}
+
+#[test]
+fn prometheus_understands_what_it_scrapes_and_the_alerts_on_it() {
+    let (host, web) = Web::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let scraped = web.get("/metrics");
+    assert_eq!(
+        scraped.header("content-type"),
+        Some("text/plain; version=0.0.4; charset=utf-8")
+    );
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]);
+    let said = run_with_input(&mut promtool, scraped.body.as_bytes());
+    assert!(said.stderr.is_empty(), "{}", said.stderr);
+    let _listed = said.expect_success();
+    assert!(
+        scraped
+            .body
+            .contains("ballonet_vm_size_bytes{vm=\"a\"} 67108864\n"),
+        "{}",
+        scraped.body
+    );
+    let open_metrics = web.ask(
+        "GET",
+        "/metrics",
+        &["Accept: application/openmetrics-text; version=1.0.0"],
+        "",
+    );
+    assert!(open_metrics.body.ends_with("# EOF\n"));
+    let mut promtool = Command::new("promtool");
+    let rules = run_to_end(
+        promtool
+            .args(["check", "rules"])
+            .arg(dashboard("alerts.yml")),
+    );
+    assert!(rules.expect_success().contains("7 rules found"));
+    let known: BTreeSet<&str> = names(&scraped.body);
+    for file in ["alerts.yml", "grafana.json"] {
+        let content = std::fs::read_to_string(dashboard(file)).expect("it is there");
+        for name in names(&content) {
+            assert!(
+                known.contains(name),
+                "{file} wants {name}, which nobody serves"
+            );
+        }
+    }
+}
+
+/// The names of metrics in a text.
+fn names(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("ballonet_")).collect()
+}
+
+#[test]
+fn the_sum_of_what_memory_is_used_for_is_the_budget() {
+    let (host, web) = Web::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let scraped = web.get("/metrics").body;
+    let sum = |prefix: &str| -> u64 {
+        let lines = scraped.lines().filter_map(|line| line.strip_prefix(prefix));
+        lines
+            .map(|line| {
+                line.rsplit(' ')
+                    .next()
+                    .and_then(|word| word.parse::<u64>().ok())
+                    .expect("a number")
+            })
+            .sum()
+    };
+    assert_eq!(sum("ballonet_host_memory_bytes{"), 256 * MIB);
+    assert_eq!(sum("ballonet_vm_memory_bytes{"), 64 * MIB);
+}
+
+/// The next message of a stream.
+fn next_moment(stream: &mut impl BufRead) -> Value {
+    let mut line = String::new();
+    loop {
+        line.clear();
+        assert!(
+            stream.read_line(&mut line).expect("the stream goes on") > 0,
+            "it ended"
+        );
+        if let Some(data) = line.strip_prefix("data: ") {
+            return json(data);
+        }
+    }
+}
+
+fn follow(web: &Web) -> BufReader<std::net::TcpStream> {
+    let mut stream = web.connect();
+    write!(
+        stream,
+        "GET /v1/events/stream HTTP/1.1\r\nHost: {}\r\n\r\n",
+        web.address
+    )
+    .expect("the host listens");
+    BufReader::new(stream)
+}
+
+#[test]
+fn a_stream_tells_each_event_once_and_the_figures_of_every_round() {
+    let (host, web) = Web::start("256M");
+    let mut stream = follow(&web);
+    let first = next_moment(&mut stream);
+    assert_eq!(first["figures"]["vms"].as_array().map(Vec::len), Some(0));
+    host.start_vm("a", &["--memory", "64M"]);
+    let mut started = 0;
+    let mut rounds_with_vm = 0;
+    while rounds_with_vm < 3 {
+        let moment = next_moment(&mut stream);
+        rounds_with_vm += moment["figures"]["vms"].as_array().map_or(0, Vec::len);
+        let events = moment["events"].as_array().cloned().unwrap_or_default();
+        started += events
+            .iter()
+            .filter(|event| {
+                event["what"]
+                    .as_str()
+                    .is_some_and(|what| what.contains("started"))
+            })
+            .count();
+    }
+    assert_eq!(started, 1);
+}
+
+/// They connect, ask, and never read.
+#[test]
+fn clients_that_never_read_hold_up_nobody() {
+    let (host, web) = Web::start("256M");
+    host.start_vm("a", &["--memory", "64M"]);
+    let stalled: Vec<_> = (0..32).map(|_| follow(&web)).collect();
+    wait_until("all places are taken", || {
+        let mut stream = web.connect();
+        write!(
+            stream,
+            "GET /v1/events/stream HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+            web.address
+        )
+        .expect("the host listens");
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).expect("the host answers");
+        head.ends_with(b"503")
+    });
+    let before = number(&host.overview(), "/host/samples");
+    wait_until("rounds go on", || {
+        number(&host.overview(), "/host/samples") > before + 5
+    });
+    drop(stalled);
+    wait_until("places are free again", || {
+        let mut stream = follow(&web);
+        let mut line = String::new();
+        stream.read_line(&mut line).expect("the host answers");
+        line.contains("200")
+    });
+}

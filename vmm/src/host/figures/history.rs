@@ -1,0 +1,219 @@
+//! Figures over time, in memory that does not grow with time: the newest ten minutes by second, the
+//! newest day by minute.
+
+use crate::api::{HistoryColumn, HistoryView, Span};
+use crate::name::VmName;
+use std::collections::VecDeque;
+
+/// Seconds that are kept.
+const SECONDS: usize = 600;
+/// Minutes that are kept.
+const MINUTES: usize = 24 * 60;
+/// Seconds in a minute.
+const MINUTE: u64 = 60;
+
+/// `N` figures over time.
+#[derive(Clone, Debug)]
+pub(in crate::host) struct History<const N: usize> {
+    seconds: Ring<N>,
+    minutes: Ring<N>,
+    /// The minute that is under way.
+    minute: Mean<N>,
+}
+
+impl<const N: usize> Default for History<N> {
+    fn default() -> Self {
+        Self {
+            seconds: Ring::new(SECONDS),
+            minutes: Ring::new(MINUTES),
+            minute: Mean::new(0),
+        }
+    }
+}
+
+impl<const N: usize> History<N> {
+    /// Takes in the figures of a second, counted from the host's start. Figures of a second that was seen
+    /// already, or is past, are left out.
+    pub(super) fn add(&mut self, second: u64, time_ms: u64, values: [u64; N]) {
+        if self.seconds.newest().is_some_and(|newest| newest >= second) {
+            return;
+        }
+        let point = Point {
+            second,
+            time_ms,
+            values,
+        };
+        self.seconds.push(point);
+        let minute = second / MINUTE;
+        if minute != self.minute.minute {
+            self.minutes.extend(self.minute.point());
+            self.minute = Mean::new(minute);
+        }
+        self.minute.add(&point);
+    }
+
+    /// What is remembered, under the figures' names.
+    pub(super) fn view(&self, vm: Option<VmName>, span: Span, names: [&str; N]) -> HistoryView {
+        let ring = match span {
+            Span::TenMinutes => &self.seconds,
+            Span::Day => &self.minutes,
+        };
+        let under_way = match span {
+            Span::TenMinutes => None,
+            Span::Day => self.minute.point(),
+        };
+        let points = || ring.0.iter().copied().chain(under_way);
+        let columns = names
+            .iter()
+            .enumerate()
+            .map(|(index, &name)| HistoryColumn {
+                name: name.into(),
+                values: points().map(|point| point.values[index]).collect(),
+            });
+        HistoryView {
+            vm,
+            span,
+            time_ms: points().map(|point| point.time_ms).collect(),
+            columns: columns.collect(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Point<const N: usize> {
+    /// Seconds from the host's start: a wall clock may be set back.
+    second: u64,
+    time_ms: u64,
+    values: [u64; N],
+}
+
+/// The newest points, oldest first.
+#[derive(Clone, Debug)]
+struct Ring<const N: usize>(VecDeque<Point<N>>, usize);
+
+impl<const N: usize> Ring<N> {
+    fn new(limit: usize) -> Self {
+        Self(VecDeque::new(), limit)
+    }
+
+    fn push(&mut self, point: Point<N>) {
+        if self.0.len() == self.1 {
+            self.0.pop_front();
+        }
+        self.0.push_back(point);
+    }
+
+    fn extend(&mut self, points: impl IntoIterator<Item = Point<N>>) {
+        points.into_iter().for_each(|point| self.push(point));
+    }
+
+    fn newest(&self) -> Option<u64> {
+        self.0.back().map(|point| point.second)
+    }
+}
+
+/// The mean of the seconds of one minute.
+#[derive(Clone, Debug)]
+struct Mean<const N: usize> {
+    minute: u64,
+    count: u64,
+    /// Sums of 60 sizes of memory exceed no 128 bits.
+    sums: [u128; N],
+    time_ms: u64,
+}
+
+impl<const N: usize> Mean<N> {
+    fn new(minute: u64) -> Self {
+        Self {
+            minute,
+            count: 0,
+            sums: [0; N],
+            time_ms: 0,
+        }
+    }
+
+    fn add(&mut self, point: &Point<N>) {
+        self.count += 1;
+        self.time_ms = point.time_ms;
+        for (sum, value) in self.sums.iter_mut().zip(point.values) {
+            *sum += u128::from(value);
+        }
+    }
+
+    fn point(&self) -> Option<Point<N>> {
+        let count = u128::from(self.count);
+        let mean = |sum: u128| u64::try_from(sum / count).unwrap_or(u64::MAX);
+        (count > 0).then(|| Point {
+            second: self.minute * MINUTE,
+            time_ms: self.time_ms,
+            values: self.sums.map(mean),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    /// All that was ever added, and what should be left of it.
+    fn expected(added: &[(u64, u64)], span: Span) -> Vec<u64> {
+        let mut kept: BTreeMap<u64, u64> = BTreeMap::new();
+        for &(second, value) in added {
+            if kept.keys().all(|&earlier| earlier < second) {
+                kept.insert(second, value);
+            }
+        }
+        let (values, limit): (Vec<u64>, usize) = match span {
+            Span::TenMinutes => (kept.into_values().collect(), SECONDS),
+            Span::Day => {
+                let mut minutes: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+                for (second, value) in kept {
+                    minutes.entry(second / MINUTE).or_default().push(value);
+                }
+                let mean = |values: Vec<u64>| values.iter().sum::<u64>() / values.len() as u64;
+                // The minute under way comes on top of those that are kept.
+                (minutes.into_values().map(mean).collect(), MINUTES + 1)
+            }
+        };
+        let skip = values.len().saturating_sub(limit);
+        values[skip..].to_vec()
+    }
+
+    fn kept(history: &History<1>, span: Span) -> Vec<u64> {
+        let view = history.view(None, span, ["value"]);
+        assert_eq!(view.time_ms.len(), view.columns[0].values.len());
+        view.columns[0].values.clone()
+    }
+
+    proptest! {
+        #[test]
+        fn a_history_is_the_newest_of_all_that_was_added(
+            steps in prop::collection::vec((0_u64..200, 0_u64..1 << 40), 0..2000),
+        ) {
+            let mut history = History::<1>::default();
+            let mut added = Vec::new();
+            let mut second = 0;
+            for (step, value) in steps {
+                second += step;
+                history.add(second, second * 1000, [value]);
+                added.push((second, value));
+            }
+            for span in [Span::TenMinutes, Span::Day] {
+                prop_assert_eq!(kept(&history, span), expected(&added, span));
+            }
+        }
+    }
+
+    #[test]
+    fn two_days_take_no_more_memory_than_one() {
+        let mut history = History::<1>::default();
+        for second in 0..2 * 24 * 3600 {
+            history.add(second, 0, [second]);
+        }
+        assert_eq!(history.seconds.0.len(), SECONDS);
+        assert_eq!(history.minutes.0.len(), MINUTES);
+        assert!(history.minutes.0.capacity() <= 2 * MINUTES);
+    }
+}

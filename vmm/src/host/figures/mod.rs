@@ -1,0 +1,379 @@
+//! One model of what is counted: the same figures go to `top`, to the dashboard, to Prometheus and into
+//! the histories.
+//!
+//! They are made from the views that clients get, so that no number is computed twice, and hold
+//! what an administrator knows from esxtop under its names, then what only this host has.
+
+mod history;
+mod overcommit;
+
+use super::events::now_ms;
+use super::state::State;
+use crate::api::{
+    Figures, HistoryQuery, HistoryView, HostFigures, HostView, Overview, VmFigures, VmView,
+};
+use crate::host::HostError;
+use crate::name::VmName;
+use history::History;
+use overcommit::Averages;
+use page::VmId;
+use policy::{BALLOON_LIMIT_PERCENT, OVERHEAD};
+use std::collections::BTreeMap;
+
+/// What is remembered of the host: machine memory by what it is used for, which adds up to the budget, and
+/// what no memory is used for.
+const HOST_COLUMNS: [&str; 10] = [
+    "budget",
+    "private",
+    "broken",
+    "common",
+    "overhead",
+    "free",
+    "configured",
+    "shared",
+    "ballooned",
+    "swapped",
+];
+/// What is remembered of a VM: its pages by state, which add up to its size, and what it should hold.
+const VM_COLUMNS: [&str; 11] = [
+    "size",
+    "target",
+    "used",
+    "private",
+    "broken",
+    "shared",
+    "ballooned",
+    "empty",
+    "compressed",
+    "swapped",
+    "touched",
+];
+
+/// The newest figures and how they came about.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    overcommit: Averages,
+    host: History<{ HOST_COLUMNS.len() }>,
+    /// Histories of VMs that are there; those of others are forgotten.
+    vms: BTreeMap<VmId, History<{ VM_COLUMNS.len() }>>,
+}
+
+impl Record {
+    /// Takes in the figures of a round.
+    pub(super) fn add(&mut self, overview: &Overview) {
+        let (uptime_s, now) = (overview.host.uptime_s, now_ms());
+        self.overcommit.add(uptime_s, overview.host.overcommit);
+        let figures = self.figures(overview);
+        let second = whole_seconds(uptime_s);
+        self.host.add(second, now, host_row(&figures));
+        self.vms
+            .retain(|id, _| overview.vms.iter().any(|vm| vm.id == *id));
+        for (vm, figures) in overview.vms.iter().zip(&figures.vms) {
+            let history = self.vms.entry(vm.id).or_default();
+            history.add(second, now, vm_row(vm, figures));
+        }
+    }
+
+    /// The figures of an overview.
+    pub(super) fn figures(&self, overview: &Overview) -> Figures {
+        let vms: Vec<VmFigures> = overview.vms.iter().map(vm_figures).collect();
+        Figures {
+            time_ms: now_ms(),
+            host: HostFigures {
+                overcommit_avg: self.overcommit.values(),
+                ..host_figures(&overview.host, &vms)
+            },
+            vms,
+        }
+    }
+}
+
+impl State {
+    /// What is remembered of the host or of one of its VMs.
+    pub(super) fn history(&self, query: &HistoryQuery) -> Result<HistoryView, HostError> {
+        let Some(name) = &query.vm else {
+            return Ok(self.record.host.view(None, query.span, HOST_COLUMNS));
+        };
+        let id = self.id_of(name)?;
+        let history = self.record.vms.get(&id).cloned().unwrap_or_default();
+        Ok(history.view(Some(name.clone()), query.span, VM_COLUMNS))
+    }
+
+    fn id_of(&self, name: &VmName) -> Result<VmId, HostError> {
+        let mut configs = self.vms.values().map(|vm| &vm.config);
+        let found = configs.find(|config| config.name == *name);
+        found
+            .map(|config| config.id)
+            .ok_or_else(|| HostError::UnknownVm(name.to_string()))
+    }
+}
+
+fn host_figures(host: &HostView, vms: &[VmFigures]) -> HostFigures {
+    let sum = |figure: fn(&VmFigures) -> u64| vms.iter().map(figure).sum();
+    let sharing = &host.sharing;
+    HostFigures {
+        uptime_s: host.uptime_s,
+        pmem_total: host.budget_bytes,
+        pmem_used: host.used_bytes,
+        pmem_free: host.budget_bytes.saturating_sub(host.used_bytes),
+        used_max: host.used_max_bytes,
+        promised: host.promised_bytes,
+        configured: host.configured_bytes,
+        state: None,
+        minfree: None,
+        overcommit_avg: [host.overcommit; 3],
+        pshare_shared: sharing.shared_bytes,
+        pshare_common: sharing.common_bytes,
+        pshare_saving: u64::try_from(sharing.saving_bytes).unwrap_or(0),
+        swap_curr: sum(|vm| vm.swcur),
+        zip_zipped: sum(|vm| vm.zip),
+        memctl_curr: sum(|vm| vm.mctlsz),
+        memctl_target: sum(|vm| vm.mctltgt),
+        memctl_max: sum(|vm| vm.mctlmax),
+        broken: sharing.broken_bytes,
+        reserve: sharing.reserve_bytes,
+        overhead: sum(|vm| vm.ovhd),
+        merges_per_s: sharing.merges_per_s,
+        breaks_per_s: sharing.breaks_per_s,
+        covered_per_s: sharing.covered_per_s,
+        scan_core_permille: sharing.core_permille,
+        state_sum_violations: host.state_sum_violations,
+    }
+}
+
+fn vm_figures(vm: &VmView) -> VmFigures {
+    let (states, sharing) = (&vm.states, &vm.sharing);
+    let own = states.private + states.broken;
+    VmFigures {
+        name: vm.name.clone(),
+        phase: vm.phase,
+        responding: vm.responding,
+        uptime_s: vm.uptime_s,
+        memsz: vm.size_bytes,
+        grant: own + states.shared,
+        cnsm: own + sharing.charge_bytes,
+        sztgt: vm.target_bytes,
+        tchd: None,
+        mctl: vm.balloon.has_driver,
+        mctlsz: vm.balloon.held,
+        mctltgt: vm.balloon.target,
+        mctlmax: balloon_limit(vm),
+        swcur: states.swapped,
+        zip: states.compressed,
+        zero: sharing.zero_bytes,
+        shrd: states.shared,
+        shrdsvd: states.shared.saturating_sub(sharing.charge_bytes),
+        ovhd: vm.anonymous_bytes.saturating_sub(states.broken),
+        ovhdmax: OVERHEAD.bytes(),
+        amin: vm.min_bytes,
+        amax: vm.max_bytes,
+        ashrs: vm.shares_count,
+        pinned: vm.pinned_bytes,
+        used: vm.used_bytes,
+        private: states.private,
+        empty: states.empty,
+        broken: states.broken,
+        areas: sharing.areas,
+        areas_limit: sharing.areas_limit,
+        merges_per_s: sharing.merges_per_s,
+        breaks_per_s: sharing.breaks_per_s,
+        inflated_pages: vm.balloon.counters.inflated,
+        deflated_pages: vm.balloon.counters.deflated,
+    }
+}
+
+/// What a balloon can be asked to hold: never what the VM was promised, and a part of its size.
+fn balloon_limit(vm: &VmView) -> u64 {
+    let part = vm.size_bytes / 100 * BALLOON_LIMIT_PERCENT;
+    part.min(vm.size_bytes.saturating_sub(vm.min_bytes))
+}
+
+/// In the order of [`HOST_COLUMNS`].
+fn host_row(figures: &Figures) -> [u64; HOST_COLUMNS.len()] {
+    let host = &figures.host;
+    // Counted at one moment or another, the parts may exceed the whole: private memory gives way.
+    let others = host.broken + host.pshare_common + host.overhead;
+    [
+        host.pmem_total,
+        host.pmem_used.saturating_sub(others),
+        host.broken,
+        host.pshare_common,
+        host.overhead,
+        host.pmem_free,
+        host.configured,
+        host.pshare_shared,
+        host.memctl_curr,
+        host.swap_curr,
+    ]
+}
+
+/// In the order of [`VM_COLUMNS`].
+fn vm_row(vm: &VmView, figures: &VmFigures) -> [u64; VM_COLUMNS.len()] {
+    let states = &vm.states;
+    [
+        vm.size_bytes,
+        vm.target_bytes,
+        vm.used_bytes,
+        states.private,
+        states.broken,
+        states.shared,
+        states.ballooned,
+        states.empty,
+        states.compressed,
+        states.swapped,
+        figures.tchd.unwrap_or(0),
+    ]
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "whole seconds of a time that is not negative"
+)]
+fn whole_seconds(seconds: f64) -> u64 {
+    seconds as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{BalloonView, SharingView, StatesView, VmPhase, VmSharingView};
+    use page::PageCount;
+    use policy::SharesSpec;
+
+    const MIB: u64 = 1 << 20;
+
+    fn vm() -> VmView {
+        VmView {
+            name: "a".parse().unwrap(),
+            id: VmId(1),
+            pid: Some(1),
+            phase: VmPhase::Running,
+            responding: true,
+            uptime_s: 1.0,
+            vcpus: 1,
+            trust_group: None,
+            size_bytes: 100 * MIB,
+            min_bytes: 50 * MIB,
+            max_bytes: 100 * MIB,
+            shares: SharesSpec::Normal,
+            shares_count: 1000,
+            target_bytes: 80 * MIB,
+            granted_bytes: 80 * MIB,
+            pinned_bytes: None,
+            used_bytes: 47 * MIB,
+            memory_file_bytes: 40 * MIB,
+            anonymous_bytes: 7 * MIB,
+            states: StatesView {
+                empty: 12 * MIB,
+                private: 40 * MIB,
+                shared: 25 * MIB,
+                broken: 3 * MIB,
+                ballooned: 20 * MIB,
+                ..StatesView::default()
+            },
+            balloon: BalloonView {
+                has_driver: true,
+                target: 20 * MIB,
+                held: 20 * MIB,
+                ..BalloonView::default()
+            },
+            guest: None,
+            counters: Default::default(),
+            nets: Vec::new(),
+            disks: Vec::new(),
+            sharing: VmSharingView {
+                charge_bytes: 10 * MIB,
+                ..VmSharingView::default()
+            },
+            start_us: None,
+            userfault_bytes: 0,
+        }
+    }
+
+    fn overview(uptime_s: f64, vms: Vec<VmView>) -> Overview {
+        Overview {
+            host: HostView {
+                version: String::new(),
+                pid: 1,
+                uptime_s,
+                budget_bytes: 64 * MIB,
+                used_bytes: 57 * MIB,
+                used_max_bytes: 57 * MIB,
+                samples: 1,
+                free_bytes: 0,
+                promised_bytes: 0,
+                configured_bytes: 100 * MIB,
+                overcommit: 0.5625,
+                state_sum_violations: 0,
+                sharing: SharingView {
+                    shared_bytes: 25 * MIB,
+                    common_bytes: 10 * MIB,
+                    saving_bytes: -1,
+                    broken_bytes: 3 * MIB,
+                    ..SharingView::default()
+                },
+                events: Vec::new(),
+            },
+            vms,
+        }
+    }
+
+    #[test]
+    fn shared_pages_count_whole_as_granted_and_by_reference_as_consumed() {
+        let figures = vm_figures(&vm());
+        assert_eq!(figures.grant, 68 * MIB);
+        assert_eq!(figures.cnsm, 53 * MIB);
+        assert_eq!(figures.shrdsvd, 15 * MIB);
+        assert_eq!(figures.ovhd, 4 * MIB);
+    }
+
+    /// 65 % of 100 MiB would leave less than the 50 MiB that were promised.
+    #[test]
+    fn a_balloon_can_be_asked_for_no_more_than_was_not_promised() {
+        assert_eq!(vm_figures(&vm()).mctlmax, 50 * MIB);
+        let unpromised = VmView {
+            min_bytes: 0,
+            ..vm()
+        };
+        assert_eq!(vm_figures(&unpromised).mctlmax, 100 * MIB / 100 * 65);
+    }
+
+    #[test]
+    fn machine_memory_by_use_adds_up_to_the_budget_and_pages_by_state_to_the_size() {
+        let record = Record::default();
+        let overview = overview(1.0, vec![vm()]);
+        let figures = record.figures(&overview);
+        let host = host_row(&figures);
+        assert_eq!(host[1..6].iter().sum::<u64>(), host[0]);
+        let vm = vm_row(&overview.vms[0], &figures.vms[0]);
+        assert_eq!(vm[3..10].iter().sum::<u64>(), vm[0]);
+        assert_eq!(figures.host.pshare_saving, 0, "below zero for a moment");
+    }
+
+    #[test]
+    fn the_history_of_a_vm_goes_with_it() {
+        let mut record = Record::default();
+        record.add(&overview(1.0, vec![vm()]));
+        assert_eq!(record.vms.len(), 1);
+        record.add(&overview(2.0, Vec::new()));
+        assert!(record.vms.is_empty());
+        let view = record
+            .host
+            .view(None, crate::api::Span::TenMinutes, HOST_COLUMNS);
+        assert_eq!(view.time_ms.len(), 2);
+    }
+
+    #[test]
+    fn rounds_within_one_second_make_one_point() {
+        let mut record = Record::default();
+        for uptime_s in [1.0, 1.2, 1.4, 2.0] {
+            record.add(&overview(uptime_s, vec![vm()]));
+        }
+        let view = record.vms[&VmId(1)].view(None, crate::api::Span::TenMinutes, VM_COLUMNS);
+        assert_eq!(
+            view.columns[0].values,
+            [PageCount::from_mebibytes(100).bytes(); 2]
+        );
+    }
+}

@@ -1,0 +1,58 @@
+//! The dashboard's files, which are part of the program: a machine without a network shows it as well.
+
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::routing::get;
+
+const HTML: &str = "text/html; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
+const IMAGE: &str = "image/svg+xml";
+
+/// Path, type and content of each file.
+const FILES: [(&str, &str, &str); 9] = [
+    ("/", HTML, include_str!("../../../dashboard/index.html")),
+    ("/app.js", SCRIPT, include_str!("../../../dashboard/app.js")),
+    ("/api.js", SCRIPT, include_str!("../../../dashboard/api.js")),
+    (
+        "/charts.js",
+        SCRIPT,
+        include_str!("../../../dashboard/charts.js"),
+    ),
+    (
+        "/format.js",
+        SCRIPT,
+        include_str!("../../../dashboard/format.js"),
+    ),
+    (
+        "/style.css",
+        STYLE,
+        include_str!("../../../dashboard/style.css"),
+    ),
+    (
+        "/icon.svg",
+        IMAGE,
+        include_str!("../../../dashboard/icon.svg"),
+    ),
+    (
+        "/uplot/uPlot.iife.min.js",
+        SCRIPT,
+        include_str!("../../../dashboard/uplot/uPlot.iife.min.js"),
+    ),
+    (
+        "/uplot/uPlot.min.css",
+        STYLE,
+        include_str!("../../../dashboard/uplot/uPlot.min.css"),
+    ),
+];
+
+pub(super) fn router() -> Router {
+    FILES
+        .into_iter()
+        .fold(Router::new(), |router, (path, kind, content)| {
+            router.route(
+                path,
+                get(move || async move { ([(CONTENT_TYPE, kind)], content) }),
+            )
+        })
+}

@@ -1,0 +1,109 @@
+//! Server-sent events: the figures of each round and what happened in it, for as long as a client
+//! listens.
+//!
+//! Nobody is waited for. A client that is slow gets the newest figures when it is ready again, and misses
+//! those between; one that takes nothing for a while is hung up on, so that it does not keep a place.
+
+use crate::api::Moment;
+use crate::host::{Host, HostError};
+use axum::body::{Body, Bytes};
+use axum::extract::{Extension, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use http_body_util::channel::{Channel, Sender};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+/// Messages that wait to be sent to one client.
+const WAITING_MESSAGES: usize = 1;
+/// How long a client may take nothing.
+const STALL_PATIENCE: Duration = Duration::from_secs(10);
+/// Rounds can be short; people cannot see faster.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Ends a client's connection, whatever is under way there.
+#[derive(Clone, Debug, Default)]
+pub(in crate::host) struct Hangup(pub(in crate::host) Arc<Notify>);
+
+/// Follows the host.
+pub(in crate::host) async fn stream(
+    State(host): State<Host>,
+    Extension(hangup): Extension<Hangup>,
+) -> Result<Response, HostError> {
+    let place = host.stream_place()?;
+    let (sender, body) = Channel::<Bytes, Infallible>::new(WAITING_MESSAGES);
+    tokio::spawn(async move {
+        let _place = place;
+        if follow(&host, sender, STALL_PATIENCE).await.is_err() {
+            hangup.0.notify_one();
+        }
+    });
+    Ok(([(CONTENT_TYPE, "text/event-stream")], Body::new(body)).into_response())
+}
+
+/// The client took nothing for too long.
+#[derive(Debug, PartialEq, Eq)]
+struct Stalled;
+
+/// Sends until the client leaves, or takes nothing for as long as `patience`.
+async fn follow(host: &Host, mut sender: Sender<Bytes>, patience: Duration) -> Result<(), Stalled> {
+    let mut rounds = host.rounds();
+    let mut seen_events = 0;
+    loop {
+        let message = message(&host.moment(&mut seen_events));
+        match timeout(patience, sender.send_data(message)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_gone)) => return Ok(()),
+            Err(_late) => return Err(Stalled),
+        }
+        sleep(SHORTEST_PAUSE).await;
+        if rounds.changed().await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+fn message(moment: &Moment) -> Bytes {
+    // JSON has no line ends but escaped ones, so it is one line.
+    let json = serde_json::to_string(moment).expect("figures have only text keys");
+    format!("event: moment\ndata: {json}\n\n").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::HostOptions;
+    use page::PageCount;
+    use sharing::RateSettings;
+
+    fn host() -> Host {
+        let options = HostOptions {
+            budget: PageCount::from_mebibytes(64),
+            interval: Duration::from_millis(50),
+            exit_when_empty: false,
+            sharing: false,
+            rates: RateSettings::default(),
+            socket: "unused".into(),
+            http: None,
+        };
+        Host::start(&options).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        let (sender, body) = Channel::<Bytes, Infallible>::new(WAITING_MESSAGES);
+        let patience = Duration::from_millis(50);
+        assert_eq!(follow(&host(), sender, patience).await, Err(Stalled));
+        drop(body);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_ends_its_stream() {
+        let (sender, body) = Channel::<Bytes, Infallible>::new(WAITING_MESSAGES);
+        drop(body);
+        assert_eq!(follow(&host(), sender, STALL_PATIENCE).await, Ok(()));
+    }
+}
