@@ -1,7 +1,7 @@
 //! Serves clients at the socket until told to end.
 
 use super::runtime_dir::Claim;
-use super::{Host, HostError, HostOptions, orphans, routes};
+use super::{Host, HostError, HostOptions, orphans, recording, routes};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -59,6 +59,8 @@ pub async fn serve(
         () = end => {}
     }
     host.stop_all().await;
+    // All went well: there is nothing to look up.
+    recording::remove(&options.socket);
     Ok(())
 }
 
