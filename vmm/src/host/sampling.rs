@@ -72,7 +72,8 @@ impl Sampling {
     fn count(&mut self, report: SampleReport, states: &PageStates) {
         if !self.is_open {
             self.is_open = true;
-            self.sampled_from = backed(states);
+            // By the scanner's count of private pages: a guest that boots has many more a moment later.
+            self.sampled_from = report.population + states.shared + states.broken;
             self.working_set.begin(report.sample.size);
         }
         self.size = report.sample.size;
@@ -113,12 +114,14 @@ impl Sampling {
     ) -> Option<WorkingSetView> {
         let touched = self.working_set.touched()?;
         let written = self.working_set.touched_by_write()?;
-        let active = self.active_set(states, held)?;
+        let population = self.population(states, held);
+        let active = self.working_set.active_set(population)?;
         Some(WorkingSetView {
             estimate_bytes: active.pages.bytes(),
             low_bytes: active.low.bytes(),
             high_bytes: active.high.bytes(),
-            written_bytes: written.used.of_pages(self.sampled_from).bytes(),
+            written_bytes: (written.used.of_pages(population.sampled_from) + population.fresh)
+                .bytes(),
             samples: self.size,
             witness: guest.witness(Some(&active)),
             actv_percent: percent(touched.current),
@@ -196,6 +199,16 @@ mod tests {
         assert_eq!(next, None, "the second is asked for and not begun");
         let active = sampling.active_set(&states(1000), PageCount(2000));
         assert_eq!(active.map(|active| active.pages), Some(PageCount(500)));
+    }
+
+    /// A sample of a guest that boots says nothing of what it has touched by the time of the first report.
+    #[test]
+    fn a_sample_speaks_of_the_pages_that_it_was_drawn_from() {
+        let mut sampling = Sampling::default();
+        sampling.update(None, &states(0), CONDITIONS);
+        sampling.update(report(1, Some(30), 45), &states(9000), CONDITIONS);
+        let active = sampling.active_set(&states(9000), PageCount(9500));
+        assert_eq!(active.map(|active| active.pages), Some(PageCount(8500)));
     }
 
     #[test]
