@@ -159,7 +159,14 @@ impl Place {
         };
         let processes = self.processes();
         let mut left: Vec<String> = processes.iter().map(|&pid| describe(pid)).collect();
-        let logs = ["tmp", "host.log", "host.log.old"];
+        let logs = [
+            "tmp",
+            "host.log",
+            "host.log.old",
+            // Kept when a host was killed.
+            "host.decisions",
+            "host.decisions.old",
+        ];
         left.extend(
             files(self.path())
                 .into_iter()

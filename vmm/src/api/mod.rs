@@ -17,7 +17,7 @@ use crate::protocol::{BalloonView as Balloon, OnHostDeath, VmCounters};
 use crate::virtio::balloon::{BalloonCounters, GuestStatistics};
 use crate::virtio::blk::{DiskCounters, DiskFigures, DiskSpec};
 use page::{PageCount, PageStates, VmId};
-use policy::SharesSpec;
+use policy::{BalloonHealth, Explanation, MemoryState, SharesSpec, TaxRate, Witness};
 use serde::{Deserialize, Serialize};
 use sharing::TrustGroup;
 use std::path::PathBuf;
@@ -85,6 +85,19 @@ pub struct VmChange {
     /// Its weight.
     #[serde(default)]
     pub shares: Option<SharesSpec>,
+    /// What its idle memory is taxed.
+    #[serde(default)]
+    pub idle_tax: Option<VmIdleTax>,
+}
+
+/// What idle memory of a VM is taxed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmIdleTax {
+    /// As that of all VMs of the host.
+    Host,
+    /// At a rate of its own, in thousandths.
+    Permille(TaxRate),
 }
 
 /// Changes to the host; what is absent stays.
@@ -100,6 +113,12 @@ pub struct HostChange {
     /// How fast memory is scanned.
     #[serde(default)]
     pub scan: ScanChange,
+    /// The tax on idle memory, in thousandths.
+    #[serde(default)]
+    pub idle_tax_permille: Option<TaxRate>,
+    /// How long each sample of a VM's pages is watched.
+    #[serde(default)]
+    pub sample_period_s: Option<u32>,
 }
 
 /// Changes to how fast memory is scanned; what is absent stays.
@@ -164,6 +183,18 @@ pub struct HostView {
     pub state_sum_violations: u64,
     /// Page sharing.
     pub sharing: SharingView,
+    /// How short memory is.
+    #[serde(default)]
+    pub state: MemoryState,
+    /// What should be free; below it the state is no longer high (esxtop: minfree).
+    #[serde(default)]
+    pub min_free_bytes: u64,
+    /// The tax on idle memory of VMs that have none of their own, in thousandths.
+    #[serde(default)]
+    pub idle_tax_permille: TaxRate,
+    /// How long each sample of a VM's pages is watched.
+    #[serde(default)]
+    pub sample_period_s: u64,
     /// What happened last, oldest first.
     pub events: Vec<EventView>,
 }
@@ -248,10 +279,54 @@ pub struct VmView {
     pub disks: Vec<DiskView>,
     /// Page sharing.
     pub sharing: VmSharingView,
+    /// What it uses, once a sample was watched to its end.
+    #[serde(default)]
+    pub working_set: Option<WorkingSetView>,
+    /// Its own tax on idle memory, in thousandths.
+    #[serde(default)]
+    pub idle_tax_permille: Option<TaxRate>,
+    /// How its balloon follows.
+    #[serde(default)]
+    pub balloon_health: Option<BalloonHealth>,
     /// Time from its process's first message to its guest's first instruction, in microseconds.
     pub start_us: Option<u64>,
     /// Memory whose faults its agent holds.
     pub userfault_bytes: u64,
+}
+
+/// What a VM uses, estimated from a few random pages. The three percentages are those of its sampled
+/// memory, under esxtop's names.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkingSetView {
+    /// What it uses: the largest of the three averages, and all that it touched anew since.
+    pub estimate_bytes: u64,
+    /// With 95 % confidence it uses no less than this,
+    pub low_bytes: u64,
+    /// and no more than this.
+    pub high_bytes: u64,
+    /// What it writes to (TCHD_W).
+    pub written_bytes: u64,
+    /// Pages that are watched now.
+    pub samples: u32,
+    /// How the guest's word compares with that.
+    pub witness: Witness,
+    /// %ACTV: the fast average, with the current period as it stands.
+    pub actv_percent: f64,
+    /// %ACTVS: over about eight periods.
+    pub actvs_percent: f64,
+    /// %ACTVF: over hardly more than the last.
+    pub actvf_percent: f64,
+}
+
+/// Why a VM holds what it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplanationView {
+    /// Which VM.
+    pub name: VmName,
+    /// Everything that decided on it, in pages.
+    pub explanation: Explanation,
+    /// The same in sentences.
+    pub text: String,
 }
 
 /// Memory by state, in bytes.
@@ -370,9 +445,15 @@ pub fn parse_vm_change(words: &[String]) -> Result<VmChange, String> {
                         .map_err(|error: policy::InvalidShares| error.to_string())?,
                 )
             }
+            "idle-tax" => {
+                change.idle_tax = Some(match value {
+                    "host" => VmIdleTax::Host,
+                    _ => VmIdleTax::Permille(parse_tax(value)?),
+                });
+            }
             _ => {
                 return Err(format!(
-                    "'{key}' cannot be set on a VM: set min, max or shares"
+                    "'{key}' cannot be set on a VM: set min, max, shares or idle-tax"
                 ));
             }
         }
@@ -405,9 +486,14 @@ pub fn parse_host_change(words: &[String]) -> Result<HostChange, String> {
                     _ => return Err(format!("{key}={value}: write {key}=idle or {key}=normal")),
                 });
             }
+            "idle-tax" => change.idle_tax_permille = Some(parse_tax(value)?),
+            "sample-period" => {
+                let seconds = parse_count(key, value)?;
+                change.sample_period_s = Some(u32::try_from(seconds).unwrap_or(u32::MAX));
+            }
             _ => {
                 return Err(format!(
-                    "'{key}' cannot be set on the host: set memory, sharing, scan-pass, scan-vm, scan-host, scan-core or scan-priority"
+                    "'{key}' cannot be set on the host: set memory, sharing, idle-tax, sample-period, scan-pass, scan-vm, scan-host, scan-core or scan-priority"
                 ));
             }
         }
@@ -431,6 +517,11 @@ fn parse_switch(key: &str, value: &str) -> Result<bool, String> {
 fn parse_count(key: &str, value: &str) -> Result<u64, String> {
     let count = value.parse().ok().filter(|&count| count > 0);
     count.ok_or_else(|| format!("{key}={value}: write a whole number above zero"))
+}
+
+fn parse_tax(text: &str) -> Result<TaxRate, String> {
+    text.parse()
+        .map_err(|error: policy::InvalidTaxRate| error.to_string())
 }
 
 fn parse_size(text: &str) -> Result<PageCount, String> {

@@ -6,7 +6,7 @@ use crate::name::VmName;
 use crate::size::{InvalidSize, Size};
 use crate::virtio::blk::DiskSpec;
 use clap::{Parser, Subcommand, ValueHint};
-use policy::SharesSpec;
+use policy::{SharesSpec, TaxRate};
 use sharing::TrustGroup;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -55,14 +55,14 @@ pub(super) enum Command {
     Top(TopArgs),
     /// Change a VM's claims on memory, or the host's memory and page sharing.
     #[command(
-        after_help = "Examples:\n  ballonet set db shares=high min=1G\n  ballonet set db shares=4000 max=2G\n  ballonet set host memory=8G\n  ballonet set host sharing=off              bring home what is shared\n  ballonet set host scan-pass=60 scan-vm=20000 scan-host=50000 scan-core=50"
+        after_help = "Examples:\n  ballonet set db shares=high min=1G\n  ballonet set db shares=4000 max=2G\n  ballonet set host memory=8G\n  ballonet set host sharing=off              bring home what is shared\n  ballonet set host idle-tax=75 sample-period=30\n  ballonet set db idle-tax=0                 its idle memory is not taxed; idle-tax=host undoes that\n  ballonet set host scan-pass=60 scan-vm=20000 scan-host=50000 scan-core=50"
     )]
     Set {
         /// A VM's name, or `host`.
         #[arg(value_name = "NAME")]
         target: Target,
-        /// For a VM min=SIZE, max=SIZE, shares=low|normal|high|N; for the host memory=SIZE,
-        /// sharing=on|off, scan-pass=SECONDS, scan-vm=PAGES/S, scan-host=PAGES/S, scan-core=PERCENT,
+        /// For a VM min=SIZE, max=SIZE, shares=low|normal|high|N, idle-tax=PERCENT|host; for the host
+        /// memory=SIZE, sharing=on|off, idle-tax=PERCENT, sample-period=SECONDS, scan-pass=SECONDS, scan-vm=PAGES/S, scan-host=PAGES/S, scan-core=PERCENT,
         /// scan-priority=idle|normal.
         #[arg(required = true, value_name = "KEY=VALUE")]
         changes: Vec<String>,
@@ -76,6 +76,47 @@ pub(super) enum Command {
         name: VmName,
         /// A size such as 128M, or `auto`.
         size: BalloonSize,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say why a VM holds what it holds.
+    #[command(
+        after_help = "Examples:\n  ballonet explain db                        shares, use, price, limits\n  ballonet explain db --more 256M            and what would bring it 256 MiB more"
+    )]
+    Explain {
+        /// Which VM.
+        name: VmName,
+        /// Also say what would bring it so much more.
+        #[arg(long, value_name = "SIZE")]
+        more: Option<Size>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make recorded decisions again, and compare.
+    #[command(
+        after_help = "A host records its decisions beside its socket, in a file that ends in .decisions. Exits with 1 if a decision would be another now.\n\nExamples:\n  ballonet replay /run/ballonet/host.decisions"
+    )]
+    Replay {
+        /// A recording.
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run the policy over a described load, on a model instead of guests.
+    #[command(
+        after_help = "A scenario is a TOML file:\n  seconds = 600\n  record_every_s = 60\n  [host]\n  memory_mib = 2048\n  [[vms]]\n  name = \"db\"\n  size_mib = 1536\n  phases = [{ at_s = 0, working_set_mib = 900 }]\n  [[vms]]\n  name = \"idle\"\n  count = 3\n  size_mib = 1024\n\nExamples:\n  ballonet simulate load.toml                a table\n  ballonet simulate load.toml --csv          every point of every VM"
+    )]
+    Simulate {
+        /// A scenario.
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Print every point of every VM as CSV.
+        #[arg(long, conflicts_with = "json")]
+        csv: bool,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -158,6 +199,13 @@ pub(super) struct HostArgs {
     /// Let --http serve other machines as well; they need the token for everything.
     #[arg(long, requires = "http")]
     pub(super) http_remote: bool,
+    /// How much dearer idle memory is to a VM than memory that it uses, in percent below 100; at 0 it is
+    /// not.
+    #[arg(long, default_value = "75", value_name = "PERCENT")]
+    pub(super) idle_tax: TaxRate,
+    /// Seconds for which each sample of a VM's pages is watched.
+    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(super) sample_period: u64,
     /// End when the last VM has ended.
     #[arg(long)]
     pub(super) exit_when_empty: bool,

@@ -13,7 +13,7 @@ use crate::name::VmName;
 use crate::protocol::OnHostDeath;
 use anyhow::{Context, Result, anyhow, bail};
 use page::PageCount;
-use policy::SharesSpec;
+use policy::{SAMPLE_PERIOD, SharesSpec, TaxRate};
 use serde::{Deserialize, Serialize};
 use sharing::RateSettings;
 use std::collections::BTreeMap;
@@ -103,6 +103,8 @@ pub(super) async fn demo(args: DemoArgs) -> Result<()> {
         exit_when_empty: false,
         sharing: true,
         rates: RateSettings::default(),
+        idle_tax: TaxRate::default(),
+        sample_period: SAMPLE_PERIOD,
         socket: folder.0.join("host.sock"),
         http: None,
     };

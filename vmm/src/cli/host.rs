@@ -38,6 +38,8 @@ pub(super) async fn host(args: HostArgs, socket: &Path) -> Result<()> {
         exit_when_empty: args.exit_when_empty,
         sharing: args.sharing,
         rates: RateSettings::default(),
+        idle_tax: args.idle_tax,
+        sample_period: Duration::from_secs(args.sample_period),
         socket: socket.into(),
         http: http_options(&args)?,
     };

@@ -5,12 +5,16 @@ mod batch;
 mod console;
 mod demo;
 mod host;
+mod replay;
 mod run;
+mod simulate;
 mod table;
 mod top;
 
 use crate::api::client::Client;
-use crate::api::{BalloonRequest, HostView, Overview, VmView, parse_host_change, parse_vm_change};
+use crate::api::{
+    BalloonRequest, ExplanationView, HostView, Overview, VmView, parse_host_change, parse_vm_change,
+};
 use crate::host::sharing::Audit;
 use crate::protocol::Channel;
 use anyhow::{Context, Result, anyhow};
@@ -137,6 +141,21 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
                 print(&table::vm(&vm))
             }
         }
+        Command::Explain { name, more, json } => {
+            let query = more.map_or_else(String::new, |more| {
+                format!("?more_bytes={}", more.0.bytes())
+            });
+            let path = format!("/v1/vms/{name}/explanation{query}");
+            let view: ExplanationView = client.get(&path).await?;
+            if json {
+                print_json(&view)
+            } else {
+                let id = view.explanation.id;
+                print(&format!("{name} is VM {id}. {}\n", view.text))
+            }
+        }
+        Command::Replay { file, json } => replay::replay(&file, json),
+        Command::Simulate { file, csv, json } => simulate::simulate(&file, csv, json),
         Command::Audit { json } => audit(&client, json).await,
         Command::Console { name, replay } => console::console(&client, &name, replay.0).await,
         Command::Stop { names } => {

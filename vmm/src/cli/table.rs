@@ -58,7 +58,18 @@ pub(super) fn host(host: &HostView) -> String {
         mebibytes(host.configured_bytes),
         (host.overcommit * 100.0).max(0.0),
         duration(host.uptime_s),
-    ) + &sharing(&host.sharing)
+    ) + &memory_state(host)
+        + &sharing(&host.sharing)
+}
+
+fn memory_state(host: &HostView) -> String {
+    let tax = host.idle_tax_permille;
+    format!(
+        "      memory {}: {} MiB should be free; idle tax {tax}, samples of {} s\n",
+        host.state,
+        mebibytes(host.min_free_bytes),
+        host.sample_period_s,
+    )
 }
 
 /// Page sharing in two lines.
@@ -178,6 +189,7 @@ pub(super) fn vm(vm: &VmView) -> String {
         ("sharing", vm_sharing(&vm.sharing)),
         ("balloon", balloon(vm)),
         ("balloon traffic", traffic(vm)),
+        ("uses", working_set(vm)),
     ];
     lines.extend(vm.nets.iter().map(|net| ("network", network(net))));
     if let Some(guest) = &vm.guest {
@@ -233,6 +245,25 @@ fn vm_sharing(sharing: &VmSharingView) -> String {
         sharing.passes,
         sharing.merges_per_s,
         sharing.breaks_per_s,
+    )
+}
+
+fn working_set(vm: &VmView) -> String {
+    let Some(uses) = vm.working_set else {
+        return "not known yet".into();
+    };
+    format!(
+        "{} ({} to {} with 95 % confidence), writes to {}; %ACTV {} %ACTVS {} %ACTVF {}; {} pages watched{}",
+        with_unit(uses.estimate_bytes),
+        with_unit(uses.low_bytes),
+        with_unit(uses.high_bytes),
+        with_unit(uses.written_bytes),
+        uses.actv_percent,
+        uses.actvs_percent,
+        uses.actvf_percent,
+        uses.samples,
+        vm.idle_tax_permille
+            .map_or_else(String::new, |tax| format!("; idle tax {tax}")),
     )
 }
 
@@ -333,6 +364,13 @@ fn duration(seconds: f64) -> String {
         60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
         _ => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
     }
+}
+
+/// Columns under a header.
+pub(super) fn aligned(header: &[&str], lines: impl Iterator<Item = Vec<String>>) -> String {
+    let mut rows = vec![row(header)];
+    rows.extend(lines);
+    align(&rows)
 }
 
 fn row(cells: &[&str]) -> Vec<String> {

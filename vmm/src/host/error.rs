@@ -80,6 +80,10 @@ pub enum HostError {
         "scan rates must be above zero, and the part of a core from 1 to 100 %: set scan-pass, scan-vm, scan-host or scan-core anew"
     )]
     Rates,
+    #[error("a sample cannot be watched for {0} s: set sample-period to 1 to 3600")]
+    SamplePeriod(u32),
+    #[error("nothing was decided about VM '{0}' yet: try again in a moment")]
+    NotDecided(VmName),
     #[error("cannot start the scanner of page sharing")]
     StartScanner(#[source] io::Error),
     #[error("the audit was given up: the VMs' agents did not come to rest in time; try again")]
@@ -99,6 +103,7 @@ impl HostError {
             Self::Refused(_) => (StatusCode::CONFLICT, "not admitted"),
             Self::NoMemoryInTime { .. } => (StatusCode::CONFLICT, "no memory in time"),
             Self::EndedWhileWaiting(_) => (StatusCode::SERVICE_UNAVAILABLE, "host ended"),
+            Self::NotDecided(_) => (StatusCode::CONFLICT, "not decided yet"),
             Self::NotRunningYet(_) => (StatusCode::CONFLICT, "not running yet"),
             Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, STOPPING),
             Self::TooManyStreams => (StatusCode::SERVICE_UNAVAILABLE, "too many streams"),

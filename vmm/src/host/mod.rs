@@ -22,9 +22,11 @@ mod launch;
 mod link;
 mod metrics;
 mod orphans;
+pub mod recording;
 mod round;
 mod routes;
 pub mod runtime_dir;
+mod sampling;
 mod server;
 pub mod sharing;
 mod state;
@@ -37,24 +39,25 @@ pub use kernel::MachineMemory;
 pub use server::{ServerError, serve};
 
 use crate::api::{
-    BalloonRequest, Figures, HistoryQuery, HistoryView, HostChange, HostView, Moment, Overview,
-    RunRequest, VmChange, VmPhase, VmView,
+    BalloonRequest, ExplanationView, Figures, HistoryQuery, HistoryView, HostChange, HostView,
+    Moment, Overview, RunRequest, VmChange, VmIdleTax, VmPhase, VmView,
 };
 use crate::name::VmName;
 use crate::protocol::ToVm;
 use ::sharing::RateSettings;
 use console::Console;
 use page::{PageCount, VmId};
-use policy::{OVERHEAD, VmSettings};
+use policy::{OVERHEAD, TaxRate, VmSettings};
+use recording::Recorder;
 use sharing::{Audit, Direction, PageSharing, Report};
-use state::State;
+use state::{Beginning, State};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use vm::Vm;
-use wish::{check_budget, new_rates, pinned, whole_pages, whole_pages_or};
+use wish::{check_budget, new_rates, new_sample_period, pinned, whole_pages, whole_pages_or};
 
 /// How long a VM may wait until its memory was taken from others.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(30);
@@ -90,6 +93,10 @@ pub struct HostOptions {
     pub sharing: bool,
     /// How fast memory is scanned.
     pub rates: RateSettings,
+    /// The tax on idle memory.
+    pub idle_tax: TaxRate,
+    /// How long each sample of a VM's pages is watched.
+    pub sample_period: Duration,
     /// Where clients find it.
     pub socket: PathBuf,
     /// Where browsers and scrapers find it, if they should.
@@ -150,7 +157,14 @@ impl Host {
             shared: Arc::new(Shared {
                 interval: options.interval,
                 socket: options.socket.clone(),
-                state: Mutex::new(State::new(options.budget, machine, options.rates)),
+                state: Mutex::new(State::new(Beginning {
+                    budget: options.budget,
+                    machine,
+                    rates: options.rates,
+                    idle_tax: options.idle_tax,
+                    sample_period: options.sample_period,
+                    recorder: Recorder::new(&options.socket),
+                })),
                 answered: Notify::new(),
                 round_wanted: Notify::new(),
                 count: watch::Sender::new(0),
@@ -228,6 +242,19 @@ impl Host {
         self.lock().view_of(name)
     }
 
+    /// Why a VM holds what it holds; with `more`, also what would bring it so much more.
+    ///
+    /// # Errors
+    /// When there is no such VM, or nothing was decided about it yet.
+    pub fn explain(
+        &self,
+        name: &str,
+        more_bytes: Option<u64>,
+    ) -> Result<ExplanationView, HostError> {
+        let more = more_bytes.map(whole_pages).transpose()?;
+        self.lock().explain(name, more)
+    }
+
     /// Changes a VM's claims on memory.
     ///
     /// # Errors
@@ -242,7 +269,11 @@ impl Host {
             min: whole_pages_or(change.min_bytes, old.min)?,
             max: whole_pages_or(change.max_bytes, old.max)?,
             shares: change.shares.unwrap_or(old.shares),
-            idle_tax: old.idle_tax,
+            idle_tax: match change.idle_tax {
+                None => old.idle_tax,
+                Some(VmIdleTax::Host) => None,
+                Some(VmIdleTax::Permille(rate)) => Some(rate),
+            },
         };
         settings.check()?;
         policy::admit_change(&snapshot, vm.config.id, &settings)?;
@@ -273,6 +304,9 @@ impl Host {
         check_budget(budget, state.machine)?;
         policy::admit_budget(&state.snapshot(), budget)?;
         let rates = new_rates(state.rates, change.scan)?;
+        let sample_period = new_sample_period(state.sample_period, change.sample_period_s)?;
+        state.sample_period = sample_period;
+        state.idle_tax = change.idle_tax_permille.unwrap_or(state.idle_tax);
         let priority = change.scan.priority.unwrap_or(state.scan_priority);
         if (rates, priority) != (state.rates, state.scan_priority) {
             (state.rates, state.scan_priority) = (rates, priority);

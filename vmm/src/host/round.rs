@@ -1,6 +1,8 @@
 //! A round of the host, every second and whenever something has changed: observe, decide, act.
 
 use super::Host;
+use super::recording::Decision;
+use super::sampling::Conditions;
 use super::state::State;
 use crate::api::VmPhase;
 use crate::host::sharing::PageSharing;
@@ -57,8 +59,11 @@ async fn all_answered(host: &Host) {
 fn act(host: &Host) {
     let mut state = host.lock();
     state.measure(&host.shared.sharing, host.shared.interval);
-    let plan = policy::plan(&state.snapshot());
-    state.apply(&plan);
+    state.sample(&host.shared.sharing);
+    let decision = state.decide();
+    state.apply(&decision.plan);
+    state.recorder.record(&decision);
+    state.decision = Some(decision);
     let overview = state.overview();
     state.record.add(&overview);
     let round = state.round;
@@ -97,6 +102,7 @@ impl State {
             return;
         }
         self.measured = Instant::now();
+        self.vms.values_mut().for_each(Vm::watch_balloon);
         self.account_rounds += 1;
         let memory = MemoryRound {
             budget: self.budget,
@@ -112,6 +118,48 @@ impl State {
         }
         let free = self.budget.saturating_sub(self.used);
         sharing.adapt(self.account.reserve.pace, self.account.pressure, free);
+    }
+
+    /// Takes in what samples say, and asks for those that are due.
+    fn sample(&mut self, sharing: &PageSharing) {
+        for (&id, vm) in &mut self.vms {
+            if vm.phase != VmPhase::Running {
+                continue;
+            }
+            let report = self.account.report.vms.get(&id);
+            let report = report.and_then(|report| report.sample);
+            let conditions = Conditions {
+                period: self.sample_period,
+                state: self.memory_state,
+                unlimited: vm.is_unlimited(),
+            };
+            let states = vm.states();
+            if let Some((number, size)) = vm.sampling.update(report, &states, conditions) {
+                sharing.sample(id, number, size);
+            }
+        }
+    }
+
+    /// What to do, by what is known now.
+    fn decide(&mut self) -> Decision {
+        let free = self.budget.saturating_sub(self.used);
+        let before = self.memory_state;
+        self.memory_state = before.next(free, &self.thresholds());
+        if self.memory_state != before {
+            let what = format!("memory is {}: {free} are free", self.memory_state);
+            self.events.add(None, what);
+        }
+        let mut snapshot = self.snapshot();
+        let now = self.since.elapsed();
+        // Settled first: a plan is replayed from what it was made of.
+        let reason = self.rebalance.settle(&mut snapshot, now);
+        self.planned = Instant::now();
+        Decision {
+            at_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            reason,
+            plan: policy::plan(&snapshot),
+            snapshot,
+        }
     }
 
     fn apply(&mut self, plan: &Plan) {

@@ -5,8 +5,8 @@ use super::sharing::Audit;
 use super::web::stream;
 use super::{Host, HostError};
 use crate::api::{
-    BalloonRequest, CONSOLE_PROTOCOL, EventView, Figures, HistoryQuery, HistoryView, HostChange,
-    HostView, Overview, Problem, RunRequest, VmChange, VmView,
+    BalloonRequest, CONSOLE_PROTOCOL, EventView, ExplanationView, Figures, HistoryQuery,
+    HistoryView, HostChange, HostView, Overview, Problem, RunRequest, VmChange, VmView,
 };
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::rejection::QueryRejection;
@@ -42,6 +42,7 @@ pub(super) fn router(host: Host) -> Router {
         .route("/v1/vms", get(list).post(run))
         .route("/v1/vms/{name}", get(show).patch(change).delete(stop))
         .route("/v1/vms/{name}/balloon", put(set_balloon))
+        .route("/v1/vms/{name}/explanation", get(explain))
         .route("/v1/vms/{name}/console", get(console))
         .route("/metrics", get(metrics))
         .fallback(no_such_route)
@@ -193,6 +194,21 @@ async fn set_balloon(
 ) -> Result<Json<VmView>, HostError> {
     host.set_balloon(&name, parse::<BalloonRequest>(&body)?)
         .map(Json)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExplainQuery {
+    /// Memory that the VM should have beyond its target.
+    more_bytes: Option<u64>,
+}
+
+async fn explain(
+    State(host): State<Host>,
+    Path(name): Path<String>,
+    Query(query): Query<ExplainQuery>,
+) -> Result<Json<ExplanationView>, HostError> {
+    host.explain(&name, query.more_bytes).map(Json)
 }
 
 async fn stop(State(host): State<Host>, Path(name): Path<String>) -> Result<StatusCode, HostError> {

@@ -2,7 +2,7 @@
 
 use super::runtime_dir::Claim;
 use super::web::{self, Hangup, Token, TokenFile};
-use super::{Host, HostError, HostOptions, HttpOptions, orphans, routes};
+use super::{Host, HostError, HostOptions, HttpOptions, orphans, recording, routes};
 use axum::Router;
 use axum::serve::Listener;
 use hyper::Request;
@@ -82,6 +82,8 @@ pub async fn serve(
         () = end => {}
     }
     host.stop_all().await;
+    // All went well: there is nothing to look up.
+    recording::remove(&options.socket);
     Ok(())
 }
 

@@ -3,18 +3,24 @@
 use super::error::HostError;
 use super::events::Events;
 use super::figures::Record;
+use super::recording::{Decision, Recorder};
 use super::sharing::account::Account;
 use super::vm::Vm;
 use super::wish::{command_line, network_cards, whole_pages};
-use crate::api::{HostView, Overview, RunRequest, ScanPriority, SharingView, VmView};
+use crate::api::{
+    ExplanationView, HostView, Overview, RunRequest, ScanPriority, SharingView, VmView,
+};
 use crate::name::VmName;
 use crate::protocol::VmConfig;
 use crate::vm::MOST_VCPUS;
 use page::{PageCount, VmId};
-use policy::{SharesSpec, Snapshot, VmSettings};
+use policy::{
+    BALLOON_LIMIT_PERCENT, BalloonRound, BalloonSettings, MemoryState, Rebalance, Scale,
+    SharesSpec, Snapshot, TaxRate, Thresholds, VmSettings,
+};
 use sharing::RateSettings;
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -41,14 +47,38 @@ pub(super) struct State {
     pub(super) scan_priority: ScanPriority,
     /// When that was last measured.
     pub(super) measured: Instant,
+    /// The tax on idle memory.
+    pub(super) idle_tax: TaxRate,
+    /// How long each sample is watched.
+    pub(super) sample_period: Duration,
+    /// How short memory is.
+    pub(super) memory_state: MemoryState,
+    /// What was known when targets changed last.
+    pub(super) rebalance: Rebalance,
+    /// When a plan was last carried out.
+    pub(super) planned: Instant,
+    /// The last decision.
+    pub(super) decision: Option<Decision>,
+    pub(super) recorder: Recorder,
+}
+
+/// What a state begins with.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    pub(super) budget: PageCount,
+    pub(super) machine: PageCount,
+    pub(super) rates: RateSettings,
+    pub(super) idle_tax: TaxRate,
+    pub(super) sample_period: Duration,
+    pub(super) recorder: Recorder,
 }
 
 impl State {
     /// Nothing yet.
-    pub(super) fn new(budget: PageCount, machine: PageCount, rates: RateSettings) -> Self {
+    pub(super) fn new(beginning: Beginning) -> Self {
         Self {
-            budget,
-            machine,
+            budget: beginning.budget,
+            machine: beginning.machine,
             vms: BTreeMap::new(),
             next_id: 1,
             stopping: false,
@@ -62,10 +92,21 @@ impl State {
             record: Record::default(),
             account: Account::default(),
             account_rounds: 0,
-            rates,
+            rates: beginning.rates,
             scan_priority: ScanPriority::default(),
             measured: Instant::now(),
+            idle_tax: beginning.idle_tax,
+            sample_period: beginning.sample_period,
+            memory_state: MemoryState::default(),
+            rebalance: Rebalance::default(),
+            planned: Instant::now(),
+            decision: None,
+            recorder: beginning.recorder,
         }
+    }
+
+    pub(super) fn thresholds(&self) -> Thresholds {
+        Thresholds::of(Scale::Sliding, self.budget)
     }
 
     pub(super) fn find(&mut self, name: &str) -> Result<&mut Vm, HostError> {
@@ -93,8 +134,52 @@ impl State {
             budget: self.budget,
             saved: self.account.saved,
             kept: self.account.kept,
+            keep_free: self.thresholds().keep_free(),
+            swap: PageCount::ZERO,
+            idle_tax: self.idle_tax,
+            state: self.memory_state,
+            balloon: Some(BalloonRound {
+                settings: BalloonSettings {
+                    limit_percent: self.balloon_limit_percent(),
+                    ..BalloonSettings::default()
+                },
+                elapsed_ms: u64::try_from(self.planned.elapsed().as_millis()).unwrap_or(u64::MAX),
+            }),
             vms: self.vms.values().map(Vm::snapshot).collect(),
-            ..Snapshot::default()
+        }
+    }
+
+    /// The largest part of a VM that a balloon takes: more than the policy would take of itself where an
+    /// administrator has fixed a larger balloon.
+    fn balloon_limit_percent(&self) -> u64 {
+        let fixed = |vm: &Vm| {
+            let size = vm.config.settings.size;
+            let balloon = size.saturating_sub(vm.pinned?);
+            Some((balloon.0 * 100).div_ceil(size.0.max(1)))
+        };
+        let largest = self.vms.values().filter_map(fixed).max();
+        largest.unwrap_or(0).max(BALLOON_LIMIT_PERCENT)
+    }
+
+    /// Why a VM holds what it holds, by the last decision.
+    pub(super) fn explain(
+        &mut self,
+        name: &str,
+        more: Option<PageCount>,
+    ) -> Result<ExplanationView, HostError> {
+        let vm = self.find(name)?;
+        let (id, name) = (vm.config.id, vm.config.name.clone());
+        let explanation = self
+            .decision
+            .as_ref()
+            .and_then(|Decision { snapshot, plan, .. }| policy::explain(snapshot, plan, id, more));
+        match explanation {
+            Some(explanation) => Ok(ExplanationView {
+                name,
+                text: explanation.to_string(),
+                explanation,
+            }),
+            None => Err(HostError::NotDecided(name)),
         }
     }
 
@@ -170,7 +255,11 @@ impl State {
     }
 
     pub(super) fn view(&self) -> HostView {
-        let snapshot = self.snapshot();
+        // What is kept free is free.
+        let snapshot = Snapshot {
+            keep_free: PageCount::ZERO,
+            ..self.snapshot()
+        };
         let configured: PageCount = self.vms.values().map(|vm| vm.config.settings.size).sum();
         HostView {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -186,6 +275,10 @@ impl State {
             overcommit: ratio(configured, self.budget) - 1.0,
             state_sum_violations: self.state_sum_violations,
             sharing: self.sharing_view(),
+            state: self.memory_state,
+            min_free_bytes: self.thresholds().clear.bytes(),
+            idle_tax_permille: self.idle_tax,
+            sample_period_s: self.sample_period.as_secs(),
             events: self.events.list(),
         }
     }

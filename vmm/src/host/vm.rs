@@ -4,11 +4,12 @@ use crate::api::{DiskView, NetView, VmPhase, VmView};
 use crate::host::console::Console;
 use crate::host::kernel::VmUse;
 use crate::host::link::Link;
+use crate::host::sampling::Sampling;
 use crate::host::sharing::account::{Account, VmRound};
 use crate::memory::agent::SharingCounters;
 use crate::protocol::{Observation, ToVm, VmConfig};
-use page::{PageCount, PageStates};
-use policy::{Evidence, OVERHEAD, Stage, VmSnapshot};
+use page::{PAGE_SIZE, PageCount, PageStates};
+use policy::{BalloonWatch, Evidence, GuestFigures, OVERHEAD, Stage, VmSnapshot};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,6 +56,12 @@ pub(super) struct Vm {
     pub(super) used: VmUse,
     /// Of its anonymous pages, those that are the guest's: copies over shared pages.
     pub(super) broken: PageCount,
+    /// What it uses.
+    pub(super) sampling: Sampling,
+    /// How its balloon follows.
+    balloon_watch: BalloonWatch,
+    /// What its guest said last, with what it held then.
+    figures: GuestFigures,
     /// Told to end its process by force.
     pub(super) kill: Arc<Notify>,
     /// Becomes true when nothing of the VM is left.
@@ -105,6 +112,9 @@ impl Vm {
             observation: None,
             used: VmUse::default(),
             broken: PageCount::ZERO,
+            sampling: Sampling::default(),
+            balloon_watch: BalloonWatch::default(),
+            figures: GuestFigures::default(),
             kill: Arc::default(),
             gone: watch::Sender::new(false),
         }
@@ -123,8 +133,37 @@ impl Vm {
                 VmPhase::Waiting => Stage::Waiting,
                 _ => Stage::Running,
             },
-            evidence: Evidence::default(),
+            evidence: self.evidence(),
         }
+    }
+
+    fn evidence(&self) -> Evidence {
+        if self.running.is_none() {
+            return Evidence::default();
+        }
+        Evidence {
+            active: self.sampling.active_set(&self.states(), self.held()),
+            guest: Some(self.figures),
+            balloon: Some(self.balloon_watch),
+        }
+    }
+
+    /// What its guest has not given up.
+    pub(super) fn held(&self) -> PageCount {
+        self.config.settings.size.saturating_sub(self.ballooned())
+    }
+
+    /// Looks whether its balloon follows.
+    pub(super) fn watch_balloon(&mut self) {
+        if self.running.is_some() {
+            let (asked, held) = (self.grant.latest, self.held());
+            self.balloon_watch = self.balloon_watch.observe(asked, held);
+        }
+    }
+
+    /// Whether it gets all that it may hold.
+    pub(super) fn is_unlimited(&self) -> bool {
+        self.target >= self.config.settings.max
     }
 
     /// Pages that the guest has given up. What it has touched it has not, whatever it says.
@@ -186,7 +225,28 @@ impl Vm {
                 .size
                 .saturating_sub(observation.balloon.target),
         );
+        self.take_figures(&observation);
         self.observation = Some(observation);
+    }
+
+    /// Figures that are no news speak of what the VM held when they came.
+    fn take_figures(&mut self, observation: &Observation) {
+        let before = self.observation.as_ref().and_then(|seen| seen.statistics);
+        let Some(said) = observation
+            .statistics
+            .filter(|_| observation.statistics != before)
+        else {
+            return;
+        };
+        let pages = |bytes: Option<u64>| bytes.map(|bytes| PageCount(bytes / PAGE_SIZE));
+        let size = self.config.settings.size;
+        self.figures = GuestFigures {
+            held: size.saturating_sub(observation.balloon.held),
+            free: pages(said.free),
+            available: pages(said.available),
+            caches: pages(said.caches),
+            stalls: None,
+        };
     }
 
     /// Whether every question has been answered.
@@ -289,6 +349,11 @@ impl Vm {
             nets: self.nets(),
             disks: self.disk_views(),
             sharing: account.vm_view(self.config.id, &self.states()),
+            working_set: self
+                .sampling
+                .view(&self.states(), self.held(), self.figures),
+            idle_tax_permille: settings.idle_tax,
+            balloon_health: running.map(|_| self.balloon_watch.health()),
             start_us: running.map(|running| running.start_us),
             userfault_bytes: running.map_or(0, |running| running.userfault_pages.bytes()),
         }

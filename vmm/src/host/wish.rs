@@ -10,6 +10,7 @@ use crate::vm::MOST_NETS;
 use page::{PAGE_SIZE, PageCount};
 use policy::VmSettings;
 use sharing::RateSettings;
+use std::time::Duration;
 
 pub(super) fn check_budget(budget: PageCount, machine: PageCount) -> Result<(), HostError> {
     if budget > machine {
@@ -82,6 +83,22 @@ pub(super) fn new_rates(old: RateSettings, change: ScanChange) -> Result<RateSet
     match is_above_zero && (1..=1000).contains(&rates.core_share_permille) {
         true => Ok(rates),
         false => Err(HostError::Rates),
+    }
+}
+
+/// How long a sample may be watched, in seconds: up to an hour.
+const SAMPLE_PERIODS: std::ops::RangeInclusive<u32> = 1..=3600;
+
+pub(super) fn new_sample_period(
+    old: Duration,
+    wanted_s: Option<u32>,
+) -> Result<Duration, HostError> {
+    match wanted_s {
+        None => Ok(old),
+        Some(seconds) if SAMPLE_PERIODS.contains(&seconds) => {
+            Ok(Duration::from_secs(seconds.into()))
+        }
+        Some(seconds) => Err(HostError::SamplePeriod(seconds)),
     }
 }
 

@@ -11,8 +11,10 @@
 use crate::memory::ram::PAGE_BYTES;
 use page::PAGE_SIZE;
 use rustix::fd::AsFd;
+use rustix::fd::AsRawFd;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags, madvise, mmap, mremap_fixed, munmap};
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use std::ffi::c_void;
 use std::ops::Range;
 use std::ptr;
@@ -75,6 +77,49 @@ pub(super) fn drop_copies(addresses: &Addresses) -> Result<(), Errno> {
     let (start, length) = (pointer(addresses.start), length(addresses));
     // SAFETY: as in `map_over`: what shows afterwards was compared with what is dropped.
     unsafe { madvise(start, length, Advice::LinuxDontNeed) }
+}
+
+/// Drops the mappings of stretches of the VM's own memory file. The file keeps its pages, and the next
+/// touch maps them again. Returns how many stretches, from the first on, were dropped.
+///
+/// Of a mapping of the store this would drop what a guest wrote over it.
+pub(super) fn drop_mappings(stretches: &[Addresses]) -> usize {
+    // One call, and one interruption of the other cores, where the kernel takes a list (Linux 6.13).
+    let at_once = drop_listed(stretches).unwrap_or(0);
+    let one_by_one = stretches[at_once..].iter().take_while(|addresses| {
+        let (start, length) = (pointer(addresses.start), length(addresses));
+        // SAFETY: the mapping is shared, so the guest finds in the file what was dropped here.
+        unsafe { madvise(start, length, Advice::LinuxDontNeed) }.is_ok()
+    });
+    at_once + one_by_one.count()
+}
+
+fn drop_listed(stretches: &[Addresses]) -> Result<usize, Errno> {
+    let process = pidfd_open(getpid(), PidfdFlags::empty())?;
+    let list: Vec<libc::iovec> = stretches
+        .iter()
+        .map(|addresses| libc::iovec {
+            iov_base: pointer(addresses.start),
+            iov_len: length(addresses),
+        })
+        .collect();
+    let (fd, advice) = (process.as_raw_fd(), libc::MADV_DONTNEED);
+    let (first, count) = (list.as_ptr(), list.len());
+    // SAFETY: as in `drop_mappings`; the list outlives the call, which only reads it.
+    let bytes = unsafe { libc::syscall(libc::SYS_process_madvise, fd, first, count, advice, 0) };
+    let bytes = usize::try_from(bytes).map_err(|_negative| Errno::INVAL)?;
+    Ok(whole_stretches(stretches, bytes))
+}
+
+/// How many stretches, from the first on, so many bytes cover.
+fn whole_stretches(stretches: &[Addresses], bytes: usize) -> usize {
+    let mut left = bytes;
+    let whole = stretches.iter().take_while(|addresses| {
+        let rest = left.checked_sub(length(addresses));
+        left = rest.unwrap_or(0);
+        rest.is_some()
+    });
+    whole.count()
 }
 
 /// Frames mapped aside, to be changed before a guest sees them.

@@ -9,6 +9,7 @@
 )]
 
 use crate::memory::MemoryError;
+use page::PAGE_SIZE;
 use rustix::ioctl::opcode;
 use std::fs::File;
 use std::io;
@@ -49,6 +50,15 @@ const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
 /// Regions taken in one call: as many as a block of 512 pages can have.
 const REGIONS: usize = 512;
+
+/// How a page was touched since its mapping was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Touch {
+    /// It was read, and not written since it was armed.
+    Read,
+    /// It was written, or was not armed.
+    Written,
+}
 
 /// The pages of one process.
 #[derive(Debug)]
@@ -124,6 +134,26 @@ impl Pagemap {
         self.scan(query, addresses, found)
     }
 
+    /// Whether and how the page at `address` was touched since its mapping was dropped: a touch maps it
+    /// again, and arming does not.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn touch(&self, address: u64) -> Result<Option<Touch>, MemoryError> {
+        let mut query = ScanArgument {
+            category_mask: PAGE_IS_PRESENT,
+            return_mask: PAGE_IS_PRESENT | PAGE_IS_WRITTEN,
+            ..ScanArgument::default()
+        };
+        let mut regions = [PageRegion::default()];
+        let count = self.fill(&mut query, address..address + PAGE_SIZE, &mut regions)?;
+        let is_written = regions[0].categories & PAGE_IS_WRITTEN != 0;
+        Ok((count > 0).then_some(match is_written {
+            true => Touch::Written,
+            false => Touch::Read,
+        }))
+    }
+
     fn scan(
         &self,
         mut query: ScanArgument,
@@ -131,12 +161,7 @@ impl Pagemap {
         mut found: impl FnMut(Range<u64>),
     ) -> Result<(), MemoryError> {
         let mut regions = [PageRegion::default(); REGIONS];
-        query.size = size_of::<ScanArgument>() as u64;
-        query.start = addresses.start;
-        query.end = addresses.end;
-        query.vec = regions.as_mut_ptr() as u64;
-        query.vec_len = REGIONS as u64;
-        let count = self.scan_once(&mut query)?;
+        let count = self.fill(&mut query, addresses, &mut regions)?;
         for region in &regions[..count.min(REGIONS)] {
             found(region.start..region.end);
         }
@@ -144,10 +169,20 @@ impl Pagemap {
     }
 
     /// Returns how many regions were found.
-    fn scan_once(&self, query: &mut ScanArgument) -> Result<usize, MemoryError> {
+    fn fill(
+        &self,
+        query: &mut ScanArgument,
+        addresses: Range<u64>,
+        regions: &mut [PageRegion],
+    ) -> Result<usize, MemoryError> {
+        query.size = size_of::<ScanArgument>() as u64;
+        query.start = addresses.start;
+        query.end = addresses.end;
+        query.vec = regions.as_mut_ptr() as u64;
+        query.vec_len = regions.len() as u64;
         let file = self.file.as_raw_fd();
-        // SAFETY: SCAN takes a `pm_scan_arg`, whose vector is borrowed by the caller with the length it
-        // says. Nothing else is written to; arming changes no content.
+        // SAFETY: SCAN takes a `pm_scan_arg`, whose vector is `regions` with the length it says. Nothing
+        // else is written to; arming changes no content.
         let found = unsafe { libc::ioctl(file, SCAN.into(), std::ptr::from_mut(query)) };
         usize::try_from(found)
             .map_err(|_negative| MemoryError::ReadPagemap(io::Error::last_os_error()))

@@ -32,7 +32,17 @@ pub enum ToAgent {
     },
     /// Do this with one block.
     Request(Box<BlockRequest>),
+    /// Drop the mappings of these pages, so that a touch shows.
+    Sample {
+        /// Names the sample in the answer.
+        number: u64,
+        /// Their places in the memory file; at most [`MOST_SAMPLED`].
+        pages: Vec<u32>,
+    },
 }
+
+/// Pages in a sample at most: enough for an interval of four points either way.
+pub const MOST_SAMPLED: usize = BLOCK_PAGES;
 
 /// A [`Request`] without its VM, which is the one that is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +73,13 @@ pub enum FromAgent {
     },
     /// Nothing of the store is mapped over these pages of the memory file any more.
     Unmapped(GfnRange),
+    /// What became of a sample.
+    Sampled {
+        /// Which sample.
+        number: u64,
+        /// The pages whose mappings were dropped, by their places in the list that was sent.
+        dropped: PageSet,
+    },
 }
 
 impl From<&Request> for BlockRequest {
@@ -82,6 +99,8 @@ const STORE: u8 = 0;
 const REQUEST: u8 = 1;
 const OUTCOME: u8 = 2;
 const UNMAPPED: u8 = 3;
+const SAMPLE: u8 = 4;
+const SAMPLED: u8 = 5;
 
 impl ToAgent {
     fn encode(&self) -> Vec<u8> {
@@ -101,6 +120,13 @@ impl ToAgent {
                 for span in &request.spans {
                     put_span(&mut bytes, span);
                 }
+            }
+            Self::Sample { number, pages } => {
+                bytes.push(SAMPLE);
+                bytes.extend(number.to_le_bytes());
+                pages
+                    .iter()
+                    .for_each(|page| bytes.extend(page.to_le_bytes()));
             }
         }
         bytes
@@ -127,6 +153,13 @@ impl ToAgent {
                 }
                 Self::Request(Box::new(request))
             }
+            SAMPLE => {
+                let (number, mut pages) = (cursor.u64()?, Vec::new());
+                while !cursor.0.is_empty() && pages.len() < MOST_SAMPLED {
+                    pages.push(cursor.u32()?);
+                }
+                Self::Sample { number, pages }
+            }
             _ => return None,
         };
         cursor.0.is_empty().then_some(message)
@@ -148,6 +181,11 @@ impl FromAgent {
                 bytes.push(UNMAPPED);
                 bytes.extend(range.start.0.to_le_bytes());
                 bytes.extend(range.count.0.to_le_bytes());
+            }
+            Self::Sampled { number, dropped } => {
+                bytes.push(SAMPLED);
+                bytes.extend(number.to_le_bytes());
+                put_set(&mut bytes, dropped);
             }
         }
         bytes
@@ -174,6 +212,10 @@ impl FromAgent {
                     count: PageCount(count),
                 })
             }
+            SAMPLED => Self::Sampled {
+                number: cursor.u64()?,
+                dropped: cursor.set()?,
+            },
             _ => return None,
         };
         cursor.0.is_empty().then_some(message)
@@ -430,10 +472,30 @@ mod tests {
         }
 
         #[test]
+        fn a_sample_and_its_answer_arrive_as_they_were_sent(
+            number: u64, pages in prop::collection::vec(any::<u32>(), 0..=MOST_SAMPLED), dropped in set()
+        ) {
+            let message = ToAgent::Sample { number, pages };
+            let bytes = message.encode();
+            prop_assert!(bytes.len() <= LARGEST_REQUEST);
+            prop_assert_eq!(ToAgent::decode(&bytes), Some(message));
+            let answer = FromAgent::Sampled { number, dropped };
+            prop_assert!(answer.encode().len() <= LARGEST_ANSWER);
+            prop_assert_eq!(FromAgent::decode(&answer.encode()), Some(answer));
+        }
+
+        #[test]
         fn garbage_is_refused_and_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             prop_assert!(FromAgent::decode(&bytes).is_none_or(|message| message.encode() == bytes));
             drop(ToAgent::decode(&bytes));
         }
+    }
+
+    #[test]
+    fn a_sample_of_too_many_pages_is_refused() {
+        let pages = vec![0; MOST_SAMPLED + 1];
+        let message = ToAgent::Sample { number: 1, pages };
+        assert_eq!(ToAgent::decode(&message.encode()), None);
     }
 
     #[test]

@@ -119,8 +119,8 @@ fn host_figures(host: &HostView, vms: &[VmFigures]) -> HostFigures {
         used_max: host.used_max_bytes,
         promised: host.promised_bytes,
         configured: host.configured_bytes,
-        state: None,
-        minfree: None,
+        state: Some(host.state.to_string()),
+        minfree: Some(host.min_free_bytes),
         overcommit_avg: [host.overcommit; 3],
         pshare_shared: sharing.shared_bytes,
         pshare_common: sharing.common_bytes,
@@ -153,7 +153,7 @@ fn vm_figures(vm: &VmView) -> VmFigures {
         grant: own + states.shared,
         cnsm: own + sharing.charge_bytes,
         sztgt: vm.target_bytes,
-        tchd: None,
+        tchd: vm.working_set.map(|set| set.estimate_bytes),
         mctl: vm.balloon.has_driver,
         mctlsz: vm.balloon.held,
         mctltgt: vm.balloon.target,
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
     use crate::api::{BalloonView, SharingView, StatesView, VmPhase, VmSharingView};
     use page::PageCount;
-    use policy::SharesSpec;
+    use policy::{MemoryState, SharesSpec, TaxRate};
 
     const MIB: u64 = 1 << 20;
 
@@ -286,6 +286,9 @@ mod tests {
                 charge_bytes: 10 * MIB,
                 ..VmSharingView::default()
             },
+            working_set: None,
+            idle_tax_permille: None,
+            balloon_health: None,
             start_us: None,
             userfault_bytes: 0,
         }
@@ -313,6 +316,10 @@ mod tests {
                     broken_bytes: 3 * MIB,
                     ..SharingView::default()
                 },
+                state: MemoryState::default(),
+                min_free_bytes: 0,
+                idle_tax_permille: TaxRate::default(),
+                sample_period_s: 30,
                 events: Vec::new(),
             },
             vms,

@@ -10,7 +10,7 @@ mod vm;
 
 pub use audit::Audit;
 pub use scanner::Totals;
-pub use vm::{ScannedVmSpec, VmFigures};
+pub use vm::{SampleReport, ScannedVmSpec, VmFigures};
 
 use crate::api::ScanPriority;
 use crate::event::Event;
@@ -55,6 +55,11 @@ enum Command {
         free: PageCount,
     },
     Audit(SyncSender<Audit>),
+    Sample {
+        vm: VmId,
+        number: u64,
+        size: u32,
+    },
 }
 
 /// What the scanner last said of itself.
@@ -89,6 +94,8 @@ pub struct VmReport {
     pub passes: u64,
     /// What was looked at.
     pub figures: VmFigures,
+    /// The pages whose touches are watched.
+    pub sample: Option<SampleReport>,
 }
 
 /// Page sharing of a host. The scanner ends when this is dropped.
@@ -160,6 +167,12 @@ impl PageSharing {
             pressure,
             free,
         });
+    }
+
+    /// Watch which of up to `size` random private pages a VM touches from now on, instead of those
+    /// watched before. `number` tells the one from the other in the report.
+    pub fn sample(&self, vm: VmId, number: u64, size: u32) {
+        self.say(Command::Sample { vm, number, size });
     }
 
     /// Has all VMs' memory maps compared with the books. The answer comes when no agent is at work.

@@ -39,6 +39,8 @@ const MOST_PENDING: usize = 2;
 const PUBLISH_EVERY: Duration = Duration::from_millis(200);
 /// Messages taken from one agent before others have their turn.
 const HEARD_AT_ONCE: usize = 256;
+/// How often sampled pages are looked at: the last look of a period is at most so old.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// How often agents that have nothing to do are heard.
 const HEAR_EVERY: Duration = Duration::from_millis(1);
 /// How long an idle scanner sleeps before it looks whether anything has changed.
@@ -77,6 +79,7 @@ pub(super) struct Scanner {
     totals: Totals,
     begin: Instant,
     heard: Instant,
+    watched: Instant,
     published: Instant,
 }
 
@@ -137,6 +140,7 @@ impl Scanner {
             totals: Totals::default(),
             begin,
             heard: begin,
+            watched: begin,
             published: begin,
         }
     }
@@ -147,6 +151,7 @@ impl Scanner {
         while self.obey().is_ok() {
             self.hear_agents_in_time();
             self.answer_audits();
+            self.watch_samples_now_and_then();
             self.publish_now_and_then();
             let sleep = match self.direction {
                 _ if !self.audits.is_empty() => Some(AGENT_PATIENCE),
@@ -194,6 +199,7 @@ impl Scanner {
                 free,
             } => self.adapt(pace, pressure, free),
             Command::Audit(answer) => self.audits.push(answer),
+            Command::Sample { vm, number, size } => self.begin_sample(vm, number, size),
         }
     }
 
@@ -206,6 +212,22 @@ impl Scanner {
             super::priority::set(self.priority, pressure);
         }
         (self.pace, self.pressure, self.free) = (pace, pressure, free.0);
+    }
+
+    fn begin_sample(&mut self, id: VmId, number: u64, size: u32) {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let sharing = &self.sharing;
+        let mapped = |number| sharing.mapped(Block { vm: id, number });
+        if let Some(vm) = self.vms.get_mut(&id) {
+            vm.begin_sample(number, size, mapped);
+        }
+    }
+
+    fn watch_samples_now_and_then(&mut self) {
+        if self.watched.elapsed() >= WATCH_EVERY {
+            self.watched = Instant::now();
+            self.vms.values_mut().for_each(ScannedVm::watch_sample);
+        }
     }
 
     fn add_vm(&mut self, spec: ScannedVmSpec) {
@@ -323,6 +345,11 @@ impl Scanner {
             FromAgent::Unmapped(range) => {
                 self.unmappings += 1;
                 self.sharing.unmapped(id, range);
+            }
+            FromAgent::Sampled { number, dropped } => {
+                if let Some(vm) = self.vms.get_mut(&id) {
+                    vm.sampled(number, &dropped);
+                }
             }
         }
     }
@@ -634,6 +661,7 @@ impl Scanner {
             areas_limit: self.areas_limit,
             passes: self.schedule.passes(id).unwrap_or_default(),
             figures: vm.figures,
+            sample: vm.sample_report(),
         }
     }
 
@@ -650,7 +678,7 @@ impl Scanner {
                 sources.push(PollFd::from_borrowed_fd(vm.as_fd(), flags));
             }
         }
-        let time = Timespec::try_from(time.min(LONGEST_SLEEP)).unwrap_or_default();
+        let time = Timespec::try_from(time.min(WATCH_EVERY)).unwrap_or_default();
         if let Err(error) = poll(&mut sources, Some(&time)) {
             tracing::debug!("the scanner was woken: {error}");
         }

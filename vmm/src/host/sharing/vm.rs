@@ -4,6 +4,10 @@
 //! mapping of the store is read from the process's memory. Only pages that were written since the last
 //! look are read, as the kernel's page tables tell; all others are what they were.
 
+mod sample;
+
+pub use sample::SampleReport;
+
 use super::hash::PageHash;
 use crate::memory::MemoryError;
 use crate::memory::pagemap::Pagemap;
@@ -14,8 +18,9 @@ use crate::protocol::{ChannelError, RamMapping};
 use page::{PAGE_SIZE, PageCount, VmId};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
+use sample::TouchSample;
 use sharing::{BLOCK_PAGES, Content, PageSet, Request, Seen};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
@@ -75,6 +80,9 @@ pub(super) struct ScannedVm {
     heard: Instant,
     /// By block: whether all of it was looked at since the agent last changed it.
     known: Vec<bool>,
+    sample: Option<TouchSample>,
+    /// Pages that were written to and are armed since, and that the scanner has not read.
+    owed: BTreeSet<u64>,
     pub(super) figures: VmFigures,
     buffer: Vec<u8>,
 }
@@ -124,6 +132,8 @@ impl ScannedVm {
             pending: 0,
             heard: Instant::now(),
             known: vec![false; blocks],
+            sample: None,
+            owed: BTreeSet::new(),
             figures: VmFigures::default(),
             buffer: vec![0; READ_AT_ONCE * PAGE_BYTES],
         };
@@ -193,12 +203,15 @@ impl ScannedVm {
         self.figures.covered += pages.end - pages.start;
         let is_whole = (pass + u64::from(number)).is_multiple_of(WHOLE_EVERY);
         let is_known = self.known[number as usize] && !is_whole;
+        self.watch_block(number);
         let written = self.take_written(&pages, is_known)?;
-        if is_known && written.is_empty() && to_read.is_empty() {
+        let owed = self.take_owed(&pages);
+        if is_known && written.is_empty() && to_read.is_empty() && owed.is_empty() {
             return Ok(Look::Unchanged);
         }
         self.known[number as usize] = true;
-        let news: PageSet = written.iter().chain(to_read.iter()).collect();
+        let news = [written, *to_read, owed];
+        let news: PageSet = news.iter().flat_map(PageSet::iter).collect();
         let mapped = mapped();
         let mut seen = Box::new([Seen::Skipped; BLOCK_PAGES]);
         self.look_at_own(&pages, &mapped, &news, &mut seen)?;
@@ -351,6 +364,7 @@ impl ScannedVm {
         self.pending += 1;
         self.heard = Instant::now();
         self.known[request.block.number as usize] = false;
+        self.leave_block(request.block.number);
         self.unsent
             .push_back(ToAgent::Request(Box::new(BlockRequest::from(request))));
         self.send_unsent();

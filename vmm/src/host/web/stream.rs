@@ -77,6 +77,7 @@ mod tests {
     use super::*;
     use crate::host::HostOptions;
     use page::PageCount;
+    use policy::TaxRate;
     use sharing::RateSettings;
 
     fn host() -> Host {
@@ -86,6 +87,8 @@ mod tests {
             exit_when_empty: false,
             sharing: false,
             rates: RateSettings::default(),
+            idle_tax: TaxRate::default(),
+            sample_period: Duration::from_secs(30),
             socket: "unused".into(),
             http: None,
         };

@@ -6,9 +6,10 @@
 //!
 //! Two ask it. The VM's own devices give pages back to the host; such a request comes with an answer,
 //! because a balloon must not tell its guest "taken" before the memory is the host's again. And the
-//! host's scanner asks, over a socket of its own, for pages to be shared (`share`).
+//! host's scanner asks, over a socket of its own, for pages to be shared (`share`) or sampled (`sample`).
 
 mod fence;
+mod sample;
 mod share;
 mod store_map;
 
@@ -312,6 +313,12 @@ impl Agent {
                 let ticket = request.ticket;
                 self.unsent
                     .push_back(FromAgent::Outcome { ticket, outcome });
+                self.send_unsent();
+            }
+            Ok((ToAgent::Sample { number, pages }, _)) => {
+                let dropped = sample::drop_mappings_of(&self.ram, &self.sharer, &pages);
+                self.unsent
+                    .push_back(FromAgent::Sampled { number, dropped });
                 self.send_unsent();
             }
             Err(ChannelError::Socket(Errno::AGAIN | Errno::INTR)) => {}

@@ -204,6 +204,12 @@ impl Sharer {
             .map(|held| held.first() == Some(&true))
     }
 
+    /// Whether a page is in the memory file and mapped from there: no hole, and nothing of the store.
+    pub(super) fn is_private(&self, index: u64) -> bool {
+        let is_ram = index < self.ram.layout().size().0;
+        is_ram && self.map.frame(index).is_none() && self.is_held(index) == Ok(true)
+    }
+
     fn held(&self, pages: Range<u64>) -> Result<Vec<bool>, Errno> {
         let count = pages.end - pages.start;
         let mut held = Vec::new();

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use vm_memory::{Bytes, GuestAddress};
 
 const PAGES: u64 = 1024;
+/// Pages after those, which nobody shares: they go into the balloon and come back.
+const BALLOONED: u64 = 256;
 const VALUES: u64 = 4;
 const FRAMES: u64 = 4096;
 
@@ -26,11 +28,13 @@ struct Bench {
     host: SharingSocket,
     store: Store,
     tickets: u64,
+    /// Pages whose mappings were dropped for samples.
+    sampled: u64,
 }
 
 impl Bench {
     fn new() -> Self {
-        let ram = GuestRam::new(PageCount(PAGES)).unwrap();
+        let ram = GuestRam::new(PageCount(PAGES + BALLOONED)).unwrap();
         let (host, vm) = SharingSocket::pair().unwrap();
         let agent = AgentHandle::start(&ram, Some(vm)).unwrap();
         let store = Store::new(FRAMES).unwrap();
@@ -42,6 +46,7 @@ impl Bench {
             host,
             store,
             tickets: 0,
+            sampled: 0,
         }
     }
 
@@ -65,6 +70,12 @@ impl Bench {
         self.outcome()
     }
 
+    /// Answered before the next outcome.
+    fn sample(&self, pages: Vec<u32>) {
+        let message = ToAgent::Sample { number: 1, pages };
+        self.host.ask(&message, None).unwrap();
+    }
+
     fn outcome(&mut self) -> Outcome {
         loop {
             match self.host.hear_agent() {
@@ -72,6 +83,7 @@ impl Bench {
                     assert_eq!(ticket, Ticket(self.tickets));
                     return outcome;
                 }
+                Ok(FromAgent::Sampled { dropped, .. }) => self.sampled += dropped.count() as u64,
                 Ok(FromAgent::Unmapped(_)) | Err(crate::protocol::ChannelError::Socket(_)) => {
                     thread::yield_now();
                 }
@@ -334,6 +346,27 @@ fn only_what_a_guest_wrote_over_a_frame_counts_as_its_copy() {
     assert_eq!((written(), anonymous()), (vec![1, 2], vec![1, 2, 3]));
 }
 
+/// A sample must not drop what a guest wrote over a frame: it is nowhere else.
+#[test]
+fn a_sample_leaves_alone_what_is_not_private() {
+    let mut bench = Bench::new();
+    bench.fill();
+    (0..8).for_each(|index| bench.write(index, (index + 1) % VALUES));
+    let ask = BlockRequest {
+        spans: vec![span(0, 4, 1, &[])],
+        ..request(0)
+    };
+    bench.ask(ask.clone());
+    bench.write(1, 3);
+    let beyond = [u32::try_from(PAGES + BALLOONED).unwrap(), u32::MAX];
+    bench.sample((0..10).chain(beyond).collect());
+    bench.ask(request(0));
+    assert_eq!(bench.sampled, 4, "pages 4 to 7");
+    let seen: Vec<u64> = (0..8).map(|index| bench.value(index)).collect();
+    assert_eq!(seen, [1, 3, 3, 0, 1, 2, 3, 0]);
+    assert_eq!(bench.held(), 4);
+}
+
 /// No host asks for both, but what a wrong host asks must cost no byte.
 #[test]
 fn a_page_that_is_mapped_and_brought_home_by_one_request_keeps_its_content() {
@@ -438,6 +471,24 @@ fn random_request(random: &mut StdRng) -> BlockRequest {
     ask
 }
 
+/// Pages given up are empty, and hold what is written to them then.
+fn go_into_the_balloon_and_back(bench: &Bench, random: &mut StdRng) {
+    let pages = PAGES + random.random_range(0..BALLOONED / 2)..PAGES + BALLOONED;
+    let range = GfnRange {
+        start: Gfn(pages.start),
+        count: PageCount(pages.end - pages.start),
+    };
+    assert_eq!(bench.agent.give_back(vec![range]).freed, range.count);
+    for page in pages.clone().step_by(3) {
+        assert_eq!(bench.value(page), 0);
+        bench.write(page, 1 + page % 3);
+    }
+    bench.sample((1024..1280).collect());
+    for page in pages.step_by(3) {
+        assert_eq!(bench.value(page), 1 + page % 3);
+    }
+}
+
 /// The heart of it: no write is lost and no page is mixed up, whatever is asked while a guest writes.
 #[test]
 fn a_guest_that_never_stops_writing_loses_nothing() {
@@ -452,6 +503,8 @@ fn a_guest_that_never_stops_writing_loses_nothing() {
     let begin = Instant::now();
     let mut requests = 0;
     while begin.elapsed() < Duration::from_secs(4) && !writer.is_finished() {
+        bench.sample((0..64).map(|_| random.random_range(0..1280)).collect());
+        go_into_the_balloon_and_back(&bench, &mut random);
         let ask = random_request(&mut random);
         bench.ask(ask);
         requests += 1;
@@ -459,8 +512,9 @@ fn a_guest_that_never_stops_writing_loses_nothing() {
     stop.store(true, Ordering::Relaxed);
     let writes = writer.join().unwrap();
     let counters = bench.agent.counters().sharing();
-    println!("{requests} requests, {writes} writes, {counters:?}");
-    assert!(requests > 50 && writes > 1000);
+    let sampled = bench.sampled;
+    println!("{requests} requests, {writes} writes, {sampled} sampled, {counters:?}");
+    assert!(requests > 50 && writes > 1000 && sampled > 1000);
     for count in [
         counters.shared,
         counters.copied,

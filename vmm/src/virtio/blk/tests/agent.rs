@@ -96,7 +96,8 @@ impl Scanner {
         loop {
             match self.socket.hear_agent() {
                 Ok(FromAgent::Outcome { .. }) => return,
-                Ok(FromAgent::Unmapped(_)) | Err(crate::protocol::ChannelError::Socket(_)) => {
+                Ok(FromAgent::Unmapped(_) | FromAgent::Sampled { .. })
+                | Err(crate::protocol::ChannelError::Socket(_)) => {
                     thread::yield_now();
                 }
                 Err(error) => panic!("{error}"),

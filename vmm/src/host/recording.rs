@@ -1,0 +1,262 @@
+//! Every decision on disk, beside the socket, so that it can be looked at and made again: a line of JSON
+//! with the snapshot that was decided on and the plan that came of it.
+//!
+//! A round that decides what the one before did is not written. The file starts anew when it is full, and
+//! the one before is kept beside it, so the disk holds no more than twice [`LIMIT`] and one decision.
+
+use page::PageCount;
+use policy::{Plan, Reason, Snapshot};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Bytes after which the file starts anew.
+const LIMIT: u64 = 1 << 20;
+
+/// One decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Since the host's start, in milliseconds.
+    pub at_ms: u64,
+    /// Why targets changed, if they did.
+    #[serde(default)]
+    pub reason: Option<Reason>,
+    /// What was known.
+    pub snapshot: Snapshot,
+    /// What was decided.
+    pub plan: Plan,
+}
+
+impl Decision {
+    /// What would be decided now, if that is another plan.
+    #[must_use]
+    pub fn differs(&self) -> Option<Plan> {
+        let plan = policy::plan(&self.snapshot);
+        (plan != self.plan).then_some(plan)
+    }
+}
+
+/// Where a host at this socket writes its decisions.
+#[must_use]
+pub fn recording_of(socket: &Path) -> PathBuf {
+    socket.with_extension("decisions")
+}
+
+fn older(recording: &Path) -> PathBuf {
+    recording.with_extension("decisions.old")
+}
+
+/// Removes what a host has written there.
+pub(super) fn remove(socket: &Path) {
+    let recording = recording_of(socket);
+    for file in [older(&recording), recording] {
+        // What is not there is gone already.
+        drop(fs::remove_file(file));
+    }
+}
+
+/// The file that decisions go to.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    path: PathBuf,
+    file: Option<File>,
+    size: u64,
+    last: Option<Plan>,
+}
+
+impl Recorder {
+    /// What an earlier host has left there is kept beside it.
+    pub(super) fn new(socket: &Path) -> Self {
+        Self {
+            path: recording_of(socket),
+            file: None,
+            size: 0,
+            last: None,
+        }
+    }
+
+    /// Writes a decision down. A disk that is full stops nobody.
+    pub(super) fn record(&mut self, decision: &Decision) {
+        let is_new = self.last.as_ref() != Some(&decision.plan) || decision.reason.is_some();
+        if !is_new {
+            return;
+        }
+        self.last = Some(decision.plan.clone());
+        if let Err(error) = self.write(decision) {
+            tracing::debug!("a decision is not recorded: {error}");
+            self.file = None;
+        }
+    }
+
+    fn write(&mut self, decision: &Decision) -> io::Result<()> {
+        let mut line = serde_json::to_vec(decision)?;
+        line.push(b'\n');
+        if self.size > LIMIT {
+            self.file = None;
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => {
+                self.size = 0;
+                none.insert(start_anew(&self.path)?)
+            }
+        };
+        file.write_all(&line)?;
+        self.size += line.len() as u64;
+        Ok(())
+    }
+}
+
+fn start_anew(path: &Path) -> io::Result<File> {
+    match fs::rename(path, older(path)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(path)
+}
+
+/// Why a recording cannot be made again.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant's message says what it is")]
+pub enum UnreadableRecording {
+    #[error(
+        "line {line} is no decision: give a file that a host has recorded, as beside its socket"
+    )]
+    Line {
+        line: usize,
+        source: serde_json::Error,
+    },
+    #[error("there is no decision in it")]
+    Empty,
+}
+
+/// The decisions in a recording. A last line without an end is left out: its host died while it wrote.
+///
+/// # Errors
+/// When a line is no decision, or there is none.
+pub fn parse_recording(text: &str) -> Result<Vec<Decision>, UnreadableRecording> {
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let lines = whole.lines().enumerate();
+    let decisions = lines
+        .filter(|(_, line)| !line.is_empty())
+        .map(|(index, line)| {
+            let line_number = index + 1;
+            serde_json::from_str(line).map_err(|source| UnreadableRecording::Line {
+                line: line_number,
+                source,
+            })
+        });
+    let decisions: Vec<Decision> = decisions.collect::<Result<_, _>>()?;
+    match decisions.is_empty() {
+        true => Err(UnreadableRecording::Empty),
+        false => Ok(decisions),
+    }
+}
+
+/// Where two plans for one snapshot differ, a line each.
+#[must_use]
+pub fn differences(recorded: &Plan, now: &Plan) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut compare = |what: String, recorded: PageCount, now: PageCount| {
+        if recorded != now {
+            lines.push(format!("{what}: {recorded} recorded, {now} now"));
+        }
+    };
+    compare("free".into(), recorded.free, now.free);
+    compare("shortfall".into(), recorded.shortfall, now.shortfall);
+    for (old, new) in recorded.steps.iter().zip(&now.steps) {
+        let id = old.id;
+        compare(format!("VM {id}, target"), old.target, new.target);
+        compare(format!("VM {id}, grant"), old.grant, new.grant);
+        let (old_rest, new_rest) = (old.by_other_means, new.by_other_means);
+        compare(format!("VM {id}, by other means"), old_rest, new_rest);
+    }
+    if lines.is_empty() {
+        lines.push(format!("{recorded:?} recorded, {now:?} now"));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decision(budget: u64, reason: Option<Reason>) -> Decision {
+        let snapshot = Snapshot {
+            budget: PageCount(budget),
+            ..Snapshot::default()
+        };
+        Decision {
+            at_ms: budget,
+            reason,
+            plan: policy::plan(&snapshot),
+            snapshot,
+        }
+    }
+
+    #[test]
+    fn a_recording_never_grows_beyond_twice_its_limit_and_can_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("host.sock");
+        let mut recorder = Recorder::new(&socket);
+        for budget in 0..20_000 {
+            recorder.record(&decision(budget, None));
+        }
+        let sizes = fs::read_dir(folder.path()).unwrap();
+        let sizes: Vec<u64> = sizes
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .collect();
+        assert_eq!(sizes.len(), 2);
+        assert!(sizes.iter().all(|&size| size < LIMIT + 4096), "{sizes:?}");
+        let text = fs::read_to_string(recording_of(&socket)).unwrap();
+        let decisions = parse_recording(&text).unwrap();
+        assert_eq!(decisions.last(), Some(&decision(19_999, None)));
+        assert!(
+            decisions
+                .iter()
+                .all(|decision| decision.differs().is_none())
+        );
+        remove(&socket);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_decision_that_changes_nothing_is_written_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("host.sock");
+        let mut recorder = Recorder::new(&socket);
+        let again = [None, None, Some(Reason::Interval), None];
+        again
+            .iter()
+            .for_each(|&reason| recorder.record(&decision(7, reason)));
+        let text = fs::read_to_string(recording_of(&socket)).unwrap();
+        assert_eq!(parse_recording(&text).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_cut_line_is_left_out_and_a_wrong_one_is_named() {
+        let line = serde_json::to_string(&decision(7, None)).unwrap();
+        let cut = format!("{line}\n{}", &line[..20]);
+        assert_eq!(parse_recording(&cut).unwrap().len(), 1);
+        let wrong = format!("{line}\n{{}}\n");
+        let error = parse_recording(&wrong).unwrap_err().to_string();
+        assert!(error.contains("line 2"), "{error}");
+        assert!(matches!(
+            parse_recording(""),
+            Err(UnreadableRecording::Empty)
+        ));
+    }
+
+    #[test]
+    fn a_plan_that_would_not_be_made_again_is_found() {
+        let mut changed = decision(7, None);
+        changed.plan.free = PageCount(8);
+        let now = changed.differs().unwrap();
+        let lines = differences(&changed.plan, &now);
+        assert!(lines[0].starts_with("free: "), "{lines:?}");
+    }
+}

@@ -1,0 +1,222 @@
+//! What a host knows of one VM's working set: one sample after the other, and what they said.
+//!
+//! A period is over when the scanner has watched the sample for as long, not when the host's clock says so:
+//! the scanner has the last place among all that want a core, and a look that came too early would take
+//! a page for untouched that is touched every few seconds.
+//!
+//! Pages mapped from the store are not sampled (see `memory::agent::sample`). They are taken to be touched
+//! as much as the private ones: to call them idle would tax a VM for what it shares.
+
+use super::sharing::SampleReport;
+use crate::api::WorkingSetView;
+use page::{PageCount, PageStates};
+use policy::{
+    ActiveSet, Fraction, GuestFigures, MemoryState, Population, Precision, SampleLimits,
+    WorkingSet, sample_size,
+};
+use std::time::{Duration, Instant};
+
+/// A sample that nobody has begun to watch for so long is asked for anew.
+const BEGIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The sampling of one VM.
+#[derive(Debug, Default)]
+pub(super) struct Sampling {
+    working_set: WorkingSet,
+    /// The sample that was asked for last, and when.
+    number: u64,
+    asked: Option<Instant>,
+    /// Whether its pages are watched.
+    is_open: bool,
+    /// What it or, until it is open, the one before was drawn from.
+    sampled_from: PageCount,
+    /// Its pages, as they were last seen.
+    size: u32,
+}
+
+/// What the next sample depends on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Conditions {
+    pub(super) period: Duration,
+    pub(super) state: MemoryState,
+    /// Whether the VM gets all that it may hold.
+    pub(super) unlimited: bool,
+}
+
+impl Sampling {
+    /// Takes in how the sample stands. A sample to ask for now, by number and size, if one is due.
+    pub(super) fn update(
+        &mut self,
+        report: Option<SampleReport>,
+        states: &PageStates,
+        conditions: Conditions,
+    ) -> Option<(u64, u32)> {
+        let current = report.filter(|report| report.number == self.number);
+        let watched = current.and_then(|report| report.watched);
+        if let (Some(report), Some(watched)) = (current, watched) {
+            self.count(report, states);
+            if watched < conditions.period {
+                return None;
+            }
+            self.working_set.end();
+            self.is_open = false;
+        } else if self
+            .asked
+            .is_some_and(|asked| asked.elapsed() < BEGIN_PATIENCE)
+        {
+            return None;
+        }
+        Some(self.next(conditions))
+    }
+
+    fn count(&mut self, report: SampleReport, states: &PageStates) {
+        if !self.is_open {
+            self.is_open = true;
+            // By the scanner's count of private pages: a guest that boots has many more a moment later.
+            self.sampled_from = report.population + states.shared + states.broken;
+            self.working_set.begin(report.sample.size);
+        }
+        self.size = report.sample.size;
+        self.working_set.count(report.sample);
+    }
+
+    fn next(&mut self, conditions: Conditions) -> (u64, u32) {
+        let Conditions {
+            period,
+            state,
+            unlimited,
+        } = conditions;
+        let precision = Precision::needed(state, unlimited);
+        let (known, limits) = (self.working_set.touched(), SampleLimits::default());
+        self.number += 1;
+        self.asked = Some(Instant::now());
+        (self.number, sample_size(known, precision, period, &limits))
+    }
+
+    fn population(&self, states: &PageStates, held: PageCount) -> Population {
+        Population {
+            sampled_from: self.sampled_from,
+            fresh: backed(states).saturating_sub(self.sampled_from),
+            held,
+        }
+    }
+
+    /// What the VM uses, of what it holds.
+    pub(super) fn active_set(&self, states: &PageStates, held: PageCount) -> Option<ActiveSet> {
+        self.working_set.active_set(self.population(states, held))
+    }
+
+    pub(super) fn view(
+        &self,
+        states: &PageStates,
+        held: PageCount,
+        guest: GuestFigures,
+    ) -> Option<WorkingSetView> {
+        let touched = self.working_set.touched()?;
+        let written = self.working_set.touched_by_write()?;
+        let population = self.population(states, held);
+        let active = self.working_set.active_set(population)?;
+        Some(WorkingSetView {
+            estimate_bytes: active.pages.bytes(),
+            low_bytes: active.low.bytes(),
+            high_bytes: active.high.bytes(),
+            written_bytes: (written.used.of_pages(population.sampled_from) + population.fresh)
+                .bytes(),
+            samples: self.size,
+            witness: guest.witness(Some(&active)),
+            actv_percent: percent(touched.current),
+            actvs_percent: percent(touched.slow),
+            actvf_percent: percent(touched.fast),
+        })
+    }
+}
+
+/// Guest pages that something backs.
+fn backed(states: &PageStates) -> PageCount {
+    states.private + states.shared + states.broken
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a few hundred thousandths")]
+fn percent(part: Fraction) -> f64 {
+    part.of_pages(PageCount(1000)).0 as f64 / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy::Sample;
+
+    const PERIOD: Duration = Duration::from_secs(30);
+    const CONDITIONS: Conditions = Conditions {
+        period: PERIOD,
+        state: MemoryState::High,
+        unlimited: true,
+    };
+
+    fn states(private: u64) -> PageStates {
+        PageStates {
+            private: PageCount(private),
+            ..PageStates::default()
+        }
+    }
+
+    fn report(number: u64, watched: Option<u64>, touched: u32) -> Option<SampleReport> {
+        Some(SampleReport {
+            number,
+            population: PageCount(1000),
+            watched: watched.map(Duration::from_secs),
+            sample: Sample {
+                size: 90,
+                touched,
+                written: 0,
+            },
+        })
+    }
+
+    #[test]
+    fn a_period_ends_when_the_sample_was_watched_for_as_long() {
+        let mut sampling = Sampling::default();
+        let asked = sampling.update(None, &states(1000), CONDITIONS);
+        assert_eq!(asked, Some((1, 97)), "a first sample at once");
+        let rounds = [(None, 0), (Some(0), 0), (Some(29), 30)];
+        for (watched, touched) in rounds {
+            let next = sampling.update(report(1, watched, touched), &states(1000), CONDITIONS);
+            assert_eq!(next, None, "watched for {watched:?}");
+        }
+        assert_eq!(sampling.active_set(&states(1000), PageCount(2000)), None);
+        let next = sampling.update(report(1, Some(30), 45), &states(1000), CONDITIONS);
+        assert_eq!(next.map(|(number, _)| number), Some(2));
+        let active = sampling.active_set(&states(1000), PageCount(2000));
+        assert_eq!(active.map(|active| active.pages), Some(PageCount(500)));
+    }
+
+    #[test]
+    fn the_last_periods_report_does_not_count_for_the_next() {
+        let mut sampling = Sampling::default();
+        sampling.update(None, &states(1000), CONDITIONS);
+        sampling.update(report(1, Some(31), 45), &states(1000), CONDITIONS);
+        let next = sampling.update(report(1, Some(32), 90), &states(1000), CONDITIONS);
+        assert_eq!(next, None, "the second is asked for and not begun");
+        let active = sampling.active_set(&states(1000), PageCount(2000));
+        assert_eq!(active.map(|active| active.pages), Some(PageCount(500)));
+    }
+
+    /// A sample of a guest that boots says nothing of what it has touched by the time of the first report.
+    #[test]
+    fn a_sample_speaks_of_the_pages_that_it_was_drawn_from() {
+        let mut sampling = Sampling::default();
+        sampling.update(None, &states(0), CONDITIONS);
+        sampling.update(report(1, Some(30), 45), &states(9000), CONDITIONS);
+        let active = sampling.active_set(&states(9000), PageCount(9500));
+        assert_eq!(active.map(|active| active.pages), Some(PageCount(8500)));
+    }
+
+    #[test]
+    fn what_came_since_the_beginning_is_in_use() {
+        let mut sampling = Sampling::default();
+        sampling.update(None, &states(1000), CONDITIONS);
+        sampling.update(report(1, Some(30), 45), &states(1000), CONDITIONS);
+        let active = sampling.active_set(&states(1300), PageCount(2000));
+        assert_eq!(active.map(|active| active.pages), Some(PageCount(800)));
+    }
+}

@@ -1,0 +1,266 @@
+//! Watches which of a VM's sampled pages its guest touches.
+//!
+//! ```text
+//!   begin_sample ──▶ agent drops the mappings ──▶ sampled: armed ──▶ watch_sample … now and then
+//! ```
+//!
+//! What was seen of a page stays seen: the scanner arms pages again, and a look after that would not find
+//! the write before it. So a block's sampled pages are looked at before the scanner goes over it. A page
+//! that ceased to be private, or whose block the agent was asked about, leaves the sample: what is seen
+//! there may be the agent's doing (see `memory::agent::sample`).
+//!
+//! Arming a page hides from the scanner that it had been written before. Such pages are owed to it: it
+//! reads them at its next visit, written or not.
+
+use super::ScannedVm;
+use crate::memory::pagemap::Touch;
+use crate::protocol::page_sharing::{MOST_SAMPLED, ToAgent};
+use page::PageCount;
+use policy::Sample;
+use sharing::{BLOCK_PAGES, PageSet};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// How a sample stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SampleReport {
+    /// Which sample of the VM, as the host numbered it.
+    pub number: u64,
+    /// Private pages when it was drawn.
+    pub population: PageCount,
+    /// Since when it is watched, up to the last look. None before its pages were dropped.
+    pub watched: Option<Duration>,
+    /// Its pages and what became of them.
+    pub sample: Sample,
+}
+
+/// One sample of a VM.
+#[derive(Debug)]
+pub(super) struct TouchSample {
+    number: u64,
+    population: PageCount,
+    /// As the agent was asked, for its answer speaks of places in this list.
+    asked: Vec<u32>,
+    /// The pages that are watched.
+    pages: BTreeMap<u64, Option<Touch>>,
+    since: Option<Instant>,
+    watched: Option<Duration>,
+}
+
+impl TouchSample {
+    fn new(number: u64, drawn: Drawn) -> Self {
+        // What lies beyond 16 TiB is not sampled.
+        let asked: Vec<u32> = drawn
+            .pages
+            .into_iter()
+            .filter_map(|page| u32::try_from(page).ok())
+            .collect();
+        Self {
+            number,
+            population: PageCount(drawn.seen),
+            pages: asked.iter().map(|&page| (page.into(), None)).collect(),
+            asked,
+            since: None,
+            watched: None,
+        }
+    }
+
+    /// The agent has dropped these; the others are not private any more.
+    fn keep(&mut self, dropped: &PageSet) {
+        for (place, &page) in self.asked.iter().enumerate() {
+            if !dropped.contains(place) {
+                self.pages.remove(&page.into());
+            }
+        }
+        self.since = Some(Instant::now());
+        self.watched = Some(Duration::ZERO);
+    }
+
+    /// A look found this. A later look cannot take it back.
+    fn see(&mut self, page: u64, touch: Option<Touch>) {
+        if let Some(seen) = self.pages.get_mut(&page) {
+            *seen = (*seen).max(touch);
+        }
+    }
+
+    fn leave(&mut self, pages: Range<u64>) {
+        self.pages.retain(|page, _| !pages.contains(page));
+    }
+
+    fn in_range(&self, pages: Range<u64>) -> Vec<u64> {
+        self.pages.range(pages).map(|(&page, _)| page).collect()
+    }
+
+    fn report(&self) -> SampleReport {
+        let count = |least: Option<Touch>| {
+            let found = self.pages.values().filter(|&&touch| touch >= least);
+            u32::try_from(found.count()).unwrap_or(u32::MAX)
+        };
+        SampleReport {
+            number: self.number,
+            population: self.population,
+            watched: self.watched,
+            sample: Sample {
+                size: count(None),
+                touched: count(Some(Touch::Read)),
+                written: count(Some(Touch::Written)),
+            },
+        }
+    }
+}
+
+/// Some of a row of pages, each with the same chance, without knowing how many will come (Vitter's
+/// algorithm R).
+struct Drawn {
+    pages: Vec<u64>,
+    most: usize,
+    seen: u64,
+    random: u64,
+}
+
+impl Drawn {
+    fn new(most: usize, seed: u64) -> Self {
+        Self {
+            pages: Vec::with_capacity(most),
+            most,
+            seen: 0,
+            random: seed,
+        }
+    }
+
+    fn offer(&mut self, page: u64) {
+        self.seen += 1;
+        if self.pages.len() < self.most {
+            self.pages.push(page);
+            return;
+        }
+        let place = usize::try_from(self.below(self.seen)).unwrap_or(usize::MAX);
+        if let Some(drawn) = self.pages.get_mut(place) {
+            *drawn = page;
+        }
+    }
+
+    /// `SplitMix64`, and the high half of a product instead of a remainder.
+    fn below(&mut self, limit: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let number = u128::from(mixed ^ (mixed >> 31)) * u128::from(limit);
+        u64::try_from(number >> 64).unwrap_or(0)
+    }
+}
+
+impl ScannedVm {
+    /// Draws up to `size` of the private pages and asks the agent to drop their mappings. A sample that was
+    /// being watched is given up. `mapped` says over which pages of a block the store is mapped.
+    pub(in crate::host::sharing) fn begin_sample(
+        &mut self,
+        number: u64,
+        size: usize,
+        mapped: impl Fn(u32) -> PageSet,
+    ) {
+        let seed = number.wrapping_mul(0x1_0001) ^ u64::from(self.pid) << 32;
+        let mut drawn = Drawn::new(size.min(MOST_SAMPLED), seed);
+        for block in 0..self.blocks() {
+            let (pages, mapped) = (self.pages(block), mapped(block));
+            let own = |page: u64| !mapped.contains(super::index(&pages, page));
+            let found = self.residency.for_each(pages.clone(), |page| {
+                if own(page) {
+                    drawn.offer(page);
+                }
+            });
+            if let Err(error) = found {
+                tracing::debug!("pages of process {} are not sampled: {error}", self.pid);
+            }
+        }
+        let sample = TouchSample::new(number, drawn);
+        self.unsent.push_back(ToAgent::Sample {
+            number,
+            pages: sample.asked.clone(),
+        });
+        self.sample = Some(sample);
+        self.send_unsent();
+    }
+
+    /// The agent has dropped mappings.
+    pub(in crate::host::sharing) fn sampled(&mut self, number: u64, dropped: &PageSet) {
+        let Some(sample) = self.sample.as_mut() else {
+            return;
+        };
+        // An agent that answers twice, or an old question, is not listened to.
+        if sample.number != number || sample.since.is_some() {
+            return;
+        }
+        sample.keep(dropped);
+        for page in sample.in_range(0..u64::MAX) {
+            let armed = self
+                .pagemap
+                .arm_written(self.addresses(&(page..page + 1)), |_| {
+                    self.owed.insert(page);
+                });
+            if let Err(error) = armed {
+                tracing::debug!("page {page} of process {} is not armed: {error}", self.pid);
+            }
+        }
+    }
+
+    /// Looks at all sampled pages.
+    pub(in crate::host::sharing) fn watch_sample(&mut self) {
+        self.watch(0..u64::MAX);
+        if let Some(sample) = self.sample.as_mut() {
+            sample.watched = sample.since.map(|since| since.elapsed());
+        }
+    }
+
+    /// Looks at those of a block, because it is about to be armed.
+    pub(in crate::host::sharing) fn watch_block(&mut self, number: u32) {
+        self.watch(self.pages(number));
+    }
+
+    fn watch(&mut self, pages: Range<u64>) {
+        let Some(mut sample) = self.sample.take_if(|sample| sample.since.is_some()) else {
+            return;
+        };
+        for page in sample.in_range(pages) {
+            match self.is_held(page) {
+                true => match self.pagemap.touch(self.address(page)) {
+                    Ok(touch) => sample.see(page, touch),
+                    Err(error) => tracing::debug!("page {page} is not seen: {error}"),
+                },
+                false => sample.leave(page..page + 1),
+            }
+        }
+        self.sample = Some(sample);
+    }
+
+    fn is_held(&self, page: u64) -> bool {
+        let mut is_held = false;
+        let looked = self.residency.for_each(page..page + 1, |_| is_held = true);
+        looked.is_ok() && is_held
+    }
+
+    /// The agent is asked to do something about a block.
+    pub(super) fn leave_block(&mut self, number: u32) {
+        let pages = self.pages(number);
+        if let Some(sample) = self.sample.as_mut() {
+            sample.leave(pages);
+        }
+    }
+
+    /// The pages of a block that sampling has hidden from the scanner. It has them now.
+    pub(super) fn take_owed(&mut self, pages: &Range<u64>) -> PageSet {
+        let owed: Vec<u64> = self.owed.range(pages.clone()).copied().collect();
+        self.owed.retain(|page| !pages.contains(page));
+        let places = owed.into_iter().map(|page| super::index(pages, page));
+        places.filter(|&place| place < BLOCK_PAGES).collect()
+    }
+
+    /// How its sample stands.
+    pub(in crate::host::sharing) fn sample_report(&self) -> Option<SampleReport> {
+        self.sample.as_ref().map(TouchSample::report)
+    }
+}
+
+#[cfg(test)]
+mod tests;
