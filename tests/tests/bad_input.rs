@@ -456,8 +456,9 @@ fn a_promise_that_could_not_be_kept_is_refused_with_figures() {
 #[test]
 fn an_unknown_vm_is_named_by_every_command() {
     let host = TestHost::start("256M");
-    let commands: [&[&str]; 5] = [
+    let commands: [&[&str]; 6] = [
         &["stats", "ghost"],
+        &["explain", "ghost"],
         &["set", "ghost", "shares=low"],
         &["balloon", "ghost", "8M"],
         &["console", "ghost"],
@@ -470,7 +471,7 @@ fn an_unknown_vm_is_named_by_every_command() {
     host.fails(
         &["set", "a", "size=1M"],
         1,
-        &["'size'", "min, max or shares"],
+        &["'size'", "min, max, shares or idle-tax"],
     );
     host.fails(&["set", "a", "shares"], 1, &["'shares'", "KEY=VALUE"]);
     host.fails(&["set", "a", "min=x"], 1, &["'x'"]);

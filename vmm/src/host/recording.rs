@@ -2,7 +2,7 @@
 //! with the snapshot that was decided on and the plan that came of it.
 //!
 //! A round that decides what the one before did is not written. The file starts anew when it is full, and
-//! the one before is kept beside it, so the disk holds no more than twice [`LIMIT`] and one decision.
+//! the one before is kept beside it, so the disk holds no more than two such files.
 
 use page::PageCount;
 use policy::{Plan, Reason, Snapshot};
