@@ -1,12 +1,12 @@
 //! `ballonet host`: the daemon.
 
 use super::args::HostArgs;
+use super::config::ConfigFile;
 use crate::host::runtime_dir::{Claim, ClaimError, log_of};
 use crate::host::{HostOptions, HttpOptions, MachineMemory, serve};
 use anyhow::{Context, Result, bail};
 use page::PageCount;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use sharing::RateSettings;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,15 @@ use tracing_subscriber::EnvFilter;
 /// Size in bytes at which the log starts anew; the one before is kept beside it.
 const LOG_LIMIT: u64 = 1 << 20;
 
-pub(super) async fn host(args: HostArgs, socket: &Path) -> Result<()> {
+/// Time between rounds, unless told otherwise.
+const INTERVAL_MS: u64 = 1000;
+
+pub(super) async fn host(mut args: HostArgs, socket: &Path) -> Result<()> {
+    let file = match &args.config {
+        Some(path) => ConfigFile::read(path)?,
+        None => ConfigFile::default(),
+    };
+    file.complete(&mut args);
     let claim = match Claim::take(socket) {
         // A background host is started to have one there: so it is.
         Err(ClaimError::Taken { .. }) if args.background => return Ok(()),
@@ -34,10 +42,10 @@ pub(super) async fn host(args: HostArgs, socket: &Path) -> Result<()> {
     };
     let options = HostOptions {
         budget,
-        interval: Duration::from_millis(args.interval_ms),
+        interval: Duration::from_millis(args.interval_ms.unwrap_or(INTERVAL_MS)),
         exit_when_empty: args.exit_when_empty,
-        sharing: args.sharing,
-        rates: RateSettings::default(),
+        sharing: args.sharing.unwrap_or(true),
+        rates: file.rates(),
         socket: socket.into(),
         http: http_options(&args)?,
     };

@@ -2,10 +2,12 @@
 
 mod args;
 mod batch;
+mod config;
 mod console;
 mod demo;
 mod host;
 mod run;
+mod screen;
 mod table;
 mod top;
 

@@ -38,7 +38,7 @@ pub use server::{ServerError, serve};
 
 use crate::api::{
     BalloonRequest, Figures, HistoryQuery, HistoryView, HostChange, HostView, Moment, Overview,
-    RunRequest, VmChange, VmPhase, VmView,
+    RunRequest, ScanChange, VmChange, VmPhase, VmView,
 };
 use crate::name::VmName;
 use crate::protocol::ToVm;
@@ -141,6 +141,7 @@ impl Host {
             .map_err(HostError::MachineMemory)?
             .total;
         check_budget(options.budget, machine)?;
+        new_rates(options.rates, ScanChange::default())?;
         let sharing =
             PageSharing::start(machine, options.rates).map_err(HostError::StartScanner)?;
         if !options.sharing {
