@@ -17,6 +17,7 @@ pub mod process;
 pub mod program;
 pub mod qemu;
 pub mod raw_client;
+pub mod screen;
 pub mod sharing;
 pub mod terminal;
 pub mod wait;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tests::console::parse_report;
 use tests::process::Signal;
 use tests::raw_client::RawClient;
+use tests::screen::Screen;
 use tests::terminal::Terminal;
 use tests::{GuestConsole, TestHost, number, process, wait_until};
 
@@ -186,41 +187,92 @@ fn hundreds_of_consoles_leave_room_for_commands_and_vms() {
     drop(consoles);
 }
 
+/// A terminal, and what it shows when it was resized.
 #[test]
-fn top_fits_into_a_terminal_of_80_by_24_and_ends_at_ctrl_c() {
+fn top_fits_into_every_terminal_and_shows_more_where_there_is_room() {
     let host = TestHost::start("512M");
     for name in ["anna", "bert", "cora", "dirk"] {
         host.boot_vm(name, &["--memory", "128M", "--min", "32M"]);
     }
+    let screen = Screen::run(&host, &["top", "--interval", "0.1"], 80, 24);
+    let header = screen.wait_for(&["NAME", "MEMSZ", "MCTLSZ"]);
+    assert!(!header.contains("BRK/s"), "{header}");
+    for name in ["anna", "bert", "cora", "dirk"] {
+        screen.wait_for(&[name, "128"]);
+    }
+    screen.wait_for(&["PMEM", "512 total"]);
+    screen.resize(230, 50);
+    screen.wait_for(&["NAME", "MEMSZ", "BRK/s"]);
+    screen.resize(20, 4);
+    screen.wait_for(&["up 0:"]);
+    screen.press(&["C-c"]);
+    screen.wait_for_end();
+}
+
+#[test]
+fn top_sorts_pauses_and_shows_one_vm_by_keys() {
+    let host = TestHost::start("512M");
+    host.boot_vm("small", &["--memory", "64M"]);
+    host.boot_vm("large", &["--memory", "128M"]);
+    let screen = Screen::run(&host, &["top", "--interval", "0.1"], 80, 24);
+    let order = || -> String {
+        let rows = screen.rows();
+        let mut first_words = rows.iter().filter_map(|row| row.split(' ').next());
+        let names = first_words
+            .by_ref()
+            .filter(|word| ["small", "large"].contains(word));
+        names.collect::<Vec<_>>().join(" ")
+    };
+    wait_until("as they came", || order() == "small large");
+    screen.press(&["Right", "Right"]);
+    wait_until("the largest first", || order() == "large small");
+    screen.press(&["Space"]);
+    screen.wait_for(&["PAUSED"]);
+    host.ok(&["stop", "small"]);
+    assert_eq!(order(), "large small");
+    screen.press(&["Space"]);
+    wait_until("it has gone", || order() == "large");
+    screen.press(&["Enter"]);
+    screen.wait_for(&["VM large"]);
+    screen.press(&["h"]);
+    screen.wait_for(&["Keys"]);
+    screen.press(&["q", "q"]);
+    screen.wait_for_end();
+}
+
+#[test]
+fn top_leaves_the_terminal_as_it_was() {
+    let host = TestHost::start("256M");
     let command = host.command(&["top", "--interval", "0.1"]);
     let mut terminal = Terminal::run(&command, 80, 24);
-    wait_until("it has refreshed itself", || frames(&terminal).len() > 5);
+    terminal.shown.wait_for("PMEM", 0);
+    assert!(terminal.is_raw());
     terminal.type_keys(CTRL_C);
     assert!(terminal.wait_for_end().success());
-    for frame in frames(&terminal) {
-        let lines: Vec<&str> = frame.split("\r\n").collect();
-        assert!(lines.len() <= 24, "{} lines:\n{frame}", lines.len());
-        for line in lines {
-            let width = without_escapes(line).chars().count();
-            assert!(width <= 80, "{width} columns: {line}");
-        }
-        for word in ["host", "NAME", "anna", "bert", "cora", "dirk"] {
-            assert!(frame.contains(word), "no {word}:\n{frame}");
-        }
-    }
+    assert!(!terminal.is_raw());
+    terminal.shown.wait_for("\x1b[?1049l", 0);
 }
 
-/// Whole screens, from the cursor's going home to the erasing of the rest.
-fn frames(terminal: &Terminal) -> Vec<String> {
-    let text = terminal.shown.text_from(0);
-    let whole = text.split("\x1b[H").skip(1);
-    whole
-        .filter_map(|frame| Some(frame.split_once("\x1b[J")?.0.to_owned()))
-        .collect()
-}
-
-fn without_escapes(line: &str) -> String {
-    line.replace("\x1b[K", "")
+#[test]
+fn top_in_batch_mode_prints_a_table_with_a_row_for_each_look() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let table = host.ok(&["top", "--batch", "--count", "3", "--interval", "0.2"]);
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .map(|line| line.split(',').collect())
+        .collect();
+    assert_eq!(rows.len(), 4, "{table}");
+    let size = rows[0]
+        .iter()
+        .position(|name| *name == "vm(a) memsz")
+        .expect("a column");
+    assert!(
+        rows[1..]
+            .iter()
+            .all(|row| row.len() == rows[0].len() && row[size] == "67108864"),
+        "{table}"
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tests::program::run_with_input;
 use tests::web::Web;
-use tests::{MIB, TestHost, Value, number, run_to_end, text, wait_for, wait_until};
+use tests::{MIB, Place, TestHost, Value, number, run_to_end, text, wait_for, wait_until};
 
 fn dashboard(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -91,8 +91,10 @@ fn the_token_is_for_the_owner_alone_and_goes_with_the_host() {
 #[test]
 fn other_machines_are_served_only_when_that_is_wanted() {
     let host = TestHost::start("256M");
+    let other = host.path().join("other.sock");
+    let other = other.to_str().expect("it has a plain name");
     host.fails(
-        &["--socket", "other.sock", "host", "--http", "0.0.0.0:0"],
+        &["--socket", other, "host", "--http", "0.0.0.0:0"],
         1,
         &["0.0.0.0:0", "--http-remote", "127.0.0.1"],
     );
@@ -316,4 +318,43 @@ fn clients_that_never_read_hold_up_nobody() {
         stream.read_line(&mut line).expect("the host answers");
         line.contains("200")
     });
+}
+
+#[test]
+fn a_file_of_settings_is_followed_and_the_command_line_wins() {
+    let place = Place::new();
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let file = folder.path().join("host.toml");
+    let path = file.to_str().expect("it has a plain name");
+    std::fs::write(&file, "memory = \"128M\"\ninterval_ms = 100\nsharing = false\nhttp = \"127.0.0.1:0\"\n[scan]\npass_s = 7\n").expect("it can be written");
+    let command = place.command(&["host", "--config", path, "--memory", "192M"]);
+    let host = TestHost::start_by(place, command);
+    let web = Web::of(&host);
+    let seen = json(&web.get("/v1/host").body);
+    assert_eq!(number(&seen, "/budget_bytes"), 192 * MIB);
+    assert_eq!(number(&seen, "/sharing/rates/pass_s"), 7);
+    // What is shown of sharing is what the last round found.
+    wait_until("nothing is shared", || {
+        json(&web.get("/v1/host").body)["sharing"]["on"] == false
+    });
+    let other = host.path().join("other.sock");
+    let other = other.to_str().expect("it has a plain name");
+    for (content, said) in [
+        ("memroy = \"1G\"", "memroy"),
+        ("[scan]\ncore_share_permille = 0", "scan-core"),
+    ] {
+        std::fs::write(&file, content).expect("it can be written");
+        host.fails(
+            &[
+                "--socket", other, "host", "--config", path, "--memory", "64M",
+            ],
+            1,
+            &[said],
+        );
+    }
+    host.fails(
+        &["host", "--config", "nowhere.toml"],
+        1,
+        &["nowhere.toml", "--config"],
+    );
 }

@@ -51,7 +51,7 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// A table of who holds what, refreshed until Ctrl-C.
+    /// Who holds what, again and again: esxtop's memory panel, with keys on a terminal.
     Top(TopArgs),
     /// Change a VM's claims on memory, or the host's memory and page sharing.
     #[command(
@@ -183,29 +183,32 @@ pub(super) struct DemoArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct HostArgs {
+    /// Settings in a file (TOML); what is given here wins.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) config: Option<PathBuf>,
     /// Machine memory for all VMs together; 80 % of what is available if none is given.
     #[arg(long, value_name = "SIZE")]
     pub(super) memory: Option<Size>,
-    /// Whether equal pages are shared: on or off.
-    #[arg(long, default_value = "on", value_name = "on|off", value_parser = switch, action = clap::ArgAction::Set)]
-    pub(super) sharing: bool,
-    /// Milliseconds between rounds of observing, deciding and acting.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(50..=60_000))]
-    pub(super) interval_ms: u64,
+    /// Whether equal pages are shared: on, as without this, or off.
+    #[arg(long, value_name = "on|off", value_parser = switch)]
+    pub(super) sharing: Option<bool>,
+    /// Milliseconds between rounds of observing, deciding and acting; 1000 if none are given.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(50..=60_000))]
+    pub(super) interval_ms: Option<u64>,
     /// Serve the dashboard, the interface under /v1 and /metrics at this address, as in 127.0.0.1:9000.
     /// Changes there need a token, which is printed and lies beside the socket.
     #[arg(long, value_name = "ADDRESS")]
     pub(super) http: Option<SocketAddr>,
     /// Let --http serve other machines as well; they need the token for everything.
-    #[arg(long, requires = "http")]
+    #[arg(long)]
     pub(super) http_remote: bool,
     /// How much dearer idle memory is to a VM than memory that it uses, in percent below 100; at 0 it is
-    /// not.
-    #[arg(long, default_value = "75", value_name = "PERCENT")]
-    pub(super) idle_tax: TaxRate,
-    /// Seconds for which each sample of a VM's pages is watched.
-    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub(super) sample_period: u64,
+    /// not. 75 if none is given.
+    #[arg(long, value_name = "PERCENT")]
+    pub(super) idle_tax: Option<TaxRate>,
+    /// Seconds for which each sample of a VM's pages is watched; 30 if none are given.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(super) sample_period: Option<u64>,
     /// End when the last VM has ended.
     #[arg(long)]
     pub(super) exit_when_empty: bool,

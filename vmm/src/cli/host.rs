@@ -1,12 +1,12 @@
 //! `ballonet host`: the daemon.
 
 use super::args::HostArgs;
+use super::config::ConfigFile;
 use crate::host::runtime_dir::{Claim, ClaimError, log_of};
 use crate::host::{HostOptions, HttpOptions, MachineMemory, serve};
 use anyhow::{Context, Result, bail};
 use page::PageCount;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use sharing::RateSettings;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,17 @@ use tracing_subscriber::EnvFilter;
 /// Size in bytes at which the log starts anew; the one before is kept beside it.
 const LOG_LIMIT: u64 = 1 << 20;
 
-pub(super) async fn host(args: HostArgs, socket: &Path) -> Result<()> {
+/// Time between rounds, unless told otherwise.
+const INTERVAL_MS: u64 = 1000;
+/// How long each sample of a VM's pages is watched, unless told otherwise (ESX's paper: 30 s).
+const SAMPLE_PERIOD_S: u64 = 30;
+
+pub(super) async fn host(mut args: HostArgs, socket: &Path) -> Result<()> {
+    let file = match &args.config {
+        Some(path) => ConfigFile::read(path)?,
+        None => ConfigFile::default(),
+    };
+    file.complete(&mut args);
     let claim = match Claim::take(socket) {
         // A background host is started to have one there: so it is.
         Err(ClaimError::Taken { .. }) if args.background => return Ok(()),
@@ -34,12 +44,12 @@ pub(super) async fn host(args: HostArgs, socket: &Path) -> Result<()> {
     };
     let options = HostOptions {
         budget,
-        interval: Duration::from_millis(args.interval_ms),
+        interval: Duration::from_millis(args.interval_ms.unwrap_or(INTERVAL_MS)),
         exit_when_empty: args.exit_when_empty,
-        sharing: args.sharing,
-        rates: RateSettings::default(),
-        idle_tax: args.idle_tax,
-        sample_period: Duration::from_secs(args.sample_period),
+        sharing: args.sharing.unwrap_or(true),
+        rates: file.rates(),
+        idle_tax: args.idle_tax.unwrap_or_default(),
+        sample_period: Duration::from_secs(args.sample_period.unwrap_or(SAMPLE_PERIOD_S)),
         socket: socket.into(),
         http: http_options(&args)?,
     };

@@ -2,11 +2,13 @@
 
 mod args;
 mod batch;
+mod config;
 mod console;
 mod demo;
 mod host;
 mod replay;
 mod run;
+mod screen;
 mod simulate;
 mod table;
 mod top;

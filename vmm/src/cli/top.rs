@@ -1,8 +1,8 @@
-//! A table that refreshes itself.
+//! Who holds what, again and again: on a terminal a screen with keys, else plain text.
 
 use super::args::TopArgs;
 use super::batch::Batch;
-use super::{print, table};
+use super::{print, screen, table};
 use crate::api::Overview;
 use crate::api::client::Client;
 use anyhow::Result;
@@ -18,6 +18,9 @@ const CLEAR: &str = "\x1b[2J";
 
 pub(super) async fn top(args: TopArgs, client: &Client) -> Result<()> {
     let terminal = rustix::termios::isatty(rustix::stdio::stdout());
+    if terminal && args.count.is_none() && !args.json && !args.batch {
+        return screen::watch(client, args.interval).await;
+    }
     if terminal && !args.json && !args.batch {
         print(CLEAR)?;
     }

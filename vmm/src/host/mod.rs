@@ -39,8 +39,8 @@ pub use kernel::MachineMemory;
 pub use server::{ServerError, serve};
 
 use crate::api::{
-    BalloonRequest, ExplanationView, Figures, HistoryQuery, HistoryView, HostChange, HostView,
-    Moment, Overview, RunRequest, VmChange, VmIdleTax, VmPhase, VmView,
+    BalloonRequest, ExplanationView, Figures, HistoryQuery, HistoryView, HostChange, HostView, Moment,
+    Overview, RunRequest, ScanChange, VmChange, VmIdleTax, VmPhase, VmView,
 };
 use crate::name::VmName;
 use crate::protocol::ToVm;
@@ -148,6 +148,7 @@ impl Host {
             .map_err(HostError::MachineMemory)?
             .total;
         check_budget(options.budget, machine)?;
+        new_rates(options.rates, ScanChange::default())?;
         let sharing =
             PageSharing::start(machine, options.rates).map_err(HostError::StartScanner)?;
         if !options.sharing {

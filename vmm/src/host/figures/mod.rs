@@ -62,7 +62,9 @@ impl Record {
     /// Takes in the figures of a round.
     pub(super) fn add(&mut self, overview: &Overview) {
         let (uptime_s, now) = (overview.host.uptime_s, now_ms());
-        self.overcommit.add(uptime_s, overview.host.overcommit);
+        // A host with room to spare is not overcommitted by less than nothing.
+        self.overcommit
+            .add(uptime_s, overview.host.overcommit.max(0.0));
         let figures = self.figures(overview);
         let second = whole_seconds(uptime_s);
         self.host.add(second, now, host_row(&figures));

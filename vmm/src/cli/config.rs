@@ -1,0 +1,151 @@
+//! A file of settings for a host: what a command line would say every time.
+
+use super::args::HostArgs;
+use crate::size::Size;
+use policy::TaxRate;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Deserializer};
+use sharing::RateSettings;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// The settings that a file gives. vmm/systemd/host.toml explains each.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ConfigFile {
+    #[serde(deserialize_with = "size")]
+    memory: Option<Size>,
+    interval_ms: Option<u64>,
+    http: Option<SocketAddr>,
+    http_remote: Option<bool>,
+    exit_when_empty: Option<bool>,
+    sharing: Option<bool>,
+    #[serde(deserialize_with = "tax")]
+    idle_tax: Option<TaxRate>,
+    sample_period_s: Option<u64>,
+    scan: ScanFile,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ScanFile {
+    pass_s: Option<u64>,
+    vm_pages_per_s: Option<u64>,
+    host_pages_per_s: Option<u64>,
+    core_share_permille: Option<u64>,
+}
+
+impl ConfigFile {
+    /// Reads a file.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}: give another --config", path.display()))?;
+        Self::parse(&text).with_context(|| format!("{} is not understood", path.display()))
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let file: Self = toml::from_str(text)?;
+        if let Some(interval_ms) = file.interval_ms
+            && !(50..=60_000).contains(&interval_ms)
+        {
+            anyhow::bail!("interval_ms = {interval_ms}: give 50 to 60000");
+        }
+        if let Some(sample_period_s) = file.sample_period_s
+            && !(1..=3600).contains(&sample_period_s)
+        {
+            anyhow::bail!("sample_period_s = {sample_period_s}: give 1 to 3600");
+        }
+        Ok(file)
+    }
+
+    /// Fills in what the command line does not say.
+    pub(super) fn complete(&self, args: &mut HostArgs) {
+        args.memory = args.memory.or(self.memory);
+        args.interval_ms = args.interval_ms.or(self.interval_ms);
+        args.http = args.http.or(self.http);
+        args.http_remote |= self.http_remote.unwrap_or_default();
+        args.exit_when_empty |= self.exit_when_empty.unwrap_or_default();
+        args.sharing = args.sharing.or(self.sharing);
+        args.idle_tax = args.idle_tax.or(self.idle_tax);
+        args.sample_period = args.sample_period.or(self.sample_period_s);
+    }
+
+    /// How fast memory is scanned; the host checks it.
+    pub(super) fn rates(&self) -> RateSettings {
+        let (scan, rates) = (self.scan, RateSettings::default());
+        RateSettings {
+            pass_s: scan.pass_s.unwrap_or(rates.pass_s),
+            vm_pages_per_s: scan.vm_pages_per_s.unwrap_or(rates.vm_pages_per_s),
+            host_pages_per_s: scan.host_pages_per_s.unwrap_or(rates.host_pages_per_s),
+            core_share_permille: scan
+                .core_share_permille
+                .unwrap_or(rates.core_share_permille),
+            ..rates
+        }
+    }
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Size>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+fn tax<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<TaxRate>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_has_every_setting() {
+        let file = ConfigFile::parse(include_str!("../../systemd/host.toml")).unwrap();
+        let ConfigFile {
+            memory: Some(_),
+            interval_ms: Some(_),
+            http: Some(_),
+            http_remote: Some(_),
+            exit_when_empty: Some(_),
+            sharing: Some(_),
+            idle_tax: Some(_),
+            sample_period_s: Some(_),
+            scan:
+                ScanFile {
+                    pass_s: Some(_),
+                    vm_pages_per_s: Some(_),
+                    host_pages_per_s: Some(_),
+                    core_share_permille: Some(_),
+                },
+        } = file
+        else {
+            panic!("a setting is not explained: {file:?}");
+        };
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for (text, word) in [
+            ("memroy = \"1G\"", "memroy"),
+            ("memory = \"much\"", "'much'"),
+            ("memory = 5", "memory"),
+            ("interval_ms = 1", "interval_ms = 1"),
+            ("sample_period_s = 0", "sample_period_s = 0"),
+            ("idle_tax = \"100\"", "100"),
+            ("[scan]\nfast = true", "fast"),
+            ("http = \"nowhere\"", "http"),
+        ] {
+            let error = format!("{:#}", ConfigFile::parse(text).unwrap_err());
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_empty_file_changes_nothing() {
+        let file = ConfigFile::parse("").unwrap();
+        assert_eq!(file, ConfigFile::default());
+        assert_eq!(file.rates(), RateSettings::default());
+    }
+}

@@ -1,0 +1,290 @@
+//! What is shown, and what keys do to it.
+
+use super::columns::{COLUMNS, Column};
+use crate::api::{Figures, VmFigures};
+use crate::name::VmName;
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+
+/// What fills the screen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Page {
+    Table,
+    /// Which columns are shown, with the one that a key would change.
+    Columns(usize),
+    Vm,
+    Help,
+}
+
+/// What follows a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    GoOn,
+    Leave,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Model {
+    pub(super) figures: Figures,
+    pub(super) page: Page,
+    pub(super) is_paused: bool,
+    /// Why the figures are old, if the host does not answer.
+    pub(super) lost: Option<String>,
+    pub(super) is_shown: [bool; COLUMNS.len()],
+    /// The column that sorts; none for the order in which VMs came.
+    pub(super) sort: Option<usize>,
+    pub(super) is_descending: bool,
+    /// Which VM is chosen: by name, because rows move.
+    chosen: Option<VmName>,
+}
+
+impl Model {
+    pub(super) fn new(figures: Figures) -> Self {
+        Self {
+            figures,
+            page: Page::Table,
+            is_paused: false,
+            lost: None,
+            is_shown: [true; COLUMNS.len()],
+            sort: None,
+            is_descending: true,
+            chosen: None,
+        }
+    }
+
+    /// New figures came.
+    pub(super) fn see(&mut self, figures: Figures) {
+        self.lost = None;
+        if !self.is_paused {
+            self.figures = figures;
+        }
+    }
+
+    /// None came.
+    pub(super) fn lose(&mut self, why: String) {
+        self.lost = Some(why);
+    }
+
+    /// The VMs in the order in which they are shown.
+    pub(super) fn rows(&self) -> Vec<&VmFigures> {
+        let mut vms: Vec<&VmFigures> = self.figures.vms.iter().collect();
+        if let Some(Column { cell, .. }) = self.sort.map(|sort| COLUMNS[sort]) {
+            vms.sort_by(|a, b| {
+                let order = cell(a).order(&cell(b));
+                if self.is_descending {
+                    order.reverse()
+                } else {
+                    order
+                }
+            });
+        }
+        vms
+    }
+
+    /// The chosen VM's row, the first if the chosen one has gone.
+    pub(super) fn chosen_row(&self) -> usize {
+        let rows = self.rows();
+        let mut names = rows.iter().map(|vm| Some(&vm.name));
+        names
+            .position(|name| name == self.chosen.as_ref())
+            .unwrap_or(0)
+    }
+
+    pub(super) fn chosen_vm(&self) -> Option<&VmFigures> {
+        self.rows().get(self.chosen_row()).copied()
+    }
+
+    pub(super) fn press(&mut self, key: KeyEvent) -> Next {
+        if key.kind == KeyEventKind::Release {
+            return Next::GoOn;
+        }
+        let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
+        match (key.code, self.page) {
+            (KeyCode::Char('c'), _) if is_control => return Next::Leave,
+            (KeyCode::Char('q'), Page::Table) => return Next::Leave,
+            (KeyCode::Char('q') | KeyCode::Esc, _) => self.page = Page::Table,
+            (KeyCode::Char('h' | '?'), _) => self.page = Page::Help,
+            (KeyCode::Char('f'), Page::Table) => self.page = Page::Columns(0),
+            (KeyCode::Enter, Page::Table) if self.chosen_vm().is_some() => {
+                // From here on it is this VM, whatever happens to the order.
+                self.choose(0);
+                self.page = Page::Vm;
+            }
+            (KeyCode::Enter, _) => self.page = Page::Table,
+            (code, Page::Columns(at)) => self.press_in_columns(code, at),
+            (code, Page::Table | Page::Vm) => self.press_in_table(code),
+            (_, Page::Help) => {}
+        }
+        Next::GoOn
+    }
+
+    fn press_in_columns(&mut self, code: KeyCode, at: usize) {
+        match code {
+            KeyCode::Up => self.page = Page::Columns(at.saturating_sub(1)),
+            KeyCode::Down => self.page = Page::Columns((at + 1).min(COLUMNS.len() - 1)),
+            // Without names rows say nothing.
+            KeyCode::Char(' ') if at > 0 => self.is_shown[at] = !self.is_shown[at],
+            _ => {}
+        }
+    }
+
+    fn press_in_table(&mut self, code: KeyCode) {
+        match code {
+            KeyCode::Char(' ' | 'p') => self.is_paused = !self.is_paused,
+            KeyCode::Char('r') => self.is_descending = !self.is_descending,
+            KeyCode::Char('n') => self.sort = None,
+            KeyCode::Right | KeyCode::Char('>') => self.sort_by_next(1),
+            KeyCode::Left | KeyCode::Char('<') => self.sort_by_next(COLUMNS.len() - 1),
+            KeyCode::Up | KeyCode::Char('k') => self.choose(-1),
+            KeyCode::Down | KeyCode::Char('j') => self.choose(1),
+            _ => {}
+        }
+    }
+
+    /// Sorts by the next column that is shown, `step` at a time around all.
+    fn sort_by_next(&mut self, step: usize) {
+        let from = self.sort.unwrap_or(match step {
+            1 => COLUMNS.len() - 1,
+            _ => 0,
+        });
+        let others = (1..=COLUMNS.len()).map(|count| (from + count * step) % COLUMNS.len());
+        let shown = others.into_iter().find(|&column| self.is_shown[column]);
+        self.sort = shown;
+    }
+
+    fn choose(&mut self, step: isize) {
+        let rows = self.rows();
+        let last = rows.len().saturating_sub(1);
+        let row = self.chosen_row().saturating_add_signed(step).min(last);
+        self.chosen = rows.get(row).map(|vm| vm.name.clone());
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::api::HostFigures;
+    use proptest::prelude::*;
+
+    pub(in crate::cli::screen) fn vm(name: &str, memsz: u64, ashrs: u64) -> VmFigures {
+        VmFigures {
+            name: name.parse().unwrap(),
+            phase: crate::api::VmPhase::Running,
+            responding: true,
+            uptime_s: 1.0,
+            memsz,
+            grant: 0,
+            cnsm: 0,
+            sztgt: memsz,
+            tchd: None,
+            mctl: true,
+            mctlsz: 0,
+            mctltgt: 0,
+            mctlmax: 0,
+            swcur: 0,
+            zip: 0,
+            zero: 0,
+            shrd: 0,
+            shrdsvd: 0,
+            ovhd: 0,
+            ovhdmax: 0,
+            amin: 0,
+            amax: memsz,
+            ashrs,
+            pinned: None,
+            used: 0,
+            private: 0,
+            empty: memsz,
+            broken: 0,
+            areas: 0,
+            areas_limit: 0,
+            merges_per_s: 0,
+            breaks_per_s: 0,
+            inflated_pages: 0,
+            deflated_pages: 0,
+        }
+    }
+
+    pub(in crate::cli::screen) fn model() -> Model {
+        Model::new(Figures {
+            time_ms: 0,
+            host: HostFigures::default(),
+            vms: vec![
+                vm("b", 2 << 20, 10),
+                vm("a", 3 << 20, 30),
+                vm("c", 1 << 20, 20),
+            ],
+        })
+    }
+
+    fn names(model: &Model) -> String {
+        model.rows().iter().map(|vm| vm.name.as_str()).collect()
+    }
+
+    pub(in crate::cli::screen) fn press(model: &mut Model, code: KeyCode) -> Next {
+        model.press(KeyEvent::new(code, KeyModifiers::NONE))
+    }
+
+    #[test]
+    fn vms_come_in_their_own_order_until_a_column_sorts_them() {
+        let mut model = model();
+        assert_eq!(names(&model), "bac");
+        press(&mut model, KeyCode::Right);
+        assert_eq!((model.sort, names(&model)), (Some(0), "cba".into()));
+        press(&mut model, KeyCode::Right);
+        assert_eq!(names(&model), "abc", "by size, the largest first");
+        press(&mut model, KeyCode::Char('r'));
+        assert_eq!(names(&model), "cba");
+        press(&mut model, KeyCode::Char('n'));
+        assert_eq!(names(&model), "bac");
+    }
+
+    #[test]
+    fn the_chosen_vm_stays_chosen_when_rows_move() {
+        let mut model = model();
+        press(&mut model, KeyCode::Down);
+        assert_eq!(model.chosen_vm().unwrap().name.as_str(), "a");
+        press(&mut model, KeyCode::Right);
+        assert_eq!(model.chosen_vm().unwrap().name.as_str(), "a");
+        press(&mut model, KeyCode::Enter);
+        assert_eq!(model.page, Page::Vm);
+        model.see(Figures::default());
+        assert_eq!(model.chosen_vm(), None);
+    }
+
+    #[test]
+    fn a_pause_keeps_the_figures() {
+        let mut model = model();
+        press(&mut model, KeyCode::Char(' '));
+        model.see(Figures::default());
+        assert_eq!(model.figures.vms.len(), 3);
+        press(&mut model, KeyCode::Char(' '));
+        model.see(Figures::default());
+        assert!(model.figures.vms.is_empty());
+    }
+
+    #[test]
+    fn q_goes_back_and_then_leaves() {
+        let mut model = model();
+        press(&mut model, KeyCode::Char('h'));
+        assert_eq!(press(&mut model, KeyCode::Char('q')), Next::GoOn);
+        assert_eq!(press(&mut model, KeyCode::Char('q')), Next::Leave);
+        let control_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+        assert_eq!(model.press(control_c), Next::Leave);
+    }
+
+    pub(in crate::cli::screen) fn any_key() -> impl Strategy<Value = KeyCode> {
+        prop_oneof![
+            any::<char>().prop_map(KeyCode::Char),
+            prop::sample::select(" qhf?rnp<>jk".chars().collect::<Vec<_>>())
+                .prop_map(KeyCode::Char),
+            prop::sample::select(vec![
+                KeyCode::Up,
+                KeyCode::Down,
+                KeyCode::Left,
+                KeyCode::Right,
+                KeyCode::Enter,
+                KeyCode::Esc,
+            ]),
+        ]
+    }
+}
