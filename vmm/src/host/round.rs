@@ -173,7 +173,10 @@ impl State {
             vm.target = *target;
             let waits_on = vm.phase == VmPhase::Waiting && *grant == PageCount::ZERO;
             if !waits_on {
-                vm.grant(*grant);
+                // A balloon that is not to go all the way to the target may stop where it is, and is not
+                // told to go back: a VM that boots seems to hold all its size until its driver has
+                // inflated, and what it would be left then may be more than there is.
+                vm.grant((*grant).min(vm.granted().max(*target)));
             }
         }
     }

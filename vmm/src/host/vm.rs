@@ -182,6 +182,11 @@ impl Vm {
         given_up.min(size.saturating_sub(self.used.memory_file))
     }
 
+    /// What it was told last that it may hold.
+    pub(super) fn granted(&self) -> PageCount {
+        self.grant.latest
+    }
+
     /// The VM may hold this much from now on; it is told if it runs.
     pub(super) fn grant(&mut self, pages: PageCount) {
         if pages == self.grant.latest {
