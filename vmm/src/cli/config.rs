@@ -2,8 +2,8 @@
 
 use super::args::HostArgs;
 use crate::size::Size;
-use policy::TaxRate;
 use anyhow::{Context, Result};
+use policy::TaxRate;
 use serde::{Deserialize, Deserializer};
 use sharing::RateSettings;
 use std::fs;

@@ -39,8 +39,8 @@ pub use kernel::MachineMemory;
 pub use server::{ServerError, serve};
 
 use crate::api::{
-    BalloonRequest, ExplanationView, Figures, HistoryQuery, HistoryView, HostChange, HostView, Moment,
-    Overview, RunRequest, ScanChange, VmChange, VmIdleTax, VmPhase, VmView,
+    BalloonRequest, ExplanationView, Figures, HistoryQuery, HistoryView, HostChange, HostView,
+    Moment, Overview, RunRequest, ScanChange, VmChange, VmIdleTax, VmPhase, VmView,
 };
 use crate::name::VmName;
 use crate::protocol::ToVm;

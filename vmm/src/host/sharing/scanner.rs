@@ -45,6 +45,8 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 const HEAR_EVERY: Duration = Duration::from_millis(1);
 /// How long an idle scanner sleeps before it looks whether anything has changed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// How long news is waited for that explains what an audit found.
+const NEWS_PATIENCE: Duration = Duration::from_millis(300);
 /// How often an audit is begun anew because guests gave pages up meanwhile.
 const AUDIT_TRIES: u32 = 20;
 /// How long a full agent is waited for before its VM loses its turn.
@@ -610,8 +612,12 @@ impl Scanner {
             if result.disagreements == 0 {
                 return result;
             }
-            self.sleep(AGENT_PATIENCE);
-            self.hear_agents();
+            // An agent speaks when it has given back all that it was asked to, so it may take a while.
+            let begin = Instant::now();
+            while self.unmappings == heard && begin.elapsed() < NEWS_PATIENCE {
+                self.sleep(AGENT_PATIENCE);
+                self.hear_agents();
+            }
             if self.unmappings == heard {
                 return result;
             }
