@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long nothing may happen before no more is expected.
-const STANDSTILL: Duration = Duration::from_secs(8);
+const STANDSTILL: Duration = Duration::from_secs(40);
 const POLL: Duration = Duration::from_millis(4);
 /// The most frames that there can be.
 const MACHINE: PageCount = PageCount::from_mebibytes(12 * 1024);
