@@ -79,8 +79,11 @@ mod tests {
     use page::PageCount;
     use policy::TaxRate;
     use sharing::RateSettings;
+    use tempfile::TempDir;
 
-    fn host() -> Host {
+    /// A host whose files lie in a folder that goes with it.
+    fn host() -> (Host, TempDir) {
+        let folder = tempfile::tempdir().unwrap();
         let options = HostOptions {
             budget: PageCount::from_mebibytes(64),
             interval: Duration::from_millis(50),
@@ -89,17 +92,18 @@ mod tests {
             rates: RateSettings::default(),
             idle_tax: TaxRate::default(),
             sample_period: Duration::from_secs(30),
-            socket: "unused".into(),
+            socket: folder.path().join("host.sock"),
             http: None,
         };
-        Host::start(&options).unwrap()
+        (Host::start(&options).unwrap(), folder)
     }
 
     #[tokio::test]
     async fn a_client_that_takes_nothing_is_given_up() {
         let (sender, body) = Channel::<Bytes, Infallible>::new(WAITING_MESSAGES);
         let patience = Duration::from_millis(50);
-        assert_eq!(follow(&host(), sender, patience).await, Err(Stalled));
+        let (host, _folder) = host();
+        assert_eq!(follow(&host, sender, patience).await, Err(Stalled));
         drop(body);
     }
 
@@ -107,6 +111,7 @@ mod tests {
     async fn a_client_that_leaves_ends_its_stream() {
         let (sender, body) = Channel::<Bytes, Infallible>::new(WAITING_MESSAGES);
         drop(body);
-        assert_eq!(follow(&host(), sender, STALL_PATIENCE).await, Ok(()));
+        let (host, _folder) = host();
+        assert_eq!(follow(&host, sender, STALL_PATIENCE).await, Ok(()));
     }
 }
