@@ -336,11 +336,15 @@ impl Scanner {
 
     fn take_in(&mut self, id: VmId, message: FromAgent) {
         match message {
-            FromAgent::Outcome { ticket, outcome } => {
-                if self.sharing.settle_of(id, ticket, &outcome)
+            FromAgent::Outcome {
+                ticket,
+                outcome,
+                unwritten,
+            } => {
+                if let Some(block) = self.sharing.settle_of(id, ticket, &outcome)
                     && let Some(vm) = self.vms.get_mut(&id)
                 {
-                    vm.note_answer();
+                    vm.note_answer(block.number, &unwritten);
                     self.unread_blocks = 0;
                 }
             }
