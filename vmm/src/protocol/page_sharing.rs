@@ -70,7 +70,7 @@ pub enum FromAgent {
         ticket: Ticket,
         /// What became of it.
         outcome: Outcome,
-        /// Pages of the block that the step left alone, and that are armed as they were before it: nobody
+        /// Pages of the block that the step left alone or copied, and that are armed as they were before it: nobody
         /// has written to them. A write in the moment in which the fence goes up or down is missed, so the
         /// host may take nothing but the use of looking at such a page from this.
         unwritten: PageSet,

@@ -140,12 +140,10 @@ impl Sharer {
         };
         let held = (hull.clone().zip(held)).filter_map(|(place, held)| held.then_some(place));
         let held: PageSet = held.collect();
-        // What is mapped from the store, or is a hole, is cheap to look at.
-        let own = held.iter().filter(|&place| {
-            let index = first + place as u64;
-            self.map.frame(index).is_none()
-        });
-        let untouched = own.collect::<PageSet>().without(&named).without(&written);
+        let own = held
+            .iter()
+            .filter(|&place| self.map.frame(first + place as u64).is_none());
+        let known = own.collect::<PageSet>().without(&written);
         let mut step = Step {
             sharer: self,
             fence,
@@ -163,9 +161,11 @@ impl Sharer {
         step.punch_hidden();
         let outcome = step.outcome;
         let waited = fence.lower(&addresses);
+        // What was copied holds what it held. What shows a frame, or is a hole, is cheap to look at.
+        let known = known.without(&named.without(&outcome.copied));
         let outside = PageSet::ALL.without(&hull.collect());
         let unwritten = match fence.arm(&addresses) {
-            Ok(()) => outside.union(&untouched),
+            Ok(()) => outside.union(&known),
             Err(_) => outside,
         };
         Done {

@@ -142,6 +142,30 @@ fn what_a_request_does_not_name_is_not_read_again() {
 }
 
 #[test]
+fn what_is_copied_into_a_mapping_is_not_read_again() {
+    let mut bench = Bench::new();
+    (0..500).for_each(|page| bench.write(page));
+    bench.look(&PageSet::EMPTY);
+    bench.write(30);
+    let mut request = bench.request();
+    (0..100).for_each(|page| bench.fill_frame(u32::try_from(page).unwrap(), page));
+    bench.fill_frame(20, 0);
+    bench.fill_frame(30, 0);
+    request.spans.push(Span {
+        count: 100,
+        copied: [20, 30].into_iter().collect(),
+        ..lone_span(0, 0)
+    });
+    let outcome = bench.ask(&request);
+    assert_eq!((outcome.done.count(), outcome.copied.count()), (98, 2));
+    let mapped = outcome.done.union(&outcome.copied);
+    assert_eq!(bench.look(&mapped), [30].into_iter().collect());
+    bench.write(20);
+    assert_eq!(bench.look(&mapped), [20].into_iter().collect());
+    assert!((0..500).all(|page| bench.read(page) == page + 1));
+}
+
+#[test]
 fn what_was_written_around_a_request_is_read() {
     let mut bench = Bench::new();
     (0..500).for_each(|page| bench.write(page));
