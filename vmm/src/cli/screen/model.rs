@@ -168,6 +168,7 @@ pub(super) mod tests {
     pub(in crate::cli::screen) fn vm(name: &str, memsz: u64, ashrs: u64) -> VmFigures {
         VmFigures {
             name: name.parse().unwrap(),
+            id: page::VmId(1),
             phase: crate::api::VmPhase::Running,
             responding: true,
             uptime_s: 1.0,
@@ -176,6 +177,12 @@ pub(super) mod tests {
             cnsm: 0,
             sztgt: memsz,
             tchd: None,
+            tchd_low: None,
+            tchd_high: None,
+            tchd_w: None,
+            actv: None,
+            actvs: None,
+            actvf: None,
             mctl: true,
             mctlsz: 0,
             mctltgt: 0,
@@ -194,6 +201,7 @@ pub(super) mod tests {
             used: 0,
             private: 0,
             empty: memsz,
+            ballooned: 0,
             broken: 0,
             areas: 0,
             areas_limit: 0,
