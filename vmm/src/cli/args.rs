@@ -52,6 +52,9 @@ pub(super) enum Command {
         json: bool,
     },
     /// Who holds what, again and again: esxtop's memory panel, with keys on a terminal.
+    #[command(
+        after_help = "On a terminal, h shows the keys and what each column means.\n\nExamples:\n  ballonet top\n  ballonet top --batch --interval 5 > memory.csv   until Ctrl-C\n  ballonet top --json --count 1"
+    )]
     Top(TopArgs),
     /// Change a VM's claims on memory, or the host's memory and page sharing.
     #[command(
@@ -276,7 +279,8 @@ pub(super) struct TopArgs {
     /// Refresh so many times, then end.
     #[arg(long, value_name = "N")]
     pub(super) count: Option<u64>,
-    /// Print a table of all figures (CSV), a line for each refresh, in the manner of esxtop's batch mode.
+    /// Print all counters as CSV, a line for each refresh, in the format and under the names of esxtop's
+    /// batch mode.
     #[arg(long, conflicts_with = "json")]
     pub(super) batch: bool,
     /// Print one JSON object a line for each refresh.

@@ -277,6 +277,7 @@ impl State {
             sharing: self.sharing_view(),
             state: self.memory_state,
             min_free_bytes: self.thresholds().clear.bytes(),
+            state_below: self.thresholds().into(),
             idle_tax_permille: self.idle_tax,
             sample_period_s: self.sample_period.as_secs(),
             events: self.events.list(),
