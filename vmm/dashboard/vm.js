@@ -21,7 +21,8 @@ export class VmPage {
     $("balloon").addEventListener("submit", (event) => this.submit(event, $("balloon-outcome"), () => this.setBalloon()));
     $("more").addEventListener("submit", (event) => this.submit(event, $("more-answer"), () => this.askForMore()));
     this.fields = [...$("claims").elements, ...$("balloon").elements].filter((field) => field.name);
-    this.fields.forEach((field) => field.addEventListener("input", () => (field.dataset.typed = "yes")));
+    const kinds = ["input", "change"];
+    this.fields.forEach((field) => kinds.forEach((kind) => field.addEventListener(kind, () => (field.dataset.typed = "yes"))));
   }
 
   enter(name) {
