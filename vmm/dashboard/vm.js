@@ -11,7 +11,7 @@ import { vmStates, vmUse } from "./models.js";
 const EXPLAIN_MS = 2000;
 
 /// Sizes and numbers under esxtop's names. Of what is not there, nothing is shown.
-const SIZES = ["memsz", "grant", "cnsm", "sztgt", "tchd", "tchd_w", "mctlsz", "mctltgt", "mctlmax", "zero", "shrd", "shrdsvd", "broken", "ovhd", "ovhdmax", "amin", "amax"];
+const SIZES = ["memsz", "grant", "cnsm", "sztgt", "tchd", "tchd_w", "mctlsz", "mctltgt", "mctlmax", "zero", "shrd", "shrdsvd", "cowh", "broken", "ovhd", "ovhdmax", "amin", "amax"];
 const RARE_SIZES = ["swcur", "zip"];
 const PERCENTAGES = ["actv", "actvs", "actvf"];
 
