@@ -41,7 +41,7 @@ export function hostFree(history, { host }) {
   const below = host.state_below;
   const own = column(history, "free");
   const floor = 2 ** Math.floor(Math.log2(Math.max(below.low, 2) / 2));
-  const high = 2 ** Math.ceil(Math.log2(Math.max(...own, 2 * below.clear)));
+  const high = 2 ** Math.ceil(Math.log2(Math.max(1.3 * Math.max(...own), 2 * below.clear)));
   const starts = [high, below.clear, below.soft, below.hard, below.low, floor];
   return {
     times: seconds(history),

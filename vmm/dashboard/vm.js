@@ -11,7 +11,7 @@ import { vmStates, vmUse } from "./models.js";
 const EXPLAIN_MS = 2000;
 
 /// Sizes and numbers under esxtop's names. Of what is not there, nothing is shown.
-const SIZES = ["memsz", "grant", "cnsm", "sztgt", "tchd", "tchd_w", "mctlsz", "mctltgt", "mctlmax", "zero", "shrd", "shrdsvd", "broken", "ovhd", "ovhdmax", "amin", "amax"];
+const SIZES = ["memsz", "grant", "cnsm", "sztgt", "tchd", "tchd_w", "mctlsz", "mctltgt", "mctlmax", "zero", "shrd", "shrdsvd", "cowh", "broken", "ovhd", "ovhdmax", "amin", "amax"];
 const RARE_SIZES = ["swcur", "zip"];
 const PERCENTAGES = ["actv", "actvs", "actvf"];
 
@@ -21,7 +21,8 @@ export class VmPage {
     $("balloon").addEventListener("submit", (event) => this.submit(event, $("balloon-outcome"), () => this.setBalloon()));
     $("more").addEventListener("submit", (event) => this.submit(event, $("more-answer"), () => this.askForMore()));
     this.fields = [...$("claims").elements, ...$("balloon").elements].filter((field) => field.name);
-    this.fields.forEach((field) => field.addEventListener("input", () => (field.dataset.typed = "yes")));
+    const kinds = ["input", "change"];
+    this.fields.forEach((field) => kinds.forEach((kind) => field.addEventListener(kind, () => (field.dataset.typed = "yes"))));
   }
 
   enter(name) {

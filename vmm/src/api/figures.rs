@@ -155,6 +155,9 @@ pub struct VmFigures {
     pub shrd: u64,
     /// SHRDSVD: machine memory that this saves.
     pub shrdsvd: u64,
+    /// COWH: guest memory that is nominated for sharing.
+    #[serde(default)]
+    pub cowh: u64,
     /// OVHD: anonymous memory of its process that is not the guest's.
     pub ovhd: u64,
     /// OVHDMAX: what is set aside for that.

@@ -168,7 +168,7 @@ pub(super) const MCTLSZ: usize = 7;
 
 /// All of them, most wanted first: a narrow terminal shows fewer.
 #[rustfmt::skip]
-pub(super) const COLUMNS: [Column; 30] = [
+pub(super) const COLUMNS: [Column; 31] = [
     text("NAME", "its name", |vm| Cell::Text(vm.name.to_string())),
     column("MEMSZ", "Memory Size MBytes", "its size", |vm| Cell::Size(vm.memsz)),
     column("GRANT", "Memory Granted Size MBytes", "memory that is backed, shared pages counted whole", |vm| Cell::Size(vm.grant)),
@@ -181,6 +181,7 @@ pub(super) const COLUMNS: [Column; 30] = [
     column("SHRD", "Shared MBytes", "memory that shows shared frames", |vm| Cell::Size(vm.shrd)),
     column("SHRDSVD", "Shared Saved MBytes", "machine memory that sharing saves", |vm| Cell::Size(vm.shrdsvd)),
     column("ZERO", "Zero MBytes", "zero pages given back", |vm| Cell::Size(vm.zero)),
+    column("COWH", "Copy On Write Hint MBytes", "memory nominated for sharing", |vm| Cell::Size(vm.cowh)),
     column("TCHD_W", "Touched Write MBytes", "what of the working set is written to", |vm| size(vm.tchd_w)),
     column("%ACTVS", "% Active Slow Estimate", "%ACTV over about eight samples", |vm| percent(vm.actvs)),
     column("%ACTVF", "% Active Fast Estimate", "%ACTV over hardly more than one", |vm| percent(vm.actvf)),

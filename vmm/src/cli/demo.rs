@@ -5,7 +5,7 @@ use super::args::DemoArgs;
 use super::host::{end_signal, start_log};
 use super::top::on_screen;
 use super::{print, print_json, table};
-use crate::api::{EventView, Overview, RunRequest, StatesView, VmChange, VmView};
+use crate::api::{EventView, Overview, RunRequest, ScanPriority, StatesView, VmChange, VmView};
 use crate::host::console::Console;
 use crate::host::runtime_dir::Claim;
 use crate::host::{Host, HostOptions, serve};
@@ -103,6 +103,7 @@ pub(super) async fn demo(args: DemoArgs) -> Result<()> {
         exit_when_empty: false,
         sharing: true,
         rates: RateSettings::default(),
+        scan_priority: ScanPriority::default(),
         idle_tax: TaxRate::default(),
         sample_period: SAMPLE_PERIOD,
         socket: folder.0.join("host.sock"),

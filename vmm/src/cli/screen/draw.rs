@@ -39,6 +39,8 @@ const BARS: [(&str, &str); 4] = [
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model) -> usize {
     let mut head = host_lines(model, frame.area().width);
     head.push(Line::default());
+    // On a terminal of few rows VMs come first.
+    head.truncate(usize::from(frame.area().height / 2).max(1));
     let height = u16::try_from(head.len()).unwrap_or(u16::MAX);
     let areas = Layout::vertical([
         Constraint::Length(height),
@@ -71,20 +73,21 @@ fn host_lines(model: &Model, width: u16) -> Vec<Line<'static>> {
     let host = &model.figures.host;
     let (u, name) = (model.unit, model.unit.name());
     let m = |bytes| u.text(bytes);
-    let [one, five, fifteen] = host.overcommit_avg.map(|average| average.max(0.0));
-    let (up, vms) = (uptime(host), model.figures.vms.len());
     let mut lines = vec![
+        first_line(host, model.figures.vms.len()),
         Line::from(format!(
-            "up {up}, {vms} VMs; MEM overcommit avg: {one:.2}, {five:.2}, {fifteen:.2}"
+            "PMEM   /{name}: {:>7} total, {:>7} used,  {:>7} free, {:>7} minfree",
+            m(host.pmem_total),
+            m(host.pmem_used),
+            m(host.pmem_free),
+            host.minfree.map_or_else(|| "-".into(), m),
         )),
-        memory_line(host, u),
         Line::from(format!(
-            "PSHARE /{name}: {:>7} shared,{:>7} common,{:>7} saving; {} broken, {} reserve",
+            "PSHARE /{name}: {:>7} shared,{:>7} common,{:>7} saving,{:>7} broken",
             m(host.pshare_shared),
             m(host.pshare_common),
             m(host.pshare_saving),
             m(host.broken),
-            m(host.reserve),
         )),
         Line::from(format!(
             "MEMCTL /{name}: {:>7} curr,  {:>7} target,{:>7} max",
@@ -112,18 +115,15 @@ fn host_lines(model: &Model, width: u16) -> Vec<Line<'static>> {
     lines
 }
 
-fn memory_line(host: &HostFigures, unit: Unit) -> Line<'static> {
-    let m = |bytes| unit.text(bytes);
+fn first_line(host: &HostFigures, vms: usize) -> Line<'static> {
     let state = host.state.as_deref().unwrap_or("-");
-    let minfree = host.minfree.map_or_else(|| "-".into(), m);
-    let (total, used, free) = (m(host.pmem_total), m(host.pmem_used), m(host.pmem_free));
-    let name = unit.name();
+    let [one, five, fifteen] = host.overcommit_avg.map(|average| average.max(0.0));
     Line::from(vec![
-        Span::from(format!(
-            "PMEM   /{name}: {total:>7} total, {used:>7} used,  {free:>7} free; "
-        )),
+        Span::from(format!("up {}, {vms} VMs, ", uptime(host))),
         Span::styled(format!("{state} state"), state_style(state)),
-        Span::from(format!(", {minfree} minfree")),
+        Span::from(format!(
+            "; MEM overcommit avg: {one:.2}, {five:.2}, {fifteen:.2}"
+        )),
     ])
 }
 
@@ -322,11 +322,20 @@ mod tests {
             small[8].starts_with("a ") && small[8].contains("3.0"),
             "{small:#?}"
         );
-        let wide = shown(&model(), 250, 50);
+        let wide = shown(&model(), 260, 50);
         assert!(
             COLUMNS.iter().all(|column| wide[6].contains(column.name)),
             "{wide:#?}"
         );
+    }
+
+    #[test]
+    fn a_tiny_terminal_shows_some_of_the_host_and_some_of_its_vms() {
+        let rows = shown(&model(), 20, 5);
+        let starts = ["up 0:00:00", "PMEM", "NAME", "b ", " h help"];
+        for (row, start) in rows.iter().zip(starts) {
+            assert!(row.starts_with(start), "{rows:#?}");
+        }
     }
 
     #[test]
@@ -375,7 +384,7 @@ mod tests {
 
     #[test]
     fn what_the_host_does_not_have_has_no_line_and_no_column() {
-        let rows = shown(&model(), 250, 50);
+        let rows = shown(&model(), 260, 50);
         let words = ["SWAP", "SWCUR", "ZIP", "CACHE"];
         let is_shown = |word: &&str| rows.iter().any(|row| row.contains(*word));
         assert!(!words.iter().any(is_shown), "{rows:#?}");

@@ -263,6 +263,7 @@ pub(super) mod tests {
             zero: 0,
             shrd: 0,
             shrdsvd: 0,
+            cowh: 0,
             ovhd: 0,
             ovhdmax: 0,
             amin: 0,

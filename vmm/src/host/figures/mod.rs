@@ -178,6 +178,7 @@ fn vm_figures(vm: &VmView) -> VmFigures {
         zero: sharing.zero_bytes,
         shrd: states.shared,
         shrdsvd: states.shared.saturating_sub(sharing.charge_bytes),
+        cowh: sharing.hint_bytes,
         ovhd: vm.anonymous_bytes.saturating_sub(states.broken),
         ovhdmax: OVERHEAD.bytes(),
         amin: vm.min_bytes,

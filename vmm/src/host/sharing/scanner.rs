@@ -668,6 +668,7 @@ impl Scanner {
         VmReport {
             counts: self.sharing.vm_counts(id).unwrap_or_default(),
             charge_millipages: charge.unwrap_or_default(),
+            hints: self.sharing.hints_of(id),
             areas_limit: self.areas_limit,
             passes: self.schedule.passes(id).unwrap_or_default(),
             figures: vm.figures,
