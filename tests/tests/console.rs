@@ -238,7 +238,7 @@ fn top_sorts_pauses_and_shows_one_vm_by_keys() {
     screen.wait_for(&["large should hold"]);
     screen.wait_for(&["started as process"]);
     screen.press(&["u"]);
-    screen.wait_for(&["VM large: run", "0.12 GiB"]);
+    screen.wait_for(&["VM large: run", "0.13 GiB"]);
     screen.press(&["h"]);
     screen.wait_for(&["Keys"]);
     screen.press(&["q", "q"]);
