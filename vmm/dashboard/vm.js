@@ -75,8 +75,8 @@ export class VmPage {
       ["MCTL?", vm.mctl ? "Y" : "N"],
       ["ASHRS", String(vm.ashrs)],
       ["AREAS", String(vm.areas)],
-      ["MERGES/s", String(vm.merges_per_s)],
-      ["BREAKS/s", String(vm.breaks_per_s)],
+      ["MRG/s", String(vm.merges_per_s)],
+      ["BRK/s", String(vm.breaks_per_s)],
     ]);
   }
 
