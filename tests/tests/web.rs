@@ -294,7 +294,7 @@ fn a_stream_tells_each_event_once_and_the_figures_of_every_round() {
 fn clients_that_never_read_hold_up_nobody() {
     let (host, web) = Web::start("256M");
     host.start_vm("a", &["--memory", "64M"]);
-    let stalled: Vec<_> = (0..32).map(|_| follow(&web)).collect();
+    let stalled: Vec<_> = (0..64).map(|_| follow(&web)).collect();
     wait_until("all places are taken", || {
         let mut stream = web.connect();
         write!(

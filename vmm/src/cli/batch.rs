@@ -159,6 +159,7 @@ mod tests {
             serde_json::from_value(vm).unwrap()
         };
         Figures {
+            publication: 1,
             time_ms,
             host: HostFigures::default(),
             vms: names.iter().map(vm).collect(),

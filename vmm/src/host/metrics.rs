@@ -11,7 +11,6 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
-use std::fmt;
 use std::sync::atomic::AtomicU64;
 
 /// Text that a scraper asks for by its `Accept` header.
@@ -239,19 +238,16 @@ struct OfUse {
 }
 
 /// All figures as text.
-///
-/// # Errors
-/// None that a text in memory can have.
-pub(super) fn text(figures: &Figures, format: Format) -> Result<String, fmt::Error> {
+pub(super) fn text(figures: &Figures, format: Format) -> String {
     let mut registry = Registry::with_prefix("ballonet");
     register_host(&mut registry, &figures.host);
     register_vms(&mut registry, &figures.vms);
     let mut text = String::new();
-    encode(&mut text, &registry)?;
-    Ok(match format {
+    encode(&mut text, &registry).expect("a text in memory takes everything");
+    match format {
         Format::OpenMetrics => text,
         Format::Prometheus => as_prometheus(&text),
-    })
+    }
 }
 
 fn register_host(registry: &mut Registry, host: &HostFigures) {
@@ -401,7 +397,7 @@ mod tests {
 
     #[test]
     fn an_empty_host_is_text_with_units_and_an_end() {
-        let text = text(&Figures::default(), Format::OpenMetrics).unwrap();
+        let text = text(&Figures::default(), Format::OpenMetrics);
         assert!(
             text.contains("# UNIT ballonet_host_budget_bytes bytes\n"),
             "{text}"
