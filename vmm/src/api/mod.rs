@@ -3,6 +3,8 @@
 
 pub mod client;
 mod figures;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod net;
 mod problem;
 mod sharing_view;
