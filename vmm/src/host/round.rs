@@ -64,8 +64,7 @@ fn act(host: &Host) {
     state.apply(&decision.plan);
     state.recorder.record(&decision);
     state.decision = Some(decision);
-    let overview = state.overview();
-    state.record.add(&overview);
+    state.publish_round();
     let round = state.round;
     drop(state);
     host.shared.rounds.send_replace(round);
