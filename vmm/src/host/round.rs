@@ -108,8 +108,7 @@ impl State {
         self.account
             .update(sharing.report(), &rounds, memory, interval, time);
         for vm in self.vms.values_mut() {
-            let mapped = vm.sharing_round().counters.mapped;
-            vm.broken = self.account.broken(vm.config.id, mapped);
+            vm.broken = self.account.broken(&vm.sharing_round());
         }
         let free = self.budget.saturating_sub(self.used);
         sharing.adapt(self.account.reserve.pace, self.account.pressure, free);

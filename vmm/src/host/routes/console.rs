@@ -23,7 +23,7 @@ pub(super) struct ConsoleQuery {
     /// Bytes of earlier output that come first, as far as they are kept.
     #[serde(default)]
     #[param(minimum = 0, example = 4096)]
-    replay: u32,
+    replay: u64,
 }
 
 /// Turns the connection into the VM's console. From then on it carries bytes both ways, without any frames:
