@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tests::process::resident_bytes;
 use tests::raw_client::ask;
 use tests::web::Web;
-use tests::{MIB, TestHost, number, vms, wait_until};
+use tests::{MIB, number, wait_until};
 
 const SEED_VARIABLE: &str = "BALLONET_FUZZ_SEED";
 /// Clients, one after the other.
@@ -315,19 +315,6 @@ fn open_files(pid: u32) -> usize {
     entries.count()
 }
 
-fn stop_all_but(host: &TestHost, kept: &str) {
-    for vm in vms(&host.overview()) {
-        let name = vm["name"].as_str().expect("a VM has a name");
-        if name != kept {
-            // It may not run yet.
-            wait_until("it can be stopped", || {
-                host.run(&["stop", name]).status == Some(0)
-                    || !vms(&host.overview()).iter().any(|vm| vm["name"] == name)
-            });
-        }
-    }
-}
-
 #[test]
 fn a_host_outlives_clients_that_send_anything_and_keeps_nothing_of_them() {
     let seed = seed();
@@ -390,7 +377,7 @@ fn a_host_outlives_clients_that_send_anything_and_keeps_nothing_of_them() {
             );
         }
         if number % 50 == 0 {
-            stop_all_but(&host, "a");
+            host.stop_all_but("a");
         }
     }
     drop(sleepers);
@@ -402,9 +389,9 @@ fn a_host_outlives_clients_that_send_anything_and_keeps_nothing_of_them() {
 
     // What a client began to change may end only now.
     host.ok(&["set", "host", "memory=512M", "sharing=on"]);
-    stop_all_but(&host, "a");
+    host.stop_all_but("a");
     wait_until("nothing is kept open for those who have gone", || {
-        stop_all_but(&host, "a");
+        host.stop_all_but("a");
         open_files(pid) <= files_before
     });
     let memory = resident_bytes(pid);
