@@ -375,7 +375,11 @@ impl Explanation {
 
     fn write_use(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(ActiveSet {
-            pages, low, high, ..
+            pages,
+            likely,
+            low,
+            high,
+            ..
         }) = self.active
         else {
             return write!(
@@ -383,7 +387,13 @@ impl Explanation {
                 " How much it uses is not known yet, so nothing of it is taxed."
             );
         };
-        write!(f, " It uses {pages} (with 95 % confidence {low} to {high})")?;
+        write!(
+            f,
+            " It uses {likely} (with 95 % confidence {low} to {high})"
+        )?;
+        if pages != likely {
+            write!(f, " and is believed {pages}, for belief falls slowly")?;
+        }
         if self.taxed == PageCount::ZERO {
             return write!(f, ", and nothing of what it is to hold is taxed.");
         }
@@ -527,6 +537,7 @@ mod tests {
         let pages = |active: u64| mebibytes(active);
         vm.evidence.active = Some(ActiveSet {
             pages: pages(active),
+            likely: pages(active),
             low: pages(active.saturating_sub(10)),
             high: pages(active + 10),
             held: pages(180),

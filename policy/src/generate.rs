@@ -108,6 +108,7 @@ prop_compose! {
     ) -> Evidence {
         let active = active.map(|(pages, below, above, held)| ActiveSet {
             pages: PageCount(pages),
+            likely: PageCount(pages.saturating_sub(below / 2)),
             low: PageCount(pages.saturating_sub(below)),
             high: PageCount(pages + above),
             held: PageCount(held),

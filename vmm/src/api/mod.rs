@@ -298,8 +298,11 @@ pub struct VmView {
 /// memory, under esxtop's names.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkingSetView {
-    /// What it uses: the largest of the three averages, and all that it touched anew since.
+    /// What it uses: what samples that agree show on average, and all that it touched anew since.
     pub estimate_bytes: u64,
+    /// What the policy takes it for: by the largest of the three averages.
+    #[serde(default)]
+    pub believed_bytes: u64,
     /// With 95 % confidence it uses no less than this,
     pub low_bytes: u64,
     /// and no more than this.
