@@ -54,7 +54,7 @@ extern "C" fn guest_main(start_info: u64) -> ! {
     processors::tell_missing(line.cpus, &lead);
     clock::calibrate();
 
-    let (house, inside) = build_house(&info, arena, line.id);
+    let (house, inside) = build_house(&info, arena, &line);
     let balloon = match line.has_balloon {
         // SAFETY: here and nowhere else.
         true => unsafe { device::find_balloon(&line, inside) },
@@ -73,7 +73,11 @@ extern "C" fn guest_main(start_info: u64) -> ! {
 
 /// Cuts what must last from the RAM behind the image; the rest is free. Also returns the set for
 /// the frames in the balloon.
-fn build_house(info: &StartInfo, mut arena: Arena, id: u32) -> (House, FrameSet<'static>) {
+fn build_house(
+    info: &StartInfo,
+    mut arena: Arena,
+    line: &CommandLine<'_>,
+) -> (House, FrameSet<'static>) {
     let end = info.ram().iter().map(|piece| piece.end).max().unwrap_or(0);
     let limit = u32::try_from(end / PAGE_SIZE).expect("16 TiB are more than page tables reach");
     ram::map_above_4_gib(&mut arena, end);
@@ -90,7 +94,11 @@ fn build_house(info: &StartInfo, mut arena: Arena, id: u32) -> (House, FrameSet<
     for &piece in info.ram() {
         frames.add_untouched(ram::frames_of(piece, arena.next()));
     }
-    let workload = Workload::new(id, Held::new(slots), FrameSet::new(other_contents, limit));
+    let workload = Workload::new(
+        line.id,
+        Held::new(slots),
+        FrameSet::new(other_contents, limit),
+    );
     // SAFETY: here and nowhere else, after mapping; frames are all behind the arena.
     let pages = unsafe { Pages::new() };
     (
@@ -98,6 +106,7 @@ fn build_house(info: &StartInfo, mut arena: Arena, id: u32) -> (House, FrameSet<
             frames,
             workload,
             pages,
+            claims_need: line.claims_need,
         },
         FrameSet::new(inside, limit),
     )

@@ -17,7 +17,7 @@ use crate::protocol::{BalloonView as Balloon, OnHostDeath, VmCounters};
 use crate::virtio::balloon::{BalloonCounters, GuestStatistics};
 use crate::virtio::blk::{DiskCounters, DiskFigures, DiskSpec};
 use page::{PageCount, PageStates, VmId};
-use policy::{BalloonHealth, Explanation, MemoryState, SharesSpec, TaxRate, Witness};
+use policy::{BalloonHealth, Explanation, Limit, MemoryState, SharesSpec, TaxRate, Witness};
 use serde::{Deserialize, Serialize};
 use sharing::TrustGroup;
 use std::path::PathBuf;
@@ -288,10 +288,34 @@ pub struct VmView {
     /// How its balloon follows.
     #[serde(default)]
     pub balloon_health: Option<BalloonHealth>,
+    /// What its guest may have touched before it is stopped, where its balloon is no bridle.
+    #[serde(default)]
+    pub limit: Option<LimitView>,
+    /// The part of its time that it was stopped in the last second, in thousandths.
+    #[serde(default)]
+    pub blocked_permille: u64,
     /// Time from its process's first message to its guest's first instruction, in microseconds.
     pub start_us: Option<u64>,
     /// Memory whose faults its agent holds.
     pub userfault_bytes: u64,
+}
+
+/// What a VM's guest may have touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitView {
+    /// Beyond this it runs a tenth of the time.
+    pub slow_above_bytes: u64,
+    /// Beyond this it stands still.
+    pub stop_above_bytes: u64,
+}
+
+impl From<Limit> for LimitView {
+    fn from(limit: Limit) -> Self {
+        Self {
+            slow_above_bytes: limit.slow_above.bytes(),
+            stop_above_bytes: limit.stop_above.bytes(),
+        }
+    }
 }
 
 /// What a VM uses, estimated from a few random pages. The three percentages are those of its sampled

@@ -15,8 +15,8 @@ use crate::protocol::VmConfig;
 use crate::vm::MOST_VCPUS;
 use page::{PageCount, VmId};
 use policy::{
-    BALLOON_LIMIT_PERCENT, BalloonRound, BalloonSettings, MemoryState, Rebalance, Scale,
-    SharesSpec, Snapshot, TaxRate, Thresholds, VmSettings,
+    BalloonRound, BalloonSettings, MemoryState, Rebalance, Scale, SharesSpec, Snapshot, TaxRate,
+    Thresholds, VmSettings,
 };
 use sharing::RateSettings;
 use std::collections::BTreeMap;
@@ -138,27 +138,13 @@ impl State {
             swap: PageCount::ZERO,
             idle_tax: self.idle_tax,
             state: self.memory_state,
+            unused: Some(self.budget.saturating_sub(self.used)),
             balloon: Some(BalloonRound {
-                settings: BalloonSettings {
-                    limit_percent: self.balloon_limit_percent(),
-                    ..BalloonSettings::default()
-                },
+                settings: BalloonSettings::default(),
                 elapsed_ms: u64::try_from(self.planned.elapsed().as_millis()).unwrap_or(u64::MAX),
             }),
             vms: self.vms.values().map(Vm::snapshot).collect(),
         }
-    }
-
-    /// The largest part of a VM that a balloon takes: more than the policy would take of itself where an
-    /// administrator has fixed a larger balloon.
-    fn balloon_limit_percent(&self) -> u64 {
-        let fixed = |vm: &Vm| {
-            let size = vm.config.settings.size;
-            let balloon = size.saturating_sub(vm.pinned?);
-            Some((balloon.0 * 100).div_ceil(size.0.max(1)))
-        };
-        let largest = self.vms.values().filter_map(fixed).max();
-        largest.unwrap_or(0).max(BALLOON_LIMIT_PERCENT)
     }
 
     /// Why a VM holds what it holds, by the last decision.

@@ -291,6 +291,8 @@ mod tests {
             working_set: None,
             idle_tax_permille: None,
             balloon_health: None,
+            limit: None,
+            blocked_permille: 0,
             start_us: None,
             userfault_bytes: 0,
         }
