@@ -46,6 +46,12 @@ pub struct RunRequest {
     /// Its weight; `normal` if none is given.
     #[serde(default)]
     pub shares: Option<SharesSpec>,
+    /// What its idle memory is taxed, in thousandths, instead of as that of all VMs of the host.
+    #[serde(default)]
+    pub idle_tax_permille: Option<TaxRate>,
+    /// For how many seconds it may wait to be admitted. It is refused at once if none are given.
+    #[serde(default)]
+    pub wait_s: Option<u64>,
     /// Who it may share pages with.
     #[serde(default)]
     pub trust_group: Option<TrustGroup>,
@@ -152,6 +158,22 @@ pub struct Overview {
     pub host: HostView,
     /// Its VMs, oldest first.
     pub vms: Vec<VmView>,
+    /// VMs that wait to be admitted, the first in front.
+    #[serde(default)]
+    pub queue: Vec<QueuedView>,
+}
+
+/// A VM that waits to be admitted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuedView {
+    /// Its name.
+    pub name: VmName,
+    /// What it wants to be promised.
+    pub memory_bytes: u64,
+    /// How long it has waited.
+    pub waited_s: u64,
+    /// Why it was not admitted yet.
+    pub why: String,
 }
 
 /// The host.

@@ -74,6 +74,18 @@ pub enum HostError {
     TooManyStreams,
     #[error("VM '{0}' was not started: its host was told to end while it waited for memory")]
     EndedWhileWaiting(VmName),
+    #[error(
+        "VMs that came before wait to be admitted, {count} of them: wait behind them with --wait, or see `ballonet ps`"
+    )]
+    OthersWait { count: usize },
+    #[error("{0} VMs wait to be admitted already: try again later")]
+    QueueFull(usize),
+    #[error("VM '{name}' was not admitted within {seconds} s: {why}")]
+    WaitedInVain {
+        name: VmName,
+        seconds: u64,
+        why: Box<HostError>,
+    },
     #[error("the host is stopping")]
     Stopping,
     #[error(
@@ -95,12 +107,20 @@ pub enum HostError {
 }
 
 impl HostError {
+    /// Whether waiting may help.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::OthersWait { .. })
+    }
+
     /// The HTTP status and the title for errors of its kind.
     pub(super) fn kind(&self) -> (StatusCode, &'static str) {
         match self {
             Self::UnknownVm(_) => (StatusCode::NOT_FOUND, "unknown VM"),
             Self::NameInUse(_) => (StatusCode::CONFLICT, "name in use"),
-            Self::Refused(_) => (StatusCode::CONFLICT, "not admitted"),
+            Self::Refused(_) | Self::OthersWait { .. } | Self::WaitedInVain { .. } => {
+                (StatusCode::CONFLICT, "not admitted")
+            }
+            Self::QueueFull(_) => (StatusCode::SERVICE_UNAVAILABLE, "queue full"),
             Self::NoMemoryInTime { .. } => (StatusCode::CONFLICT, "no memory in time"),
             Self::EndedWhileWaiting(_) => (StatusCode::SERVICE_UNAVAILABLE, "host ended"),
             Self::NotDecided(_) => (StatusCode::CONFLICT, "not decided yet"),

@@ -327,6 +327,7 @@ mod tests {
                 events: Vec::new(),
             },
             vms,
+            queue: Vec::new(),
         }
     }
 
