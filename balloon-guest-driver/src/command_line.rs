@@ -31,6 +31,8 @@ pub struct CommandLine<'a> {
     pub batch_pages: u32,
     /// `balloon=off`: the balloon is left alone, as by a guest that has no driver for it.
     pub has_balloon: bool,
+    /// `lie=needs`: statistics claim that no memory is free or could be given up, for tests of hosts.
+    pub claims_need: bool,
     /// `quiet`: no prompt and no messages but for errors.
     pub quiet: bool,
     devices: [Option<MmioDevice>; DEVICES_MAX],
@@ -46,6 +48,7 @@ impl<'a> CommandLine<'a> {
             workload: None,
             batch_pages: BATCH_PAGES,
             has_balloon: true,
+            claims_need: false,
             quiet: false,
             devices: [None; DEVICES_MAX],
         };
@@ -64,6 +67,7 @@ impl<'a> CommandLine<'a> {
                 self.batch_pages = number(value).unwrap_or(self.batch_pages);
             }
             Some(("balloon", value)) => self.has_balloon = value != "off",
+            Some(("lie", value)) => self.claims_need = value == "needs",
             Some(("virtio_mmio.device", value)) => self.add_device(value),
             None if word == "quiet" => self.quiet = true,
             _ => {}
@@ -120,6 +124,7 @@ mod tests {
         );
         assert_eq!((line.id, line.cpus, line.quiet), (3, 2, true));
         assert!(line.has_balloon && !CommandLine::parse("balloon=off").has_balloon);
+        assert!(!line.claims_need && CommandLine::parse("lie=needs").claims_need);
         assert_eq!(line.workload, Some("verify:size=64M"));
         let devices: Vec<_> = line.devices().collect();
         assert_eq!(

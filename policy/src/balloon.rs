@@ -3,13 +3,15 @@
 //! A target says what a VM deserves; its guest may not bear to get there, or not so fast. So the balloon
 //! takes at most a part of the VM, leaves the guest what it says it needs, waits while the guest waits for
 //! memory, and inflates by so many pages a second. What it cannot take for these reasons, or does not
-//! take although asked, is to be had by other means: compressed or swapped where that exists, and in the
-//! shortest memory state the VM is blocked until it follows.
+//! take although asked, is to be had by other means: compressed or swapped where that exists, and the VM
+//! is stopped if it touches more than there is (`limit`).
 //!
 //! The guest's word slows its own balloon only. It keeps its VM above its target, never lowers another's
-//! below its own.
+//! below its own. **It is shelter from the idle tax, not from its neighbours' shares**: what a VM needs by its
+//! guest's word counts up to what its shares alone earn. A guest that claims need and shows none by its
+//! touches has no shelter while memory is short.
 
-use crate::guest::GuestFigures;
+use crate::guest::{GuestFigures, Witness};
 use crate::state::BalloonPace;
 use crate::{BALLOON_LIMIT_PERCENT, Stage, VmSnapshot};
 use page::PageCount;
@@ -167,9 +169,46 @@ pub enum BalloonBound {
     GuestStalls,
 }
 
-/// What a VM's balloon leaves it at least, and why. Where it holds less already, it keeps that.
-pub(crate) fn floor(vm: &VmSnapshot, settings: &BalloonSettings) -> (PageCount, BalloonBound) {
+/// What is asked of a balloon.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask {
+    /// What its VM should hold in the end.
+    pub(crate) target: PageCount,
+    /// Up to this, its guest's word counts.
+    pub(crate) shelter: PageCount,
+    pub(crate) pace: BalloonPace,
+}
+
+/// What a guest cannot do without, by its word.
+pub(crate) fn claim(vm: &VmSnapshot) -> PageCount {
+    let guest = vm.evidence.guest.unwrap_or_default();
+    guest.needs(vm.settings.effective_size())
+}
+
+/// What its word brings a guest.
+fn sheltered(vm: &VmSnapshot, ask: &Ask) -> PageCount {
+    let guest = vm.evidence.guest.unwrap_or_default();
+    let witness = guest.witness(vm.evidence.active.as_ref());
+    let is_doubted = matches!(witness, Witness::SaysBusier { .. });
+    match ask.pace {
+        BalloonPace::Fast if is_doubted => PageCount::ZERO,
+        _ => claim(vm).min(ask.shelter),
+    }
+}
+
+/// Where an administrator has fixed a larger balloon than the policy would, that is the limit.
+fn least_left(vm: &VmSnapshot, settings: &BalloonSettings) -> PageCount {
     let size = vm.settings.effective_size();
+    let pin = vm.pinned.unwrap_or(size);
+    settings.least_left(size).min(pin)
+}
+
+/// What a VM's balloon leaves it at least, and why. Where it holds less already, it keeps that.
+pub(crate) fn floor(
+    vm: &VmSnapshot,
+    ask: &Ask,
+    settings: &BalloonSettings,
+) -> (PageCount, BalloonBound) {
     let guest = vm.evidence.guest.unwrap_or_default();
     let stalled = |guest: GuestFigures| {
         if guest.has_stalled() {
@@ -179,32 +218,32 @@ pub(crate) fn floor(vm: &VmSnapshot, settings: &BalloonSettings) -> (PageCount, 
         }
     };
     let floors = [
-        (settings.least_left(size), BalloonBound::Limit),
-        (guest.needs(size), BalloonBound::GuestNeeds),
+        (least_left(vm, settings), BalloonBound::Limit),
+        (sheltered(vm, ask), BalloonBound::GuestNeeds),
         (stalled(guest), BalloonBound::GuestStalls),
     ];
     floors.into_iter().fold(floors[0], std::cmp::max)
 }
 
 /// How far the balloon of a VM goes toward this target now.
-pub(crate) fn reach(
-    vm: &VmSnapshot,
-    target: PageCount,
-    round: &BalloonRound,
-    pace: BalloonPace,
-) -> Reach {
+pub(crate) fn reach(vm: &VmSnapshot, ask: &Ask, round: &BalloonRound) -> Reach {
+    let Ask { target, pace, .. } = *ask;
     let held = vm.held();
     if vm.stage == Stage::Waiting {
         return Reach::at_once(target);
     }
-    let (floor, _) = floor(vm, &round.settings);
+    let (floor, _) = floor(vm, ask, &round.settings);
     let watch = vm.evidence.balloon;
     let base = watch.map_or(held, |watch| watch.asked.min(held));
     let slowed = base.saturating_sub(round.step(pace));
     let is_stuck = watch.is_some_and(|watch| watch.health() == BalloonHealth::Stuck);
     let beyond_balloon = if is_stuck { held } else { floor.min(held) };
+    // A balloon that is not to go all the way to the target may stop where it is, and is not told to go
+    // back: a VM that boots seems to hold all its size until its driver has inflated, and what it would
+    // be left then may be more than there is.
+    let told = vm.told.unwrap_or(vm.granted);
     Reach {
-        hold: target.max(floor).max(slowed),
+        hold: target.max(floor).max(slowed).min(target.max(told)),
         by_other_means: beyond_balloon.saturating_sub(target),
     }
 }
@@ -212,7 +251,7 @@ pub(crate) fn reach(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate;
+    use crate::{ActiveSet, generate};
     use proptest::prelude::*;
 
     fn mebibytes(count: u64) -> PageCount {
@@ -235,7 +274,12 @@ mod tests {
             elapsed_ms: 1000,
             ..BalloonRound::default()
         };
-        let reach = reach(vm, mebibytes(target), &round, pace);
+        let ask = Ask {
+            target: mebibytes(target),
+            shelter: mebibytes(1024),
+            pace,
+        };
+        let reach = reach(vm, &ask, &round);
         (reach.hold.0 / 256, reach.by_other_means.0 / 256)
     }
 
@@ -262,6 +306,50 @@ mod tests {
             ..GuestFigures::default()
         });
         assert_eq!(after_a_second(&vm, 400, BalloonPace::Fast), (700, 300));
+    }
+
+    /// It says that it needs 700 of its 800, its shares alone earn it 500, and with the tax it gets 400.
+    #[test]
+    fn a_guests_word_is_shelter_from_the_tax_and_not_from_its_neighbours_shares() {
+        let mut vm = holding(800);
+        vm.evidence.guest = Some(GuestFigures {
+            held: mebibytes(800),
+            available: Some(mebibytes(132)),
+            ..GuestFigures::default()
+        });
+        vm.evidence.active = Some(ActiveSet {
+            high: mebibytes(50),
+            ..ActiveSet::default()
+        });
+        let floor = |pace| {
+            let ask = Ask {
+                target: mebibytes(400),
+                shelter: mebibytes(500),
+                pace,
+            };
+            floor(&vm, &ask, &BalloonSettings::default())
+        };
+        let gentle = floor(BalloonPace::Gentle);
+        assert_eq!(gentle, (mebibytes(500), BalloonBound::GuestNeeds));
+        let (doubted, bound) = floor(BalloonPace::Fast);
+        assert_eq!(bound, BalloonBound::Limit);
+        assert!(doubted < mebibytes(400), "its touches show no need");
+    }
+
+    #[test]
+    fn a_pin_may_take_more_of_its_vm_than_balloons_do_otherwise() {
+        let mut vm = holding(380);
+        vm.pinned = Some(mebibytes(100));
+        assert_eq!(after_a_second(&vm, 100, BalloonPace::Fast), (100, 0));
+    }
+
+    /// What a VM that boots seems to hold is not a grant.
+    #[test]
+    fn a_balloon_is_never_told_to_go_back_above_its_target() {
+        let mut vm = holding(1000);
+        vm.told = Some(mebibytes(400));
+        assert_eq!(after_a_second(&vm, 300, BalloonPace::Gentle).0, 400);
+        assert_eq!(after_a_second(&vm, 500, BalloonPace::Gentle).0, 500);
     }
 
     #[test]
@@ -338,7 +426,12 @@ mod tests {
         ) {
             let vm = holding(held);
             let round = BalloonRound { elapsed_ms, ..BalloonRound::default() };
-            let Reach { hold, .. } = reach(&vm, mebibytes(target), &round, BalloonPace::Gentle);
+            let ask = Ask {
+                target: mebibytes(target),
+                shelter: mebibytes(1024),
+                pace: BalloonPace::Gentle,
+            };
+            let Reach { hold, .. } = reach(&vm, &ask, &round);
             let taken = vm.held().saturating_sub(hold);
             prop_assert!(taken.0 <= 64 * 256 * elapsed_ms / 1000);
             prop_assert!(hold >= mebibytes(target));

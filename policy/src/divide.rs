@@ -389,29 +389,6 @@ mod tests {
         assert_eq!(total(divide(memory, &claims)), memory);
     }
 
-    /// `cargo nextest run -p policy --release --run-ignored only --no-capture`
-    #[test]
-    #[ignore = "a measurement, for a release build on a calm machine"]
-    fn measure_ten_thousand_vms() {
-        let claims: Vec<Claim> = (0u64..10_000)
-            .map(|index| {
-                let size = (64 + index * 7919 % 4096) << 8;
-                let all = claim((1 + index * 31 % 500, size / 10, size - size / 10));
-                taxed(all, size * (index * 17 % 100) / 100, THREE_QUARTERS)
-            })
-            .collect();
-        let memory = PageCount(total(claims.iter().map(|claim| claim.max)).0 / 2);
-        let start = std::time::Instant::now();
-        let rounds = 20;
-        for _ in 0..rounds {
-            assert_eq!(total(divide(memory, &claims)), memory);
-        }
-        println!(
-            "10,000 VMs: {} us a division",
-            start.elapsed().as_micros() / rounds
-        );
-    }
-
     proptest! {
         #[test]
         fn parts_add_up_and_keep_their_bounds(memory in 0u64..600, claims in claims()) {

@@ -4,12 +4,13 @@
 //! targets would be then. [`explain`] gives them as data, and their [`Display`](fmt::Display) says them in
 //! plain sentences. It is made for one VM when somebody asks, and costs some hundred divisions.
 
+use crate::balloon::Ask;
 use crate::snapshot::total;
-use crate::targets::taxed;
+use crate::targets::{by_shares_alone, taxed};
 use crate::tax::{Taxed, tenths};
 use crate::{
-    ActiveSet, BalloonBound, BalloonHealth, MemoryState, Plan, SharesSpec, Snapshot, Stage,
-    TaxRate, VmSettings, VmSnapshot, Witness, admit_change, balloon, targets,
+    ActiveSet, BalloonBound, BalloonHealth, Limit, MemoryState, Plan, SharesSpec, Snapshot, Stage,
+    Step, TaxRate, VmSettings, VmSnapshot, Witness, admit_change, balloon, targets,
 };
 use page::{PageCount, VmId};
 use serde::{Deserialize, Serialize};
@@ -56,8 +57,15 @@ pub struct Explanation {
     pub balloon: BalloonHealth,
     /// What it holds above its target that its balloon will not bring.
     pub by_other_means: PageCount,
-    /// Whether it is blocked.
-    pub block: bool,
+    /// What its guest may have touched before it is stopped.
+    #[serde(default)]
+    pub limit: Option<Limit>,
+    /// What it has touched and still has.
+    #[serde(default)]
+    pub backed: PageCount,
+    /// Whether its guest has no driver for its balloon.
+    #[serde(default)]
+    pub has_no_driver: bool,
     /// What more memory would take, if that was asked.
     pub more: Option<More>,
 }
@@ -124,6 +132,7 @@ pub fn explain(
     let taxed = taxed(vm, snapshot.idle_tax);
     let size = vm.settings.effective_size();
     let guest = vm.evidence.guest.unwrap_or_default();
+    let by_shares_alone = by_shares_alone(snapshot)[index].pages;
     Some(Explanation {
         id,
         size,
@@ -132,13 +141,13 @@ pub fn explain(
         grant: step.grant,
         shares: shares(vm),
         all_shares: snapshot.vms.iter().map(shares).fold(0, u64::saturating_add),
-        by_shares_alone: targets(&untaxed(snapshot))[index].pages,
+        by_shares_alone,
         active: vm.evidence.active,
         tax: vm.settings.idle_tax.unwrap_or(snapshot.idle_tax),
         taxed: taxed_pages(vm, taxed, step.target),
         price: price(vm, taxed, step.target),
         first_to_give: first_to_give(snapshot, plan),
-        bounds: bounds(snapshot, vm, step.target, step.grant),
+        bounds: bounds(snapshot, vm, step, by_shares_alone),
         state: snapshot.state,
         witness: guest.witness(vm.evidence.active.as_ref()),
         balloon: vm
@@ -146,7 +155,9 @@ pub fn explain(
             .balloon
             .map_or(BalloonHealth::Settled, |watch| watch.health()),
         by_other_means: step.by_other_means,
-        block: step.block,
+        limit: step.limit,
+        backed: vm.backed(),
+        has_no_driver: vm.evidence.has_no_driver,
         more: more.map(|pages| what_it_takes(snapshot, index, step.target, pages)),
     })
 }
@@ -154,15 +165,6 @@ pub fn explain(
 fn shares(vm: &VmSnapshot) -> u64 {
     let size = vm.settings.effective_size();
     vm.settings.shares.resolve(size).0.get()
-}
-
-fn untaxed(snapshot: &Snapshot) -> Snapshot {
-    let mut untaxed = snapshot.clone();
-    untaxed
-        .vms
-        .iter_mut()
-        .for_each(|vm| vm.evidence.active = None);
-    untaxed
 }
 
 fn taxed_pages(vm: &VmSnapshot, taxed: Taxed, target: PageCount) -> PageCount {
@@ -193,7 +195,8 @@ fn first_to_give(snapshot: &Snapshot, plan: &Plan) -> Option<(VmId, Price)> {
         .min_by_key(|&(id, price)| (price, id))
 }
 
-fn bounds(snapshot: &Snapshot, vm: &VmSnapshot, target: PageCount, grant: PageCount) -> Vec<Bound> {
+fn bounds(snapshot: &Snapshot, vm: &VmSnapshot, step: &Step, shelter: PageCount) -> Vec<Bound> {
+    let Step { target, grant, .. } = *step;
     let (min, max) = (vm.settings.effective_min(), vm.settings.effective_max());
     let on_target = match vm.pinned {
         Some(_) => Some(Bound::Pin),
@@ -202,7 +205,12 @@ fn bounds(snapshot: &Snapshot, vm: &VmSnapshot, target: PageCount, grant: PageCo
         None => None,
     };
     let round = snapshot.balloon.filter(|_| vm.stage == Stage::Running);
-    let floor = round.map(|round| balloon::floor(vm, &round.settings));
+    let ask = Ask {
+        target,
+        shelter,
+        pace: snapshot.state.orders().balloon,
+    };
+    let floor = round.map(|round| balloon::floor(vm, &ask, &round.settings));
     let on_balloon = floor
         .filter(|&(floor, _)| floor > target && vm.held() > target)
         .map(|(_, bound)| Bound::Balloon(bound));
@@ -376,7 +384,11 @@ impl Explanation {
 
     fn write_use(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(ActiveSet {
-            pages, low, high, ..
+            pages,
+            likely,
+            low,
+            high,
+            ..
         }) = self.active
         else {
             return write!(
@@ -384,7 +396,13 @@ impl Explanation {
                 " How much it uses is not known yet, so nothing of it is taxed."
             );
         };
-        write!(f, " It uses {pages} (with 95 % confidence {low} to {high})")?;
+        write!(
+            f,
+            " It uses {likely} (with 95 % confidence {low} to {high})"
+        )?;
+        if pages != likely {
+            write!(f, " and is believed {pages}, for belief falls slowly")?;
+        }
         if self.taxed == PageCount::ZERO {
             return write!(f, ", and nothing of what it is to hold is taxed.");
         }
@@ -449,10 +467,30 @@ impl Explanation {
                 " {by_other_means} above its target must be had by other means."
             )?;
         }
-        if self.block {
-            write!(f, " It is blocked until it holds no more than its target.")?;
-        }
-        Ok(())
+        self.limit
+            .map_or(Ok(()), |limit| self.write_limit(f, limit))
+    }
+
+    fn write_limit(&self, f: &mut fmt::Formatter<'_>, limit: Limit) -> fmt::Result {
+        let Limit {
+            slow_above,
+            stop_above,
+        } = limit;
+        let why = match self.balloon {
+            _ if self.has_no_driver => {
+                "no driver for its balloon keeps its guest from touching more than there is"
+            }
+            BalloonHealth::Stuck => {
+                "its balloon does not keep its guest from touching more than there is"
+            }
+            _ => "it is above its target while memory is at its shortest",
+        };
+        let backed = self.backed;
+        write!(
+            f,
+            " It has touched {backed} and is blocked most of the time beyond {slow_above}, all the time beyond \
+             {stop_above}, because {why}."
+        )
     }
 
     fn write_more(&self, f: &mut fmt::Formatter<'_>, more: &More) -> fmt::Result {
@@ -506,7 +544,9 @@ fn meaning(state: MemoryState) -> &'static str {
         MemoryState::Clear => "there is enough, and equal pages are looked for harder",
         MemoryState::Soft => "it is short, and balloons inflate as fast as guests can",
         MemoryState::Hard => "it is short, and what balloons cannot take is compressed and swapped",
-        MemoryState::Low => "it is very short, and VMs above their targets are blocked",
+        MemoryState::Low => {
+            "it is very short, and VMs above their targets are blocked if they touch more"
+        }
     }
 }
 
@@ -528,6 +568,7 @@ mod tests {
         let pages = |active: u64| mebibytes(active);
         vm.evidence.active = Some(ActiveSet {
             pages: pages(active),
+            likely: pages(active),
             low: pages(active.saturating_sub(10)),
             high: pages(active + 10),
             held: pages(180),

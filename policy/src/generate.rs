@@ -21,6 +21,7 @@ pub(crate) fn vm_of_size(id: u32, size: u64) -> VmSnapshot {
         overhead: none,
         ballooned: PageCount(size),
         granted: none,
+        told: None,
         pinned: None,
         stage: Stage::Waiting,
         evidence: Evidence::default(),
@@ -74,6 +75,7 @@ prop_compose! {
             overhead: PageCount(overhead),
             ballooned: if is_waiting { size } else { part(size, ballooned) },
             granted: if is_waiting { PageCount::ZERO } else { part(size, granted) },
+            told: None,
             pinned: pinned.map(PageCount),
             stage: if is_waiting { Stage::Waiting } else { Stage::Running },
             settings,
@@ -105,9 +107,13 @@ prop_compose! {
         active in prop::option::of((0..=size, 0u64..2000, 0u64..2000, 0..=size)),
         guest in prop::option::of((0..=size, 0..=size, prop::option::of(0u64..2))),
         balloon in prop::option::of((0..=size, prop::collection::vec(0..=size, 0..9))),
+        has_no_driver: bool,
+        backed in prop::option::of(0..=size),
+        limit in prop::option::of(0..=size),
     ) -> Evidence {
         let active = active.map(|(pages, below, above, held)| ActiveSet {
             pages: PageCount(pages),
+            likely: PageCount(pages.saturating_sub(below / 2)),
             low: PageCount(pages.saturating_sub(below)),
             high: PageCount(pages + above),
             held: PageCount(held),
@@ -122,7 +128,8 @@ prop_compose! {
             let watch = BalloonWatch::default();
             held.into_iter().fold(watch, |watch, held| watch.observe(PageCount(asked), PageCount(held)))
         });
-        Evidence { active, guest, balloon }
+        let (backed, limit) = (backed.map(PageCount), limit.map(PageCount));
+        Evidence { active, guest, balloon, has_no_driver, backed, limit }
     }
 }
 
@@ -192,6 +199,7 @@ prop_compose! {
             overhead: counts.0,
             ballooned: counts.1,
             granted: counts.2,
+            told: is_waiting.then_some(counts.1),
             pinned,
             stage: if is_waiting { Stage::Waiting } else { Stage::Running },
             evidence,

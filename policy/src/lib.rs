@@ -45,6 +45,7 @@ mod divide;
 mod explain;
 mod fraction;
 mod guest;
+mod limit;
 mod plan;
 mod random;
 mod rebalance;
@@ -69,6 +70,7 @@ pub use balloon::{
 pub use explain::{Bound, Explanation, More, Price, explain};
 pub use fraction::{Fraction, Interval};
 pub use guest::{GuestFigures, Witness};
+pub use limit::Limit;
 pub use plan::{Plan, START_FLOOR, Step, plan};
 pub use rebalance::{REBALANCE_INTERVAL, Reason, Rebalance};
 pub use settings::{BALLOON_LIMIT_PERCENT, InvalidSettings, SIZE_LIMIT, VmSettings};

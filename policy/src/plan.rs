@@ -8,13 +8,16 @@
 //! keep them waiting.
 //!
 //! Where balloons are to be used with care ([`Snapshot::balloon`]), a VM is told to hold less only as far
-//! as its balloon can go now; the plan says what is to be had by other means, and who is to be blocked.
+//! as its balloon can go now; the plan says what is to be had by other means, and who is stopped if it
+//! touches more (`limit`).
 
-use crate::balloon::Reach;
+use crate::balloon::{Ask, Reach};
 use crate::divide::{Claim, divide};
+use crate::limit::{Limit, set_limits};
 use crate::snapshot::total;
+use crate::targets::by_shares_alone;
 use crate::tax::Taxed;
-use crate::{BalloonHealth, Orders, Snapshot, Stage, Target, VmSnapshot, balloon, targets};
+use crate::{Orders, Snapshot, Stage, Target, VmSnapshot, balloon, targets};
 use page::{PageCount, VmId};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU64;
@@ -52,23 +55,25 @@ pub struct Step {
     /// swapped, where the orders say so.
     #[serde(default)]
     pub by_other_means: PageCount,
-    /// Whether its vCPUs must not run until it holds no more than its target: it holds more, memory is at
-    /// its shortest, and its balloon is not about to bring it.
+    /// What its guest may have touched, where its balloon is no bridle: it is stopped beyond.
     #[serde(default)]
-    pub block: bool,
+    pub limit: Option<Limit>,
 }
 
 /// What to do about each VM now.
 #[must_use]
 pub fn plan(snapshot: &Snapshot) -> Plan {
     let vms = &snapshot.vms;
+    let targets = targets(snapshot);
+    let shelters = shelters(snapshot, &targets);
     let mut steps: Vec<Step> = vms
         .iter()
-        .zip(targets(snapshot))
-        .map(|(vm, target)| cost_free(snapshot, vm, target))
+        .zip(targets.iter().zip(shelters))
+        .map(|(vm, (target, shelter))| cost_free(snapshot, vm, target.pages, shelter))
         .collect();
     let free_after_start = start_waiting(vms, &mut steps, snapshot.free());
     let free = raise(vms, &mut steps, free_after_start);
+    set_limits(snapshot, &mut steps);
     Plan {
         steps,
         free,
@@ -77,13 +82,27 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     }
 }
 
+/// What each guest may keep by its word. It takes another division, so that is left out where no word is
+/// above a target.
+fn shelters(snapshot: &Snapshot, targets: &[Target]) -> Vec<PageCount> {
+    let claims_more = |(vm, target): (&VmSnapshot, &Target)| balloon::claim(vm) > target.pages;
+    let shelters = match snapshot.vms.iter().zip(targets).any(claims_more) {
+        true => &by_shares_alone(snapshot),
+        false => targets,
+    };
+    shelters.iter().map(|target| target.pages).collect()
+}
+
 /// Down to the target, at once or as its balloon can; up as far as the VM is exposed anyway. That is
 /// nothing for a waiting VM.
-fn cost_free(snapshot: &Snapshot, vm: &VmSnapshot, target: Target) -> Step {
-    let orders = snapshot.state.orders();
-    let target = target.pages;
+fn cost_free(snapshot: &Snapshot, vm: &VmSnapshot, target: PageCount, shelter: PageCount) -> Step {
+    let ask = Ask {
+        target,
+        shelter,
+        pace: snapshot.state.orders().balloon,
+    };
     let reach = match &snapshot.balloon {
-        Some(round) => balloon::reach(vm, target, round, orders.balloon),
+        Some(round) => balloon::reach(vm, &ask, round),
         None => Reach::at_once(target),
     };
     Step {
@@ -91,14 +110,8 @@ fn cost_free(snapshot: &Snapshot, vm: &VmSnapshot, target: Target) -> Step {
         target,
         grant: reach.hold.min(vm.exposure()),
         by_other_means: reach.by_other_means,
-        block: orders.block_above_target && vm.held() > target && !is_following(vm),
+        limit: None,
     }
-}
-
-/// A guest must run to give memory up: one that is doing so is not blocked.
-fn is_following(vm: &VmSnapshot) -> bool {
-    let watch = vm.evidence.balloon;
-    watch.is_some_and(|watch| watch.health() == BalloonHealth::Following)
 }
 
 /// Grants each waiting VM its start if that is free, in the order of admission, and returns what is
@@ -296,38 +309,10 @@ mod tests {
             target,
             grant,
             by_other_means,
-            block,
             ..
         } = plan.steps[0];
         assert_eq!([target, grant, by_other_means].map(mebibytes), [40, 52, 40]);
-        assert!(!block && !plan.orders.compress_and_swap);
-    }
-
-    #[test]
-    fn in_the_shortest_state_a_vm_above_its_target_is_blocked() {
-        let plan = with_careful_balloon(MemoryState::Low);
-        assert!(plan.steps[0].block && plan.orders.compress_and_swap);
-        let settled = Snapshot {
-            budget: PageCount::from_mebibytes(100),
-            vms: vec![running(0, 40, 40, 40)],
-            state: MemoryState::Low,
-            ..Snapshot::default()
-        };
-        assert!(!super::plan(&settled).steps[0].block);
-    }
-
-    #[test]
-    fn a_vm_whose_balloon_follows_must_run_to_follow() {
-        let mut vm = running(0, 80, 80, 40);
-        let watch = BalloonWatch::default().observe(PageCount::from_mebibytes(40), vm.held());
-        vm.evidence.balloon = Some(watch);
-        let snapshot = Snapshot {
-            budget: PageCount::from_mebibytes(100),
-            vms: vec![vm],
-            state: MemoryState::Low,
-            ..Snapshot::default()
-        };
-        assert!(!super::plan(&snapshot).steps[0].block);
+        assert!(!plan.orders.compress_and_swap);
     }
 
     proptest! {
@@ -350,11 +335,10 @@ mod tests {
         }
 
         #[test]
-        fn only_vms_above_their_targets_are_blocked_or_swapped(snapshot in generate::informed_snapshot()) {
+        fn only_vms_above_their_targets_are_swapped(snapshot in generate::informed_snapshot()) {
             for (vm, step) in snapshot.vms.iter().zip(plan(&snapshot).steps) {
                 let above = vm.held().saturating_sub(step.target);
                 prop_assert!(step.by_other_means <= above);
-                prop_assert!(!step.block || above > PageCount::ZERO);
             }
         }
 

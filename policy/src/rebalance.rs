@@ -114,7 +114,7 @@ fn has_jumped(before: Option<ActiveSet>, now: Option<ActiveSet>, size: PageCount
         return before.is_some() != now.is_some();
     };
     let is_apart = now.low > before.high || now.high < before.low;
-    let change = now.pages.0.abs_diff(before.pages.0);
+    let change = now.likely.0.abs_diff(before.likely.0);
     is_apart && change > size.0 / JUMP_DIVISOR
 }
 
@@ -128,6 +128,7 @@ mod tests {
     fn active(pages: u64) -> Option<ActiveSet> {
         Some(ActiveSet {
             pages: PageCount(pages),
+            likely: PageCount(pages),
             low: PageCount(pages.saturating_sub(50)),
             high: PageCount(pages + 50),
             held: PageCount(1000),

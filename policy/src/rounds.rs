@@ -87,6 +87,7 @@ impl Host {
             overhead,
             ballooned: settings.size,
             granted: PageCount::ZERO,
+            told: None,
             pinned: None,
             stage: Stage::Waiting,
             settings,

@@ -31,6 +31,9 @@ pub struct Snapshot {
     /// How short memory is.
     #[serde(default)]
     pub state: MemoryState,
+    /// What of the budget is not in use at this moment, by the kernel's count.
+    #[serde(default)]
+    pub unused: Option<PageCount>,
     /// How balloons are used. Where this is not said, they follow targets at once.
     #[serde(default)]
     pub balloon: Option<BalloonRound>,
@@ -54,6 +57,9 @@ pub struct VmSnapshot {
     /// has confirmed that, the highest that it was told since what it confirmed last: the guest may
     /// still be acting on it.
     pub granted: PageCount,
+    /// What it was told last, confirmed or not. Where this is not said, the same as `granted`.
+    #[serde(default)]
+    pub told: Option<PageCount>,
     /// What an administrator fixed that this VM holds, instead of what its shares earn.
     pub pinned: Option<PageCount>,
     /// How far its life has come.
@@ -73,6 +79,12 @@ pub struct Evidence {
     pub guest: Option<GuestFigures>,
     /// How its balloon follows.
     pub balloon: Option<BalloonWatch>,
+    /// Whether its guest runs without a driver for its balloon, or is not known to have one yet.
+    pub has_no_driver: bool,
+    /// Its pages that something backs, by the kernel's count.
+    pub backed: Option<PageCount>,
+    /// Beyond what it was slowed down by the last plan.
+    pub limit: Option<PageCount>,
 }
 
 /// How far a VM's life has come, as far as memory is concerned.
@@ -105,6 +117,12 @@ impl VmSnapshot {
             Stage::Waiting => PageCount::ZERO,
             Stage::Running => self.held().max(self.granted.min(size)),
         }
+    }
+
+    /// What it has touched and still has: all that it holds, where that is not known.
+    #[must_use]
+    pub fn backed(&self) -> PageCount {
+        self.evidence.backed.unwrap_or_else(|| self.held())
     }
 
     /// What is guaranteed to the VM and its process.

@@ -48,7 +48,7 @@ pub enum MemoryState {
     Soft,
     /// What balloons cannot take is compressed and swapped.
     Hard,
-    /// And VMs above their targets whose balloons do not follow are blocked.
+    /// And VMs above their targets whose balloons do not follow are blocked if they touch more.
     Low,
 }
 
@@ -63,7 +63,7 @@ pub struct Orders {
     pub balloon: BalloonPace,
     /// Whether what the balloon cannot take is to be compressed or swapped.
     pub compress_and_swap: bool,
-    /// Whether VMs above their targets must not run until they are not.
+    /// Whether VMs above their targets are stopped if they touch more.
     pub block_above_target: bool,
 }
 

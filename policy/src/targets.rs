@@ -40,6 +40,15 @@ pub fn targets(snapshot: &Snapshot) -> Vec<Target> {
         .collect()
 }
 
+/// What each VM would get if nothing were taxed.
+pub(crate) fn by_shares_alone(snapshot: &Snapshot) -> Vec<Target> {
+    let mut untaxed = snapshot.clone();
+    for vm in &mut untaxed.vms {
+        vm.evidence.active = None;
+    }
+    targets(&untaxed)
+}
+
 /// A pinned VM never gets more than its pin, nor less than its min.
 fn claim(vm: &VmSnapshot, tax: TaxRate) -> Claim {
     let min = vm.settings.effective_min();

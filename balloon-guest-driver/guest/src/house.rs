@@ -24,6 +24,8 @@ pub(crate) struct House {
     pub(crate) workload: Workload<'static>,
     pub(crate) pages: Pages,
     pub(crate) disk: Option<VirtioDisk>,
+    /// Statistics claim that all memory is needed.
+    pub(crate) claims_need: bool,
 }
 
 impl House {
@@ -81,10 +83,14 @@ unsafe impl PageAllocator for House {
     }
 
     fn figures(&self) -> MemoryFigures {
+        let (free, available) = match self.claims_need {
+            true => (0, 0),
+            false => (self.frames.free_count(), self.available_count()),
+        };
         MemoryFigures {
-            free_pages: u64::from(self.frames.free_count()),
+            free_pages: free.into(),
             total_pages: u64::from(self.frames.total()),
-            available_pages: u64::from(self.available_count()),
+            available_pages: available.into(),
             minor_faults: self.frames.handed_out(),
         }
     }

@@ -64,7 +64,7 @@ extern "C" fn guest_main(start_info: u64) -> ! {
 
     let devices = Devices::find(&line);
     let disk = devices.disk.and_then(start_disk);
-    let (house, inside) = build_house(&info, arena, line.id, disk);
+    let (house, inside) = build_house(&info, arena, &line, disk);
     let balloon = devices.balloon.and_then(|Found { transport, pin }| {
         // SAFETY: here and nowhere else.
         let balloon = unsafe { device::start_balloon(transport, line.batch_pages, inside) }?;
@@ -92,7 +92,7 @@ fn start_disk(found: Found) -> Option<VirtioDisk> {
 fn build_house(
     info: &StartInfo,
     mut arena: Arena,
-    id: u32,
+    line: &CommandLine<'_>,
     disk: Option<VirtioDisk>,
 ) -> (House, FrameSet<'static>) {
     let end = info.ram().iter().map(|piece| piece.end).max().unwrap_or(0);
@@ -116,7 +116,7 @@ fn build_house(
         frames.add_untouched(ram::frames_of(piece, arena.next()));
     }
     let other_contents = FrameSet::new(other_contents, limit);
-    let workload = Workload::new(id, Held::new(slots), other_contents, file_system);
+    let workload = Workload::new(line.id, Held::new(slots), other_contents, file_system);
     // SAFETY: here and nowhere else, after mapping; frames are all behind the arena.
     let pages = unsafe { Pages::new() };
     (
@@ -125,6 +125,7 @@ fn build_house(
             workload,
             pages,
             disk,
+            claims_need: line.claims_need,
         },
         FrameSet::new(inside, limit),
     )

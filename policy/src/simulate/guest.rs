@@ -7,7 +7,7 @@
 
 use super::scenario::{Driver, Phase};
 use crate::random::Random;
-use crate::{ActiveSet, GuestFigures, Population, Sample, VmSettings, WorkingSet};
+use crate::{ActiveSet, GuestFigures, Limit, Population, Sample, VmSettings, WorkingSet};
 use page::PageCount;
 
 /// What a guest's kernel takes, touched at the start and hardly again.
@@ -42,7 +42,8 @@ pub(super) struct Guest {
     /// What it has touched and not given up since.
     pub(super) backed: PageCount,
     pub(super) working_set: WorkingSet,
-    pub(super) is_blocked: bool,
+    /// What it may have touched.
+    pub(super) limit: Option<Limit>,
     sample: OpenSample,
     random: Random,
 }
@@ -62,7 +63,7 @@ impl Guest {
                 write_percent: 0,
             },
             working_set: WorkingSet::default(),
-            is_blocked: false,
+            limit: None,
             sample: OpenSample::default(),
             random: Random::new(seed),
         }
@@ -83,16 +84,25 @@ impl Guest {
         self.wanted().min(self.held().saturating_sub(KERNEL))
     }
 
-    /// A second passes. A blocked guest does nothing, and so gives nothing up either.
+    /// A second passes. A guest that stands still at its limit gives nothing up either.
     pub(super) fn live(&mut self, phase: Phase) {
-        if self.is_blocked {
-            return;
-        }
         self.phase = phase;
-        self.follow();
+        let stop_above = self
+            .limit
+            .map_or(PageCount(u64::MAX), |limit| limit.stop_above);
+        if self.backed < stop_above {
+            self.follow();
+        }
         let in_use = KERNEL + self.resident();
-        self.backed = self.backed.max(in_use).min(self.held());
+        let grown = in_use.min(stop_above);
+        self.backed = self.backed.max(grown).min(self.held());
         self.touch();
+    }
+
+    /// Whether it is stopped for touching more than it may.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.limit
+            .is_some_and(|limit| self.backed > limit.slow_above)
     }
 
     fn follow(&mut self) {
@@ -172,7 +182,7 @@ impl Guest {
     /// How fast it works, in thousandths of what it could with enough memory.
     pub(super) fn throughput(&self) -> u64 {
         let (wanted, resident) = (self.wanted().0, self.resident().0);
-        if self.is_blocked {
+        if self.is_blocked() {
             return 0;
         }
         if wanted == 0 {

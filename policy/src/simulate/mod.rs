@@ -83,13 +83,18 @@ impl Vm<'_> {
             overhead: OVERHEAD,
             ballooned: guest.map_or(self.settings.size, |guest| guest.ballooned),
             granted: guest.map_or(PageCount::ZERO, |guest| guest.told),
+            told: None,
             pinned: None,
             stage: if guest.is_some() {
                 Stage::Running
             } else {
                 Stage::Waiting
             },
-            evidence: self.evidence,
+            evidence: Evidence {
+                backed: guest.map(|guest| guest.backed),
+                limit: guest.and_then(|guest| Some(guest.limit?.slow_above)),
+                ..self.evidence
+            },
         }
     }
 
@@ -105,7 +110,7 @@ impl Vm<'_> {
             active: self.evidence.active,
             working_set: pages(Guest::wanted),
             balloon: watch.map_or(BalloonHealth::Settled, BalloonWatch::health),
-            is_blocked: guest.is_some_and(|guest| guest.is_blocked),
+            is_blocked: guest.is_some_and(Guest::is_blocked),
             throughput_permille: guest.map_or(0, Guest::throughput),
         }
     }
@@ -233,6 +238,7 @@ impl<'a> Host<'a> {
             swap: self.swap,
             idle_tax: model.idle_tax_permille,
             state: self.state,
+            unused: Some(self.budget.saturating_sub(self.used())),
             balloon: Some(BalloonRound {
                 settings: model.balloon,
                 elapsed_ms: 1000,
@@ -249,7 +255,7 @@ impl<'a> Host<'a> {
             match &mut vm.stage {
                 VmStage::Running { guest, .. } => {
                     guest.told = step.grant;
-                    guest.is_blocked = step.block;
+                    guest.limit = step.limit;
                 }
                 VmStage::Waiting if step.grant > PageCount::ZERO => {
                     let (settings, driver) = (vm.settings.clone(), vm.model.driver);

@@ -68,6 +68,10 @@ impl Host {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    pub(crate) fn set(&self, changes: &[&str]) -> Result<()> {
+        self.call(&[&["set", "host"], changes].concat()).map(drop)
+    }
+
     fn new_name(&self) -> String {
         self.count.set(self.count.get() + 1);
         format!("vm{}", self.count.get())

@@ -22,7 +22,7 @@ use crate::protocol::{BalloonView as Balloon, OnHostDeath, VmCounters};
 use crate::virtio::balloon::{BalloonCounters, GuestStatistics};
 use crate::virtio::blk::{DiskCounters, DiskFigures, DiskSpec};
 use page::{PageCount, PageStates, VmId};
-use policy::{BalloonHealth, Explanation, MemoryState, SharesSpec, TaxRate, Witness};
+use policy::{BalloonHealth, Explanation, Limit, MemoryState, SharesSpec, TaxRate, Witness};
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
@@ -58,6 +58,12 @@ pub struct RunRequest {
     /// Its weight; `normal` if none is given.
     #[serde(default)]
     pub shares: Option<SharesSpec>,
+    /// What its idle memory is taxed, in thousandths, instead of as that of all VMs of the host.
+    #[serde(default)]
+    pub idle_tax_permille: Option<TaxRate>,
+    /// For how many seconds it may wait to be admitted. It is refused at once if none are given.
+    #[serde(default)]
+    pub wait_s: Option<u64>,
     /// Who it may share pages with.
     #[serde(default)]
     pub trust_group: Option<TrustGroup>,
@@ -182,6 +188,22 @@ pub struct Overview {
     pub host: HostView,
     /// Its VMs, oldest first.
     pub vms: Vec<VmView>,
+    /// VMs that wait to be admitted, the first in front.
+    #[serde(default)]
+    pub queue: Vec<QueuedView>,
+}
+
+/// A VM that waits to be admitted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct QueuedView {
+    /// Its name.
+    pub name: VmName,
+    /// What it wants to be promised.
+    pub memory_bytes: u64,
+    /// How long it has waited.
+    pub waited_s: u64,
+    /// Why it was not admitted yet.
+    pub why: String,
 }
 
 /// The host.
@@ -321,18 +343,45 @@ pub struct VmView {
     /// How its balloon follows.
     #[serde(default)]
     pub balloon_health: Option<BalloonHealth>,
+    /// What its guest may have touched before it is stopped, where its balloon is no bridle.
+    #[serde(default)]
+    pub limit: Option<LimitView>,
+    /// The part of its time that it was stopped in the last second, in thousandths.
+    #[serde(default)]
+    pub blocked_permille: u64,
     /// Time from its process's first message to its guest's first instruction, in microseconds.
     pub start_us: Option<u64>,
     /// Memory whose faults its agent holds.
     pub userfault_bytes: u64,
 }
 
+/// What a VM's guest may have touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LimitView {
+    /// Beyond this it runs a tenth of the time.
+    pub slow_above_bytes: u64,
+    /// Beyond this it stands still.
+    pub stop_above_bytes: u64,
+}
+
+impl From<Limit> for LimitView {
+    fn from(limit: Limit) -> Self {
+        Self {
+            slow_above_bytes: limit.slow_above.bytes(),
+            stop_above_bytes: limit.stop_above.bytes(),
+        }
+    }
+}
+
 /// What a VM uses, estimated from a few random pages. The three percentages are those of its sampled
 /// memory, under esxtop's names.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WorkingSetView {
-    /// What it uses: the largest of the three averages, and all that it touched anew since.
+    /// What it uses: what samples that agree show on average, and all that it touched anew since.
     pub estimate_bytes: u64,
+    /// What the policy takes it for: by the largest of the three averages.
+    #[serde(default)]
+    pub believed_bytes: u64,
     /// With 95 % confidence it uses no less than this,
     pub low_bytes: u64,
     /// and no more than this.

@@ -91,6 +91,7 @@ pub enum ProblemKind {
     HostError,
     Stopping,
     HostEnded,
+    QueueFull,
     TooManyStreams,
     TooManyConsoles,
     NoAudit,
@@ -98,7 +99,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::InvalidRequest,
         Self::TokenNeeded,
         Self::WrongAddress,
@@ -117,6 +118,7 @@ impl ProblemKind {
         Self::HostError,
         Self::Stopping,
         Self::HostEnded,
+        Self::QueueFull,
         Self::TooManyStreams,
         Self::TooManyConsoles,
         Self::NoAudit,
@@ -142,6 +144,7 @@ impl ProblemKind {
             Self::HostError => (StatusCode::INTERNAL_SERVER_ERROR, "host error"),
             Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             Self::HostEnded => (StatusCode::SERVICE_UNAVAILABLE, "host ended"),
+            Self::QueueFull => (StatusCode::SERVICE_UNAVAILABLE, "queue full"),
             Self::TooManyStreams => (StatusCode::SERVICE_UNAVAILABLE, "too many streams"),
             Self::TooManyConsoles => (StatusCode::SERVICE_UNAVAILABLE, "too many consoles"),
             Self::NoAudit => (StatusCode::SERVICE_UNAVAILABLE, "audit given up"),

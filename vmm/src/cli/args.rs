@@ -241,6 +241,12 @@ pub(super) struct RunArgs {
     /// Its weight when memory is short: low, normal, high (5, 10, 20 per MiB) or a number.
     #[arg(long, default_value = "normal")]
     pub(super) shares: SharesSpec,
+    /// What its idle memory is taxed, below 100 %; as that of all VMs if none is given.
+    #[arg(long, value_name = "PERCENT")]
+    pub(super) idle_tax: Option<TaxRate>,
+    /// Wait until it can be admitted, for so many seconds or a day, instead of being refused.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "86400")]
+    pub(super) wait: Option<u64>,
     /// VMs of one group may share equal pages.
     #[arg(long, value_name = "GROUP")]
     pub(super) trust_group: Option<TrustGroup>,

@@ -3,11 +3,13 @@
 use super::args::RunArgs;
 use super::{console, print, print_json};
 use crate::api::client::{Client, ClientError};
-use crate::api::{Overview, ProblemKind, RunRequest, VmView};
+use crate::api::{Overview, ProblemKind, QueuedView, RunRequest, VmView};
 use crate::host::runtime_dir::log_of;
+use crate::name::VmName;
 use crate::virtio::blk::DiskSpec;
 use anyhow::{Context, Result, bail};
 use hyper::Method;
+use std::convert::Infallible;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +20,8 @@ use tokio::time::sleep;
 /// How long a host may take until it serves.
 const HOST_PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
+/// How often one that waits to be admitted looks why.
+const QUEUE_POLL: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(args: RunArgs, client: &Client, socket: &Path) -> Result<()> {
     let (console_wanted, json) = (args.console, args.json);
@@ -44,6 +48,8 @@ fn request(args: RunArgs) -> Result<RunRequest> {
         min_bytes: args.min.map(|size| size.0.bytes()),
         max_bytes: args.max.map(|size| size.0.bytes()),
         shares: Some(args.shares),
+        idle_tax_permille: args.idle_tax,
+        wait_s: args.wait,
         trust_group: args.trust_group,
         kernel: args.kernel.map(absolute).transpose()?,
         initrd: args.initrd.map(absolute).transpose()?,
@@ -69,9 +75,41 @@ async fn ask_host(request: &RunRequest, client: &Client, socket: &Path) -> Resul
     let begin = Instant::now();
     loop {
         ensure_host(client, socket).await?;
-        match client.call(Method::POST, "/v1/vms", request).await {
+        match call(request, client).await {
             Err(error) if is_ending(&error) && begin.elapsed() < HOST_PATIENCE => sleep(POLL).await,
             answer => return Ok(answer?),
+        }
+    }
+}
+
+/// While it waits to be admitted, says why.
+async fn call(request: &RunRequest, client: &Client) -> Result<VmView, ClientError> {
+    let answer = client.call(Method::POST, "/v1/vms", request);
+    if request.wait_s.is_none() {
+        return answer.await;
+    }
+    tokio::select! {
+        answer = answer => answer,
+        never = tell_why(request, client) => match never {},
+    }
+}
+
+/// A client that is told to end takes its request back: the host drops what nobody waits for.
+async fn tell_why(request: &RunRequest, client: &Client) -> Infallible {
+    let mut told = String::new();
+    loop {
+        sleep(QUEUE_POLL).await;
+        // A host that does not answer now will answer the request itself.
+        let Ok(overview) = client.get::<Overview>("/v1/overview").await else {
+            continue;
+        };
+        let mut queue = overview.queue.into_iter().rev();
+        let is_ours = |name: &VmName| request.name.as_ref().is_none_or(|own| own == name);
+        if let Some(QueuedView { name, why, .. }) = queue.find(|queued| is_ours(&queued.name))
+            && why != told
+        {
+            eprintln!("ballonet: VM '{name}' waits: {why}");
+            told = why;
         }
     }
 }

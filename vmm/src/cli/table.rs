@@ -27,6 +27,19 @@ pub(super) fn processes(overview: &Overview) -> String {
             &duration(vm.uptime_s),
         ])
     }));
+    rows.extend(overview.queue.iter().map(|queued| {
+        row(&[
+            queued.name.as_str(),
+            "queued",
+            "-",
+            &mebibytes(queued.memory_bytes),
+            "-",
+            "-",
+            "-",
+            "-",
+            &duration(queued.waited_s as f64),
+        ])
+    }));
     align(&rows)
 }
 
@@ -189,6 +202,7 @@ pub(super) fn vm(vm: &VmView) -> String {
         ("sharing", vm_sharing(&vm.sharing)),
         ("balloon", balloon(vm)),
         ("balloon traffic", traffic(vm)),
+        ("limit", limit(vm)),
         ("uses", working_set(vm)),
     ];
     lines.extend(vm.nets.iter().map(|net| ("network", network(net))));
@@ -211,6 +225,18 @@ pub(super) fn vm(vm: &VmView) -> String {
         text.push_str(&format!("  {name:<16} {value}\n"));
     }
     text
+}
+
+fn limit(vm: &VmView) -> String {
+    let Some(limit) = vm.limit else {
+        return "none: its balloon is bridle enough".into();
+    };
+    format!(
+        "runs freely up to {}, stands still beyond {}; blocked {:.0} % of the time",
+        with_unit(limit.slow_above_bytes),
+        with_unit(limit.stop_above_bytes),
+        vm.blocked_permille as f64 / 10.0
+    )
 }
 
 fn pages(vm: &VmView) -> String {
@@ -320,6 +346,7 @@ fn state(vm: &VmView) -> &'static str {
         VmPhase::Starting => "starting",
         VmPhase::Stopping => "stopping",
         VmPhase::Running if !vm.responding => "silent",
+        VmPhase::Running if vm.blocked_permille > 0 => "blocked",
         VmPhase::Running => "running",
     }
 }

@@ -75,6 +75,18 @@ pub enum HostError {
     TooManyStreams,
     #[error("VM '{0}' was not started: its host was told to end while it waited for memory")]
     EndedWhileWaiting(VmName),
+    #[error(
+        "VMs that came before wait to be admitted, {count} of them: wait behind them with --wait, or see `ballonet ps`"
+    )]
+    OthersWait { count: usize },
+    #[error("{0} VMs wait to be admitted already: try again later")]
+    QueueFull(usize),
+    #[error("VM '{name}' was not admitted within {seconds} s: {why}")]
+    WaitedInVain {
+        name: VmName,
+        seconds: u64,
+        why: Box<HostError>,
+    },
     #[error("the host is stopping")]
     Stopping,
     #[error(
@@ -101,12 +113,20 @@ impl HostError {
         Self::UnknownVm(name.chars().take(80).collect())
     }
 
+    /// Whether waiting may help.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::OthersWait { .. })
+    }
+
     /// What kind of error clients are told.
     pub(super) fn kind(&self) -> ProblemKind {
         match self {
             Self::UnknownVm(_) => ProblemKind::UnknownVm,
             Self::NameInUse(_) => ProblemKind::NameInUse,
-            Self::Refused(_) => ProblemKind::NotAdmitted,
+            Self::Refused(_) | Self::OthersWait { .. } | Self::WaitedInVain { .. } => {
+                ProblemKind::NotAdmitted
+            }
+            Self::QueueFull(_) => ProblemKind::QueueFull,
             Self::NoMemoryInTime { .. } => ProblemKind::NoMemoryInTime,
             Self::EndedWhileWaiting(_) => ProblemKind::HostEnded,
             Self::NotDecided(_) => ProblemKind::NotDecidedYet,

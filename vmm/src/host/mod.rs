@@ -25,6 +25,7 @@ mod link;
 mod metrics;
 mod orphans;
 mod publication;
+mod queue;
 pub mod recording;
 mod round;
 mod routes;
@@ -59,7 +60,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use vm::Vm;
 use wish::{check_budget, new_rates, new_sample_period, pinned, whole_pages, whole_pages_or};
 
@@ -118,6 +119,13 @@ pub struct HttpOptions {
     pub log_token: bool,
 }
 
+/// A VM that has just been admitted.
+struct Admitted {
+    id: VmId,
+    name: VmName,
+    first_grant: oneshot::Receiver<PageCount>,
+}
+
 /// A running host; clones are the same one.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -133,7 +141,7 @@ struct Shared {
     answered: Notify,
     /// Something has changed that should not wait for the next round.
     round_wanted: Notify,
-    /// How many VMs there are. Told again, unchanged, when one was refused.
+    /// How many VMs there are, those that wait to be admitted among them. Told again, unchanged, when one was refused.
     count: watch::Sender<usize>,
     /// Places for clients at consoles.
     console_places: Arc<Semaphore>,
@@ -192,7 +200,11 @@ impl Host {
     /// # Errors
     /// When the wish makes no sense, cannot be admitted, or the VM does not start.
     pub async fn run(&self, request: RunRequest) -> Result<VmView, HostError> {
-        let (id, name, first_grant) = self.admit(request).inspect_err(|_| {
+        let Admitted {
+            id,
+            name,
+            first_grant,
+        } = self.admit_in_turn(request).await.inspect_err(|_| {
             // A host that was started for this VM alone may end now.
             self.shared.count.send_modify(|_| {});
         })?;
@@ -536,23 +548,29 @@ impl Host {
         self.shared.count.subscribe()
     }
 
-    fn admit(
-        &self,
-        request: RunRequest,
-    ) -> Result<(VmId, VmName, tokio::sync::oneshot::Receiver<PageCount>), HostError> {
+    /// Admits a VM now, with its ticket if it has waited.
+    fn admit(&self, request: RunRequest, ticket: Option<u64>) -> Result<Admitted, HostError> {
         let mut state = self.lock();
         if state.stopping {
             return Err(HostError::Stopping);
         }
-        let config = state.config(request)?;
+        let config = state.config(request, ticket)?;
+        if !state.queue.is_turn_of(ticket) {
+            let count = state.queue.len();
+            return Err(HostError::OthersWait { count });
+        }
         policy::admit(&state.snapshot(), &config.settings, OVERHEAD)?;
         let (id, name) = (config.id, config.name.clone());
-        let (grant, first_grant) = tokio::sync::oneshot::channel();
+        let (grant, first_grant) = oneshot::channel();
         state.next_id += 1;
         state.vms.insert(id, Vm::new(config, grant));
         state.publish_change();
-        self.shared.count.send_replace(state.vms.len());
-        Ok((id, name, first_grant))
+        self.shared.count.send_replace(state.count());
+        Ok(Admitted {
+            id,
+            name,
+            first_grant,
+        })
     }
 
     /// Forgets a VM of which nothing is left; its memory is free from here on.
@@ -563,7 +581,7 @@ impl Host {
         };
         state.events.add(Some(&vm.config.name), what);
         state.publish_change();
-        self.shared.count.send_replace(state.vms.len());
+        self.shared.count.send_replace(state.count());
         vm.gone.send_replace(true);
         drop(state);
         self.shared.round_wanted.notify_one();

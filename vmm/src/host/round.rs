@@ -8,6 +8,7 @@ use crate::api::VmPhase;
 use crate::host::sharing::PageSharing;
 use crate::host::sharing::account::{MemoryRound, VmRound};
 use crate::host::vm::Vm;
+use ::sharing::Pressure;
 use page::PageCount;
 use policy::{Plan, Step};
 use std::time::{Duration, Instant};
@@ -98,6 +99,7 @@ impl State {
         }
         self.measured = Instant::now();
         self.vms.values_mut().for_each(Vm::watch_balloon);
+        self.watch_blocked(time);
         self.account_rounds += 1;
         let memory = MemoryRound {
             budget: self.budget,
@@ -111,7 +113,19 @@ impl State {
             vm.broken = self.account.broken(&vm.sharing_round());
         }
         let free = self.budget.saturating_sub(self.used);
-        sharing.adapt(self.account.reserve.pace, self.account.pressure, free);
+        let pressure = match self.memory_state.orders().share_harder {
+            true => Pressure::Short,
+            false => Pressure::Plenty,
+        };
+        sharing.adapt(self.account.reserve.pace, pressure, free);
+    }
+
+    fn watch_blocked(&mut self, time: Duration) {
+        for vm in self.vms.values_mut() {
+            if let Some(what) = vm.watch_blocked(time) {
+                self.events.add(Some(&vm.config.name), what);
+            }
+        }
     }
 
     /// Takes in what samples say, and asks for those that are due.
@@ -158,7 +172,11 @@ impl State {
 
     fn apply(&mut self, plan: &Plan) {
         for Step {
-            id, target, grant, ..
+            id,
+            target,
+            grant,
+            limit,
+            ..
         } in &plan.steps
         {
             let Some(vm) = self.vms.get_mut(id) else {
@@ -167,11 +185,9 @@ impl State {
             vm.target = *target;
             let waits_on = vm.phase == VmPhase::Waiting && *grant == PageCount::ZERO;
             if !waits_on {
-                // A balloon that is not to go all the way to the target may stop where it is, and is not
-                // told to go back: a VM that boots seems to hold all its size until its driver has
-                // inflated, and what it would be left then may be more than there is.
-                vm.grant((*grant).min(vm.granted().max(*target)));
+                vm.grant(*grant);
             }
+            vm.set_limit(*limit);
         }
     }
 }

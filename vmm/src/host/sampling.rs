@@ -2,7 +2,8 @@
 //!
 //! A period is over when the scanner has watched the sample for as long, not when the host's clock says so:
 //! the scanner has the last place among all that want a core, and a look that came too early would take
-//! a page for untouched that is touched every few seconds.
+//! a page for untouched that is touched every few seconds. A look that comes late finds more than the
+//! period had, so how the sample stood at its end is reckoned from that look and the one before.
 //!
 //! Pages mapped from the store are not sampled (see `memory::agent::sample`). They are taken to be touched
 //! as much as the private ones: to call them idle would tax a VM for what it shares.
@@ -11,7 +12,7 @@ use super::sharing::SampleReport;
 use crate::api::WorkingSetView;
 use page::{PageCount, PageStates};
 use policy::{
-    ActiveSet, Fraction, GuestFigures, MemoryState, Population, Precision, SampleLimits,
+    ActiveSet, Fraction, GuestFigures, MemoryState, Population, Precision, Sample, SampleLimits,
     WorkingSet, sample_size,
 };
 use std::time::{Duration, Instant};
@@ -32,6 +33,8 @@ pub(super) struct Sampling {
     sampled_from: PageCount,
     /// Its pages, as they were last seen.
     size: u32,
+    /// The last look before its end.
+    looked: (Duration, Sample),
 }
 
 /// What the next sample depends on.
@@ -56,8 +59,12 @@ impl Sampling {
         if let (Some(report), Some(watched)) = (current, watched) {
             self.count(report, states);
             if watched < conditions.period {
+                self.looked = (watched, report.sample);
                 return None;
             }
+            let look = (watched, report.sample);
+            let at_end = Sample::between(self.looked, look, conditions.period);
+            self.working_set.count(at_end);
             self.working_set.end();
             self.is_open = false;
         } else if self
@@ -75,6 +82,7 @@ impl Sampling {
             // By the scanner's count of private pages: a guest that boots has many more a moment later.
             self.sampled_from = report.population + states.shared + states.broken;
             self.working_set.begin(report.sample.size);
+            self.looked = (Duration::ZERO, Sample::default());
         }
         self.size = report.sample.size;
         self.working_set.count(report.sample);
@@ -93,10 +101,12 @@ impl Sampling {
         (self.number, sample_size(known, precision, period, &limits))
     }
 
+    /// What was given up since the sample was drawn is not used, whatever the rest of it shows.
     fn population(&self, states: &PageStates, held: PageCount) -> Population {
+        let backed = backed(states);
         Population {
-            sampled_from: self.sampled_from,
-            fresh: backed(states).saturating_sub(self.sampled_from),
+            sampled_from: self.sampled_from.min(backed),
+            fresh: backed.saturating_sub(self.sampled_from),
             held,
         }
     }
@@ -117,10 +127,11 @@ impl Sampling {
         let population = self.population(states, held);
         let active = self.working_set.active_set(population)?;
         Some(WorkingSetView {
-            estimate_bytes: active.pages.bytes(),
+            estimate_bytes: active.likely.bytes(),
+            believed_bytes: active.pages.bytes(),
             low_bytes: active.low.bytes(),
             high_bytes: active.high.bytes(),
-            written_bytes: (written.used.of_pages(population.sampled_from) + population.fresh)
+            written_bytes: (written.likely.of_pages(population.sampled_from) + population.fresh)
                 .bytes(),
             samples: self.size,
             witness: guest.witness(Some(&active)),
@@ -144,7 +155,6 @@ fn percent(part: Fraction) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use policy::Sample;
 
     const PERIOD: Duration = Duration::from_secs(30);
     const CONDITIONS: Conditions = Conditions {
@@ -194,7 +204,7 @@ mod tests {
     fn the_last_periods_report_does_not_count_for_the_next() {
         let mut sampling = Sampling::default();
         sampling.update(None, &states(1000), CONDITIONS);
-        sampling.update(report(1, Some(31), 45), &states(1000), CONDITIONS);
+        sampling.update(report(1, Some(30), 45), &states(1000), CONDITIONS);
         let next = sampling.update(report(1, Some(32), 90), &states(1000), CONDITIONS);
         assert_eq!(next, None, "the second is asked for and not begun");
         let active = sampling.active_set(&states(1000), PageCount(2000));
@@ -209,6 +219,26 @@ mod tests {
         sampling.update(report(1, Some(30), 45), &states(9000), CONDITIONS);
         let active = sampling.active_set(&states(9000), PageCount(9500));
         assert_eq!(active.map(|active| active.pages), Some(PageCount(8500)));
+    }
+
+    /// Half of what a look two seconds later found anew lies behind the period's end.
+    #[test]
+    fn a_late_look_does_not_lengthen_the_period() {
+        let mut sampling = Sampling::default();
+        sampling.update(None, &states(900), CONDITIONS);
+        sampling.update(report(1, Some(29), 40), &states(900), CONDITIONS);
+        sampling.update(report(1, Some(31), 50), &states(900), CONDITIONS);
+        let active = sampling.active_set(&states(1000), PageCount(2000));
+        assert_eq!(active.map(|active| active.likely), Some(PageCount(500)));
+    }
+
+    #[test]
+    fn what_was_given_up_since_the_beginning_is_not_in_use() {
+        let mut sampling = Sampling::default();
+        sampling.update(None, &states(1000), CONDITIONS);
+        sampling.update(report(1, Some(30), 90), &states(1000), CONDITIONS);
+        let active = sampling.active_set(&states(400), PageCount(2000));
+        assert_eq!(active.map(|active| active.pages), Some(PageCount(400)));
     }
 
     #[test]

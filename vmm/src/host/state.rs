@@ -4,6 +4,7 @@ use super::error::HostError;
 use super::events::Events;
 use super::figures::Record;
 use super::publication::Publication;
+use super::queue::Queue;
 use super::recording::{Decision, Recorder};
 use super::sharing::account::Account;
 use super::vm::Vm;
@@ -14,8 +15,8 @@ use crate::protocol::VmConfig;
 use crate::vm::MOST_VCPUS;
 use page::{PageCount, VmId};
 use policy::{
-    BALLOON_LIMIT_PERCENT, BalloonRound, BalloonSettings, MemoryState, Rebalance, Scale,
-    SharesSpec, Snapshot, TaxRate, Thresholds, VmSettings,
+    BalloonRound, BalloonSettings, MemoryState, Rebalance, Scale, SharesSpec, Snapshot, TaxRate,
+    Thresholds, VmSettings,
 };
 use sharing::RateSettings;
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ pub(super) struct State {
     pub(super) machine: PageCount,
     pub(super) vms: BTreeMap<VmId, Vm>,
     pub(super) next_id: u32,
+    /// Who waits to be admitted.
+    pub(super) queue: Queue,
     pub(super) stopping: bool,
     pub(super) since: Instant,
     pub(super) round: u64,
@@ -84,6 +87,7 @@ impl State {
             machine: beginning.machine,
             vms: BTreeMap::new(),
             next_id: 1,
+            queue: Queue::default(),
             stopping: false,
             since: Instant::now(),
             round: 0,
@@ -137,27 +141,13 @@ impl State {
             swap: PageCount::ZERO,
             idle_tax: self.idle_tax,
             state: self.memory_state,
+            unused: Some(self.budget.saturating_sub(self.used)),
             balloon: Some(BalloonRound {
-                settings: BalloonSettings {
-                    limit_percent: self.balloon_limit_percent(),
-                    ..BalloonSettings::default()
-                },
+                settings: BalloonSettings::default(),
                 elapsed_ms: u64::try_from(self.planned.elapsed().as_millis()).unwrap_or(u64::MAX),
             }),
             vms: self.vms.values().map(Vm::snapshot).collect(),
         }
-    }
-
-    /// The largest part of a VM that a balloon takes: more than the policy would take of itself where an
-    /// administrator has fixed a larger balloon.
-    fn balloon_limit_percent(&self) -> u64 {
-        let fixed = |vm: &Vm| {
-            let size = vm.config.settings.size;
-            let balloon = size.saturating_sub(vm.pinned?);
-            Some((balloon.0 * 100).div_ceil(size.0.max(1)))
-        };
-        let largest = self.vms.values().filter_map(fixed).max();
-        largest.unwrap_or(0).max(BALLOON_LIMIT_PERCENT)
     }
 
     /// Why a VM holds what it holds, by the last decision.
@@ -183,14 +173,15 @@ impl State {
     }
 
     /// What is meant by a request, checked.
-    pub(super) fn config(&mut self, request: RunRequest) -> Result<VmConfig, HostError> {
+    pub(super) fn config(
+        &mut self,
+        request: RunRequest,
+        ticket: Option<u64>,
+    ) -> Result<VmConfig, HostError> {
         let id = VmId(self.next_id);
-        let name = match &request.name {
-            Some(name) => name.clone(),
-            None => VmName::try_from(format!("vm-{id}"))
-                .map_err(|error| HostError::BadRequest(error.to_string()))?,
-        };
-        if self.vms.values().any(|vm| vm.config.name == name) {
+        let name = self.name(&request)?;
+        let is_waited_for = ticket.is_none() && self.queue.has(&name);
+        if is_waited_for || self.vms.values().any(|vm| vm.config.name == name) {
             return Err(HostError::NameInUse(name));
         }
         let vcpus = request.vcpus.unwrap_or(1);
@@ -215,6 +206,26 @@ impl State {
         })
     }
 
+    fn name(&self, request: &RunRequest) -> Result<VmName, HostError> {
+        match &request.name {
+            Some(name) => Ok(name.clone()),
+            None => VmName::try_from(format!("vm-{}", self.next_id))
+                .map_err(|error| HostError::BadRequest(error.to_string())),
+        }
+    }
+
+    /// A name for a VM that is to wait. Nobody else gets it meanwhile.
+    pub(super) fn free_name(&mut self, request: &RunRequest) -> Result<VmName, HostError> {
+        let name = self.name(request)?;
+        self.next_id += 1;
+        Ok(name)
+    }
+
+    /// VMs, and those that wait to be admitted.
+    pub(super) fn count(&self) -> usize {
+        self.vms.len() + self.queue.len()
+    }
+
     fn settings(&self, request: &RunRequest) -> Result<VmSettings, HostError> {
         let size = whole_pages(request.memory_bytes)?;
         if size > self.machine {
@@ -225,12 +236,11 @@ impl State {
         }
         let min = request.min_bytes.map(whole_pages).transpose()?;
         let max = request.max_bytes.map(whole_pages).transpose()?;
-        Ok(VmSettings::new(
-            size,
-            min,
-            max,
-            request.shares.unwrap_or(SharesSpec::Normal),
-        )?)
+        let shares = request.shares.unwrap_or(SharesSpec::Normal);
+        Ok(VmSettings {
+            idle_tax: request.idle_tax_permille,
+            ..VmSettings::new(size, min, max, shares)?
+        })
     }
 
     fn sharing_view(&self) -> SharingView {
@@ -252,6 +262,7 @@ impl State {
             time_ms: 0,
             host: self.view(),
             vms: vms.collect(),
+            queue: self.queue.views(),
         }
     }
 

@@ -1,15 +1,15 @@
 //! A VM as its host sees it.
 
-use crate::api::{DiskView, NetView, VmPhase, VmView};
+use crate::api::{DiskView, LimitView, NetView, VmPhase, VmView};
 use crate::host::console::Console;
 use crate::host::kernel::VmUse;
 use crate::host::link::Link;
 use crate::host::sampling::Sampling;
 use crate::host::sharing::account::{Account, VmRound};
 use crate::memory::agent::SharingCounters;
-use crate::protocol::{Observation, ToVm, VmConfig};
+use crate::protocol::{BlockedTime, Observation, ToVm, VmConfig};
 use page::{PAGE_SIZE, PageCount, PageStates};
-use policy::{BalloonWatch, Evidence, GuestFigures, OVERHEAD, Stage, VmSnapshot};
+use policy::{BalloonWatch, Evidence, GuestFigures, Limit, OVERHEAD, Stage, VmSnapshot};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,6 +60,10 @@ pub(super) struct Vm {
     pub(super) sampling: Sampling,
     /// How its balloon follows.
     balloon_watch: BalloonWatch,
+    /// What its guest may have touched.
+    pub(super) limit: Option<Limit>,
+    /// How long it was stopped at its limit.
+    blocked: Blocked,
     /// What its guest said last, with what it held then.
     figures: GuestFigures,
     /// Whether its pages by state did not add up when they were looked at last.
@@ -99,6 +103,29 @@ impl Grant {
     }
 }
 
+/// How long a VM was stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Blocked {
+    /// In all, as it said last.
+    total_us: u64,
+    /// In the last round.
+    permille: u64,
+}
+
+impl Blocked {
+    /// One that stands still says nothing new about its time until it runs again.
+    fn after(self, observed: BlockedTime, round: Duration) -> Self {
+        let us = observed.total_us.saturating_sub(self.total_us);
+        let permille = (u128::from(us) * 1000).checked_div(round.as_micros());
+        let permille = permille.map_or(0, |permille| u64::try_from(permille).unwrap_or(1000));
+        let least = u64::from(observed.is_now);
+        Self {
+            total_us: observed.total_us,
+            permille: permille.clamp(least, 1000),
+        }
+    }
+}
+
 impl Vm {
     pub(super) fn new(config: VmConfig, first_grant: oneshot::Sender<PageCount>) -> Self {
         Self {
@@ -116,6 +143,8 @@ impl Vm {
             broken: PageCount::ZERO,
             sampling: Sampling::default(),
             balloon_watch: BalloonWatch::default(),
+            limit: None,
+            blocked: Blocked::default(),
             figures: GuestFigures::default(),
             is_miscounted: false,
             kill: Arc::default(),
@@ -131,6 +160,7 @@ impl Vm {
             overhead: OVERHEAD.max(self.used.anonymous.saturating_sub(self.broken)),
             ballooned: self.ballooned(),
             granted: self.grant.highest_unconfirmed,
+            told: Some(self.grant.latest),
             pinned: self.pinned,
             stage: match self.phase {
                 VmPhase::Waiting => Stage::Waiting,
@@ -148,6 +178,9 @@ impl Vm {
             active: self.sampling.active_set(&self.states(), self.held()),
             guest: Some(self.figures),
             balloon: Some(self.balloon_watch),
+            has_no_driver: !self.has_driver(),
+            backed: Some(self.used.memory_file),
+            limit: self.limit.map(|limit| limit.slow_above),
         }
     }
 
@@ -162,6 +195,40 @@ impl Vm {
             let (asked, held) = (self.grant.latest, self.held());
             self.balloon_watch = self.balloon_watch.observe(asked, held);
         }
+    }
+
+    fn has_driver(&self) -> bool {
+        let observation = self.observation.as_ref();
+        observation.is_some_and(|observation| observation.balloon.has_driver)
+    }
+
+    /// Its guest may have touched so much from now on. It is told again each time that this changes, and
+    /// when it did not take it.
+    pub(super) fn set_limit(&mut self, limit: Option<Limit>) {
+        if limit != self.limit && self.send(&ToVm::SetLimit(limit)) {
+            self.limit = limit;
+        }
+    }
+
+    /// Takes in how long it was stopped in a round. What there is to tell about it.
+    pub(super) fn watch_blocked(&mut self, round: Duration) -> Option<String> {
+        let observed = self.observation.as_ref()?.blocked;
+        let was_blocked = self.blocked.permille > 0;
+        self.blocked = self.blocked.after(observed, round);
+        let permille = self.blocked.permille;
+        match (was_blocked, self.limit) {
+            (false, Some(limit)) if permille > 0 => Some(format!(
+                "is blocked: it has touched {}, and its limit is {}",
+                self.used.memory_file, limit.slow_above
+            )),
+            (true, _) if permille == 0 => Some("is not blocked any more".into()),
+            _ => None,
+        }
+    }
+
+    /// The part of its time that it was blocked in the last round, in thousandths.
+    pub(super) fn blocked_permille(&self) -> u64 {
+        self.blocked.permille
     }
 
     /// Whether it gets all that it may hold.
@@ -183,11 +250,6 @@ impl Vm {
             _ => PageCount::ZERO,
         };
         given_up.min(size.saturating_sub(self.used.memory_file))
-    }
-
-    /// What it was told last that it may hold.
-    pub(super) fn granted(&self) -> PageCount {
-        self.grant.latest
     }
 
     /// The VM may hold this much from now on; it is told if it runs.
@@ -376,6 +438,8 @@ impl Vm {
                 .view(&self.states(), self.held(), self.figures),
             idle_tax_permille: settings.idle_tax,
             balloon_health: running.map(|_| self.balloon_watch.health()),
+            limit: self.limit.map(LimitView::from),
+            blocked_permille: self.blocked_permille(),
             start_us: running.map(|running| running.start_us),
             userfault_bytes: running.map_or(0, |running| running.userfault_pages.bytes()),
         }
@@ -441,6 +505,7 @@ mod tests {
             counters: Default::default(),
             nets: Vec::new(),
             disks: Vec::new(),
+            blocked: Default::default(),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::virtio::balloon::{BalloonCounters, GuestStatistics};
 use crate::virtio::blk::{DiskFigures, DiskSpec};
 use crate::virtio::net::{MacAddress, NetCounters, TapName};
 use page::{PageCount, PageStates, VmId};
-use policy::VmSettings;
+use policy::{Limit, VmSettings};
 use serde::{Deserialize, Serialize};
 use sharing::TrustGroup;
 use std::path::PathBuf;
@@ -87,6 +87,8 @@ pub enum ToVm {
         /// Pages to hold in the balloon.
         target: PageCount,
     },
+    /// Stop the guest when it has touched more than this.
+    SetLimit(Option<Limit>),
     /// Keep these settings for `Describe`.
     SetSettings(VmSettings),
     /// Say how things stand. Answered by `Observation` with the same sequence number.
@@ -165,6 +167,9 @@ pub struct Observation {
     pub balloon: BalloonView,
     /// What the guest last said about its memory.
     pub statistics: Option<GuestStatistics>,
+    /// How long it was stopped.
+    #[serde(default)]
+    pub blocked: BlockedTime,
     /// What its agent and devices counted.
     pub counters: VmCounters,
     /// Its network cards, in their order.
@@ -172,6 +177,15 @@ pub struct Observation {
     /// Its disks, in their order.
     #[serde(default)]
     pub disks: Vec<DiskFigures>,
+}
+
+/// How long a VM's vCPUs were stopped because its guest had touched more than its limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockedTime {
+    /// Whether they are now.
+    pub is_now: bool,
+    /// Since the start, up to the last time that they were stopped anew, in microseconds.
+    pub total_us: u64,
 }
 
 /// How things stand with a network card.

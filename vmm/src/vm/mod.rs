@@ -11,7 +11,8 @@
 //!   that guest and devices use.
 //! * The main thread serves the device queues, but for disks and network cards, each of which has a
 //!   thread of its own; a vCPU thread only reads and writes registers.
-//! * Nothing here decides how much memory the guest should have.
+//! * Nothing here decides how much memory the guest should have. A limit that the host sets is kept by
+//!   stopping the vCPUs (`warden`).
 
 mod boot;
 mod bus;
@@ -19,9 +20,11 @@ mod console;
 mod cpuid;
 mod devices;
 pub mod error;
+mod gate;
 mod machine;
 mod process;
 mod vcpu;
+mod warden;
 
 pub use boot::{COMMAND_LINE_LIMIT, EMBEDDED_GUEST};
 pub use devices::MOST_NETS;

@@ -16,15 +16,17 @@ use crate::vm::bus::Bus;
 use crate::vm::console::{Backlog, Console, InputState};
 use crate::vm::devices::{Devices, RunningNet, ServedQueue, Wires};
 use crate::vm::error::VmError;
+use crate::vm::gate::Gate;
 use crate::vm::machine::Machine;
 use crate::vm::vcpu::{self, Ending};
+use crate::vm::warden::Warden;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// How long a VM's end may wait for whoever reads the guest's last words.
@@ -99,6 +101,7 @@ struct Process<'a> {
     disks: Vec<Arc<Disk>>,
     queues: Vec<ServedQueue>,
     power_button: Wake,
+    warden: Warden,
     endings: Receiver<Ending>,
     ended: Wake,
     epoll: OwnedFd,
@@ -147,6 +150,19 @@ fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
     let vcpus = machine.vcpus(config.vcpus, entry)?;
     let ended = Wake::new().map_err(VmError::StartThread)?;
     let (tell, endings) = mpsc::channel();
+    let gate = Arc::new(Gate::closed());
+    let vcpus = (0..)
+        .zip(vcpus)
+        .map(|(index, vcpu)| {
+            let run = {
+                let (bus, gate) = (Arc::clone(&bus), Arc::clone(&gate));
+                move || vcpu::run(vcpu, &bus, &gate)
+            };
+            start_vcpu(index, run, tell.clone(), ended.clone())
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let warden =
+        Warden::start(ram.clone(), Arc::clone(&gate), vcpus).map_err(VmError::StartThread)?;
     let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(VmError::Wait)?;
     let start_us = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
     let process = Process {
@@ -161,6 +177,7 @@ fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
         disks,
         queues,
         power_button,
+        warden,
         endings,
         ended,
         epoll,
@@ -168,33 +185,29 @@ fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
     };
     process.watch_all()?;
     process.announce()?;
-    for (index, vcpu) in vcpus.into_iter().enumerate() {
-        process.start_vcpu(index, vcpu, tell.clone())?;
-    }
+    gate.open();
     Ok(process)
 }
 
-impl Process<'_> {
-    fn start_vcpu(
-        &self,
-        index: usize,
-        vcpu: kvm_ioctls::VcpuFd,
-        tell: Sender<Ending>,
-    ) -> Result<(), VmError> {
-        let (bus, ended) = (Arc::clone(&self.bus), self.ended.clone());
-        let body = move || {
-            let ending = vcpu::run(vcpu, &bus);
-            // Nobody listens any more only when the process is ending already.
-            if tell.send(ending).is_ok() {
-                ended.signal();
-            }
-        };
-        let thread = thread::Builder::new()
-            .name(format!("vcpu{index}"))
-            .spawn(body);
-        thread.map(drop).map_err(VmError::StartThread)
-    }
+fn start_vcpu(
+    index: usize,
+    run: impl FnOnce() -> Ending + Send + 'static,
+    tell: Sender<Ending>,
+    ended: Wake,
+) -> Result<JoinHandle<()>, VmError> {
+    let body = move || {
+        // Nobody listens any more only when the process is ending already.
+        if tell.send(run()).is_ok() {
+            ended.signal();
+        }
+    };
+    thread::Builder::new()
+        .name(format!("vcpu{index}"))
+        .spawn(body)
+        .map_err(VmError::StartThread)
+}
 
+impl Process<'_> {
     fn watch_all(&self) -> Result<(), VmError> {
         self.watch(self.channel, Source::Message)?;
         self.watch(self.bus.console.input(), Source::ConsoleInput)?;
@@ -351,6 +364,8 @@ impl Process<'_> {
             return Next::End;
         }
         self.unwatch(self.channel);
+        // Nobody would ever lift a limit.
+        self.warden.set(None);
         Next::GoOn
     }
 
@@ -361,6 +376,7 @@ impl Process<'_> {
                 self.config.balloon_target = target;
                 self.balloon.set_target(target);
             }
+            ToVm::SetLimit(limit) => self.warden.set(limit),
             ToVm::SetSettings(settings) => self.config.settings = settings,
             ToVm::Observe {
                 sequence,
@@ -417,6 +433,7 @@ impl Process<'_> {
                 counters: balloon.counters(),
             },
             statistics: balloon.statistics(),
+            blocked: self.warden.blocked(),
             counters: VmCounters {
                 given_back: self.agent.counters().given_back(),
                 refused: self.agent.counters().refused(),

@@ -1,6 +1,7 @@
 //! A virtual processor: a thread that runs the guest and answers when it reaches for a device.
 
 use crate::vm::bus::{AfterWrite, Bus};
+use crate::vm::gate::Gate;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use rustix::io::Errno;
 use std::sync::Arc;
@@ -23,9 +24,10 @@ impl Ending {
     }
 }
 
-/// Runs the guest until it ends.
-pub(super) fn run(mut vcpu: VcpuFd, bus: &Arc<Bus>) -> Ending {
+/// Runs the guest until it ends, as long as the gate is open.
+pub(super) fn run(mut vcpu: VcpuFd, bus: &Arc<Bus>, gate: &Gate) -> Ending {
     loop {
+        gate.pass();
         if let Some(ending) = step(&mut vcpu, bus) {
             return ending;
         }

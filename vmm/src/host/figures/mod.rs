@@ -322,6 +322,8 @@ mod tests {
             working_set: None,
             idle_tax_permille: None,
             balloon_health: None,
+            limit: None,
+            blocked_permille: 0,
             start_us: None,
             userfault_bytes: 0,
         }
@@ -359,6 +361,7 @@ mod tests {
                 events: Vec::new(),
             },
             vms,
+            queue: Vec::new(),
         }
     }
 

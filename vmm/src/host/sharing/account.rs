@@ -9,7 +9,7 @@ use crate::api::{ScanTotals, SharingPace, SharingView, VmSharingView};
 use crate::memory::agent::SharingCounters;
 use page::{PAGE_SIZE, PageCount, PageStates, VmId};
 use policy::OVERHEAD;
-use sharing::{BreakRate, Breakable, FRAMES_IN_FLIGHT, Pace, Pressure, Reserve, reserve};
+use sharing::{BreakRate, Breakable, FRAMES_IN_FLIGHT, Pace, Reserve, reserve};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -18,8 +18,6 @@ use std::time::Duration;
 const REACTION_ROUNDS: u32 = 3;
 /// Anonymous memory by which a VM's process may grow for itself after its guest has begun to share.
 const OWN_GROWTH: PageCount = PageCount::from_mebibytes(1);
-/// Below this part of the budget, in percent, memory is short: ESX's paper starts to reclaim at 6 %.
-const SHORT_PERCENT: u64 = 6;
 
 /// What is known of one VM in a round.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +62,6 @@ pub(in crate::host) struct Account {
     pub(in crate::host) report: Report,
     pub(in crate::host) stored: PageCount,
     pub(in crate::host) reserve: Reserve,
-    pub(in crate::host) pressure: Pressure,
     /// What guests may have beyond the budget, because sharing saves it.
     pub(in crate::host) saved: PageCount,
     /// What nobody may have, because sharing needs it.
@@ -83,7 +80,6 @@ impl Default for Account {
                 keep_free: PageCount::ZERO,
                 pace: Pace::GoOn,
             },
-            pressure: Pressure::Plenty,
             saved: PageCount::ZERO,
             kept: PageCount::ZERO,
             core_permille: 0,
@@ -130,10 +126,6 @@ impl Account {
         let breakable: Vec<Breakable> = vms.iter().map(|round| self.breakable(round)).collect();
         let free = memory.budget.saturating_sub(memory.used);
         self.reserve = reserve(&breakable, reaction, free);
-        self.pressure = match free.0 * 100 < memory.budget.0 * SHORT_PERCENT {
-            true => Pressure::Short,
-            false => Pressure::Plenty,
-        };
         let shared: PageCount = breakable.iter().map(|vm| vm.shared).sum();
         let is_sharing = self.report.direction == Direction::Share && !vms.is_empty();
         let in_flight = if is_sharing {

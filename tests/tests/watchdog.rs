@@ -1,0 +1,154 @@
+//! Claims about guests that do not play along: without a balloon driver, with statistics that lie, and
+//! with an appetite for everything at once. The others keep what they are promised, the budget holds, and
+//! nobody is killed.
+
+use std::fs;
+use tests::process::Signal;
+use tests::{MIB, TestHost, Value, number, text, wait_until};
+
+const BUDGET: u64 = 260 * MIB;
+/// Two VMs like this deserve 115 MiB each.
+const VM: [&str; 4] = ["--memory", "256M", "--min", "64M"];
+const DUE: u64 = 110 * MIB;
+
+fn host() -> TestHost {
+    let host = TestHost::start("260M");
+    host.ok(&["set", "host", "sample-period=4", "sharing=off"]);
+    host
+}
+
+fn boot(host: &TestHost, name: &str, words: &[&str]) {
+    host.boot_vm(name, &[&VM, words].concat());
+}
+
+/// One that takes no balloon and touches all it sees.
+fn start_deaf(host: &TestHost, name: &str) {
+    let words = ["--cmdline", "balloon=off", "--workload", "toucher:size=max"];
+    host.start_vm(name, &[&VM[..], &words].concat());
+}
+
+fn blocked(host: &TestHost, name: &str) -> u64 {
+    number(&host.vm(name), "/blocked_permille")
+}
+
+fn backed(host: &TestHost, name: &str) -> u64 {
+    number(&host.vm(name), "/memory_file_bytes")
+}
+
+#[track_caller]
+fn assert_promises_are_kept(host: &TestHost) {
+    let overview = host.overview();
+    assert!(
+        number(&overview, "/host/used_max_bytes") <= BUDGET,
+        "{overview:#}"
+    );
+    assert_eq!(number(&overview, "/host/state_sum_violations"), 0);
+    for vm in overview["vms"].as_array().expect("a list") {
+        assert_eq!(text(vm, "/phase"), "running");
+        let (target, min) = (number(vm, "/target_bytes"), number(vm, "/min_bytes"));
+        assert!(target >= min, "{vm:#}");
+    }
+}
+
+#[test]
+fn a_guest_without_a_driver_is_stopped_at_what_it_may_have_and_goes_on_when_there_is_more() {
+    let host = host();
+    boot(&host, "good", &["--workload", "toucher:size=max"]);
+    start_deaf(&host, "deaf");
+    wait_until("it is found out and blocked", || {
+        let deaf = host.vm("deaf");
+        text(&deaf, "/balloon_health") == "stuck" && number(&deaf, "/blocked_permille") > 500
+    });
+    let deaf = host.vm("deaf");
+    assert!(backed(&host, "deaf") >= DUE, "{deaf:#}");
+    assert!(number(&deaf, "/limit/slow_above_bytes") >= DUE, "{deaf:#}");
+    assert!(backed(&host, "good") >= DUE, "its neighbour has its due");
+    assert_eq!(blocked(&host, "good"), 0);
+    let why = host.ok(&["explain", "deaf"]);
+    assert!(why.contains("blocked most of the time"), "{why}");
+    assert!(why.contains("no driver for its balloon"), "{why}");
+    let touches = number(&host.report("good"), "/touches");
+    wait_until("its neighbour gets on", || {
+        number(&host.report("good"), "/touches") > touches
+    });
+    assert_promises_are_kept(&host);
+    host.ok(&["set", "host", "memory=640M"]);
+    wait_until("nobody blocks it now, and it has all it wants", || {
+        blocked(&host, "deaf") == 0 && backed(&host, "deaf") > 200 * MIB
+    });
+    let events = host.overview()["host"]["events"].to_string();
+    assert!(events.contains("is blocked: it has touched"), "{events}");
+    assert!(events.contains("is not blocked any more"), "{events}");
+}
+
+#[test]
+fn a_vm_that_is_blocked_when_its_host_dies_runs_on() {
+    let mut host = host();
+    boot(&host, "good", &["--workload", "toucher:size=max"]);
+    start_deaf(&host, "deaf");
+    wait_until("it is blocked", || blocked(&host, "deaf") > 500);
+    let pid = number(&host.vm("deaf"), "/pid");
+    host.end_by(Signal::KILL);
+    wait_until("it touches all it wants", || shared_memory(pid) > 200 * MIB);
+    host.into_place().clear();
+}
+
+/// What a process has mapped of files in memory.
+fn shared_memory(pid: u64) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with("RssShmem:"));
+    let kibibytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    kibibytes.expect("the kernel counts it") * 1024
+}
+
+/// It came first, took everything, and says that it needs all of it; it touches nothing.
+#[test]
+fn a_guest_that_lies_about_its_need_keeps_its_share_and_no_more() {
+    let host = host();
+    let words = [
+        "--cmdline",
+        "lie=needs",
+        "--workload",
+        "verify:size=max,rate=1",
+    ];
+    boot(&host, "liar", &words);
+    wait_until("it has filled what it has, and its word is known", || {
+        let liar = host.vm("liar");
+        number(&liar, "/memory_file_bytes") > 180 * MIB
+            && liar.pointer("/guest/available") == Some(&Value::from(0))
+    });
+    boot(&host, "good", &["--workload", "toucher:size=max"]);
+    wait_until("its neighbour has its due", || backed(&host, "good") >= DUE);
+    wait_until("what it touches contradicts it, and that is said", || {
+        let witness = &host.vm("liar")["working_set"]["witness"];
+        witness.get("says_busier").is_some()
+    });
+    let why = host.ok(&["explain", "liar"]);
+    assert!(why.contains("Its guest says that it needs"), "{why}");
+    wait_until("it deserves less than its share", || {
+        number(&host.vm("liar"), "/target_bytes") < 100 * MIB
+    });
+    assert!(backed(&host, "liar") >= 64 * MIB, "its min is its own");
+    assert_promises_are_kept(&host);
+}
+
+#[test]
+fn a_guest_that_allocates_everything_at_once_gets_its_share_and_is_not_blocked() {
+    let host = host();
+    boot(&host, "good", &["--workload", "verify:size=80M"]);
+    boot(&host, "greedy", &[]);
+    for _ in 0..4 {
+        let mut console = host.console("greedy");
+        console.workload("verify:size=max,rate=0");
+        wait_until("it has its share", || backed(&host, "greedy") >= DUE);
+        assert_eq!(blocked(&host, "greedy"), 0, "its balloon is bridle enough");
+        console.workload("idle");
+        wait_until("it has given it back", || {
+            backed(&host, "greedy") < 32 * MIB
+        });
+        assert_promises_are_kept(&host);
+    }
+    let report = host.report("good");
+    assert_eq!(number(&report, "/errors") + number(&report, "/leaks"), 0);
+    assert!(backed(&host, "good") >= 80 * MIB);
+}
