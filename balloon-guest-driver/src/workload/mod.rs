@@ -285,8 +285,11 @@ impl<'a> Workload<'a> {
         slice: &mut Slice<'_>,
     ) -> Rest {
         if let Some(next) = self.next {
-            self.release(frames, memory, slice);
-            if self.held.count() == 0 {
+            let keeps_frames = self.keeps_frames_for(next);
+            if !keeps_frames {
+                self.release(frames, memory, slice);
+            }
+            if keeps_frames || self.held.count() == 0 {
                 self.begin(next, slice.now_us());
             }
             return Rest::No;
@@ -305,6 +308,12 @@ impl<'a> Workload<'a> {
             Some(u64::MAX) => Rest::Asleep,
             Some(time) => Rest::Until(time),
         }
+    }
+
+    /// A toucher that becomes one of the same size needs the frames that it has.
+    fn keeps_frames_for(&self, next: Spec) -> bool {
+        let is_toucher = matches!(self.running, Running::Touch(_));
+        is_toucher && matches!(next.action, Action::Touch(_)) && next.size == self.spec.size
     }
 
     fn begin(&mut self, spec: Spec, now_us: u64) {
