@@ -172,6 +172,9 @@ fn ranges(plot: &Plot) -> (Range<f64>, Range<f64>) {
         (x_least, x_most) = (x_least.min(x), x_most.max(x));
         (y_least, y_most) = (y_least.min(y), y_most.max(y));
     }
+    if !plot.has_points {
+        x_least = x_least.min(0.0);
+    }
     if x_least >= x_most {
         let middle = if x_least.is_finite() { x_least } else { 0.0 };
         (x_least, x_most) = (middle - 1.0, middle + 1.0);

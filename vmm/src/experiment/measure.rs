@@ -83,16 +83,21 @@ impl Measure {
         thinned
     }
 
-    /// Seconds from `from_s` until the series has come to the part of the other that it should reach.
+    /// Seconds until the series has come to the part of the other that it should reach, from what changed
+    /// at `from_s` on: what is asked for at a time happens a little later.
     fn until(&self, record: &Record, subject: &Subject, points: &[Point]) -> Option<f64> {
         let (series, percent) = (self.reach?, self.reach_percent?);
         let goals = record.points(subject, series);
+        let changed = record.marks.iter().find(|mark| {
+            mark.subject == *subject && (self.from_s..self.from_s + 1.0).contains(&mark.time_s)
+        });
+        let from_s = changed.map_or(self.from_s, |mark| mark.time_s);
         let is_there = |point: &&Point| {
             let goal = goals.iter().find(|goal| goal.time_s >= point.time_s);
             goal.is_some_and(|goal| point.value >= goal.value * percent / 100.0)
         };
-        let reached = points.iter().find(is_there)?;
-        Some(reached.time_s - self.from_s)
+        let mut points = points.iter().filter(|point| point.time_s >= from_s);
+        Some(points.find(is_there)?.time_s - from_s)
     }
 }
 

@@ -709,3 +709,186 @@ fn unique<'a>(names: &mut BTreeSet<&'a str>, name: &'a str) -> Result<(), Proble
         false => Err(Problem::Twice(name.into())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"name = "x"
+title = "x"
+seconds = 10
+[host]
+memory = "256M"
+idle_tax = "$tau"
+[[variation]]
+name = "tau"
+values = [0, 75]
+[[vm]]
+name = "a"
+count = 2
+memory = "64M"
+min = "16M"
+max = "32M"
+workload = "toucher:size=8M"
+[[phase]]
+at_s = 2
+vm = "a"
+workload = "idle"
+[[measure]]
+name = "held"
+series = "held"
+vm = "a-1"
+reduce = "mean"
+[[result]]
+what = "it holds little"
+measure = "held"
+at = { tau = 75 }
+at_most = 40
+[[chart]]
+name = "held"
+title = "Held"
+[[chart.line]]
+series = "held"
+vm = "*"
+"#;
+
+    fn refusal(of: &str, by: &str) -> String {
+        assert!(GOOD.contains(of), "{of} is not there");
+        Scenario::parse(&GOOD.replace(of, by))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn the_good_one_is_good() {
+        let scenario = Scenario::parse(GOOD).unwrap();
+        assert!(!scenario.asks_guests());
+        assert!(scenario.measure("held").is_some());
+    }
+
+    /// What is wrong, where it stands, and what would be right.
+    #[test]
+    fn what_makes_no_sense_is_refused_by_its_name_and_place() {
+        for (of, by, words) in [
+            ("min =", "mim =", ["line 14", "mim", "trust_group"]),
+            (
+                "toucher:size",
+                "toocher:size",
+                ["line 16", "`toocher`", "verify"],
+            ),
+            (
+                "toucher:size",
+                "toucher:sice",
+                ["line 16", "`sice`", "active"],
+            ),
+            ("\"16M\"", "\"sixteen\"", ["line 14", "'sixteen'", "512M"]),
+            (
+                "\"16M\"",
+                "\"48M\"",
+                ["line 10", "min 48 MiB", "max 32 MiB"],
+            ),
+            (
+                "\"32M\"",
+                "\"128M\"",
+                ["line 10", "max 128 MiB", "size 64 MiB"],
+            ),
+            (
+                "[0, 75]",
+                "[0, 75, 100]",
+                ["host", "idle_tax", "less than 100 %"],
+            ),
+            ("\"$tau\"", "100", ["line 6", "100 %", "less than 100 %"]),
+            ("\"$tau\"", "\"$tao\"", ["host", "'tao'", "tau"]),
+            (
+                "count = 2",
+                "count = 65",
+                ["line 10", "count = 65", "0 to 64"],
+            ),
+            ("count = 2", "count = -1", ["line 12", "-1", "count"]),
+            (
+                "seconds = 10",
+                "seconds = 0",
+                ["seconds = 0", "1 to 3600", ""],
+            ),
+            ("at_s = 2", "at_s = 11", ["line 17", "at_s = 11", "0 to 10"]),
+            ("at_s = 2", "at_s = -2", ["line 17", "at_s = -2", "0 to 10"]),
+            ("vm = \"a\"\nw", "vm = \"b\"\nw", ["line 17", "'b'", "is a"]),
+            ("vm = \"a\"\nw", "w", ["line 17", "which vm", ""]),
+            (
+                "workload = \"idle\"",
+                "memory = \"1G\"",
+                ["line 17", "leave vm out", ""],
+            ),
+            (
+                "series = \"held\"\nvm = \"a-1\"",
+                "series = \"helt\"",
+                ["line 23", "helt", "covered"],
+            ),
+            (
+                "reduce = \"mean\"",
+                "reduce = \"average\"",
+                ["line 25", "average", "median"],
+            ),
+            (
+                "reduce = \"mean\"",
+                "reduce = \"until\"",
+                ["line 21", "reach", "until"],
+            ),
+            (
+                "measure = \"held\"",
+                "measure = \"hold\"",
+                ["line 26", "'hold'", "is held"],
+            ),
+            (
+                "at = { tau = 75 }",
+                "at = { tau = 50 }",
+                ["line 26", "tau=50", "0, 75"],
+            ),
+            (
+                "at = { tau = 75 }",
+                "at = { tua = 75 }",
+                ["line 26", "'tua'", "is tau"],
+            ),
+            (
+                "title = \"Held\"",
+                "title = \"Held\"\nx = \"tua\"",
+                ["line 31", "measure", ""],
+            ),
+            (
+                "name = \"held\"\ntitle",
+                "name = \"../held\"\ntitle",
+                ["line 31", "../held", "file"],
+            ),
+            (
+                "name = \"tau\"",
+                "name = \"seed\"",
+                ["line 7", "seed", "letters"],
+            ),
+            ("[0, 75]", "[]", ["line 7", "values", "at least one"]),
+        ] {
+            let refusal = refusal(of, by);
+            for word in words {
+                assert!(refusal.contains(word), "'{word}' is not in: {refusal}");
+            }
+        }
+    }
+
+    #[test]
+    fn more_runs_than_anyone_waits_for_are_refused() {
+        let values: Vec<String> = (0..100).map(|value| value.to_string()).collect();
+        let values = format!("[{}]", values.join(","));
+        let many: String = (0..9)
+            .map(|index| format!("[[variation]]\nname = \"v{index}\"\nvalues = {values}\n"))
+            .collect();
+        let error = Scenario::parse(&format!("{GOOD}{many}")).unwrap_err();
+        assert!(matches!(error, ScenarioError::TooManyRuns(_)), "{error}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(cut in 0..GOOD.len(), junk in "\\PC{0,12}") {
+            let text = format!("{}{junk}{}", &GOOD[..cut], &GOOD[cut..]);
+            drop(Scenario::parse(&text));
+        }
+    }
+}
