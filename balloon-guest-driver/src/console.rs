@@ -93,11 +93,13 @@ impl Default for LineEditor {
 /// What `help` says.
 pub const HELP: &str = "\
 help             this
-workload SPEC    run idle, toucher, clone, verify or breaker, as in verify:size=max,rate=0
+workload SPEC    run idle, toucher, clone, verify, breaker or dbench, as in verify:size=max,rate=0
   toucher        size=64M|max active=max write=50 dist=uniform|zipf theta=0.99 rate=0
   clone          size=max zero=25 common=35 rewrite=1 seed=1 shuffle=0|1
   verify         size=max rate=20000 write=50 common=0
   breaker        size=64M|max seed=1 loop=0|1
+  dbench         size=max clients=40 files=256M|max write=20 dist=uniform|zipf theta=0.99 rate=0
+                 seed=1 seek_us=1000 depth=1; writes over what is on the disk
 break            breaker: write to every page once, and time it
 restore          breaker: make every page as it was
 stop             run nothing

@@ -7,8 +7,9 @@
 //! any virtio transport. It never blocks: the kernel's event loop calls [`Balloon::poll`].
 //!
 //! The embedded guest (the image is built in `guest/`) adds a page allocator ([`frames`]),
-//! workloads ([`workload`]), work on many processors ([`crew`]) and a console ([`console`]). They are here rather than in the image
-//! so that tests can run them on an ordinary machine.
+//! workloads ([`workload`]), a buffer cache ([`disk`]), work on many processors ([`crew`]) and a
+//! console ([`console`]). They are here rather than in the image so that tests can run them on an
+//! ordinary machine.
 //!
 //! A frame is in exactly one place: free in [`frames::Frames`], held by the workload, in the
 //! balloon, or on its way between the driver and the device. Nothing in this crate touches the
@@ -21,6 +22,7 @@ pub mod balloon;
 pub mod command_line;
 pub mod console;
 pub mod crew;
+pub mod disk;
 pub mod frames;
 pub mod random;
 pub mod report;

@@ -47,7 +47,7 @@ impl fmt::Display for Report {
             f,
             "report {{\"guest\":{guest},\"uptime_ms\":{uptime_ms},\"workload\":\"{workload}\""
         )?;
-        let figures: [(&str, u64); 23] = [
+        let figures: [(&str, u64); 29] = [
             ("cpus", u64::from(*cpus)),
             ("pages_total", u64::from(*pages_total)),
             ("pages_free", u64::from(*pages_free)),
@@ -71,6 +71,12 @@ impl fmt::Display for Report {
             ("break_max_ns", counters.last_break.max_ns),
             ("break_total_us", counters.last_break.total_us),
             ("break_elapsed_us", counters.last_break.elapsed_us),
+            ("operations", counters.operations),
+            ("read_bytes", counters.read_bytes),
+            ("written_bytes", counters.written_bytes),
+            ("hits", counters.hits),
+            ("misses", counters.misses),
+            ("disk_errors", counters.disk_errors),
         ];
         for (name, value) in figures {
             write!(f, ",\"{name}\":{value}")?;

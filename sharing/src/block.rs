@@ -4,7 +4,7 @@
 //! than page by page, and a window of the store has the same size, so that a block can map it whole.
 
 use page::{Gfn, VmId};
-use std::fmt;
+use std::{array, fmt, iter};
 
 /// Pages in a block, and frames in a window of the store.
 pub const BLOCK_PAGES: usize = 512;
@@ -107,9 +107,28 @@ impl PageSet {
         self.0.iter().all(|&word| word == 0)
     }
 
+    /// The pages that are in either.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        Self(array::from_fn(|word| self.0[word] | other.0[word]))
+    }
+
+    /// The pages that are in this one and not in the other.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        Self(array::from_fn(|word| self.0[word] & !other.0[word]))
+    }
+
     /// The pages, in order.
     pub fn iter(&self) -> impl Iterator<Item = usize> {
-        (0..BLOCK_PAGES).filter(|&index| self.contains(index))
+        let words = self.0.into_iter().enumerate();
+        words.flat_map(|(place, mut word)| {
+            iter::from_fn(move || {
+                let bit = word.trailing_zeros();
+                word &= word.checked_sub(1)?;
+                Some(place * 64 + bit as usize)
+            })
+        })
     }
 
     /// The runs of neighbouring pages, in order: (first index, count).
@@ -159,6 +178,17 @@ mod tests {
             set.remove(out);
             prop_assert_eq!(set.contains(out), false);
             prop_assert_eq!(set.is_empty(), pages.iter().all(|&page| page == out));
+        }
+
+        #[test]
+        fn page_sets_are_united_and_subtracted_as_sets_are(
+            one in prop::collection::btree_set(0..BLOCK_PAGES, 0..200),
+            other in prop::collection::btree_set(0..BLOCK_PAGES, 0..200),
+        ) {
+            let set = |pages: &BTreeSet<usize>| pages.iter().copied().collect::<PageSet>();
+            let pages = |set: PageSet| set.iter().collect::<BTreeSet<usize>>();
+            prop_assert_eq!(pages(set(&one).union(&set(&other))), &one | &other);
+            prop_assert_eq!(pages(set(&one).without(&set(&other))), &one - &other);
         }
 
         #[test]

@@ -7,6 +7,11 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
+/// Keys that are no signs, as WebDriver has them.
+pub const TAB: &str = "\u{e004}";
+/// The enter key.
+pub const ENTER: &str = "\u{e007}";
+
 /// What the driver calls an element's number.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
@@ -95,6 +100,41 @@ impl Browser {
     pub fn click(&self, selector: &str) {
         let element = self.element(selector);
         self.act(&format!("/element/{element}/click"), &json!({}));
+    }
+
+    /// Presses keys one after the other, wherever the focus is. WebDriver has code points for those that are
+    /// no signs: [`TAB`] and [`ENTER`].
+    pub fn press(&self, keys: &str) {
+        let act = |key: char| {
+            let step = |kind: &str| json!({"type": kind, "value": key.to_string()});
+            [step("keyDown"), step("keyUp")]
+        };
+        let actions: Vec<Value> = keys.chars().flat_map(act).collect();
+        let keyboard = json!({"type": "key", "id": "keyboard", "actions": actions});
+        self.act("/actions", &json!({"actions": [keyboard]}));
+    }
+
+    /// Runs a script in each page before the page's own.
+    pub fn prepare(&self, script: &str) {
+        self.tell(
+            "Page.addScriptToEvaluateOnNewDocument",
+            &json!({"source": script}),
+        );
+    }
+
+    /// Makes pages believe that the person likes `light` or `dark` ones.
+    pub fn prefer(&self, scheme: &str) {
+        let feature = json!({"name": "prefers-color-scheme", "value": scheme});
+        self.tell(
+            "Emulation.setEmulatedMedia",
+            &json!({"features": [feature]}),
+        );
+    }
+
+    /// A command of Chromium's own protocol.
+    fn tell(&self, command: &str, parameters: &Value) {
+        let body = json!({"cmd": command, "params": parameters});
+        self.act("/goog/cdp/execute", &body);
     }
 
     /// What the page's console said is wrong since this was asked last.

@@ -7,6 +7,7 @@ use crate::wait::{PATIENCE, wait_for};
 use crate::{Value, json};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use tempfile::TempDir;
 
@@ -29,6 +30,18 @@ impl Qemu {
     /// If QEMU is missing or does not start.
     #[must_use]
     pub fn boot(accelerator: &str, memory: &str, workload: &str) -> Self {
+        Self::boot_with(accelerator, memory, workload, &[])
+    }
+
+    /// The same with a disk.
+    #[must_use]
+    pub fn boot_with_disk(accelerator: &str, memory: &str, workload: &str, disk: &Path) -> Self {
+        let drive = format!("id=d0,if=none,format=raw,file={}", disk.display());
+        let words = ["-drive", &drive, "-device", "virtio-blk-device,drive=d0"];
+        Self::boot_with(accelerator, memory, workload, &words)
+    }
+
+    fn boot_with(accelerator: &str, memory: &str, workload: &str, more: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let socket = folder.path().join("qmp.sock");
         let mut process = Command::new(QEMU)
@@ -46,6 +59,7 @@ impl Qemu {
             .args(["-append", &format!("id=1 workload={workload}")])
             .args(["-global", "virtio-mmio.force-legacy=false", "-device"])
             .arg("virtio-balloon-device,id=b0,deflate-on-oom=on,free-page-reporting=on")
+            .args(more)
             .arg("-qmp")
             .arg(format!("unix:{},server=on,wait=off", socket.display()))
             .stdin(Stdio::piped())

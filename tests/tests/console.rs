@@ -201,7 +201,7 @@ fn top_fits_into_every_terminal_and_shows_more_where_there_is_room() {
         screen.wait_for(&[name, "128"]);
     }
     screen.wait_for(&["PMEM", "512 total"]);
-    screen.resize(230, 50);
+    screen.resize(260, 50);
     screen.wait_for(&["NAME", "MEMSZ", "BRK/s"]);
     screen.resize(20, 4);
     screen.wait_for(&["up 0:"]);
@@ -233,7 +233,12 @@ fn top_sorts_pauses_and_shows_one_vm_by_keys() {
     screen.press(&["Space"]);
     wait_until("it has gone", || order() == "large");
     screen.press(&["Enter"]);
-    screen.wait_for(&["VM large"]);
+    screen.wait_for(&["VM large: run", "128 MiB"]);
+    screen.wait_for(&["empty", "█"]);
+    screen.wait_for(&["large should hold"]);
+    screen.wait_for(&["started as process"]);
+    screen.press(&["u"]);
+    screen.wait_for(&["VM large: run", "0.13 GiB"]);
     screen.press(&["h"]);
     screen.wait_for(&["Keys"]);
     screen.press(&["q", "q"]);
@@ -253,6 +258,34 @@ fn top_leaves_the_terminal_as_it_was() {
     terminal.shown.wait_for("\x1b[?1049l", 0);
 }
 
+/// What is erased and written anew flickers.
+#[test]
+fn top_erases_nothing_and_writes_only_what_has_changed() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let command = host.command(&["top", "--interval", "0.1"]);
+    let mut terminal = Terminal::run(&command, 80, 24);
+    terminal.shown.wait_for("bars", 0);
+    let samples = || number(&host.overview(), "/host/samples");
+    let (start, first) = (terminal.shown.count(), samples());
+    wait_until("it was refreshed some dozen times", || {
+        samples() > first + 25
+    });
+    let written = terminal.shown.text_from(start);
+    assert!(
+        !written.contains("\x1b[2J") && !written.contains("\x1b[J"),
+        "{written}"
+    );
+    // Whole screens would be some dozen times 80 columns of 24 rows.
+    assert!(
+        (1..20_000).contains(&written.len()),
+        "{} bytes",
+        written.len()
+    );
+    terminal.type_keys(CTRL_C);
+    assert!(terminal.wait_for_end().success());
+}
+
 #[test]
 fn top_in_batch_mode_prints_a_table_with_a_row_for_each_look() {
     let host = TestHost::start("256M");
@@ -260,17 +293,20 @@ fn top_in_batch_mode_prints_a_table_with_a_row_for_each_look() {
     let table = host.ok(&["top", "--batch", "--count", "3", "--interval", "0.2"]);
     let rows: Vec<Vec<&str>> = table
         .lines()
-        .map(|line| line.split(',').collect())
+        .map(|line| line.split("\",\"").collect())
         .collect();
     assert_eq!(rows.len(), 4, "{table}");
+    assert_eq!(rows[0][0], "\"(PDH-CSV 4.0) (UTC)(0)");
     let size = rows[0]
         .iter()
-        .position(|name| *name == "vm(a) memsz")
+        .position(|name| {
+            name.starts_with(r"\\") && name.ends_with(r"\Group Memory(1:a)\Memory Size MBytes")
+        })
         .expect("a column");
     assert!(
         rows[1..]
             .iter()
-            .all(|row| row.len() == rows[0].len() && row[size] == "67108864"),
+            .all(|row| row.len() == rows[0].len() && row[size] == "64.00"),
         "{table}"
     );
 }

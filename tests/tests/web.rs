@@ -326,13 +326,14 @@ fn a_file_of_settings_is_followed_and_the_command_line_wins() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let file = folder.path().join("host.toml");
     let path = file.to_str().expect("it has a plain name");
-    std::fs::write(&file, "memory = \"128M\"\ninterval_ms = 100\nsharing = false\nhttp = \"127.0.0.1:0\"\n[scan]\npass_s = 7\n").expect("it can be written");
+    std::fs::write(&file, "memory = \"128M\"\ninterval_ms = 100\nsharing = false\nhttp = \"127.0.0.1:0\"\n[scan]\npass_s = 7\npriority = \"normal\"\n").expect("it can be written");
     let command = place.command(&["host", "--config", path, "--memory", "192M"]);
     let host = TestHost::start_by(place, command);
     let web = Web::of(&host);
     let seen = json(&web.get("/v1/host").body);
     assert_eq!(number(&seen, "/budget_bytes"), 192 * MIB);
     assert_eq!(number(&seen, "/sharing/rates/pass_s"), 7);
+    assert_eq!(text(&seen, "/sharing/priority"), "normal");
     // What is shown of sharing is what the last round found.
     wait_until("nothing is shared", || {
         json(&web.get("/v1/host").body)["sharing"]["on"] == false

@@ -1,13 +1,33 @@
 // Sizes and times as people read and type them.
 
-const UNITS = [["TiB", 2 ** 40], ["GiB", 2 ** 30], ["MiB", 2 ** 20], ["KiB", 2 ** 10]];
+const UNITS = [["TiB", 2 ** 40], ["GiB", 2 ** 30], ["MiB", 2 ** 20], ["KiB", 2 ** 10], ["B", 1]];
 const TYPED = { "": 1, B: 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
+const UNKNOWN = "–";
+
+const isKnown = (value) => value !== null && value !== undefined;
+const unitOf = (value) => UNITS.find(([, unit]) => value >= unit) ?? UNITS.at(-1);
+
+function amount(value, [name, unit]) {
+  const number = value / unit;
+  if (number >= 100 || Number.isInteger(number)) return number.toFixed(0);
+  return number.toFixed(number < 10 && unit >= 2 ** 30 ? 2 : 1);
+}
 
 export function bytes(value) {
-  if (value === null || value === undefined) return "–";
-  const [name, unit] = UNITS.find(([, unit]) => value >= unit) ?? ["B", 1];
-  const amount = value / unit;
-  return `${amount >= 100 || Number.isInteger(amount) ? amount.toFixed(0) : amount.toFixed(1)} ${name}`;
+  if (!isKnown(value)) return UNKNOWN;
+  const unit = unitOf(value);
+  return `${amount(value, unit)} ${unit[0]}`;
+}
+
+/// From one size to another: 140–164 MiB.
+export function range(low, high) {
+  if (!isKnown(low) || !isKnown(high)) return "";
+  const unit = unitOf(high);
+  return `${amount(low, unit)}–${amount(high, unit)} ${unit[0]}`;
+}
+
+export function percent(value) {
+  return isKnown(value) ? `${value.toFixed(0)} %` : UNKNOWN;
 }
 
 /// Bytes as they can be typed without loss: 512M, 1536K.

@@ -1,4 +1,4 @@
-//! Finding the balloon among the virtio-mmio devices of the command line.
+//! Finding the balloon and the disk among the virtio-mmio devices of the command line.
 
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
@@ -17,38 +17,69 @@ pub(crate) type GuestBalloon = Balloon<GuestHal, MmioTransport<'static>>;
 
 struct StorageCell(UnsafeCell<Storage>);
 
-// SAFETY: `find_balloon` lends it once.
+// SAFETY: `start_balloon` lends it once.
 unsafe impl Sync for StorageCell {}
 
 static STORAGE: StorageCell = StorageCell(UnsafeCell::new(Storage::new()));
 
-/// Starts the first balloon device. Returns it and the pin that it interrupts on.
+/// A device and the pin that it interrupts on.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) transport: MmioTransport<'static>,
+    pub(crate) pin: u8,
+}
+
+/// The first device of each kind that there is a driver for.
+#[derive(Debug, Default)]
+pub(crate) struct Devices {
+    pub(crate) balloon: Option<Found>,
+    pub(crate) disk: Option<Found>,
+}
+
+impl Devices {
+    /// Looks at each device once, for those that are not kept are reset.
+    pub(crate) fn find(line: &CommandLine<'_>) -> Self {
+        let mut found = Self::default();
+        for device in line.devices() {
+            let Some(transport) = open(device) else {
+                continue;
+            };
+            let place = match transport.device_type() {
+                DeviceType::MemoryBalloon if line.has_balloon => &mut found.balloon,
+                DeviceType::Block => &mut found.disk,
+                _ => continue,
+            };
+            if place.is_none() {
+                *place = Some(Found {
+                    transport,
+                    pin: device.irq,
+                });
+            }
+        }
+        found
+    }
+}
+
+/// Starts the balloon device.
 ///
 /// # Safety
 /// To be called once.
-pub(crate) unsafe fn find_balloon(
-    line: &CommandLine<'_>,
+pub(crate) unsafe fn start_balloon(
+    transport: MmioTransport<'static>,
+    batch_pages: u32,
     inside: FrameSet<'static>,
-) -> Option<(GuestBalloon, u8)> {
-    let (transport, irq) = line.devices().find_map(|device| {
-        let transport = open(device)?;
-        (transport.device_type() == DeviceType::MemoryBalloon).then_some((transport, device.irq))
-    })?;
+) -> Option<GuestBalloon> {
     // SAFETY: the caller calls once, so this is the only reference.
     let storage = unsafe { &mut *STORAGE.0.get() };
-    let batch_pages = line.batch_pages as usize;
-    match Balloon::new(Setup {
+    let balloon = Balloon::new(Setup {
         transport,
         storage,
         inside,
-        batch_pages,
-    }) {
-        Ok(balloon) => Some((balloon, irq)),
-        Err(error) => {
-            println!("error: the balloon device cannot be used: {error}");
-            None
-        }
-    }
+        batch_pages: batch_pages as usize,
+    });
+    balloon
+        .inspect_err(|error| println!("error: the balloon device cannot be used: {error}"))
+        .ok()
 }
 
 fn open(device: MmioDevice) -> Option<MmioTransport<'static>> {

@@ -5,8 +5,8 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
-/// Enough for the queues of one balloon in either layout, twice.
-const POOL_PAGES: usize = 24;
+/// Enough for the queues of one balloon and one disk in either layout, twice.
+const POOL_PAGES: usize = 32;
 
 #[repr(align(4096))]
 struct Pool(core::cell::UnsafeCell<[u8; POOL_PAGES * PAGE_SIZE]>);

@@ -1,4 +1,5 @@
-//! The event loop: console, balloon and workload in turn, and sleep when none has anything to do.
+//! The event loop: console, balloon, disk and workload in turn, and sleep when none has anything to
+//! do.
 
 use balloon_guest_driver::balloon::Progress;
 use balloon_guest_driver::command_line::CommandLine;
@@ -16,6 +17,7 @@ use crate::{apic, clock, power, rt, serial};
 pub(crate) const TIMER_LINE: u8 = 0;
 pub(crate) const SERIAL_LINE: u8 = 1;
 pub(crate) const BALLOON_LINE: u8 = 2;
+pub(crate) const DISK_LINE: u8 = 3;
 
 /// How long the workload may keep the others waiting.
 const SLICE_US: u64 = 1000;
@@ -72,7 +74,12 @@ impl Guest {
             if progress != Progress::Moving
                 && let Some(spec) = self.at_start.take()
             {
-                self.house.workload.start(spec);
+                self.start(spec);
+            }
+            if rt::take_pending(DISK_LINE.into())
+                && let Some(disk) = &mut self.house.disk
+            {
+                disk.on_interrupt();
             }
             match self.run_workload(progress) {
                 Rest::No => {}
@@ -106,8 +113,8 @@ impl Guest {
             Progress::Moving => self.house.run_workload(SLICE_MOVING_US, None),
             _ => self.house.run_workload(SLICE_US, Some(&self.lead)),
         };
-        if let Some(wrong) = self.house.workload.take_failure() {
-            println!("{wrong}");
+        if let Some(failure) = self.house.workload.take_failure() {
+            println!("{failure}");
         }
         if let Some(done) = self.house.workload.take_done() {
             println!("{done}");
@@ -187,7 +194,9 @@ impl Guest {
 
     fn start(&mut self, spec: Spec) {
         self.at_start = None;
-        self.house.workload.start(spec);
+        if let Err(error) = self.house.start(spec) {
+            println!("error: {error}");
+        }
     }
 
     fn prompt(&self) {

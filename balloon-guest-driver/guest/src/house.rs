@@ -4,12 +4,15 @@ use core::ptr::NonNull;
 
 use balloon_guest_driver::balloon::{MemoryFigures, PageAllocator};
 use balloon_guest_driver::crew::Lead;
+use balloon_guest_driver::disk::Disk;
 use balloon_guest_driver::frames::Frames;
 use balloon_guest_driver::workload::page::Page;
-use balloon_guest_driver::workload::{Rest, Slice, Workload};
+use balloon_guest_driver::workload::spec::Spec;
+use balloon_guest_driver::workload::{NoFiles, Rest, Slice, Workload};
 use balloon_guest_driver::{BLOCK_FRAMES, Gfn, PAGE_SIZE};
 
 use crate::clock;
+use crate::disk::VirtioDisk;
 use crate::ram::Pages;
 
 const BLOCK_BYTES: usize = BLOCK_FRAMES as usize * size_of::<Page>();
@@ -20,6 +23,7 @@ pub(crate) struct House {
     pub(crate) frames: Frames<'static>,
     pub(crate) workload: Workload<'static>,
     pub(crate) pages: Pages,
+    pub(crate) disk: Option<VirtioDisk>,
 }
 
 impl House {
@@ -31,8 +35,15 @@ impl House {
             Some(lead) => slice.helped_by(lead),
             None => slice,
         };
+        let disk = self.disk.as_mut().map(|disk| disk as &mut dyn Disk);
         self.workload
-            .step(&mut self.frames, &mut self.pages, &mut slice)
+            .step(&mut self.frames, &mut self.pages, disk, &mut slice)
+    }
+
+    /// Runs another workload from now on.
+    pub(crate) fn start(&mut self, spec: Spec) -> Result<(), NoFiles> {
+        let disk = self.disk.as_ref().map(|disk| disk as &dyn Disk);
+        self.workload.start(spec, disk)
     }
 }
 

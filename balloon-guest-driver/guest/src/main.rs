@@ -8,6 +8,7 @@
 mod apic;
 mod clock;
 mod device;
+mod disk;
 mod dma;
 mod guest;
 mod house;
@@ -21,17 +22,24 @@ mod start_info;
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use balloon_guest_driver::PAGE_SIZE;
 use balloon_guest_driver::command_line::CommandLine;
+use balloon_guest_driver::disk::Disk;
+use balloon_guest_driver::disk::cache::Cache;
 use balloon_guest_driver::frames::Frames;
 use balloon_guest_driver::set::FrameSet;
-use balloon_guest_driver::workload::{Held, Workload};
+use balloon_guest_driver::workload::{FileSystem, Files, Held, Workload};
+use balloon_guest_driver::{Gfn, PAGE_SIZE};
 
+use self::device::{Devices, Found};
+use self::disk::VirtioDisk;
 use self::guest::Guest;
 use self::house::House;
 use self::ram::{Arena, Pages};
 use self::serial::println;
 use self::start_info::StartInfo;
+
+/// Blocks that there are tables for, for each frame.
+const BLOCKS_A_FRAME: u32 = 4;
 
 /// Where the start at CPL 0 leads, once.
 #[unsafe(no_mangle)]
@@ -54,15 +62,14 @@ extern "C" fn guest_main(start_info: u64) -> ! {
     processors::tell_missing(line.cpus, &lead);
     clock::calibrate();
 
-    let (house, inside) = build_house(&info, arena, line.id);
-    let balloon = match line.has_balloon {
+    let devices = Devices::find(&line);
+    let disk = devices.disk.and_then(start_disk);
+    let (house, inside) = build_house(&info, arena, line.id, disk);
+    let balloon = devices.balloon.and_then(|Found { transport, pin }| {
         // SAFETY: here and nowhere else.
-        true => unsafe { device::find_balloon(&line, inside) },
-        false => None,
-    };
-    let balloon = balloon.map(|(balloon, pin)| {
+        let balloon = unsafe { device::start_balloon(transport, line.batch_pages, inside) }?;
         apic::connect(pin, guest::BALLOON_LINE);
-        balloon
+        Some(balloon)
     });
     apic::connect(serial::PIN, guest::SERIAL_LINE);
     if balloon.is_none() && line.has_balloon && !line.quiet {
@@ -71,9 +78,23 @@ extern "C" fn guest_main(start_info: u64) -> ! {
     Guest::new(&line, house, lead, balloon).run()
 }
 
+fn start_disk(found: Found) -> Option<VirtioDisk> {
+    let Found { transport, pin } = found;
+    // SAFETY: here and nowhere else, for there is one such device found.
+    let disk = unsafe { VirtioDisk::start(transport) };
+    let disk = disk.inspect_err(|error| println!("error: the disk cannot be used: {error}"));
+    apic::connect(pin, guest::DISK_LINE);
+    disk.ok()
+}
+
 /// Cuts what must last from the RAM behind the image; the rest is free. Also returns the set for
 /// the frames in the balloon.
-fn build_house(info: &StartInfo, mut arena: Arena, id: u32) -> (House, FrameSet<'static>) {
+fn build_house(
+    info: &StartInfo,
+    mut arena: Arena,
+    id: u32,
+    disk: Option<VirtioDisk>,
+) -> (House, FrameSet<'static>) {
     let end = info.ram().iter().map(|piece| piece.end).max().unwrap_or(0);
     let limit = u32::try_from(end / PAGE_SIZE).expect("16 TiB are more than page tables reach");
     ram::map_above_4_gib(&mut arena, end);
@@ -86,11 +107,16 @@ fn build_house(info: &StartInfo, mut arena: Arena, id: u32) -> (House, FrameSet<
     let other_contents = unsafe { arena.cut(set_words) };
     // SAFETY: a slot is two numbers. There cannot be more frames than numbers below the limit.
     let slots = unsafe { arena.cut(limit as usize) };
+    let file_system = match &disk {
+        Some(disk) => file_system(disk, limit, &mut arena),
+        None => FileSystem::none(),
+    };
     let mut frames = Frames::new(frames, limit);
     for &piece in info.ram() {
         frames.add_untouched(ram::frames_of(piece, arena.next()));
     }
-    let workload = Workload::new(id, Held::new(slots), FrameSet::new(other_contents, limit));
+    let other_contents = FrameSet::new(other_contents, limit);
+    let workload = Workload::new(id, Held::new(slots), other_contents, file_system);
     // SAFETY: here and nowhere else, after mapping; frames are all behind the arena.
     let pages = unsafe { Pages::new() };
     (
@@ -98,9 +124,25 @@ fn build_house(info: &StartInfo, mut arena: Arena, id: u32) -> (House, FrameSet<
             frames,
             workload,
             pages,
+            disk,
         },
         FrameSet::new(inside, limit),
     )
+}
+
+/// Tables for files on a disk: 8 bytes a block, and no more blocks than four times the memory, so 1 %
+/// of it at most. Untouched until they are used.
+fn file_system(disk: &VirtioDisk, limit: Gfn, arena: &mut Arena) -> FileSystem<'static> {
+    let blocks = disk.block_count().min(limit.saturating_mul(BLOCKS_A_FRAME));
+    // SAFETY: numbers may have any contents, and buffers are made of them.
+    let buffers = unsafe { arena.cut(limit as usize) };
+    // SAFETY: as before.
+    let places = unsafe { arena.cut(blocks as usize) };
+    // SAFETY: as before.
+    let versions = unsafe { arena.cut(blocks as usize) };
+    // SAFETY: as before.
+    let lengths = unsafe { arena.cut(Files::lengths_for(blocks)) };
+    FileSystem::new(Cache::new(buffers, places), Files::new(versions, lengths))
 }
 
 /// A bug of this program: told, by the first processor that meets one, and the end of the machine.

@@ -44,6 +44,15 @@ impl<'a> Held<'a> {
         &mut self.slots[..self.count]
     }
 
+    /// The frame in a place, counted from the one held first.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[must_use]
+    pub fn gfn(&self, place: u32) -> Gfn {
+        self.slots[..self.count][place as usize].gfn
+    }
+
     /// How many more can be held.
     #[must_use]
     pub const fn room(&self) -> usize {

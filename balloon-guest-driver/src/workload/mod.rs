@@ -8,28 +8,37 @@
 mod breaker;
 mod cloner;
 mod content;
+mod dbench;
 mod held;
 mod histogram;
 mod pace;
 pub mod page;
 pub mod spec;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod toucher;
 mod verifier;
 mod zipf;
 
+use core::fmt;
+
 use self::breaker::Breaker;
 pub use self::breaker::{BreakFigures, Done, Order, OrderError};
 use self::cloner::Cloner;
+use self::dbench::{Dbench, Failure as DbenchFailure};
+pub use self::dbench::{Files, NoFiles, WrongBlock};
 pub use self::held::{Held, Slot};
 use self::page::Memory;
-use self::spec::{Action, Size, Spec};
+use self::spec::{Action, DbenchSpec, Size, Spec};
 use self::toucher::Toucher;
 use self::verifier::Verifier;
 pub use self::verifier::WrongPage;
 use crate::Gfn;
 use crate::crew::Lead;
+use crate::disk::Disk;
+use crate::disk::buffers::{Buffers, FailedRequest};
+use crate::disk::cache::Cache;
+use crate::disk::requests::{Requests, Service};
 use crate::frames::Frames;
 use crate::set::FrameSet;
 
@@ -57,6 +66,83 @@ pub struct Counters {
     pub breaks: u64,
     /// How it went when all pages were broken last.
     pub last_break: BreakFigures,
+    /// Operations that the clients of `dbench` have finished.
+    pub operations: u64,
+    /// Bytes of files that they read.
+    pub read_bytes: u64,
+    /// Bytes of files that they wrote.
+    pub written_bytes: u64,
+    /// Blocks of files that were in memory when they were to be read.
+    pub hits: u64,
+    /// Blocks of files that were read from the disk.
+    pub misses: u64,
+    /// Requests that the disk failed.
+    pub disk_errors: u64,
+}
+
+/// What stopped a workload. Shown as a line for the console.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Failure {
+    /// A page that is not what it must be.
+    Page(WrongPage),
+    /// A block of a file that is not what it must be.
+    Block(WrongBlock),
+    /// The disk failed a request.
+    Disk(FailedRequest),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Page(wrong) => wrong.fmt(f),
+            Self::Block(wrong) => wrong.fmt(f),
+            Self::Disk(failed) => failed.fmt(f),
+        }
+    }
+}
+
+/// What a workload needs for files on a disk.
+#[derive(Debug)]
+pub struct FileSystem<'a> {
+    cache: Cache<'a>,
+    files: Files<'a>,
+    requests: Requests,
+}
+
+impl<'a> FileSystem<'a> {
+    /// Files in as many blocks as the cache has room for.
+    #[must_use]
+    pub const fn new(cache: Cache<'a>, files: Files<'a>) -> Self {
+        Self {
+            cache,
+            files,
+            requests: Requests::new(Service::AT_ONCE),
+        }
+    }
+
+    /// Room for no files: there is no disk.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self::new(Cache::new(&mut [], &mut []), Files::new(&mut [], &mut []))
+    }
+
+    /// With what it works on, for one step.
+    fn open<'s, M>(
+        &'s mut self,
+        held: &'s Held<'a>,
+        memory: &'s mut M,
+        disk: &'s mut dyn Disk,
+    ) -> (Buffers<'s, 'a, M>, &'s mut Files<'a>) {
+        let buffers = Buffers {
+            cache: &mut self.cache,
+            requests: &mut self.requests,
+            held,
+            memory,
+            disk,
+            now_us: 0,
+        };
+        (buffers, &mut self.files)
+    }
 }
 
 /// When a workload wants to go on.
@@ -68,6 +154,17 @@ pub enum Rest {
     Until(u64),
     /// When something else has changed.
     Asleep,
+}
+
+impl From<Option<u64>> for Rest {
+    /// From a time that may be at once or never (`u64::MAX`).
+    fn from(wake_at_us: Option<u64>) -> Self {
+        match wake_at_us {
+            None => Self::No,
+            Some(u64::MAX) => Self::Asleep,
+            Some(time) => Self::Until(time),
+        }
+    }
 }
 
 /// The length of time that a step may take, the clock for it, and who helps.
@@ -138,6 +235,7 @@ enum Running {
     Clone(Cloner),
     Verify(Verifier),
     Break(Breaker),
+    Dbench(Dbench),
     /// Found a wrong page. What it holds stays as it is, for a person to look at.
     Failed,
 }
@@ -158,15 +256,22 @@ pub struct Workload<'a> {
     other_contents: FrameSet<'a>,
     /// A `verify` has written contents that are common to all guests.
     has_written_common: bool,
+    file_system: FileSystem<'a>,
     counters: Counters,
-    failure: Option<WrongPage>,
+    failure: Option<Failure>,
 }
 
 impl<'a> Workload<'a> {
     /// No workload yet. `guest` names this guest in what is written to pages; `other_contents` is
-    /// an empty set with room for every frame.
+    /// an empty set with room for every frame; `file_system` has room for a buffer for each, if there
+    /// is a disk.
     #[must_use]
-    pub const fn new(guest: u32, held: Held<'a>, other_contents: FrameSet<'a>) -> Self {
+    pub const fn new(
+        guest: u32,
+        held: Held<'a>,
+        other_contents: FrameSet<'a>,
+        file_system: FileSystem<'a>,
+    ) -> Self {
         Self {
             guest,
             spec: Spec::IDLE,
@@ -176,6 +281,7 @@ impl<'a> Workload<'a> {
             held,
             other_contents,
             has_written_common: false,
+            file_system,
             counters: Counters {
                 checks: 0,
                 errors: 0,
@@ -192,15 +298,28 @@ impl<'a> Workload<'a> {
                     total_us: 0,
                     elapsed_us: 0,
                 },
+                operations: 0,
+                read_bytes: 0,
+                written_bytes: 0,
+                hits: 0,
+                misses: 0,
+                disk_errors: 0,
             },
             failure: None,
         }
     }
 
     /// Runs another workload from now on. The frames of the one before are released first.
-    pub const fn start(&mut self, spec: Spec) {
+    ///
+    /// # Errors
+    /// If it needs files that the disk cannot have; then what runs goes on.
+    pub fn start(&mut self, spec: Spec, disk: Option<&dyn Disk>) -> Result<(), NoFiles> {
+        if let Action::Dbench(spec) = spec.action {
+            dbench::blocks_for(spec, disk, self.file_system.cache.block_limit())?;
+        }
         self.next = Some(spec);
         self.order = None;
+        Ok(())
     }
 
     /// Tells the breaker that runs, or is about to, what to do when it has its pages and has done
@@ -251,8 +370,8 @@ impl<'a> Workload<'a> {
         }
     }
 
-    /// The wrong page that stopped the workload; told once.
-    pub const fn take_failure(&mut self) -> Option<WrongPage> {
+    /// What stopped the workload; told once.
+    pub const fn take_failure(&mut self) -> Option<Failure> {
         self.failure.take()
     }
 
@@ -277,20 +396,24 @@ impl<'a> Workload<'a> {
         }
     }
 
-    /// Goes on until the slice is over or nothing is to be done.
+    /// Goes on until the slice is over or nothing is to be done. The disk is always the same.
     pub fn step(
         &mut self,
         frames: &mut Frames<'_>,
         memory: &mut impl Memory,
+        mut disk: Option<&mut (dyn Disk + 'static)>,
         slice: &mut Slice<'_>,
     ) -> Rest {
         if let Some(next) = self.next {
+            if let Some(wake_at_us) = self.wind_up(memory, disk.as_deref_mut(), slice) {
+                return Rest::from(Some(wake_at_us));
+            }
             let keeps_frames = self.keeps_frames_for(next);
             if !keeps_frames {
                 self.release(frames, memory, slice);
             }
             if keeps_frames || self.held.count() == 0 {
-                self.begin(next, slice.now_us());
+                self.begin(next, disk.as_deref(), slice.now_us());
             }
             return Rest::No;
         }
@@ -300,13 +423,11 @@ impl<'a> Workload<'a> {
         if !grew {
             self.pass_order_on(slice);
         }
-        let wake_at_us = self.act(memory, slice);
+        let wake_at_us = self.act(memory, disk, slice);
         match wake_at_us {
             _ if grew => Rest::No,
             _ if held == 0 => Rest::Asleep,
-            None => Rest::No,
-            Some(u64::MAX) => Rest::Asleep,
-            Some(time) => Rest::Until(time),
+            wake_at_us => Rest::from(wake_at_us),
         }
     }
 
@@ -316,7 +437,7 @@ impl<'a> Workload<'a> {
         is_toucher && matches!(next.action, Action::Touch(_)) && next.size == self.spec.size
     }
 
-    fn begin(&mut self, spec: Spec, now_us: u64) {
+    fn begin(&mut self, spec: Spec, disk: Option<&dyn Disk>, now_us: u64) {
         self.spec = spec;
         self.next = None;
         self.running = match spec.action {
@@ -329,7 +450,45 @@ impl<'a> Workload<'a> {
                 Running::Verify(Verifier::new(spec, self.guest, writes_common, now_us))
             }
             Action::Break(spec) => Running::Break(Breaker::new(spec, self.guest)),
+            Action::Dbench(spec) => self.begin_dbench(spec, disk, now_us),
         };
+    }
+
+    fn begin_dbench(&mut self, spec: DbenchSpec, disk: Option<&dyn Disk>, now_us: u64) -> Running {
+        let limit = self.file_system.cache.block_limit();
+        let Ok(blocks) = dbench::blocks_for(spec, disk, limit) else {
+            // `start` has looked at the same disk.
+            return Running::Idle;
+        };
+        let dbench = Dbench::new(spec, self.guest, blocks, now_us);
+        self.file_system.cache.clear(blocks);
+        self.file_system.files.clear(blocks);
+        self.file_system.requests.set_service(dbench.service());
+        Running::Dbench(dbench)
+    }
+
+    /// Has what runs bring its files home, before its frames are released. `None` when that is done.
+    fn wind_up(
+        &mut self,
+        memory: &mut impl Memory,
+        disk: Option<&mut (dyn Disk + 'static)>,
+        slice: &mut Slice<'_>,
+    ) -> Option<u64> {
+        let (Running::Dbench(dbench), Some(disk)) = (&mut self.running, disk) else {
+            return None;
+        };
+        let (mut io, _) = self.file_system.open(&self.held, memory, disk);
+        match dbench.wind_up(&mut io, slice) {
+            Ok(Some(wake_at_us)) => Some(wake_at_us),
+            Ok(None) => {
+                self.file_system.cache.forget_all();
+                None
+            }
+            Err(failure) => {
+                self.fail_dbench(failure);
+                Some(0)
+            }
+        }
     }
 
     /// Has a breaker that does nothing begin with what it was told or tells itself.
@@ -342,9 +501,27 @@ impl<'a> Workload<'a> {
         }
     }
 
-    fn act(&mut self, memory: &mut impl Memory, slice: &mut Slice<'_>) -> Option<u64> {
+    fn act(
+        &mut self,
+        memory: &mut impl Memory,
+        disk: Option<&mut (dyn Disk + 'static)>,
+        slice: &mut Slice<'_>,
+    ) -> Option<u64> {
         let Self { held, counters, .. } = self;
         match &mut self.running {
+            Running::Dbench(dbench) => {
+                let Some(disk) = disk else {
+                    return Some(u64::MAX);
+                };
+                let (mut io, files) = self.file_system.open(held, memory, disk);
+                match dbench.step(&mut io, files, counters, slice) {
+                    Ok(wake_at_us) => wake_at_us,
+                    Err(failure) => {
+                        self.fail_dbench(failure);
+                        None
+                    }
+                }
+            }
             Running::Idle | Running::Failed => Some(u64::MAX),
             Running::Touch(toucher) => toucher.step(held, memory, counters, slice),
             Running::Clone(cloner) => cloner.step(held, memory, counters, slice),
@@ -364,8 +541,22 @@ impl<'a> Workload<'a> {
             Some(_) => self.counters.errors += 1,
             None => self.counters.leaks += 1,
         }
-        self.failure = Some(wrong);
+        self.failure = Some(Failure::Page(wrong));
         self.running = Running::Failed;
+    }
+
+    /// It knows itself that it has failed, and takes back what the disk still has.
+    fn fail_dbench(&mut self, failure: DbenchFailure) {
+        self.failure = Some(match failure {
+            DbenchFailure::Wrong(wrong) => {
+                self.counters.errors += 1;
+                Failure::Block(wrong)
+            }
+            DbenchFailure::Disk(failed) => {
+                self.counters.disk_errors += 1;
+                Failure::Disk(failed)
+            }
+        });
     }
 
     /// Obtains frames that the workload should have and there are. True if there may be more.
@@ -408,6 +599,8 @@ impl<'a> Workload<'a> {
         let mut result = Ok(());
         match &self.running {
             Running::Idle | Running::Failed => {}
+            // It is written when a block needs it.
+            Running::Dbench(_) => self.file_system.cache.add_place(),
             // A working set is in use from the start.
             Running::Touch(_) => page[0] = u64::from(gfn),
             Running::Clone(cloner) => cloner.write(self.held.count(), 0, page),
@@ -427,11 +620,17 @@ impl<'a> Workload<'a> {
     /// Whether frames are given up for the balloon.
     fn gives_up(&self) -> bool {
         let yields = self.spec.size == Size::Max || self.next.is_some();
-        yields && !matches!(self.running, Running::Failed)
+        yields
+            && match &self.running {
+                Running::Failed => false,
+                Running::Dbench(dbench) => !dbench.has_failed() || self.next.is_some(),
+                _ => true,
+            }
     }
 
     /// Gives frames up for the balloon, those that lie highest first, each checked once more if
-    /// the workload checks. Returns how many.
+    /// the workload checks. A cache may have to write some back first, which its next step does.
+    /// Returns how many.
     pub fn give_up(&mut self, out: &mut [Gfn], memory: &mut impl Memory) -> usize {
         if !self.gives_up() {
             return 0;
@@ -448,6 +647,9 @@ impl<'a> Workload<'a> {
 
     /// Lets go of the frame held last. `None` if there is none, or it was found to be wrong.
     fn retire(&mut self, memory: &mut impl Memory) -> Option<Gfn> {
+        if let Running::Dbench(_) = self.running {
+            self.vacate_last_place(memory)?;
+        }
         let slot = self.held.pop()?;
         match &self.running {
             Running::Verify(verifier) => {
@@ -459,11 +661,25 @@ impl<'a> Workload<'a> {
                 }
             }
             Running::Idle => {}
-            Running::Touch(_) | Running::Clone(_) | Running::Break(_) | Running::Failed => {
+            Running::Touch(_)
+            | Running::Clone(_)
+            | Running::Break(_)
+            | Running::Dbench(_)
+            | Running::Failed => {
                 self.other_contents.insert(slot.gfn);
             }
         }
         Some(slot.gfn)
+    }
+
+    /// Has the cache do without its last place. `None` if it cannot now.
+    fn vacate_last_place(&mut self, memory: &mut impl Memory) -> Option<()> {
+        let given = self.file_system.cache.give_up()?;
+        if let Some(place) = given.moves_to {
+            let page = *memory.page(self.held.gfn(given.place));
+            *memory.page(self.held.gfn(place)) = page;
+        }
+        Some(())
     }
 
     /// Gives frames back to the allocator until none is held or the slice is over.

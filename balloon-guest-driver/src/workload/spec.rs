@@ -2,7 +2,14 @@
 
 use core::fmt;
 
+use super::dbench::CLIENTS_MAX;
+use crate::disk::REQUESTS_MAX;
 use crate::{PAGE_SIZE, size};
+
+const _: () = assert!(
+    CLIENTS_MAX == 128 && REQUESTS_MAX == 7,
+    "texts below say so"
+);
 
 /// How much memory a workload holds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -73,6 +80,27 @@ pub struct BreakerSpec {
     pub repeat: bool,
 }
 
+/// A `dbench`: file clients over the buffer cache.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DbenchSpec {
+    /// Clients, each with files of its own.
+    pub clients: u8,
+    /// Room for all files; [`Size::Max`] for all of the disk, but four times the memory at most.
+    pub files: Size,
+    /// Percent of what clients do that writes.
+    pub write: u8,
+    /// Which of its files a client takes.
+    pub distribution: Distribution,
+    /// Operations a second; 0 for as many as possible.
+    pub rate: u32,
+    /// What the clients' choices come from, beside the guest's identity.
+    pub seed: u32,
+    /// What a request to the disk takes at least, in microseconds; 0 for as long as it takes.
+    pub seek_us: u32,
+    /// Requests that the disk serves at a time.
+    pub depth: u8,
+}
+
 /// What the workload does with its memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Action {
@@ -86,6 +114,8 @@ pub enum Action {
     Verify(VerifySpec),
     /// Fills it with what other guests have, and breaks that when told to.
     Break(BreakerSpec),
+    /// Caches files in it.
+    Dbench(DbenchSpec),
 }
 
 /// A workload, as asked for.
@@ -128,7 +158,7 @@ impl fmt::Display for SpecError<'_> {
             Self::Name(name) => {
                 write!(
                     f,
-                    "no workload `{name}`; there are idle, toucher, clone, verify and breaker"
+                    "no workload `{name}`; there are idle, toucher, clone, verify, breaker and dbench"
                 )
             }
             Self::Key { name, keys: "", .. } => write!(f, "workload {name} takes no keys"),
@@ -145,6 +175,13 @@ impl fmt::Display for SpecError<'_> {
 const SIZE_WANTED: &str = "a size from 4K up, like 64M or 1G, or max";
 const PERCENT_WANTED: &str = "a number from 0 to 100";
 const COUNT_WANTED: &str = "a number from 0 to 4294967295";
+const DISTRIBUTION_WANTED: &str = "uniform or zipf";
+const THETA_WANTED: &str = "a number from 0.01 to 5, like 0.99";
+const CLIENTS_WANTED: &str = "a number from 1 to 128";
+const DEPTH_WANTED: &str = "a number from 1 to 7";
+/// Ten seconds: more is a mistake.
+const SEEK_US_MAX: u32 = 10_000_000;
+const SEEK_WANTED: &str = "microseconds from 0 to 10000000";
 
 impl Spec {
     /// A workload that holds nothing and does nothing.
@@ -209,6 +246,19 @@ impl Spec {
                     repeat: false,
                 }),
             ),
+            "dbench" => (
+                Size::Max,
+                Action::Dbench(DbenchSpec {
+                    clients: 40,
+                    files: Size::Max,
+                    write: 20,
+                    distribution: Distribution::Uniform,
+                    rate: 0,
+                    seed: 1,
+                    seek_us: 1000,
+                    depth: 1,
+                }),
+            ),
             _ => return None,
         };
         Some(Self { size, action })
@@ -234,17 +284,25 @@ impl Spec {
             }
             (Action::Touch(touch), "write") => touch.write = percent()?,
             (Action::Touch(touch), "rate") => touch.rate = count()?,
-            (Action::Touch(touch), "dist") => {
-                touch.distribution = match (value, touch.distribution) {
+            (
+                Action::Touch(ToucherSpec { distribution, .. })
+                | Action::Dbench(DbenchSpec { distribution, .. }),
+                "dist",
+            ) => {
+                *distribution = match (value, *distribution) {
                     ("uniform", _) => Distribution::Uniform,
                     ("zipf", zipf @ Distribution::Zipf { .. }) => zipf,
                     ("zipf", Distribution::Uniform) => Distribution::Zipf { theta: 0.99 },
-                    _ => return Err(bad("uniform or zipf")),
+                    _ => return Err(bad(DISTRIBUTION_WANTED)),
                 };
             }
-            (Action::Touch(touch), "theta") => {
-                let theta = theta(value).ok_or(bad("a number from 0.01 to 5, like 0.99"))?;
-                touch.distribution = Distribution::Zipf { theta };
+            (
+                Action::Touch(ToucherSpec { distribution, .. })
+                | Action::Dbench(DbenchSpec { distribution, .. }),
+                "theta",
+            ) => {
+                let theta = theta(value).ok_or(bad(THETA_WANTED))?;
+                *distribution = Distribution::Zipf { theta };
             }
             (Action::Clone(clone), "zero") => clone.zero = percent()?,
             (Action::Clone(clone), "common") => clone.common = percent()?,
@@ -256,6 +314,22 @@ impl Spec {
             (Action::Verify(verify), "common") => verify.common = percent()?,
             (Action::Break(breaker), "seed") => breaker.seed = count()?,
             (Action::Break(breaker), "loop") => breaker.repeat = flag()?,
+            (Action::Dbench(dbench), "clients") => {
+                dbench.clients = small(value, CLIENTS_MAX).ok_or(bad(CLIENTS_WANTED))?;
+            }
+            (Action::Dbench(dbench), "files") => {
+                dbench.files = parse_size(value).ok_or(bad(SIZE_WANTED))?;
+            }
+            (Action::Dbench(dbench), "write") => dbench.write = percent()?,
+            (Action::Dbench(dbench), "rate") => dbench.rate = count()?,
+            (Action::Dbench(dbench), "seed") => dbench.seed = count()?,
+            (Action::Dbench(dbench), "seek_us") => {
+                let seek_us = count().ok().filter(|&seek_us| seek_us <= SEEK_US_MAX);
+                dbench.seek_us = seek_us.ok_or(bad(SEEK_WANTED))?;
+            }
+            (Action::Dbench(dbench), "depth") => {
+                dbench.depth = small(value, REQUESTS_MAX).ok_or(bad(DEPTH_WANTED))?;
+            }
             _ => {
                 return Err(SpecError::Key {
                     name,
@@ -274,6 +348,9 @@ impl Spec {
             Action::Clone(_) => "size, zero, common, rewrite, seed and shuffle",
             Action::Verify(_) => "size, rate, write and common",
             Action::Break(_) => "size, seed and loop",
+            Action::Dbench(_) => {
+                "size, clients, files, write, dist, theta, rate, seed, seek_us and depth"
+            }
         }
     }
 
@@ -308,6 +385,12 @@ fn count(value: &str) -> Option<u32> {
     size::number(value)?.try_into().ok()
 }
 
+/// A number from 1 to `most`.
+fn small(value: &str, most: usize) -> Option<u8> {
+    let number: u8 = count(value)?.try_into().ok()?;
+    (1..=most).contains(&usize::from(number)).then_some(number)
+}
+
 fn flag(value: &str) -> Option<bool> {
     match value {
         "0" => Some(false),
@@ -333,6 +416,15 @@ impl fmt::Display for Size {
     }
 }
 
+impl fmt::Display for Distribution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uniform => f.write_str("dist=uniform"),
+            Self::Zipf { theta } => write!(f, "dist=zipf,theta={theta}"),
+        }
+    }
+}
+
 /// The text that [`Spec::parse`] reads the same workload from, every key given.
 impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -345,12 +437,10 @@ impl fmt::Display for Spec {
                 distribution,
                 rate,
             }) => {
-                write!(f, "toucher:size={size},active={active},write={write},")?;
-                match distribution {
-                    Distribution::Uniform => f.write_str("dist=uniform")?,
-                    Distribution::Zipf { theta } => write!(f, "dist=zipf,theta={theta}")?,
-                }
-                write!(f, ",rate={rate}")
+                write!(
+                    f,
+                    "toucher:size={size},active={active},write={write},{distribution},rate={rate}"
+                )
             }
             Action::Clone(CloneSpec {
                 zero,
@@ -379,6 +469,20 @@ impl fmt::Display for Spec {
                     u8::from(repeat)
                 )
             }
+            Action::Dbench(DbenchSpec {
+                clients,
+                files,
+                write,
+                distribution,
+                rate,
+                seed,
+                seek_us,
+                depth,
+            }) => write!(
+                f,
+                "dbench:size={size},clients={clients},files={files},write={write},{distribution},\
+                 rate={rate},seed={seed},seek_us={seek_us},depth={depth}"
+            ),
         }
     }
 }
@@ -406,6 +510,11 @@ mod tests {
             ("verify", "verify:size=max,rate=20000,write=50,common=0"),
             ("breaker", "breaker:size=64M,seed=1,loop=0"),
             (
+                "dbench",
+                "dbench:size=max,clients=40,files=max,write=20,dist=uniform,rate=0,seed=1,\
+                 seek_us=1000,depth=1",
+            ),
+            (
                 "toucher:dist=zipf",
                 "toucher:size=64M,active=max,write=50,dist=zipf,theta=0.99,rate=0",
             ),
@@ -421,6 +530,7 @@ mod tests {
             "clone:size=1G,zero=0,common=100,rewrite=0,seed=7,shuffle=1",
             "verify:size=8M,rate=0,write=100,common=30",
             "breaker:size=max,seed=9,loop=1",
+            "dbench:size=32M,clients=128,files=1G,write=0,theta=1.5,rate=5,seed=7,seek_us=0,depth=7",
         ] {
             let spec = Spec::parse(text).unwrap();
             assert_eq!(Spec::parse(&spec.to_string()).unwrap(), spec);
@@ -432,7 +542,7 @@ mod tests {
         for (text, error) in [
             (
                 "touch",
-                "no workload `touch`; there are idle, toucher, clone, verify and breaker",
+                "no workload `touch`; there are idle, toucher, clone, verify, breaker and dbench",
             ),
             ("idle:size=1M", "workload idle takes no keys"),
             (
@@ -444,6 +554,19 @@ mod tests {
                 "workload breaker has no key `rate`; it has size, seed and loop",
             ),
             ("breaker:loop=2", "loop=2: must be 0 or 1"),
+            (
+                "dbench:clients=0",
+                "clients=0: must be a number from 1 to 128",
+            ),
+            (
+                "dbench:clients=129",
+                "clients=129: must be a number from 1 to 128",
+            ),
+            ("dbench:depth=8", "depth=8: must be a number from 1 to 7"),
+            (
+                "dbench:seek_us=4ms",
+                "seek_us=4ms: must be microseconds from 0 to 10000000",
+            ),
             (
                 "verify:size=0",
                 "size=0: must be a size from 4K up, like 64M or 1G, or max",

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::string::{String, ToString};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::vec;
 use std::vec::Vec;
@@ -13,24 +14,33 @@ use super::page::{Page, Stamp, WORDS, is_zero};
 use super::*;
 use crate::crew::PROCESSORS_MAX;
 use crate::crew::tests::with_crew;
+use crate::disk::DiskError;
+use crate::disk::cache::Buffer;
+use crate::disk::fake::FakeDisk;
 
 const LIMIT: Gfn = 4096;
 
-struct Ram(Vec<[AtomicU64; WORDS]>);
+pub(crate) struct Ram(Arc<[[AtomicU64; WORDS]]>);
 
 impl Ram {
-    fn new() -> Self {
-        let page = || [const { AtomicU64::new(0) }; WORDS];
-        Self((0..LIMIT).map(|_| page()).collect())
+    pub(crate) fn new(pages: u32) -> Self {
+        let page = |_| [const { AtomicU64::new(0) }; WORDS];
+        Self((0..pages).map(page).collect())
+    }
+
+    /// The same pages, as a device has them.
+    pub(crate) fn shared(&self) -> Arc<[[AtomicU64; WORDS]]> {
+        self.0.clone()
     }
 }
 
 impl Memory for Ram {
     fn page(&mut self, gfn: Gfn) -> &mut Page {
-        let page: *mut [AtomicU64; WORDS] = &mut self.0[gfn as usize];
-        // SAFETY: an atomic has the size and any value of its integer, and at 8 bytes its
-        // alignment; the borrow of `self` goes on.
-        unsafe { &mut *page.cast::<Page>() }
+        let page = self.0[gfn as usize].as_ptr();
+        // SAFETY: an atomic may be changed through a shared reference and has the size and any value
+        // of its integer, and at 8 bytes its alignment; the borrow of `self` goes on, and devices run
+        // on the same thread, but not now.
+        unsafe { &mut *page.cast_mut().cast::<Page>() }
     }
 
     fn word(&self, gfn: Gfn, index: usize) -> &AtomicU64 {
@@ -38,10 +48,21 @@ impl Memory for Ram {
     }
 }
 
+/// Blocks that the caches of tests have room for.
+const BLOCKS: u32 = 8192;
+
+fn file_system() -> FileSystem<'static> {
+    let buffers = vec![Buffer::EMPTY; LIMIT as usize].leak();
+    let cache = Cache::new(buffers, vec![0; BLOCKS as usize].leak());
+    let lengths = vec![0; Files::lengths_for(BLOCKS)].leak();
+    FileSystem::new(cache, Files::new(vec![0; BLOCKS as usize].leak(), lengths))
+}
+
 struct Guest {
     ram: Ram,
     frames: Frames<'static>,
     workload: Workload<'static>,
+    disk: Option<FakeDisk>,
     clock_us: Cell<u64>,
 }
 
@@ -56,10 +77,18 @@ impl Guest {
         frames.add_untouched(0..LIMIT);
         let held = Held::new(vec![Slot::default(); LIMIT as usize].leak());
         Self {
-            ram: Ram::new(),
+            ram: Ram::new(LIMIT),
             frames,
-            workload: Workload::new(id, held, FrameSet::new(storage(), LIMIT)),
+            workload: Workload::new(id, held, FrameSet::new(storage(), LIMIT), file_system()),
+            disk: None,
             clock_us: Cell::new(0),
+        }
+    }
+
+    fn wrong_page(&mut self) -> WrongPage {
+        match self.workload.take_failure() {
+            Some(Failure::Page(wrong)) => wrong,
+            other => panic!("{other:?} is no wrong page"),
         }
     }
 
@@ -70,7 +99,9 @@ impl Guest {
     }
 
     fn start(&mut self, spec: &'static str) {
-        self.workload.start(Spec::parse(spec).unwrap());
+        let disk = self.disk.as_ref().map(|disk| disk as &dyn Disk);
+        let spec = Spec::parse(spec).unwrap();
+        self.workload.start(spec, disk).unwrap();
         self.steps(20);
     }
 
@@ -89,8 +120,12 @@ impl Guest {
             Some(lead) => slice.helped_by(lead),
             None => slice,
         };
+        let disk = self
+            .disk
+            .as_mut()
+            .map(|disk| disk as &mut (dyn Disk + 'static));
         self.workload
-            .step(&mut self.frames, &mut self.ram, &mut slice)
+            .step(&mut self.frames, &mut self.ram, disk, &mut slice)
     }
 
     fn steps(&mut self, count: usize) {
@@ -185,7 +220,7 @@ fn an_older_version_of_the_right_page_is_an_error() {
     for _ in 0..10_000 {
         guest.step();
     }
-    let failure = guest.workload.take_failure().unwrap();
+    let failure = guest.wrong_page();
     assert_eq!(
         failure.found,
         Stamp {
@@ -203,7 +238,7 @@ fn a_wrong_byte_is_found_when_the_page_is_given_up() {
     let mut guest = Guest::running("verify:rate=1");
     guest.ram.page(LIMIT - RESERVE - 3)[511] ^= 1 << 63;
     assert_eq!(guest.give_up(10).len(), 2, "the pages before it");
-    let failure = guest.workload.take_failure().unwrap();
+    let failure = guest.wrong_page();
     assert_eq!((failure.gfn, failure.word), (LIMIT - RESERVE - 3, 511));
 }
 
@@ -261,7 +296,7 @@ fn a_wrong_bit_in_any_page_is_found_with_common_pages_about() {
         let mut guest = Guest::running("verify:size=200K,rate=0,write=0,common=50");
         guest.ram.page(gfn)[gfn as usize * 10] ^= 1 << gfn;
         guest.steps(100);
-        let failure = guest.workload.take_failure().unwrap();
+        let failure = guest.wrong_page();
         assert_eq!((failure.gfn, failure.word), (gfn, gfn as usize * 10));
         assert!(failure.to_string().starts_with("verify: WRONG BYTE"));
     }
@@ -346,7 +381,8 @@ fn an_order_waits_for_the_pages_and_for_the_order_before() {
     let mut guest = Guest::new();
     guest
         .workload
-        .start(Spec::parse("breaker:size=max").unwrap());
+        .start(Spec::parse("breaker:size=max").unwrap(), None)
+        .unwrap();
     assert_eq!(guest.workload.tell(Order::Break), Ok(()));
     assert_eq!(guest.workload.tell(Order::Restore), Err(OrderError::Busy));
     while guest.workload.counters().breaks == 0 {
@@ -555,5 +591,256 @@ proptest! {
             prop_assert_eq!(everywhere, LIMIT as usize);
         }
         prop_assert_eq!(guest.workload.take_failure(), None);
+    }
+}
+
+impl Guest {
+    /// One that has a disk of so many blocks.
+    fn with_disk(blocks: u32) -> Self {
+        let mut guest = Self::new();
+        let mut disk = FakeDisk::new(guest.ram.shared(), blocks);
+        disk.is_quick = true;
+        guest.disk = Some(disk);
+        guest
+    }
+
+    fn disk(&mut self) -> &mut FakeDisk {
+        self.disk.as_mut().unwrap()
+    }
+
+    fn refusal(&mut self, spec: &str) -> String {
+        let disk = self.disk.as_ref().map(|disk| disk as &dyn Disk);
+        let refused = self.workload.start(Spec::parse(spec).unwrap(), disk);
+        refused.unwrap_err().to_string()
+    }
+
+    /// Steps, and lets time pass where it sleeps, until the clients have done so much more.
+    fn until_operations(&mut self, more: u64) {
+        let wanted = self.workload.counters().operations + more;
+        for _ in 0..200_000 {
+            if self.workload.counters().operations >= wanted {
+                return;
+            }
+            self.step_in_time();
+        }
+        panic!("{:?}", self.workload.counters());
+    }
+
+    fn step_in_time(&mut self) {
+        match self.step() {
+            Rest::No => {}
+            Rest::Until(time_us) => self.clock_us.set(time_us.max(self.clock_us.get())),
+            Rest::Asleep => {
+                assert_eq!(self.workload.take_failure(), None);
+                let has_worked = self.disk.as_mut().is_some_and(FakeDisk::work);
+                assert!(has_worked, "it sleeps and nothing will wake it");
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        self.workload.start(Spec::IDLE, None).unwrap();
+        for _ in 0..10_000 {
+            match self.step() {
+                Rest::Asleep if self.workload.held() == 0 => return,
+                Rest::Asleep => assert!(self.disk().work(), "it sleeps and holds pages"),
+                _ => {}
+            }
+        }
+        panic!("it does not stop");
+    }
+
+    /// Blocks on the disk that carry a stamp, and are as it says.
+    fn blocks_on_disk(&mut self) -> usize {
+        let blocks = self.disk().blocks.iter();
+        let right = blocks.filter(|&(&block, page)| {
+            let stamp = Stamp::read(page);
+            (stamp.guest, stamp.gfn) == (7, block) && stamp.first_wrong_word(page).is_none()
+        });
+        right.count()
+    }
+}
+
+#[test]
+fn dbench_without_a_disk_that_it_can_use_is_refused_and_what_runs_goes_on() {
+    let mut guest = Guest::running("clone");
+    assert_eq!(
+        guest.refusal("dbench"),
+        "dbench needs a disk: start the VM with --disk FILE"
+    );
+    guest.disk = Guest::with_disk(2000).disk;
+    let refusal = guest.refusal("dbench:files=8M");
+    assert!(
+        refusal.starts_with("files=8192K: there is room for 8000K"),
+        "{refusal}"
+    );
+    let refusal = guest.refusal("dbench:clients=40,files=2496K");
+    assert!(
+        refusal.starts_with("clients=40: each needs a file of 64K and there are 2496K in all"),
+        "{refusal}"
+    );
+    guest.disk().is_read_only = true;
+    assert!(guest.refusal("dbench").contains("without `,ro`"));
+    assert_eq!(guest.workload.spec(), Spec::parse("clone").unwrap());
+}
+
+#[test]
+fn dbench_reads_what_it_wrote_and_leaves_it_all_on_the_disk_when_it_stops() {
+    let mut guest = Guest::with_disk(BLOCKS);
+    guest.start("dbench:seek_us=100");
+    guest.until_operations(3000);
+    let counters = guest.workload.counters();
+    assert!(counters.hits > 0 && counters.misses > 0, "{counters:?}");
+    assert!(counters.read_bytes > counters.written_bytes, "{counters:?}");
+    assert!(
+        counters.checks * 4096 >= counters.read_bytes,
+        "{counters:?}"
+    );
+    guest.stop();
+    assert_eq!(guest.disk().flushes, 1);
+    assert_eq!(guest.frames.free_count(), LIMIT);
+    let blocks = guest.disk().blocks.len();
+    assert_eq!(guest.blocks_on_disk(), blocks);
+    assert!(blocks > BLOCKS as usize / 2, "{blocks}");
+    assert_eq!(guest.workload.take_failure(), None);
+    assert_eq!(guest.workload.counters().errors, 0);
+}
+
+/// What the paper's experiments measure.
+#[test]
+fn the_more_memory_the_more_dbench_does_in_the_same_time() {
+    let operations = [1024, 2048, 3000].map(|pages: usize| {
+        let mut guest = Guest::with_disk(4096);
+        let mut balloon = vec![0; LIMIT as usize - pages];
+        guest.frames.take_for_balloon(&mut balloon);
+        guest.start("dbench:files=16M,write=0,seek_us=1000");
+        guest.until_operations(3000);
+        let (before, from_us) = (guest.workload.counters().operations, guest.clock_us.get());
+        while guest.clock_us.get() < from_us + 2_000_000 {
+            guest.step_in_time();
+        }
+        guest.workload.counters().operations - before
+    });
+    assert!(operations[0] * 12 < operations[1] * 10, "{operations:?}");
+    assert!(operations[1] * 12 < operations[2] * 10, "{operations:?}");
+}
+
+#[test]
+fn one_wrong_bit_on_the_disk_stops_dbench_and_is_told() {
+    let mut guest = Guest::with_disk(BLOCKS);
+    guest.start("dbench:seek_us=0");
+    guest.until_operations(3000);
+    for page in guest.disk().blocks.values_mut() {
+        page[300] ^= 1;
+    }
+    for _ in 0..1000 {
+        guest.step();
+    }
+    let failure = guest.workload.take_failure().unwrap().to_string();
+    assert!(
+        failure.starts_with("dbench: WRONG BYTE block="),
+        "{failure}"
+    );
+    assert!(failure.contains("word=300"), "{failure}");
+    assert_eq!(guest.workload.counters().errors, 1);
+    assert_eq!(guest.give_up(10), [], "it stays as it is");
+    guest.stop();
+    assert_eq!(guest.frames.free_count(), LIMIT);
+}
+
+#[test]
+fn an_older_version_of_a_block_is_found() {
+    let mut guest = Guest::with_disk(BLOCKS);
+    guest.start("dbench:seek_us=0,write=50");
+    guest.until_operations(2000);
+    let old = guest.disk().blocks.clone();
+    guest.until_operations(3000);
+    guest.disk().blocks = old;
+    for _ in 0..1000 {
+        guest.step();
+    }
+    let failure = guest.workload.take_failure().unwrap();
+    assert!(
+        matches!(failure, Failure::Block(wrong) if wrong.found.version < wrong.expected.version)
+    );
+}
+
+#[test]
+fn a_disk_that_fails_is_counted_told_and_asked_nothing_more() {
+    for fault in [DiskError::Failed, DiskError::Broken] {
+        let mut guest = Guest::with_disk(BLOCKS);
+        guest.start("dbench:seek_us=0");
+        guest.until_operations(1000);
+        guest.disk().fault = Some(fault);
+        for _ in 0..1000 {
+            guest.step();
+        }
+        let failure = guest.workload.take_failure().unwrap().to_string();
+        assert!(failure.starts_with("dbench: DISK ERROR "), "{failure}");
+        assert!(failure.ends_with(&fault.to_string()), "{failure}");
+        assert!(guest.workload.counters().disk_errors > 0);
+        assert_eq!(guest.step(), Rest::Asleep);
+        guest.stop();
+        guest.disk().fault = None;
+        guest.start("dbench:seek_us=0");
+        guest.until_operations(1000);
+    }
+}
+
+#[test]
+fn clients_do_no_more_than_their_rate_and_sleep_between() {
+    let mut guest = Guest::with_disk(4096);
+    guest.start("dbench:files=4M,rate=500,seek_us=0");
+    guest.until_operations(100);
+    let (before, from_us) = (guest.workload.counters().operations, guest.clock_us.get());
+    let mut slept = 0;
+    while guest.clock_us.get() < from_us + 4_000_000 {
+        slept += u32::from(matches!(guest.step(), Rest::Until(_)));
+        guest.clock_us.set(guest.clock_us.get() + 1000);
+    }
+    let done = guest.workload.counters().operations - before;
+    assert!(done.abs_diff(2000) < 100, "{done} in 4 s");
+    assert!(slept > 1000, "{slept}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn dbench_loses_nothing_however_the_balloon_and_the_disk_move(
+        moves in prop::collection::vec((any::<bool>(), 1_usize..3000, any::<bool>()), 1..30),
+        spec in prop_oneof![
+            Just("dbench:seek_us=0,depth=7,write=50"),
+            Just("dbench:seek_us=300,clients=128"),
+            Just("dbench:files=16M,dist=zipf,write=100,seek_us=50"),
+            Just("dbench:files=1M,clients=3"),
+        ],
+    ) {
+        let mut guest = Guest::with_disk(BLOCKS);
+        guest.start(spec);
+        let mut balloon: Vec<Gfn> = Vec::new();
+        for (inflate, count, is_quick) in moves {
+            guest.disk().is_quick = is_quick;
+            if inflate {
+                let given = guest.give_up(count);
+                given.iter().for_each(|&gfn| guest.ram.page(gfn).fill(0));
+                balloon.extend(given);
+            } else {
+                let keep = balloon.len().saturating_sub(count);
+                guest.frames.give_back(&balloon[keep..]);
+                balloon.truncate(keep);
+            }
+            guest.steps(2);
+            if guest.workload.held() > 0 {
+                guest.until_operations(50);
+            }
+            let everywhere = guest.frames.free_count() as usize
+                + guest.workload.held() as usize
+                + balloon.len();
+            prop_assert_eq!(everywhere, LIMIT as usize);
+        }
+        guest.stop();
+        prop_assert_eq!(guest.workload.take_failure(), None);
+        let blocks = guest.disk().blocks.len();
+        prop_assert_eq!(guest.blocks_on_disk(), blocks);
     }
 }

@@ -92,6 +92,8 @@ pub(crate) struct Index {
     home_count: usize,
     capacity: usize,
     hints: usize,
+    /// How many of them are of each VM, by its slot.
+    hints_of: Vec<usize>,
     frames: usize,
     replaced_hints: u64,
     lost_frames: u64,
@@ -112,6 +114,7 @@ impl Index {
         self.segments
             .resize_with(buckets.div_ceil(SEGMENT_BUCKETS), || None);
         (self.hints, self.frames) = (0, 0);
+        self.hints_of.clear();
     }
 
     pub(crate) fn stats(&self) -> IndexStats {
@@ -125,6 +128,12 @@ impl Index {
             bytes: segment_count * SEGMENT_BUCKETS * size_of::<Bucket>()
                 + self.segments.capacity() * size_of::<Option<Segment>>(),
         }
+    }
+
+    /// Hints to pages of one VM.
+    pub(crate) fn hints_of(&self, slot: VmSlot) -> usize {
+        let count = self.hints_of.get(usize::from(slot.get()));
+        count.copied().unwrap_or_default()
     }
 
     /// Up to `N` entries for `hash` in `domain`.
@@ -260,7 +269,7 @@ impl Index {
             self.mark_spilled(tag, place.bucket);
             self.clear(place);
             self.bucket_mut(place.bucket).copy(place.slot, old, slot);
-            *self.counter(is_frame) += 1;
+            self.count_in(entry);
         }
     }
 
@@ -334,18 +343,32 @@ impl Index {
         }
     }
 
-    fn counter(&mut self, is_frame: bool) -> &mut usize {
-        if is_frame {
-            &mut self.frames
-        } else {
-            &mut self.hints
+    fn count_in(&mut self, entry: Entry) {
+        let Entry::Hint { slot, .. } = entry else {
+            self.frames += 1;
+            return;
+        };
+        let slot = usize::from(slot.get());
+        if slot >= self.hints_of.len() {
+            self.hints_of.resize(slot + 1, 0);
         }
+        self.hints_of[slot] += 1;
+        self.hints += 1;
+    }
+
+    fn count_out(&mut self, entry: Entry) {
+        let Entry::Hint { slot, .. } = entry else {
+            self.frames -= 1;
+            return;
+        };
+        self.hints_of[usize::from(slot.get())] -= 1;
+        self.hints -= 1;
     }
 
     fn put(&mut self, place: Place, hash: ContentHash, entry: Entry) {
         self.clear(place);
         self.bucket_mut(place.bucket).put(place.slot, hash, entry);
-        *self.counter(matches!(entry, Entry::Frame(_))) += 1;
+        self.count_in(entry);
     }
 
     fn clear(&mut self, place: Place) {
@@ -353,7 +376,7 @@ impl Index {
             return;
         };
         self.bucket_mut(place.bucket).clear(place.slot);
-        *self.counter(matches!(entry, Entry::Frame(_))) -= 1;
+        self.count_out(entry);
     }
 }
 

@@ -98,6 +98,13 @@ proptest! {
                 }
             }
         }
+        let is_hint = |entry: &Entry| matches!(entry, Entry::Hint { .. });
+        for slot in 1..4 {
+            // Slot n is of domain n.
+            let found = (0..60).flat_map(|number| all(&index, number, slot.into()));
+            let hints = found.filter(is_hint).count();
+            prop_assert_eq!(index.hints_of(VmSlot::new(slot)), hints);
+        }
         for number in 0..60 {
             for domain in 1..4 {
                 let found = all(&index, number, domain);

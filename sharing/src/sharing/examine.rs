@@ -60,9 +60,14 @@ impl Sharing {
             chances: Box::new([Chance::None; BLOCK_PAGES]),
             rehash: Vec::new(),
         };
-        let looked_at: PageSet = (0..BLOCK_PAGES)
-            .filter(|&index| !matches!(seen[index], Seen::Skipped | Seen::Unchanged))
-            .collect();
+        // A copy whose content could not be read is to be looked at again too.
+        let is_looked_at = |&index: &usize| {
+            !matches!(
+                seen[index],
+                Seen::Skipped | Seen::Unchanged | Seen::Broken(None)
+            )
+        };
+        let looked_at: PageSet = (0..BLOCK_PAGES).filter(is_looked_at).collect();
         self.note_look(slot, block.number, &looked_at);
         for (index, &seen) in seen.iter().enumerate() {
             let is_settled = self.reconcile(slot, block.number, index, seen);

@@ -190,6 +190,13 @@ impl Sharing {
         Some(self.vms.of(slot).ledger.counts())
     }
 
+    /// Pages of a VM of which the index holds a hint (ESX: COWH).
+    #[must_use]
+    pub fn hints_of(&self, id: VmId) -> u64 {
+        let slot = self.vms.slot(id);
+        slot.map_or(0, |slot| self.index.hints_of(slot) as u64)
+    }
+
     /// What a VM's shared pages take of the machine, in thousandths of a page: each frame is charged to
     /// those who refer to it in equal parts (ESX: CNSM). Visits all its shared pages.
     #[must_use]

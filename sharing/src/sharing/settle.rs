@@ -30,10 +30,12 @@ impl Sharing {
         true
     }
 
-    /// As [`Self::settle`], for an answer from this VM's agent: another VM's request stays pending.
-    pub fn settle_of(&mut self, vm: VmId, ticket: Ticket, outcome: &Outcome) -> bool {
-        let is_its = |pending: &Pending| pending.request.block.vm == vm;
-        self.pending.get(&ticket).is_some_and(is_its) && self.settle(ticket, outcome)
+    /// As [`Self::settle`], for an answer from this VM's agent: another VM's request stays pending. Returns
+    /// the block that was settled.
+    pub fn settle_of(&mut self, vm: VmId, ticket: Ticket, outcome: &Outcome) -> Option<Block> {
+        let block = self.pending.get(&ticket)?.request.block;
+        let is_settled = block.vm == vm && self.settle(ticket, outcome);
+        is_settled.then_some(block)
     }
 
     /// The host found, after copying, that the page had changed: what the frame holds has another hash.

@@ -3,6 +3,8 @@
 
 use super::{EventView, VmPhase};
 use crate::name::VmName;
+use page::VmId;
+use policy::Thresholds;
 use serde::{Deserialize, Serialize};
 
 /// Everything that is counted of a host and its VMs at one moment.
@@ -37,6 +39,9 @@ pub struct HostFigures {
     pub state: Option<String>,
     /// What should be free for the state to be high.
     pub minfree: Option<u64>,
+    /// Free memory below which each state begins.
+    #[serde(default)]
+    pub state_below: Option<StateThresholds>,
     /// MEM overcommit avg over 1, 5 and 15 minutes: Σ size / budget − 1.
     pub overcommit_avg: [f64; 3],
     /// PSHARE shared: guest memory that shows frames of the store.
@@ -73,11 +78,37 @@ pub struct HostFigures {
     pub state_sum_violations: u64,
 }
 
+/// Free memory below which each state of the host's memory begins, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    missing_docs,
+    reason = "each is named for the state that begins below it"
+)]
+pub struct StateThresholds {
+    pub clear: u64,
+    pub soft: u64,
+    pub hard: u64,
+    pub low: u64,
+}
+
+impl From<Thresholds> for StateThresholds {
+    fn from(thresholds: Thresholds) -> Self {
+        Self {
+            clear: thresholds.clear.bytes(),
+            soft: thresholds.soft.bytes(),
+            hard: thresholds.hard.bytes(),
+            low: thresholds.low.bytes(),
+        }
+    }
+}
+
 /// What is counted of a VM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VmFigures {
     /// Its name.
     pub name: VmName,
+    /// Its number.
+    pub id: VmId,
     /// How far its life has come.
     pub phase: VmPhase,
     /// Whether its process answered the last question in time.
@@ -94,6 +125,18 @@ pub struct VmFigures {
     pub sztgt: u64,
     /// TCHD: its working set, where it is estimated.
     pub tchd: Option<u64>,
+    /// Beyond esxtop: with 95 % confidence it is no less than this,
+    pub tchd_low: Option<u64>,
+    /// and no more than this.
+    pub tchd_high: Option<u64>,
+    /// TCHD_W: what of it is written to.
+    pub tchd_w: Option<u64>,
+    /// %ACTV: the part of its memory that was touched, with the period under way.
+    pub actv: Option<f64>,
+    /// %ACTVS: the same over about eight periods.
+    pub actvs: Option<f64>,
+    /// %ACTVF: the same over hardly more than the last.
+    pub actvf: Option<f64>,
     /// MCTL?: whether a balloon driver is there.
     pub mctl: bool,
     /// MCTLSZ: what its balloon holds.
@@ -112,6 +155,9 @@ pub struct VmFigures {
     pub shrd: u64,
     /// SHRDSVD: machine memory that this saves.
     pub shrdsvd: u64,
+    /// COWH: guest memory that is nominated for sharing.
+    #[serde(default)]
+    pub cowh: u64,
     /// OVHD: anonymous memory of its process that is not the guest's.
     pub ovhd: u64,
     /// OVHDMAX: what is set aside for that.
@@ -130,6 +176,8 @@ pub struct VmFigures {
     pub private: u64,
     /// Guest memory that nothing backs.
     pub empty: u64,
+    /// Guest memory that its guest gave up, as pages by state count it.
+    pub ballooned: u64,
     /// Beyond esxtop: guest memory once shared and written since.
     pub broken: u64,
     /// Beyond esxtop: memory areas that sharing costs its process.
@@ -179,7 +227,7 @@ pub struct HistoryView {
     pub span: Span,
     /// When, in milliseconds since 1970.
     pub time_ms: Vec<u64>,
-    /// What was counted then, in bytes.
+    /// What was counted then: bytes, but for the host's `state`, which goes from 0 (high) to 4 (low).
     pub columns: Vec<HistoryColumn>,
 }
 
@@ -188,7 +236,7 @@ pub struct HistoryView {
 pub struct HistoryColumn {
     /// Which.
     pub name: String,
-    /// Bytes.
+    /// How much.
     pub values: Vec<u64>,
 }
 

@@ -7,7 +7,8 @@ mod net;
 mod sharing_view;
 
 pub use figures::{
-    Figures, HistoryColumn, HistoryQuery, HistoryView, HostFigures, Moment, Span, VmFigures,
+    Figures, HistoryColumn, HistoryQuery, HistoryView, HostFigures, Moment, Span, StateThresholds,
+    VmFigures,
 };
 pub use net::{InvalidNet, NetRequest, NetView};
 pub use sharing_view::{ScanPriority, ScanTotals, SharingPace, SharingView, VmSharingView};
@@ -189,6 +190,9 @@ pub struct HostView {
     /// What should be free; below it the state is no longer high (esxtop: minfree).
     #[serde(default)]
     pub min_free_bytes: u64,
+    /// Free memory below which each state begins.
+    #[serde(default)]
+    pub state_below: StateThresholds,
     /// The tax on idle memory of VMs that have none of their own, in thousandths.
     #[serde(default)]
     pub idle_tax_permille: TaxRate,

@@ -108,6 +108,9 @@ pub struct VmSharingView {
     pub broken_bytes: u64,
     /// Its part of the frames, each divided by its references (ESX: CNSM).
     pub charge_bytes: u64,
+    /// Memory that is nominated for sharing, should another page be like it (COWH).
+    #[serde(default)]
+    pub hint_bytes: u64,
     /// Memory areas that sharing costs its process.
     pub areas: u64,
     /// Memory areas that its process may have.

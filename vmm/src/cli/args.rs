@@ -34,7 +34,7 @@ pub(super) enum Command {
     Host(HostArgs),
     /// Start a VM. Without --kernel it boots the embedded guest.
     #[command(
-        after_help = "Examples:\n  ballonet run --memory 512M\n  ballonet run --name db --memory 2G --min 1G --shares high\n  ballonet run --memory 256M --workload toucher:size=64M,write=50\n  ballonet run --kernel vmlinuz --initrd initrd.img --disk root.img --disk tools.img,ro\n  ballonet run --kernel vmlinuz --initrd initrd.img --net tap=tap0\n\nA network card needs a tap of the host, made before with\n  ip tuntap add tap0 mode tap; ip link set tap0 up\nand an address for it, or a bridge that it is put into. The host may use it as root, or with\n`user NAME` at the end of the first command.\n\nWorkloads of the embedded guest: idle, toucher, clone, verify, breaker; `help` on its console explains them."
+        after_help = "Examples:\n  ballonet run --memory 512M\n  ballonet run --name db --memory 2G --min 1G --shares high\n  ballonet run --memory 256M --workload toucher:size=64M,write=50\n  ballonet run --memory 256M --disk scratch.img --workload dbench:files=400M\n  ballonet run --kernel vmlinuz --initrd initrd.img --disk root.img --disk tools.img,ro\n  ballonet run --kernel vmlinuz --initrd initrd.img --net tap=tap0\n\nA network card needs a tap of the host, made before with\n  ip tuntap add tap0 mode tap; ip link set tap0 up\nand an address for it, or a bridge that it is put into. The host may use it as root, or with\n`user NAME` at the end of the first command.\n\nWorkloads of the embedded guest: idle, toucher, clone, verify, breaker, and with a disk, which it\nwrites over, dbench; `help` on its console explains them."
     )]
     Run(RunArgs),
     /// List the VMs.
@@ -52,6 +52,9 @@ pub(super) enum Command {
         json: bool,
     },
     /// Who holds what, again and again: esxtop's memory panel, with keys on a terminal.
+    #[command(
+        after_help = "On a terminal, h shows the keys and what each column means.\n\nExamples:\n  ballonet top\n  ballonet top --batch --interval 5 > memory.csv   until Ctrl-C\n  ballonet top --json --count 1"
+    )]
     Top(TopArgs),
     /// Change a VM's claims on memory, or the host's memory and page sharing.
     #[command(
@@ -324,7 +327,8 @@ pub(super) struct TopArgs {
     /// Refresh so many times, then end.
     #[arg(long, value_name = "N")]
     pub(super) count: Option<u64>,
-    /// Print a table of all figures (CSV), a line for each refresh, in the manner of esxtop's batch mode.
+    /// Print all counters as CSV, a line for each refresh, in the format and under the names of esxtop's
+    /// batch mode.
     #[arg(long, conflicts_with = "json")]
     pub(super) batch: bool,
     /// Print one JSON object a line for each refresh.

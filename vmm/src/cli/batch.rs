@@ -1,184 +1,166 @@
-//! `ballonet top --batch`: figures over time as a table that other programs read, in the manner of
-//! esxtop's batch mode. The columns are those of the first sample, so a VM that comes later has none,
-//! and one that has gone leaves its cells empty.
+//! `ballonet top --batch`: counters over time as a table that other programs read, as esxtop's batch mode
+//! prints them, so that what reads those files reads these: a first column of times, then
+//! `\\HOST\Memory\COUNTER` and `\\HOST\Group Memory(ID:VM)\COUNTER`, every cell in quotes, sizes in
+//! megabytes.
+//!
+//! The columns are those of the first sample, so a VM that comes later has none, and one that has gone leaves
+//! its cells empty.
 
-use crate::api::Figures;
-use crate::name::VmName;
-use anyhow::{Context, Result};
-use serde_json::{Map, Value};
+use super::counters::{COLUMNS, Cell, HOST_COUNTERS};
+use crate::api::{Figures, VmFigures};
+use anyhow::Result;
+use csv::{QuoteStyle, Writer, WriterBuilder};
+use page::VmId;
 use std::io::Write;
 
-/// What a column holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Column {
-    /// Of which VM; of the host if of none.
-    vm: Option<VmName>,
-    figure: String,
-}
+/// What esxtop calls its column of times: the format, and that times are universal.
+const TIME: &str = "(PDH-CSV 4.0) (UTC)(0)";
 
 /// Writes samples, the header first.
 #[derive(Debug)]
 pub(super) struct Batch<W: Write> {
-    table: csv::Writer<W>,
-    columns: Vec<Column>,
+    table: Writer<W>,
+    machine: String,
+    /// The VMs that have columns, once there is a header.
+    vms: Option<Vec<VmId>>,
 }
 
 impl<W: Write> Batch<W> {
-    pub(super) fn new(out: W) -> Self {
+    /// Writes to `out` what happens on a machine of that name.
+    pub(super) fn new(out: W, machine: String) -> Self {
+        let mut builder = WriterBuilder::new();
         Self {
-            table: csv::Writer::from_writer(out),
-            columns: Vec::new(),
+            table: builder.quote_style(QuoteStyle::Always).from_writer(out),
+            machine,
+            vms: None,
         }
     }
 
     pub(super) fn add(&mut self, figures: &Figures) -> Result<()> {
-        let sample = Sample::of(figures)?;
-        if self.columns.is_empty() {
-            self.columns = sample.columns();
-            let names = self.columns.iter().map(Column::name);
-            let header: Vec<String> = std::iter::once("time_ms".into()).chain(names).collect();
-            self.table.write_record(&header)?;
-        }
-        let cells = self.columns.iter().map(|column| sample.cell(column));
-        let time = std::iter::once(figures.time_ms.to_string());
-        self.table
-            .write_record(time.chain(cells).collect::<Vec<_>>())?;
+        let vms = match &self.vms {
+            Some(vms) => vms.clone(),
+            None => self.begin(figures)?,
+        };
+        let time = std::iter::once(time_text(figures.time_ms / 1000));
+        let host = HOST_COUNTERS.iter().map(|(_, cell)| cell(&figures.host));
+        let vms = vms.iter().flat_map(|id| {
+            let vm = figures.vms.iter().find(|vm| vm.id == *id);
+            counters().map(move |(_, cell)| vm.map_or(Cell::Unknown, cell))
+        });
+        let cells = host.chain(vms).map(|cell| cell.for_programs());
+        self.table.write_record(time.chain(cells))?;
         self.table.flush().map_err(Into::into)
     }
+
+    /// Writes the header. The VMs that have columns.
+    fn begin(&mut self, figures: &Figures) -> Result<Vec<VmId>> {
+        let machine = &self.machine;
+        let time = std::iter::once(TIME.to_owned());
+        let host = HOST_COUNTERS.iter();
+        let host = host.map(|(counter, _)| format!(r"\\{machine}\Memory\{counter}"));
+        let vms = figures.vms.iter().flat_map(|VmFigures { id, name, .. }| {
+            counters().map(move |(counter, _)| {
+                format!(r"\\{machine}\Group Memory({id}:{name})\{counter}")
+            })
+        });
+        self.table.write_record(time.chain(host).chain(vms))?;
+        let vms: Vec<VmId> = figures.vms.iter().map(|vm| vm.id).collect();
+        self.vms = Some(vms.clone());
+        Ok(vms)
+    }
 }
 
-impl Column {
-    fn name(&self) -> String {
-        match &self.vm {
-            Some(vm) => format!("vm({vm}) {}", self.figure),
-            None => format!("host {}", self.figure),
+/// What is told of each VM.
+fn counters() -> impl Iterator<Item = (&'static str, fn(&VmFigures) -> Cell)> {
+    COLUMNS
+        .iter()
+        .filter_map(|column| Some((column.counter?, column.cell)))
+}
+
+/// Seconds since 1970 as `MM/DD/YYYY HH:MM:SS`.
+fn time_text(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = date(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{month:02}/{day:02}/{year:04} {hour:02}:{minute:02}:{second:02}")
+}
+
+/// The year, month and day, so many days after the first of January 1970.
+fn date(days: u64) -> (u64, u64, u64) {
+    let is_leap =
+        |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
+    let (mut year, mut left) = (1970, days);
+    while left >= 365 + u64::from(is_leap(year)) {
+        left -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(is_leap(year));
+    let lengths = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 1;
+    for length in lengths {
+        if left < length {
+            break;
         }
+        left -= length;
+        month += 1;
     }
-}
-
-/// Figures by their names.
-struct Sample {
-    host: Map<String, Value>,
-    vms: Vec<(VmName, Map<String, Value>)>,
-}
-
-impl Sample {
-    fn of(figures: &Figures) -> Result<Self> {
-        let vms = figures.vms.iter();
-        let vms = vms.map(|vm| Ok((vm.name.clone(), named(serde_json::to_value(vm)?)?)));
-        Ok(Self {
-            host: named(serde_json::to_value(&figures.host)?)?,
-            vms: vms.collect::<Result<_>>()?,
-        })
-    }
-
-    fn columns(&self) -> Vec<Column> {
-        let of = |vm: Option<&VmName>, figures: &Map<String, Value>| -> Vec<Column> {
-            let names = figures.keys().filter(|name| *name != "name");
-            let column = |figure: &String| Column {
-                vm: vm.cloned(),
-                figure: figure.clone(),
-            };
-            names.map(column).collect()
-        };
-        let vms = self.vms.iter();
-        let vms = vms.flat_map(|(name, figures)| of(Some(name), figures));
-        of(None, &self.host).into_iter().chain(vms).collect()
-    }
-
-    fn cell(&self, column: &Column) -> String {
-        let figures = match &column.vm {
-            None => Some(&self.host),
-            Some(wanted) => {
-                let mut vms = self.vms.iter();
-                vms.find(|(name, _)| name == wanted)
-                    .map(|(_, figures)| figures)
-            }
-        };
-        match figures.and_then(|figures| figures.get(&column.figure)) {
-            None | Some(Value::Null) => String::new(),
-            Some(Value::String(text)) => text.clone(),
-            Some(Value::Array(values)) => {
-                let words: Vec<String> = values.iter().map(ToString::to_string).collect();
-                words.join(" ")
-            }
-            Some(value) => value.to_string(),
-        }
-    }
-}
-
-fn named(value: Value) -> Result<Map<String, Value>> {
-    match value {
-        Value::Object(figures) => Some(figures),
-        _ => None,
-    }
-    .context("figures have names")
+    (year, month, left + 1)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::screen::vm_figures;
     use super::*;
-    use crate::api::{HostFigures, VmFigures};
+    use crate::api::HostFigures;
 
-    fn figures(time_ms: u64, names: &[&str]) -> Figures {
-        let vm = |name: &&str| -> VmFigures {
-            let mut vm = serde_json::json!({ "name": name, "phase": "running" });
-            let zeros = [
-                "memsz",
-                "grant",
-                "cnsm",
-                "sztgt",
-                "mctlsz",
-                "mctltgt",
-                "mctlmax",
-                "swcur",
-                "zip",
-                "zero",
-                "shrd",
-                "shrdsvd",
-                "ovhd",
-                "ovhdmax",
-                "amin",
-                "amax",
-                "ashrs",
-                "used",
-                "private",
-                "empty",
-                "broken",
-                "areas",
-                "areas_limit",
-                "merges_per_s",
-                "breaks_per_s",
-                "inflated_pages",
-                "deflated_pages",
-                "uptime_s",
-            ];
-            zeros.iter().for_each(|zero| vm[*zero] = 0.into());
-            vm["responding"] = true.into();
-            vm["mctl"] = false.into();
-            serde_json::from_value(vm).unwrap()
+    fn figures(time_ms: u64, vms: &[(u32, &str)]) -> Figures {
+        let named = |(id, name): &(u32, &str)| VmFigures {
+            id: VmId(*id),
+            actv: (*id == 1).then_some(12.5),
+            ..vm_figures(name, 64 << 20, 10)
         };
         Figures {
             time_ms,
             host: HostFigures::default(),
-            vms: names.iter().map(vm).collect(),
+            vms: vms.iter().map(named).collect(),
         }
     }
 
     #[test]
     fn every_row_has_the_columns_of_the_first() {
         let mut text = Vec::new();
-        let mut batch = Batch::new(&mut text);
-        batch.add(&figures(1, &["a", "b"])).unwrap();
-        batch.add(&figures(2, &["b", "c"])).unwrap();
+        let mut batch = Batch::new(&mut text, "here".into());
+        batch.add(&figures(1000, &[(1, "a"), (2, "b")])).unwrap();
+        batch.add(&figures(2000, &[(2, "b"), (3, "c")])).unwrap();
         drop(batch);
         let mut table = csv::Reader::from_reader(text.as_slice());
         let header = table.headers().unwrap().clone();
         let place = |name: &str| header.iter().position(|column| column == name);
-        let (a, b) = (place("vm(a) memsz").unwrap(), place("vm(b) memsz").unwrap());
-        assert_eq!(place("vm(c) memsz"), None);
+        let a = place(r"\\here\Group Memory(1:a)\Memory Size MBytes").unwrap();
+        let b = place(r"\\here\Group Memory(2:b)\Memory Size MBytes").unwrap();
+        let [active_a, active_b] = ["1:a", "2:b"]
+            .map(|vm| place(&format!(r"\\here\Group Memory({vm})\% Active Estimate")).unwrap());
+        assert!(!header.iter().any(|column| column.contains("3:c")));
+        assert!(place(r"\\here\Memory\Free MBytes").is_some());
         let rows: Vec<csv::StringRecord> = table.records().map(Result::unwrap).collect();
-        assert_eq!((&rows[0][0], &rows[0][a], &rows[0][b]), ("1", "0", "0"));
-        assert_eq!((&rows[1][0], &rows[1][a], &rows[1][b]), ("2", "", "0"));
+        assert_eq!(&rows[0][0], "01/01/1970 00:00:01");
+        assert_eq!((&rows[0][a], &rows[0][b]), ("64.00", "64.00"));
+        assert_eq!((&rows[0][active_a], &rows[0][active_b]), ("12.50", ""));
+        assert_eq!((&rows[1][a], &rows[1][b]), ("", "64.00"));
+    }
+
+    #[test]
+    fn times_are_dates_of_the_calendar() {
+        for (seconds, text) in [
+            (0, "01/01/1970 00:00:00"),
+            (951_782_399, "02/28/2000 23:59:59"),
+            (951_782_400, "02/29/2000 00:00:00"),
+            (1_709_251_199, "02/29/2024 23:59:59"),
+            (4_107_542_399, "02/28/2100 23:59:59"),
+            (4_107_542_400, "03/01/2100 00:00:00"),
+            (1_798_761_599, "12/31/2026 23:59:59"),
+        ] {
+            assert_eq!(time_text(seconds), text);
+        }
     }
 }

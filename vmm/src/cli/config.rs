@@ -1,6 +1,7 @@
 //! A file of settings for a host: what a command line would say every time.
 
 use super::args::HostArgs;
+use crate::api::ScanPriority;
 use crate::size::Size;
 use anyhow::{Context, Result};
 use policy::TaxRate;
@@ -34,6 +35,7 @@ struct ScanFile {
     vm_pages_per_s: Option<u64>,
     host_pages_per_s: Option<u64>,
     core_share_permille: Option<u64>,
+    priority: Option<ScanPriority>,
 }
 
 impl ConfigFile {
@@ -84,6 +86,11 @@ impl ConfigFile {
             ..rates
         }
     }
+
+    /// The scanner's place among all that want a core.
+    pub(super) fn scan_priority(&self) -> ScanPriority {
+        self.scan.priority.unwrap_or_default()
+    }
 }
 
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Size>, D::Error> {
@@ -118,6 +125,7 @@ mod tests {
                     vm_pages_per_s: Some(_),
                     host_pages_per_s: Some(_),
                     core_share_permille: Some(_),
+                    priority: Some(_),
                 },
         } = file
         else {
@@ -135,6 +143,7 @@ mod tests {
             ("sample_period_s = 0", "sample_period_s = 0"),
             ("idle_tax = \"100\"", "100"),
             ("[scan]\nfast = true", "fast"),
+            ("[scan]\npriority = \"high\"", "high"),
             ("http = \"nowhere\"", "http"),
         ] {
             let error = format!("{:#}", ConfigFile::parse(text).unwrap_err());

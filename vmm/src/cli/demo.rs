@@ -7,7 +7,7 @@ use super::host::{end_signal, start_log};
 use super::private_host::{PrivateFolder, with_private_host};
 use super::top::on_screen;
 use super::{print, print_json, table};
-use crate::api::{EventView, Overview, RunRequest, StatesView, VmChange, VmView};
+use crate::api::{EventView, Overview, RunRequest, ScanPriority, StatesView, VmChange, VmView};
 use crate::host::{Host, HostOptions};
 use crate::name::VmName;
 use crate::protocol::OnHostDeath;
@@ -101,6 +101,7 @@ pub(super) async fn demo(args: DemoArgs) -> Result<()> {
         exit_when_empty: false,
         sharing: true,
         rates: RateSettings::default(),
+        scan_priority: ScanPriority::default(),
         idle_tax: TaxRate::default(),
         sample_period: SAMPLE_PERIOD,
         socket: folder.socket(),

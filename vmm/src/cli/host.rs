@@ -48,6 +48,7 @@ pub(super) async fn host(mut args: HostArgs, socket: &Path) -> Result<()> {
         exit_when_empty: args.exit_when_empty,
         sharing: args.sharing.unwrap_or(true),
         rates: file.rates(),
+        scan_priority: file.scan_priority(),
         idle_tax: args.idle_tax.unwrap_or_default(),
         sample_period: Duration::from_secs(args.sample_period.unwrap_or(SAMPLE_PERIOD_S)),
         socket: socket.into(),

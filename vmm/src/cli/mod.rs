@@ -4,6 +4,7 @@ mod args;
 mod batch;
 mod config;
 mod console;
+mod counters;
 mod demo;
 mod experiment;
 mod guest_report;

@@ -24,7 +24,7 @@ pub(super) async fn top(args: TopArgs, client: &Client) -> Result<()> {
     if terminal && !args.json && !args.batch {
         print(CLEAR)?;
     }
-    let mut batch = args.batch.then(|| Batch::new(std::io::stdout()));
+    let mut batch = args.batch.then(|| Batch::new(std::io::stdout(), machine()));
     let mut shown = 0;
     loop {
         match &mut batch {
@@ -43,6 +43,12 @@ pub(super) async fn top(args: TopArgs, client: &Client) -> Result<()> {
             _ = ctrl_c() => return Ok(()),
         }
     }
+}
+
+/// The machine's name.
+fn machine() -> String {
+    let system = rustix::system::uname();
+    system.nodename().to_string_lossy().into_owned()
 }
 
 fn frame(overview: &Overview, json: bool, terminal: bool) -> Result<String> {

@@ -42,6 +42,11 @@ impl Active {
                 size,
                 action: Action::Touch(toucher),
             }) => Self::of_size(size).and(Self::of_size(toucher.active)),
+            // A cache is as good as it is large.
+            Ok(Spec {
+                size,
+                action: Action::Dbench(_),
+            }) => Self::of_size(size),
             _ => Self::Unknown,
         }
     }
@@ -85,6 +90,7 @@ mod tests {
             ("toucher:size=64M,active=16M", mebibytes(16)),
             ("toucher:size=max,active=16M", mebibytes(16)),
             ("toucher:size=max", Active::All),
+            ("dbench", Active::All),
             ("verify", Active::Unknown),
         ] {
             assert_eq!(Active::of_workload(text), active, "{text}");

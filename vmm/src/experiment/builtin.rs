@@ -19,7 +19,13 @@ macro_rules! built_in {
 }
 
 /// All of them.
-pub const BUILT_IN: &[BuiltIn] = built_in!["active-sampling", "sharing-best-case"];
+pub const BUILT_IN: &[BuiltIn] = built_in![
+    "active-sampling",
+    "balloon-overhead",
+    "idle-tax",
+    "reallocation",
+    "sharing-best-case",
+];
 
 #[cfg(test)]
 mod tests {

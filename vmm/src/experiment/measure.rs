@@ -3,7 +3,7 @@
 use super::record::{Point, Record, Subject};
 use super::scenario::{Across, Measure, Reduce};
 use super::series::Unit;
-use super::statistics::{mean, median};
+use super::statistics::{Spread, mean, median};
 
 impl Measure {
     /// What it counts.
@@ -46,6 +46,7 @@ impl Measure {
             Reduce::Min => values.into_iter().reduce(f64::min),
             Reduce::Max => values.into_iter().reduce(f64::max),
             Reduce::Last => values.last().copied(),
+            Reduce::Range => Spread::of(&values).map(|spread| spread.most - spread.least),
             Reduce::Rate => rate(&points),
             Reduce::Until => self.until(record, subject, &points),
         }
@@ -142,6 +143,7 @@ mod tests {
             ("reduce = \"min\"\nfrom_s = 2\nacross = \"min\"", 20.0),
             ("reduce = \"max\"\nto_s = 5\nacross = \"max\"", 100.0),
             ("reduce = \"last\"", 300.0),
+            ("reduce = \"range\"\nacross = \"min\"", 100.0),
             ("reduce = \"rate\"", 30.0),
             ("reduce = \"mean\"\nevery_s = 10\nacross = \"mean\"", 75.0),
             ("reduce = \"mean\"\nevery_s = 6\nacross = \"max\"", 60.0),

@@ -9,7 +9,7 @@ use super::scenario::{
     HostText, MOST_COPIES, MOST_RUNS, PhaseText, Places, Problem, Scenario, ScenarioError, VmText,
 };
 use super::setting::{Setting, Value, Values};
-use crate::api::{HostChange, RunRequest, VmChange, VmIdleTax};
+use crate::api::{HostChange, RunRequest, ScanPriority, VmChange, VmIdleTax};
 use crate::name::VmName;
 use crate::protocol::OnHostDeath;
 use crate::size::Size;
@@ -89,6 +89,7 @@ pub struct PlannedHost {
     pub sample_period: Duration,
     pub interval: Duration,
     pub rates: RateSettings,
+    pub scan_priority: ScanPriority,
 }
 
 /// Something that happens at a time.
@@ -305,6 +306,7 @@ fn host(text: &HostText, values: &Values) -> Result<PlannedHost, Problem> {
             .into(),
         ),
         rates,
+        scan_priority: text.scan.priority.unwrap_or_default(),
     })
 }
 

@@ -21,6 +21,7 @@ pub struct GuestCounters {
     pub checks: u64,
     pub errors: u64,
     pub leaks: u64,
+    pub disk_errors: u64,
     pub operations: u64,
     pub hits: u64,
     pub misses: u64,
@@ -68,7 +69,10 @@ pub fn read_guest(name: &VmName, counters: GuestCounters) -> Vec<Reading> {
         (Series::Operations, counters.operations),
         (Series::Hits, counters.hits),
         (Series::Misses, counters.misses),
-        (Series::Errors, counters.errors + counters.leaks),
+        (
+            Series::Errors,
+            counters.errors + counters.leaks + counters.disk_errors,
+        ),
     ];
     let reading = |(series, value)| (Subject::Vm(name.clone()), series, count(value));
     values.into_iter().map(reading).collect()

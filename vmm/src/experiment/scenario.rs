@@ -4,6 +4,7 @@
 use super::active::Active;
 use super::series::Series;
 use super::setting::{InvalidSetting, Setting, Value, listed};
+use crate::api::ScanPriority;
 use crate::name::VmName;
 use crate::size::Size;
 use balloon_guest_driver::workload::spec::Spec;
@@ -173,6 +174,7 @@ pub struct ScanText {
     pub vm_pages_per_s: Option<Setting<u64>>,
     pub host_pages_per_s: Option<Setting<u64>>,
     pub core_share_permille: Option<Setting<u64>>,
+    pub priority: Option<ScanPriority>,
 }
 
 /// A VM, or several alike.
@@ -275,6 +277,8 @@ pub enum Reduce {
     Max,
     /// The last of them.
     Last,
+    /// How far the largest is from the least.
+    Range,
     /// How much it rises in a second.
     Rate,
     /// The seconds until it has come to `reach_percent` of another series, `reach`.

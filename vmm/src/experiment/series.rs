@@ -122,7 +122,7 @@ pub enum Series {
     Hits,
     /// Guest: blocks that had to be read so far.
     Misses,
-    /// Guest: wrong pages and blocks that it found.
+    /// Guest: wrong pages and blocks that it found, and what its disk refused.
     Errors,
 }
 

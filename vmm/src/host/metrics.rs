@@ -59,10 +59,7 @@ const VM_STATES: &Kinds<VmFigures> = &[
     ("private", |vm| vm.private),
     ("shared", |vm| vm.shrd),
     ("broken", |vm| vm.broken),
-    ("ballooned", |vm| {
-        let others = vm.empty + vm.private + vm.shrd + vm.broken + vm.zip + vm.swcur;
-        vm.memsz.saturating_sub(others)
-    }),
+    ("ballooned", |vm| vm.ballooned),
     ("compressed", |vm| vm.zip),
     ("swapped", |vm| vm.swcur),
 ];

@@ -40,7 +40,7 @@ pub use server::{ServerError, serve};
 
 use crate::api::{
     BalloonRequest, ExplanationView, Figures, HistoryQuery, HistoryView, HostChange, HostView,
-    Moment, Overview, RunRequest, ScanChange, VmChange, VmIdleTax, VmPhase, VmView,
+    Moment, Overview, RunRequest, ScanChange, ScanPriority, VmChange, VmIdleTax, VmPhase, VmView,
 };
 use crate::name::VmName;
 use crate::protocol::ToVm;
@@ -93,6 +93,8 @@ pub struct HostOptions {
     pub sharing: bool,
     /// How fast memory is scanned.
     pub rates: RateSettings,
+    /// The scanner's place among all that want a core.
+    pub scan_priority: ScanPriority,
     /// The tax on idle memory.
     pub idle_tax: TaxRate,
     /// How long each sample of a VM's pages is watched.
@@ -151,6 +153,7 @@ impl Host {
         new_rates(options.rates, ScanChange::default())?;
         let sharing =
             PageSharing::start(machine, options.rates).map_err(HostError::StartScanner)?;
+        sharing.set_rates(options.rates, options.scan_priority);
         if !options.sharing {
             sharing.direct(Direction::BringHome);
         }
@@ -162,6 +165,7 @@ impl Host {
                     budget: options.budget,
                     machine,
                     rates: options.rates,
+                    scan_priority: options.scan_priority,
                     idle_tax: options.idle_tax,
                     sample_period: options.sample_period,
                     recorder: Recorder::new(&options.socket),

@@ -62,6 +62,8 @@ pub(super) struct Vm {
     balloon_watch: BalloonWatch,
     /// What its guest said last, with what it held then.
     figures: GuestFigures,
+    /// Whether its pages by state did not add up when they were looked at last.
+    is_miscounted: bool,
     /// Told to end its process by force.
     pub(super) kill: Arc<Notify>,
     /// Becomes true when nothing of the VM is left.
@@ -115,6 +117,7 @@ impl Vm {
             sampling: Sampling::default(),
             balloon_watch: BalloonWatch::default(),
             figures: GuestFigures::default(),
+            is_miscounted: false,
             kill: Arc::default(),
             gone: watch::Sender::new(false),
         }
@@ -308,6 +311,20 @@ impl Vm {
         }
     }
 
+    /// Whether its pages by state, as they are published, add up to its size. It is an error of ours if
+    /// not, and logged when it begins.
+    pub(super) fn states_add_up(&mut self) -> bool {
+        let (sum, size) = (self.states().total(), self.config.settings.size);
+        let was_miscounted = std::mem::replace(&mut self.is_miscounted, sum != size);
+        if self.is_miscounted && !was_miscounted {
+            tracing::error!(
+                vm = %self.config.name,
+                "its pages by state are {sum} and its size is {size}: this is a bug in ballonet, please report it"
+            );
+        }
+        !self.is_miscounted
+    }
+
     /// Reads what the kernel counts for it.
     pub(super) fn read_use(&mut self) {
         let Some(running) = &self.running else { return };
@@ -394,6 +411,58 @@ impl Vm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::OnHostDeath;
+    use policy::{SharesSpec, VmSettings};
+
+    fn vm(size: PageCount) -> Vm {
+        let config = VmConfig {
+            id: page::VmId(1),
+            name: "a".parse().unwrap(),
+            settings: VmSettings::new(size, None, None, SharesSpec::Normal).unwrap(),
+            vcpus: 1,
+            trust_group: None,
+            kernel: None,
+            initrd: None,
+            nets: Vec::new(),
+            cmdline: String::new(),
+            disks: Vec::new(),
+            balloon_target: PageCount::ZERO,
+            on_host_death: OnHostDeath::default(),
+        };
+        Vm::new(config, oneshot::channel().0)
+    }
+
+    fn observation(states: PageStates) -> Observation {
+        Observation {
+            sequence: 1,
+            states,
+            balloon: Default::default(),
+            statistics: None,
+            counters: Default::default(),
+            nets: Vec::new(),
+            disks: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn pages_by_state_add_up_to_the_size_or_are_found_out() {
+        let mut vm = vm(PageCount(100));
+        assert!(vm.states_add_up(), "a VM that was not seen yet is empty");
+        let right = PageStates {
+            empty: PageCount(60),
+            shared: PageCount(40),
+            ..PageStates::default()
+        };
+        vm.observation = Some(observation(right));
+        vm.broken = PageCount(70);
+        assert!(vm.states_add_up(), "no more are broken than were shared");
+        for empty in [PageCount(59), PageCount(61)] {
+            vm.observation = Some(observation(PageStates { empty, ..right }));
+            assert!(!vm.states_add_up());
+        }
+        vm.observation = Some(observation(right));
+        assert!(vm.states_add_up());
+    }
 
     #[test]
     fn a_smaller_grant_counts_only_after_it_was_confirmed_twice() {

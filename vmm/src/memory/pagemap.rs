@@ -48,6 +48,8 @@ const PAGE_IS_WRITTEN: u64 = 1 << 1;
 const PAGE_IS_FILE: u64 = 1 << 2;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
+/// Fail if any of it is not watched by a tracker.
+const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
 /// Regions taken in one call: as many as a block of 512 pages can have.
 const REGIONS: usize = 512;
 
@@ -110,6 +112,20 @@ impl Pagemap {
             ..ScanArgument::default()
         };
         self.scan(query, addresses, found)
+    }
+
+    /// Arms all that is not armed.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or a part is not watched.
+    pub fn arm(&self, addresses: Range<u64>) -> Result<(), MemoryError> {
+        let mut query = ScanArgument {
+            flags: PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC,
+            category_mask: PAGE_IS_WRITTEN,
+            return_mask: PAGE_IS_WRITTEN,
+            ..ScanArgument::default()
+        };
+        self.fill(&mut query, addresses, &mut []).map(drop)
     }
 
     /// Calls `found` with each run of addresses that has anonymous pages in memory. At most 512 pages.

@@ -20,7 +20,7 @@ use std::mem::MaybeUninit;
 /// Room for the largest request: 512 spans of one page each, all with copied pages.
 const LARGEST_REQUEST: usize = 64 << 10;
 /// Room for the largest answer: an outcome.
-const LARGEST_ANSWER: usize = 256;
+const LARGEST_ANSWER: usize = 512;
 
 /// What the scanner says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,10 @@ pub enum FromAgent {
         ticket: Ticket,
         /// What became of it.
         outcome: Outcome,
+        /// Pages of the block that the step left alone or copied, and that are armed as they were before it: nobody
+        /// has written to them. A write in the moment in which the fence goes up or down is missed, so the
+        /// host may take nothing but the use of looking at such a page from this.
+        unwritten: PageSet,
     },
     /// Nothing of the store is mapped over these pages of the memory file any more.
     Unmapped(GfnRange),
@@ -170,10 +174,15 @@ impl FromAgent {
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         match self {
-            Self::Outcome { ticket, outcome } => {
+            Self::Outcome {
+                ticket,
+                outcome,
+                unwritten,
+            } => {
                 bytes.push(OUTCOME);
                 bytes.extend(ticket.0.to_le_bytes());
-                for set in [&outcome.done, &outcome.copied, &outcome.differed] {
+                let sets = [&outcome.done, &outcome.copied, &outcome.differed];
+                for set in sets.into_iter().chain([unwritten]) {
                     put_set(&mut bytes, set);
                 }
             }
@@ -202,6 +211,7 @@ impl FromAgent {
                     copied: cursor.set()?,
                     differed: cursor.set()?,
                 },
+                unwritten: cursor.set()?,
             },
             UNMAPPED => {
                 let (start, count) = (cursor.u64()?, cursor.u64()?);
@@ -464,9 +474,9 @@ mod tests {
         }
 
         #[test]
-        fn an_answer_arrives_as_it_was_sent(ticket: u64, done in set(), copied in set(), differed in set()) {
+        fn an_answer_arrives_as_it_was_sent(ticket: u64, done in set(), copied in set(), differed in set(), unwritten in set()) {
             let outcome = Outcome { done, copied, differed };
-            let message = FromAgent::Outcome { ticket: Ticket(ticket), outcome };
+            let message = FromAgent::Outcome { ticket: Ticket(ticket), outcome, unwritten };
             prop_assert!(message.encode().len() <= LARGEST_ANSWER);
             prop_assert_eq!(FromAgent::decode(&message.encode()), Some(message));
         }

@@ -326,4 +326,4 @@ fn low(page: u64) -> u32 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

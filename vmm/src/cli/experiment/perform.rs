@@ -89,6 +89,7 @@ fn options(host: &PlannedHost, socket: PathBuf) -> HostOptions {
         exit_when_empty: false,
         sharing: host.sharing,
         rates: host.rates,
+        scan_priority: host.scan_priority,
         idle_tax: host.idle_tax,
         sample_period: host.sample_period,
         socket,

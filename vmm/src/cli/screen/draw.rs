@@ -1,88 +1,157 @@
 //! Shows a model.
 
-use super::columns::{COLUMNS, Column, mebibytes};
+use super::bars::bars;
 use super::model::{Model, Page};
-use crate::api::{HostFigures, VmFigures};
+use super::vm_page;
+use crate::api::{HistoryView, HostFigures, VmFigures};
+use crate::cli::counters::{COLUMNS, Column, NAME, Unit};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
-use ratatui::style::{Modifier, Style};
-use ratatui::text::Line;
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Row, Table, TableState};
 
-/// Columns of a terminal that a name and any other figure take, and what is between them.
+/// Columns of a terminal that a name takes, and what is between it and figures.
 const NAME_WIDTH: u16 = 14;
-const FIGURE_WIDTH: u16 = 7;
 const GAP: u16 = 1;
 
 const HELP: &str = "\
 Keys
-  up, down     choose a VM          enter   its page
-  left, right  sort by a column     r       the other way   n  unsorted
-  f            choose columns       space   pause
-  h, ?         this page            q, esc  back; leave
+  up, down     choose a VM          enter    its page
+  left, right  sort by a column     r        the other way    n  unsorted
+  M, B, N      sort by MEMSZ, MCTLSZ, GRANT
+  f            choose columns       u        KiB, MiB, GiB
+  b            bars of the last ten minutes
+  space        pause                pg up, pg dn  scroll
+  h, ?         this page            q, esc   back; leave
 
-Sizes are MiB. What there is of a VM:";
+What there is of a VM:";
 
-pub(super) fn draw(frame: &mut Frame<'_>, model: &Model) {
+/// The host's history that has bars, and how it is called.
+const BARS: [(&str, &str); 4] = [
+    ("free", "free"),
+    ("ballooned", "balloons"),
+    ("shared", "shared"),
+    ("broken", "broken"),
+];
+
+/// Shows it. How many lines of the page could be scrolled out of sight.
+pub(super) fn draw(frame: &mut Frame<'_>, model: &Model) -> usize {
+    let mut head = host_lines(model, frame.area().width);
+    head.push(Line::default());
+    // On a terminal of few rows VMs come first.
+    head.truncate(usize::from(frame.area().height / 2).max(1));
+    let height = u16::try_from(head.len()).unwrap_or(u16::MAX);
     let areas = Layout::vertical([
-        Constraint::Length(6),
+        Constraint::Length(height),
         Constraint::Min(0),
         Constraint::Length(1),
     ]);
-    let [head, body, foot] = areas.areas(frame.area());
-    frame.render_widget(Paragraph::new(host_lines(model)), head);
+    let [above, body, foot] = areas.areas(frame.area());
+    frame.render_widget(Paragraph::new(head), above);
+    let bar = Style::new().add_modifier(Modifier::REVERSED);
+    frame.render_widget(Paragraph::new(foot_text(model)).style(bar), foot);
     match model.page {
         Page::Table => table(frame, body, model),
         Page::Columns(at) => choose_columns(frame, body, model, at),
-        Page::Vm => frame.render_widget(Paragraph::new(vm_lines(model.chosen_vm())), body),
-        Page::Help => frame.render_widget(Paragraph::new(help_lines(body.width)), body),
+        Page::Vm => return page(frame, body, vm_page::lines(model, body.width.into()), model),
+        Page::Help => return page(frame, body, help_lines(body.width), model),
     }
-    let bar = Style::new().add_modifier(Modifier::REVERSED);
-    frame.render_widget(Paragraph::new(foot_text(model)).style(bar), foot);
+    0
 }
 
-fn host_lines(model: &Model) -> Vec<Line<'static>> {
+/// Shows lines from where they are scrolled to.
+fn page(frame: &mut Frame<'_>, area: Rect, lines: Vec<Line<'static>>, model: &Model) -> usize {
+    let furthest = lines.len().saturating_sub(area.height.into());
+    let above = model.scroll.min(furthest);
+    let shown: Vec<Line<'static>> = lines.into_iter().skip(above).collect();
+    frame.render_widget(Paragraph::new(shown), area);
+    furthest
+}
+
+fn host_lines(model: &Model, width: u16) -> Vec<Line<'static>> {
     let host = &model.figures.host;
-    let [one, five, fifteen] = host.overcommit_avg.map(|average| average.max(0.0));
-    let m = mebibytes;
-    let state = host.state.as_deref().unwrap_or("-");
-    let minfree = host.minfree.map_or_else(|| "-".into(), m);
-    vec![
-        format!(
-            "up {}, {} VMs; MEM overcommit avg: {one:.2}, {five:.2}, {fifteen:.2}",
-            uptime(host),
-            model.figures.vms.len(),
-        ),
-        format!(
-            "PMEM   /MiB: {:>7} total, {:>7} used, {:>7} free; {state} state, {minfree} minfree",
+    let (u, name) = (model.unit, model.unit.name());
+    let m = |bytes| u.text(bytes);
+    let mut lines = vec![
+        first_line(host, model.figures.vms.len()),
+        Line::from(format!(
+            "PMEM   /{name}: {:>7} total, {:>7} used,  {:>7} free, {:>7} minfree",
             m(host.pmem_total),
             m(host.pmem_used),
             m(host.pmem_free),
-        ),
-        format!(
-            "PSHARE /MiB: {:>7} shared,{:>7} common,{:>7} saving; {} broken, {} reserve",
+            host.minfree.map_or_else(|| "-".into(), m),
+        )),
+        Line::from(format!(
+            "PSHARE /{name}: {:>7} shared,{:>7} common,{:>7} saving,{:>7} broken",
             m(host.pshare_shared),
             m(host.pshare_common),
             m(host.pshare_saving),
             m(host.broken),
-            m(host.reserve),
-        ),
-        format!(
-            "SWAP   /MiB: {:>7} curr; ZIP {} zipped; scan {} pages/s",
-            m(host.swap_curr),
-            m(host.zip_zipped),
-            host.covered_per_s,
-        ),
-        format!(
-            "MEMCTL /MiB: {:>7} curr,  {:>7} target,{:>7} max",
+        )),
+        Line::from(format!(
+            "MEMCTL /{name}: {:>7} curr,  {:>7} target,{:>7} max",
             m(host.memctl_curr),
             m(host.memctl_target),
             m(host.memctl_max),
-        ),
-    ]
-    .into_iter()
-    .map(Line::from)
-    .collect()
+        )),
+        Line::from(format!(
+            "SCAN   /s  : {:>7} pages, {:>7} merged,{:>7} broken; {}.{} % of a core",
+            host.covered_per_s,
+            host.merges_per_s,
+            host.breaks_per_s,
+            host.scan_core_permille / 10,
+            host.scan_core_permille % 10,
+        )),
+    ];
+    if host.swap_curr + host.zip_zipped > 0 {
+        let (swap, zip) = (m(host.swap_curr), m(host.zip_zipped));
+        lines.push(Line::from(format!(
+            "SWAP   /{name}: {swap:>7} curr;   ZIP {zip} zipped"
+        )));
+    }
+    let history = model.history.iter();
+    lines.extend(history.flat_map(|history| bar_lines(history, host, u, width.into())));
+    lines
+}
+
+fn first_line(host: &HostFigures, vms: usize) -> Line<'static> {
+    let state = host.state.as_deref().unwrap_or("-");
+    let [one, five, fifteen] = host.overcommit_avg.map(|average| average.max(0.0));
+    Line::from(vec![
+        Span::from(format!("up {}, {vms} VMs, ", uptime(host))),
+        Span::styled(format!("{state} state"), state_style(state)),
+        Span::from(format!(
+            "; MEM overcommit avg: {one:.2}, {five:.2}, {fifteen:.2}"
+        )),
+    ])
+}
+
+/// What is wrong stands out.
+fn state_style(state: &str) -> Style {
+    let color = match state {
+        "soft" => Color::Yellow,
+        "hard" | "low" => Color::Red,
+        _ => return Style::new(),
+    };
+    Style::new().fg(color).add_modifier(Modifier::BOLD)
+}
+
+/// A line of bars for each part of what the host has.
+fn bar_lines(
+    history: &HistoryView,
+    host: &HostFigures,
+    unit: Unit,
+    width: usize,
+) -> Vec<Line<'static>> {
+    let room = width.saturating_sub(11 + 9);
+    let line = |(column, name): &(&str, &str)| {
+        let column = history.columns.iter().find(|found| found.name == *column)?;
+        let now = unit.text(*column.values.last()?);
+        let bars = bars(&column.values, room, host.pmem_total);
+        Some(Line::from(format!("{name:<11}{bars}{now:>9}")))
+    };
+    BARS.iter().filter_map(line).collect()
 }
 
 fn uptime(host: &HostFigures) -> String {
@@ -100,11 +169,23 @@ fn uptime(host: &HostFigures) -> String {
     )
 }
 
-/// The columns that are wanted, as many as fit.
+/// Columns of a terminal that a figure takes.
+fn figure_width(unit: Unit) -> u16 {
+    match unit {
+        Unit::Kibibytes => 10,
+        Unit::Mebibytes | Unit::Gibibytes => 7,
+    }
+}
+
+/// The columns that are wanted, as many as fit: the first, or those up to the one that sorts.
 fn fitting(model: &Model, width: u16) -> Vec<usize> {
-    let others = width.saturating_sub(NAME_WIDTH) / (FIGURE_WIDTH + GAP);
-    let shown = (0..COLUMNS.len()).filter(|&column| model.is_shown[column]);
-    shown.take(usize::from(others) + 1).collect()
+    let room = width.saturating_sub(NAME_WIDTH) / (figure_width(model.unit) + GAP);
+    let shown = (1..COLUMNS.len()).filter(|&column| model.is_shown[column]);
+    let shown: Vec<usize> = shown.collect();
+    let last = shown.iter().position(|column| Some(*column) == model.sort);
+    let skip = last.map_or(0, |last| (last + 1).saturating_sub(room.into()));
+    let figures = shown.into_iter().skip(skip).take(room.into());
+    std::iter::once(NAME).chain(figures).collect()
 }
 
 fn table(frame: &mut Frame<'_>, area: Rect, model: &Model) {
@@ -112,12 +193,12 @@ fn table(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     let header = columns.iter().map(|&at| heading(model, at));
     let rows = model.rows();
     let rows = rows.iter().map(|vm| {
-        let cells = columns.iter().map(|&at| cell(vm, at, &COLUMNS[at]));
-        Row::new(cells.collect::<Vec<_>>())
+        let cells = columns.iter().map(|&at| cell(vm, at, model.unit));
+        Row::new(cells.collect::<Vec<_>>()).style(vm_style(vm))
     });
     let widths = columns.iter().map(|&at| match at {
-        0 => Constraint::Length(NAME_WIDTH),
-        _ => Constraint::Length(FIGURE_WIDTH),
+        NAME => Constraint::Length(NAME_WIDTH),
+        _ => Constraint::Length(figure_width(model.unit)),
     });
     let table = Table::new(rows, widths)
         .header(Row::new(header).style(Style::new().add_modifier(Modifier::BOLD)))
@@ -127,11 +208,18 @@ fn table(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     frame.render_stateful_widget(table, area, &mut state);
 }
 
+fn vm_style(vm: &VmFigures) -> Style {
+    match vm.responding {
+        true => Style::new(),
+        false => Style::new().fg(Color::Red),
+    }
+}
+
 /// The sorting column's name is underlined.
 fn heading(model: &Model, at: usize) -> Line<'static> {
     let name = COLUMNS[at].name;
     let line = match at {
-        0 => Line::from(name),
+        NAME => Line::from(name),
         _ => Line::from(name).right_aligned(),
     };
     match model.sort {
@@ -140,10 +228,10 @@ fn heading(model: &Model, at: usize) -> Line<'static> {
     }
 }
 
-fn cell(vm: &VmFigures, at: usize, column: &Column) -> Line<'static> {
-    let line = Line::from((column.cell)(vm).text());
+fn cell(vm: &VmFigures, at: usize, unit: Unit) -> Line<'static> {
+    let line = Line::from((COLUMNS[at].cell)(vm).text(unit));
     match at {
-        0 => line,
+        NAME => line,
         _ => line.right_aligned(),
     }
 }
@@ -160,21 +248,6 @@ fn choose_columns(frame: &mut Frame<'_>, area: Rect, model: &Model, at: usize) {
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
     let mut state = TableState::new().with_selected(Some(at));
     frame.render_stateful_widget(table, area, &mut state);
-}
-
-/// All columns, in two where there is room.
-fn vm_lines(vm: Option<&VmFigures>) -> Vec<Line<'static>> {
-    let Some(vm) = vm else {
-        return vec![Line::from("It has gone.")];
-    };
-    let figure = |column: &Column| format!("{:<8}{:>9}", column.name, (column.cell)(vm).text());
-    let title =
-        Line::from(format!("VM {}", vm.name)).style(Style::new().add_modifier(Modifier::BOLD));
-    let pairs = COLUMNS[1..].chunks(2).map(|pair| {
-        let figures: Vec<String> = pair.iter().map(figure).collect();
-        Line::from(figures.join("      "))
-    });
-    std::iter::once(title).chain(pairs).collect()
 }
 
 fn help_lines(width: u16) -> Vec<Line<'static>> {
@@ -205,17 +278,17 @@ fn foot_text(model: &Model) -> String {
     }
     let pause = if model.is_paused { "PAUSED  " } else { "" };
     let keys = match model.page {
-        Page::Table => "h help  q leave  enter VM  arrows choose, sort  f columns  space pause",
+        Page::Table => "h help  q leave  enter VM  arrows choose, sort  f columns  u units  b bars",
         Page::Columns(_) => "up, down choose  space show or hide  q back",
-        Page::Vm => "up, down another VM  q back",
-        Page::Help => "q back",
+        Page::Vm => "up, down another VM  pg up, pg dn scroll  u units  q back",
+        Page::Help => "up, down, pg up, pg dn scroll  q back",
     };
     format!(" {pause}{keys}")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::tests::{any_key, model, press};
+    use super::super::model::tests::{any_key, details, model, press};
     use super::*;
     use proptest::prelude::*;
     use ratatui::Terminal;
@@ -224,7 +297,11 @@ mod tests {
 
     fn shown(model: &Model, width: u16, height: u16) -> Vec<String> {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-        terminal.draw(|frame| draw(frame, model)).unwrap();
+        terminal
+            .draw(|frame| {
+                draw(frame, model);
+            })
+            .unwrap();
         let buffer = terminal.backend().buffer().clone();
         let cells: Vec<&str> = buffer.content().iter().map(|cell| cell.symbol()).collect();
         cells
@@ -245,11 +322,20 @@ mod tests {
             small[8].starts_with("a ") && small[8].contains("3.0"),
             "{small:#?}"
         );
-        let wide = shown(&model(), 230, 50);
+        let wide = shown(&model(), 260, 50);
         assert!(
             COLUMNS.iter().all(|column| wide[6].contains(column.name)),
             "{wide:#?}"
         );
+    }
+
+    #[test]
+    fn a_tiny_terminal_shows_some_of_the_host_and_some_of_its_vms() {
+        let rows = shown(&model(), 20, 5);
+        let starts = ["up 0:00:00", "PMEM", "NAME", "b ", " h help"];
+        for (row, start) in rows.iter().zip(starts) {
+            assert!(row.starts_with(start), "{rows:#?}");
+        }
     }
 
     #[test]
@@ -265,9 +351,71 @@ mod tests {
         }
         let header = &shown(&model, 80, 24)[6];
         assert!(
-            !header.contains("MEMSZ") && header.contains("ASHRS"),
+            !header.contains("MEMSZ") && header.contains("SHRD"),
             "{header}"
         );
+    }
+
+    /// By a column that nobody sees it would look unsorted.
+    #[test]
+    fn the_column_that_sorts_is_always_there() {
+        let mut model = model();
+        press(&mut model, KeyCode::Left);
+        let header = &shown(&model, 80, 24)[6];
+        assert!(
+            header.starts_with("NAME") && header.trim_end().ends_with("BRK/s"),
+            "{header}"
+        );
+    }
+
+    #[test]
+    fn sizes_are_told_in_the_unit_that_is_named() {
+        let mut model = model();
+        for (unit, size) in [("/MiB", " 3.0 "), ("/GiB", " 0.00 "), ("/KiB", " 3072 ")] {
+            let rows = shown(&model, 80, 24);
+            assert!(rows[1].contains(unit), "{rows:#?}");
+            assert!(
+                rows[8].starts_with("a ") && rows[8].contains(size),
+                "{rows:#?}"
+            );
+            press(&mut model, KeyCode::Char('u'));
+        }
+    }
+
+    #[test]
+    fn what_the_host_does_not_have_has_no_line_and_no_column() {
+        let rows = shown(&model(), 260, 50);
+        let words = ["SWAP", "SWCUR", "ZIP", "CACHE"];
+        let is_shown = |word: &&str| rows.iter().any(|row| row.contains(*word));
+        assert!(!words.iter().any(is_shown), "{rows:#?}");
+        let mut swapping = model();
+        swapping.figures.host.swap_curr = 1 << 20;
+        let rows = shown(&swapping, 80, 24);
+        assert!(
+            rows.iter()
+                .any(|row| row.starts_with("SWAP") && row.contains(" 1.0 curr"))
+        );
+    }
+
+    #[test]
+    fn the_page_of_a_vm_tells_its_states_over_time_and_why_and_what_happened() {
+        let mut model = model();
+        press(&mut model, KeyCode::Enter);
+        model.see_details(Some(details("b")));
+        let rows = shown(&model, 80, 24);
+        for (start, part) in [
+            ("VM b: run", "10 shares"),
+            ("private", "▄      1.0"),
+            ("target", "█      2.0"),
+            ("Why", ""),
+            ("b should hold", "from VM 9."),
+            ("What happened", ""),
+            ("      0 s", "started as process 7"),
+        ] {
+            let is_it = |row: &String| row.starts_with(start) && row.contains(part);
+            assert!(rows.iter().any(is_it), "{start} {part} in {rows:#?}");
+        }
+        assert!(!rows.iter().any(|row| row.starts_with("swapped")));
     }
 
     #[test]
@@ -285,6 +433,8 @@ mod tests {
             height in 0_u16..40,
         ) {
             let mut model = model();
+            model.see_details(Some(details("b")));
+            model.history = Some(details("b").history);
             for key in keys {
                 press(&mut model, key);
                 shown(&model, width, height);

@@ -3,14 +3,19 @@
 //! What a key or a sample changes is decided in `model`, without a terminal; `draw` shows a model and
 //! changes nothing.
 
-mod columns;
+mod bars;
 mod draw;
 mod model;
+mod vm_page;
 
-use crate::api::Figures;
+#[cfg(test)]
+pub(super) use model::tests::vm as vm_figures;
+
 use crate::api::client::Client;
+use crate::api::{EventView, ExplanationView, Figures};
+use crate::name::VmName;
 use anyhow::{Context, Result};
-use model::{Model, Next};
+use model::{Details, Model, Next};
 use ratatui::crossterm::event::{self, Event};
 use std::thread;
 use std::time::Duration;
@@ -41,7 +46,10 @@ async fn run(
     let mut tick = interval(Duration::from_secs_f64(seconds));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        terminal.draw(|frame| draw::draw(frame, model))?;
+        look_closer(client, model).await;
+        let mut furthest = 0;
+        terminal.draw(|frame| furthest = draw::draw(frame, model))?;
+        model.scroll_at_most(furthest);
         tokio::select! {
             event = keys.recv() => match event {
                 Some(Event::Key(key)) if model.press(key) == Next::Leave => return Ok(()),
@@ -56,6 +64,37 @@ async fn run(
             () = &mut end => return Ok(()),
         }
     }
+}
+
+/// Asks for what the page shows beside the figures. Where there is none, less is shown.
+async fn look_closer(client: &Client, model: &mut Model) {
+    if model.is_paused {
+        return;
+    }
+    model.history = match model.has_bars {
+        true => client.get("/v1/history").await.ok(),
+        false => None,
+    };
+    if let Some(vm) = model.wanted_vm() {
+        let details = details(client, &vm).await;
+        model.see_details(details);
+    }
+}
+
+async fn details(client: &Client, vm: &VmName) -> Option<Details> {
+    let path = format!("/v1/vms/{vm}/explanation");
+    let why = match client.get::<ExplanationView>(&path).await {
+        Ok(explanation) => explanation.text,
+        Err(error) => crate::error_chain(&error),
+    };
+    let events: Vec<EventView> = client.get("/v1/events").await.ok()?;
+    let its_own = |event: &EventView| event.vm.as_ref() == Some(vm);
+    Some(Details {
+        name: vm.clone(),
+        history: client.get(&format!("/v1/history?vm={vm}")).await.ok()?,
+        why,
+        events: events.into_iter().filter(its_own).collect(),
+    })
 }
 
 /// What is typed. The thread ends with the program: nothing wakes it from waiting for a key.

@@ -1,9 +1,12 @@
 //! What is shown, and what keys do to it.
 
-use super::columns::{COLUMNS, Column};
-use crate::api::{Figures, VmFigures};
+use crate::api::{EventView, Figures, HistoryView, VmFigures};
+use crate::cli::counters::{COLUMNS, Column, GRANT, MCTLSZ, MEMSZ, Unit};
 use crate::name::VmName;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+
+/// Lines that a key scrolls.
+const SCROLL_STEP: usize = 10;
 
 /// What fills the screen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +25,28 @@ pub(super) enum Next {
     Leave,
 }
 
+/// What the page of a VM shows beside its figures.
+#[derive(Clone, Debug)]
+pub(super) struct Details {
+    pub(super) name: VmName,
+    pub(super) history: HistoryView,
+    /// Why it holds what it holds.
+    pub(super) why: String,
+    /// What happened to it, oldest first.
+    pub(super) events: Vec<EventView>,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Model {
     pub(super) figures: Figures,
+    /// Of the host, while its bars are shown.
+    pub(super) history: Option<HistoryView>,
+    details: Option<Details>,
     pub(super) page: Page,
+    pub(super) unit: Unit,
+    pub(super) has_bars: bool,
+    /// Lines of a long page that are above the screen.
+    pub(super) scroll: usize,
     pub(super) is_paused: bool,
     /// Why the figures are old, if the host does not answer.
     pub(super) lost: Option<String>,
@@ -41,7 +62,12 @@ impl Model {
     pub(super) fn new(figures: Figures) -> Self {
         Self {
             figures,
+            history: None,
+            details: None,
             page: Page::Table,
+            unit: Unit::default(),
+            has_bars: false,
+            scroll: 0,
             is_paused: false,
             lost: None,
             is_shown: [true; COLUMNS.len()],
@@ -57,6 +83,26 @@ impl Model {
         if !self.is_paused {
             self.figures = figures;
         }
+    }
+
+    /// More of a VM came.
+    pub(super) fn see_details(&mut self, details: Option<Details>) {
+        if !self.is_paused {
+            self.details = details;
+        }
+    }
+
+    /// The VM of which more is wanted than figures.
+    pub(super) fn wanted_vm(&self) -> Option<VmName> {
+        let vm = self.chosen_vm().filter(|_| self.page == Page::Vm);
+        vm.map(|vm| vm.name.clone())
+    }
+
+    /// What is known of the chosen VM beside its figures.
+    pub(super) fn details(&self) -> Option<&Details> {
+        let chosen = self.chosen_vm().map(|vm| &vm.name);
+        let details = self.details.as_ref();
+        details.filter(|details| Some(&details.name) == chosen)
     }
 
     /// None came.
@@ -101,20 +147,36 @@ impl Model {
         match (key.code, self.page) {
             (KeyCode::Char('c'), _) if is_control => return Next::Leave,
             (KeyCode::Char('q'), Page::Table) => return Next::Leave,
-            (KeyCode::Char('q') | KeyCode::Esc, _) => self.page = Page::Table,
-            (KeyCode::Char('h' | '?'), _) => self.page = Page::Help,
-            (KeyCode::Char('f'), Page::Table) => self.page = Page::Columns(0),
+            (KeyCode::Char('q') | KeyCode::Esc, _) => self.go(Page::Table),
+            (KeyCode::Char('h' | '?'), _) => self.go(Page::Help),
+            (KeyCode::Char('f'), Page::Table) => self.go(Page::Columns(0)),
+            (KeyCode::Char('u'), _) => self.unit = self.unit.next(),
+            (KeyCode::Char('b'), _) => self.has_bars = !self.has_bars,
+            (KeyCode::PageDown, _) => self.scroll = self.scroll.saturating_add(SCROLL_STEP),
+            (KeyCode::PageUp, _) => self.scroll = self.scroll.saturating_sub(SCROLL_STEP),
             (KeyCode::Enter, Page::Table) if self.chosen_vm().is_some() => {
                 // From here on it is this VM, whatever happens to the order.
                 self.choose(0);
-                self.page = Page::Vm;
+                self.go(Page::Vm);
             }
-            (KeyCode::Enter, _) => self.page = Page::Table,
+            (KeyCode::Enter, _) => self.go(Page::Table),
             (code, Page::Columns(at)) => self.press_in_columns(code, at),
             (code, Page::Table | Page::Vm) => self.press_in_table(code),
+            (KeyCode::Up, Page::Help) => self.scroll = self.scroll.saturating_sub(1),
+            (KeyCode::Down, Page::Help) => self.scroll = self.scroll.saturating_add(1),
             (_, Page::Help) => {}
         }
         Next::GoOn
+    }
+
+    fn go(&mut self, page: Page) {
+        self.page = page;
+        self.scroll = 0;
+    }
+
+    /// No page is scrolled beyond its end.
+    pub(super) fn scroll_at_most(&mut self, lines: usize) {
+        self.scroll = self.scroll.min(lines);
     }
 
     fn press_in_columns(&mut self, code: KeyCode, at: usize) {
@@ -132,12 +194,21 @@ impl Model {
             KeyCode::Char(' ' | 'p') => self.is_paused = !self.is_paused,
             KeyCode::Char('r') => self.is_descending = !self.is_descending,
             KeyCode::Char('n') => self.sort = None,
+            KeyCode::Char('M') => self.sort_by(MEMSZ),
+            KeyCode::Char('B') => self.sort_by(MCTLSZ),
+            KeyCode::Char('N') => self.sort_by(GRANT),
             KeyCode::Right | KeyCode::Char('>') => self.sort_by_next(1),
             KeyCode::Left | KeyCode::Char('<') => self.sort_by_next(COLUMNS.len() - 1),
             KeyCode::Up | KeyCode::Char('k') => self.choose(-1),
             KeyCode::Down | KeyCode::Char('j') => self.choose(1),
             _ => {}
         }
+    }
+
+    /// Sorts by a column as esxtop's keys do, the largest first.
+    fn sort_by(&mut self, column: usize) {
+        self.sort = Some(column);
+        self.is_descending = true;
     }
 
     /// Sorts by the next column that is shown, `step` at a time around all.
@@ -162,12 +233,13 @@ impl Model {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::api::HostFigures;
+    use crate::api::{HistoryColumn, HostFigures, Span};
     use proptest::prelude::*;
 
-    pub(in crate::cli::screen) fn vm(name: &str, memsz: u64, ashrs: u64) -> VmFigures {
+    pub(in crate::cli) fn vm(name: &str, memsz: u64, ashrs: u64) -> VmFigures {
         VmFigures {
             name: name.parse().unwrap(),
+            id: page::VmId(1),
             phase: crate::api::VmPhase::Running,
             responding: true,
             uptime_s: 1.0,
@@ -176,6 +248,12 @@ pub(super) mod tests {
             cnsm: 0,
             sztgt: memsz,
             tchd: None,
+            tchd_low: None,
+            tchd_high: None,
+            tchd_w: None,
+            actv: None,
+            actvs: None,
+            actvf: None,
             mctl: true,
             mctlsz: 0,
             mctltgt: 0,
@@ -185,6 +263,7 @@ pub(super) mod tests {
             zero: 0,
             shrd: 0,
             shrdsvd: 0,
+            cowh: 0,
             ovhd: 0,
             ovhdmax: 0,
             amin: 0,
@@ -194,6 +273,7 @@ pub(super) mod tests {
             used: 0,
             private: 0,
             empty: memsz,
+            ballooned: 0,
             broken: 0,
             areas: 0,
             areas_limit: 0,
@@ -214,6 +294,32 @@ pub(super) mod tests {
                 vm("c", 1 << 20, 20),
             ],
         })
+    }
+
+    pub(in crate::cli::screen) fn details(name: &str) -> Details {
+        let column = |name: &str, value: u64| HistoryColumn {
+            name: name.into(),
+            values: vec![0, value],
+        };
+        Details {
+            name: name.parse().unwrap(),
+            history: HistoryView {
+                vm: Some(name.parse().unwrap()),
+                span: Span::TenMinutes,
+                time_ms: vec![0, 1000],
+                columns: vec![
+                    column("private", 1 << 20),
+                    column("empty", 1 << 20),
+                    column("target", 2 << 20),
+                ],
+            },
+            why: "VM 1 should hold 2 MiB. Memory is taken first from VM 9.".into(),
+            events: vec![EventView {
+                time_ms: 0,
+                vm: Some(name.parse().unwrap()),
+                what: "started as process 7".into(),
+            }],
+        }
     }
 
     fn names(model: &Model) -> String {
@@ -263,6 +369,46 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn keys_of_esxtop_sort_by_its_columns() {
+        let mut model = model();
+        press(&mut model, KeyCode::Char('r'));
+        press(&mut model, KeyCode::Char('M'));
+        assert_eq!(
+            names(&model),
+            "abc",
+            "the largest first, whatever was before"
+        );
+    }
+
+    #[test]
+    fn a_page_begins_at_its_beginning_and_ends_at_its_end() {
+        let mut model = model();
+        press(&mut model, KeyCode::Char('h'));
+        press(&mut model, KeyCode::PageDown);
+        press(&mut model, KeyCode::Down);
+        assert_eq!(model.scroll, 11);
+        model.scroll_at_most(5);
+        assert_eq!(model.scroll, 5);
+        press(&mut model, KeyCode::Char('q'));
+        assert_eq!(model.scroll, 0);
+    }
+
+    /// Of the VM that was chosen before nothing is shown under the name of another.
+    #[test]
+    fn details_are_those_of_the_chosen_vm_or_none() {
+        let mut model = model();
+        press(&mut model, KeyCode::Enter);
+        assert_eq!(model.wanted_vm().unwrap().as_str(), "b");
+        model.see_details(Some(details("b")));
+        assert!(model.details().is_some());
+        press(&mut model, KeyCode::Down);
+        assert_eq!(model.wanted_vm().unwrap().as_str(), "a");
+        assert!(model.details().is_none());
+        press(&mut model, KeyCode::Char('q'));
+        assert_eq!(model.wanted_vm(), None);
+    }
+
+    #[test]
     fn q_goes_back_and_then_leaves() {
         let mut model = model();
         press(&mut model, KeyCode::Char('h'));
@@ -275,7 +421,7 @@ pub(super) mod tests {
     pub(in crate::cli::screen) fn any_key() -> impl Strategy<Value = KeyCode> {
         prop_oneof![
             any::<char>().prop_map(KeyCode::Char),
-            prop::sample::select(" qhf?rnp<>jk".chars().collect::<Vec<_>>())
+            prop::sample::select(" qhf?rnp<>jkubMBN".chars().collect::<Vec<_>>())
                 .prop_map(KeyCode::Char),
             prop::sample::select(vec![
                 KeyCode::Up,
@@ -283,6 +429,8 @@ pub(super) mod tests {
                 KeyCode::Left,
                 KeyCode::Right,
                 KeyCode::Enter,
+                KeyCode::PageUp,
+                KeyCode::PageDown,
                 KeyCode::Esc,
             ]),
         ]

@@ -17,12 +17,12 @@ use crate::name::VmName;
 use history::History;
 use overcommit::Averages;
 use page::VmId;
-use policy::{BALLOON_LIMIT_PERCENT, OVERHEAD};
+use policy::{BALLOON_LIMIT_PERCENT, MemoryState, OVERHEAD};
 use std::collections::BTreeMap;
 
-/// What is remembered of the host: machine memory by what it is used for, which adds up to the budget, and
-/// what no memory is used for.
-const HOST_COLUMNS: [&str; 10] = [
+/// What is remembered of the host: machine memory by what it is used for, which adds up to the budget,
+/// what no memory is used for, and how short memory was.
+const HOST_COLUMNS: [&str; 11] = [
     "budget",
     "private",
     "broken",
@@ -33,9 +33,10 @@ const HOST_COLUMNS: [&str; 10] = [
     "shared",
     "ballooned",
     "swapped",
+    "state",
 ];
 /// What is remembered of a VM: its pages by state, which add up to its size, and what it should hold.
-const VM_COLUMNS: [&str; 11] = [
+const VM_COLUMNS: [&str; 13] = [
     "size",
     "target",
     "used",
@@ -47,6 +48,8 @@ const VM_COLUMNS: [&str; 11] = [
     "compressed",
     "swapped",
     "touched",
+    "touched_low",
+    "touched_high",
 ];
 
 /// The newest figures and how they came about.
@@ -67,7 +70,8 @@ impl Record {
             .add(uptime_s, overview.host.overcommit.max(0.0));
         let figures = self.figures(overview);
         let second = whole_seconds(uptime_s);
-        self.host.add(second, now, host_row(&figures));
+        self.host
+            .add(second, now, host_row(&figures, overview.host.state));
         self.vms
             .retain(|id, _| overview.vms.iter().any(|vm| vm.id == *id));
         for (vm, figures) in overview.vms.iter().zip(&figures.vms) {
@@ -123,6 +127,7 @@ fn host_figures(host: &HostView, vms: &[VmFigures]) -> HostFigures {
         configured: host.configured_bytes,
         state: Some(host.state.to_string()),
         minfree: Some(host.min_free_bytes),
+        state_below: Some(host.state_below),
         overcommit_avg: [host.overcommit; 3],
         pshare_shared: sharing.shared_bytes,
         pshare_common: sharing.common_bytes,
@@ -146,8 +151,10 @@ fn host_figures(host: &HostView, vms: &[VmFigures]) -> HostFigures {
 fn vm_figures(vm: &VmView) -> VmFigures {
     let (states, sharing) = (&vm.states, &vm.sharing);
     let own = states.private + states.broken;
+    let set = vm.working_set;
     VmFigures {
         name: vm.name.clone(),
+        id: vm.id,
         phase: vm.phase,
         responding: vm.responding,
         uptime_s: vm.uptime_s,
@@ -155,7 +162,13 @@ fn vm_figures(vm: &VmView) -> VmFigures {
         grant: own + states.shared,
         cnsm: own + sharing.charge_bytes,
         sztgt: vm.target_bytes,
-        tchd: vm.working_set.map(|set| set.estimate_bytes),
+        tchd: set.map(|set| set.estimate_bytes),
+        tchd_low: set.map(|set| set.low_bytes),
+        tchd_high: set.map(|set| set.high_bytes),
+        tchd_w: set.map(|set| set.written_bytes),
+        actv: set.map(|set| set.actv_percent),
+        actvs: set.map(|set| set.actvs_percent),
+        actvf: set.map(|set| set.actvf_percent),
         mctl: vm.balloon.has_driver,
         mctlsz: vm.balloon.held,
         mctltgt: vm.balloon.target,
@@ -165,6 +178,7 @@ fn vm_figures(vm: &VmView) -> VmFigures {
         zero: sharing.zero_bytes,
         shrd: states.shared,
         shrdsvd: states.shared.saturating_sub(sharing.charge_bytes),
+        cowh: sharing.hint_bytes,
         ovhd: vm.anonymous_bytes.saturating_sub(states.broken),
         ovhdmax: OVERHEAD.bytes(),
         amin: vm.min_bytes,
@@ -174,6 +188,7 @@ fn vm_figures(vm: &VmView) -> VmFigures {
         used: vm.used_bytes,
         private: states.private,
         empty: states.empty,
+        ballooned: states.ballooned,
         broken: states.broken,
         areas: sharing.areas,
         areas_limit: sharing.areas_limit,
@@ -191,7 +206,7 @@ fn balloon_limit(vm: &VmView) -> u64 {
 }
 
 /// In the order of [`HOST_COLUMNS`].
-fn host_row(figures: &Figures) -> [u64; HOST_COLUMNS.len()] {
+fn host_row(figures: &Figures, state: MemoryState) -> [u64; HOST_COLUMNS.len()] {
     let host = &figures.host;
     // Counted at one moment or another, the parts may exceed the whole: private memory gives way.
     let others = host.broken + host.pshare_common + host.overhead;
@@ -206,6 +221,7 @@ fn host_row(figures: &Figures) -> [u64; HOST_COLUMNS.len()] {
         host.pshare_shared,
         host.memctl_curr,
         host.swap_curr,
+        degree(state),
     ]
 }
 
@@ -224,7 +240,17 @@ fn vm_row(vm: &VmView, figures: &VmFigures) -> [u64; VM_COLUMNS.len()] {
         states.compressed,
         states.swapped,
         figures.tchd.unwrap_or(0),
+        figures.tchd_low.unwrap_or(0),
+        figures.tchd_high.unwrap_or(0),
     ]
+}
+
+/// How short memory is as a number that grows with it.
+fn degree(state: MemoryState) -> u64 {
+    MemoryState::ALL
+        .iter()
+        .take_while(|longer| **longer < state)
+        .count() as u64
 }
 
 #[expect(
@@ -239,9 +265,11 @@ fn whole_seconds(seconds: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{BalloonView, SharingView, StatesView, VmPhase, VmSharingView};
+    use crate::api::{
+        BalloonView, SharingView, StateThresholds, StatesView, VmPhase, VmSharingView,
+    };
     use page::PageCount;
-    use policy::{MemoryState, SharesSpec, TaxRate};
+    use policy::{SharesSpec, TaxRate};
 
     const MIB: u64 = 1 << 20;
 
@@ -320,6 +348,7 @@ mod tests {
                 },
                 state: MemoryState::default(),
                 min_free_bytes: 0,
+                state_below: StateThresholds::default(),
                 idle_tax_permille: TaxRate::default(),
                 sample_period_s: 30,
                 events: Vec::new(),
@@ -353,7 +382,8 @@ mod tests {
         let record = Record::default();
         let overview = overview(1.0, vec![vm()]);
         let figures = record.figures(&overview);
-        let host = host_row(&figures);
+        let host = host_row(&figures, MemoryState::Soft);
+        assert_eq!(host[10], 2, "soft is the second below high");
         assert_eq!(host[1..6].iter().sum::<u64>(), host[0]);
         let vm = vm_row(&overview.vms[0], &figures.vms[0]);
         assert_eq!(vm[3..10].iter().sum::<u64>(), vm[0]);

@@ -177,6 +177,7 @@ impl Account {
             zero_bytes: PageCount(vm.counts.zero).bytes(),
             broken_bytes: states.broken.bytes(),
             charge_bytes: vm.charge_millipages * PAGE_SIZE / 1000,
+            hint_bytes: PageCount(vm.hints).bytes(),
             areas: vm.counts.areas,
             areas_limit: vm.areas_limit,
             passes: vm.passes,

@@ -88,6 +88,8 @@ pub struct VmReport {
     pub counts: VmCounts,
     /// What its shared pages cost, each frame divided by its references, in thousandths of a page.
     pub charge_millipages: u64,
+    /// Pages that are nominated for sharing.
+    pub hints: u64,
     /// The memory areas that its process may have.
     pub areas_limit: u64,
     /// How often it was gone over.

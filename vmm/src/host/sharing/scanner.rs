@@ -336,11 +336,15 @@ impl Scanner {
 
     fn take_in(&mut self, id: VmId, message: FromAgent) {
         match message {
-            FromAgent::Outcome { ticket, outcome } => {
-                if self.sharing.settle_of(id, ticket, &outcome)
+            FromAgent::Outcome {
+                ticket,
+                outcome,
+                unwritten,
+            } => {
+                if let Some(block) = self.sharing.settle_of(id, ticket, &outcome)
                     && let Some(vm) = self.vms.get_mut(&id)
                 {
-                    vm.note_answer();
+                    vm.note_answer(block.number, &unwritten);
                     self.unread_blocks = 0;
                 }
             }
@@ -664,6 +668,7 @@ impl Scanner {
         VmReport {
             counts: self.sharing.vm_counts(id).unwrap_or_default(),
             charge_millipages: charge.unwrap_or_default(),
+            hints: self.sharing.hints_of(id),
             areas_limit: self.areas_limit,
             passes: self.schedule.passes(id).unwrap_or_default(),
             figures: vm.figures,

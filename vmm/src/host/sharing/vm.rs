@@ -20,7 +20,7 @@ use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 use sample::TouchSample;
 use sharing::{BLOCK_PAGES, Content, PageSet, Request, Seen};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
@@ -78,8 +78,10 @@ pub(super) struct ScannedVm {
     pub(super) pending: usize,
     /// When the last was sent or answered.
     heard: Instant,
-    /// By block: whether all of it was looked at since the agent last changed it.
-    known: Vec<bool>,
+    /// By block: pages that are to be looked at whether the page tables say that they were written or not.
+    unknown: Vec<PageSet>,
+    /// The blocks that the agent was asked to change, and what was unknown of each before.
+    asked: BTreeMap<u32, PageSet>,
     sample: Option<TouchSample>,
     /// Pages that were written to and are armed since, and that the scanner has not read.
     owed: BTreeSet<u64>,
@@ -131,7 +133,8 @@ impl ScannedVm {
             is_gone: false,
             pending: 0,
             heard: Instant::now(),
-            known: vec![false; blocks],
+            unknown: vec![PageSet::ALL; blocks],
+            asked: BTreeMap::new(),
             sample: None,
             owed: BTreeSet::new(),
             figures: VmFigures::default(),
@@ -152,7 +155,7 @@ impl ScannedVm {
     }
 
     pub(super) fn blocks(&self) -> u32 {
-        u32::try_from(self.known.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.unknown.len()).unwrap_or(u32::MAX)
     }
 
     /// Pages of a block, by their places in the memory file.
@@ -187,7 +190,8 @@ impl ScannedVm {
 
     /// Everything is to be read anew: more is worth sharing than was.
     pub(super) fn forget_looks(&mut self) {
-        self.known.fill(false);
+        self.unknown.fill(PageSet::ALL);
+        self.asked.values_mut().for_each(|set| *set = PageSet::ALL);
     }
 
     /// Looks at a block. `mapped` says over which of its pages the store is mapped, `to_read` are those
@@ -202,16 +206,18 @@ impl ScannedVm {
         let pages = self.pages(number);
         self.figures.covered += pages.end - pages.start;
         let is_whole = (pass + u64::from(number)).is_multiple_of(WHOLE_EVERY);
-        let is_known = self.known[number as usize] && !is_whole;
+        let unknown = match is_whole {
+            true => PageSet::ALL,
+            false => self.unknown[number as usize],
+        };
         self.watch_block(number);
-        let written = self.take_written(&pages, is_known)?;
+        let written = self.take_written(&pages, &unknown)?;
         let owed = self.take_owed(&pages);
-        if is_known && written.is_empty() && to_read.is_empty() && owed.is_empty() {
+        let news = written.union(&unknown).union(to_read).union(&owed);
+        if news.is_empty() {
             return Ok(Look::Unchanged);
         }
-        self.known[number as usize] = true;
-        let news = [written, *to_read, owed];
-        let news: PageSet = news.iter().flat_map(PageSet::iter).collect();
+        self.unknown[number as usize] = PageSet::EMPTY;
         let mapped = mapped();
         let mut seen = Box::new([Seen::Skipped; BLOCK_PAGES]);
         self.look_at_own(&pages, &mapped, &news, &mut seen)?;
@@ -219,12 +225,12 @@ impl ScannedVm {
         Ok(Look::Seen(seen))
     }
 
-    /// The pages written since the last look, all of them for a block that is not known. They are armed
-    /// before they are read, so that a later write is seen the next time.
-    fn take_written(&self, pages: &Range<u64>, is_known: bool) -> Result<PageSet, MemoryError> {
+    /// The pages written since the last look. They are armed before they are read, so that a later write is
+    /// seen the next time. Of a block of which nothing is known, all pages count as written.
+    fn take_written(&self, pages: &Range<u64>, unknown: &PageSet) -> Result<PageSet, MemoryError> {
         let all = self.addresses(pages);
         let mut runs = vec![all.clone()];
-        if is_known {
+        if *unknown != PageSet::ALL {
             runs.clear();
             self.pagemap.written(all.clone(), |run| runs.push(run))?;
         }
@@ -237,10 +243,7 @@ impl ScannedVm {
             self.pagemap
                 .arm_written(run, |found| insert(&mut written, &all, found))?;
         }
-        match is_known {
-            true => Ok(written),
-            false => Ok((0..place(&all, all.end)).collect()),
-        }
+        Ok(written)
     }
 
     /// The pages in the memory file.
@@ -363,8 +366,11 @@ impl ScannedVm {
     pub(super) fn ask(&mut self, request: &Request) {
         self.pending += 1;
         self.heard = Instant::now();
-        self.known[request.block.number as usize] = false;
-        self.leave_block(request.block.number);
+        let number = request.block.number;
+        let unknown = &mut self.unknown[number as usize];
+        self.asked
+            .insert(number, std::mem::replace(unknown, PageSet::ALL));
+        self.leave_block(number);
         self.unsent
             .push_back(ToAgent::Request(Box::new(BlockRequest::from(request))));
         self.send_unsent();
@@ -389,10 +395,15 @@ impl ScannedVm {
         self.pending > 0 && !self.is_gone && self.heard.elapsed() < AGENT_HANGS
     }
 
-    /// A request was answered.
-    pub(super) fn note_answer(&mut self) {
+    /// The request for this block was answered. Of what the agent left alone and nobody wrote to, is known
+    /// what was known before.
+    pub(super) fn note_answer(&mut self, number: u32, unwritten: &PageSet) {
         self.pending -= 1;
         self.heard = Instant::now();
+        if let Some(before) = self.asked.remove(&number) {
+            let changed = PageSet::ALL.without(unwritten);
+            self.unknown[number as usize] = before.union(&changed);
+        }
     }
 
     /// Whether its agent does not speak any more.
@@ -449,3 +460,6 @@ fn place(all: &Range<u64>, address: u64) -> usize {
 fn insert(set: &mut PageSet, all: &Range<u64>, found: Range<u64>) {
     (place(all, found.start)..place(all, found.end)).for_each(|place| set.insert(place));
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ const STYLE: &str = "text/css; charset=utf-8";
 const IMAGE: &str = "image/svg+xml";
 
 /// Path, type and content of each file.
-const FILES: [(&str, &str, &str); 9] = [
+const FILES: [(&str, &str, &str); 16] = [
     ("/", HTML, include_str!("../../../dashboard/index.html")),
     ("/app.js", SCRIPT, include_str!("../../../dashboard/app.js")),
     ("/api.js", SCRIPT, include_str!("../../../dashboard/api.js")),
@@ -19,11 +19,34 @@ const FILES: [(&str, &str, &str); 9] = [
         SCRIPT,
         include_str!("../../../dashboard/charts.js"),
     ),
+    ("/dom.js", SCRIPT, include_str!("../../../dashboard/dom.js")),
+    (
+        "/events.js",
+        SCRIPT,
+        include_str!("../../../dashboard/events.js"),
+    ),
     (
         "/format.js",
         SCRIPT,
         include_str!("../../../dashboard/format.js"),
     ),
+    (
+        "/host.js",
+        SCRIPT,
+        include_str!("../../../dashboard/host.js"),
+    ),
+    (
+        "/memory.js",
+        SCRIPT,
+        include_str!("../../../dashboard/memory.js"),
+    ),
+    (
+        "/models.js",
+        SCRIPT,
+        include_str!("../../../dashboard/models.js"),
+    ),
+    ("/svg.js", SCRIPT, include_str!("../../../dashboard/svg.js")),
+    ("/vm.js", SCRIPT, include_str!("../../../dashboard/vm.js")),
     (
         "/style.css",
         STYLE,

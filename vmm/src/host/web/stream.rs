@@ -75,6 +75,7 @@ fn message(moment: &Moment) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::ScanPriority;
     use crate::host::HostOptions;
     use page::PageCount;
     use policy::TaxRate;
@@ -90,6 +91,7 @@ mod tests {
             exit_when_empty: false,
             sharing: false,
             rates: RateSettings::default(),
+            scan_priority: ScanPriority::default(),
             idle_tax: TaxRate::default(),
             sample_period: Duration::from_secs(30),
             socket: folder.path().join("host.sock"),

@@ -1,10 +1,13 @@
 //! Keeps writers out of a stretch of guest memory while the agent works on it.
 //!
 //! Most of the time all memory is registered with the tracker, so that the host can ask the kernel what
-//! was written. A stretch is registered with the guard for as long as a step takes.
+//! was written. A stretch is registered with the guard for as long as a step takes. The kernel forgets then
+//! what was written in it, so the fence asks before ([`Fence::written`]) and arms it again behind
+//! ([`Fence::arm`]).
 
 use crate::memory::MemoryError;
 use crate::memory::mapping::Addresses;
+use crate::memory::pagemap::Pagemap;
 use crate::memory::ram::{GuestRam, PAGE_BYTES};
 use crate::memory::userfault::{Protection, Userfault};
 use rustix::fd::{AsFd, BorrowedFd};
@@ -15,6 +18,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 pub(super) struct Fence {
     guard: Userfault,
     tracker: Userfault,
+    pagemap: Pagemap,
 }
 
 impl Fence {
@@ -23,12 +27,33 @@ impl Fence {
         let fence = Self {
             guard: Userfault::guard()?,
             tracker: Userfault::tracker()?,
+            pagemap: Pagemap::open(std::process::id())?,
         };
         for region in ram.memory().iter() {
             let start = region.as_ptr() as u64;
             fence.tracker.register(start..start + region.len())?;
         }
         Ok(fence)
+    }
+
+    /// Calls `found` with what was written, or is not watched, since the host armed it. At most 512 pages.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub(super) fn written(
+        &self,
+        addresses: &Addresses,
+        found: impl FnMut(Addresses),
+    ) -> Result<(), MemoryError> {
+        self.pagemap.written(addresses.clone(), found)
+    }
+
+    /// Arms what is watched again: from here on a write is noticed.
+    ///
+    /// # Errors
+    /// When a part is not watched.
+    pub(super) fn arm(&self, addresses: &Addresses) -> Result<(), MemoryError> {
+        self.pagemap.arm(addresses.clone())
     }
 
     /// From here on nobody writes to these addresses until [`Self::lower`]; readers go on.

@@ -305,14 +305,16 @@ impl Agent {
                 }
             }
             Ok((ToAgent::Request(request), _)) => {
-                let (outcome, waited) = self.sharer.carry_out(&request, &self.fence);
+                let done = self.sharer.carry_out(&request, &self.fence);
                 self.counters
                     .write_protect_faults
-                    .fetch_add(waited, Ordering::Relaxed);
+                    .fetch_add(done.waited, Ordering::Relaxed);
                 self.publish();
-                let ticket = request.ticket;
-                self.unsent
-                    .push_back(FromAgent::Outcome { ticket, outcome });
+                self.unsent.push_back(FromAgent::Outcome {
+                    ticket: request.ticket,
+                    outcome: done.outcome,
+                    unwritten: done.unwritten,
+                });
                 self.send_unsent();
             }
             Ok((ToAgent::Sample { number, pages }, _)) => {

@@ -14,7 +14,9 @@
 
 use super::fence::Fence;
 use super::store_map::StoreMap;
-use crate::memory::mapping::{Window, drop_copies, is_mapped, map_memory_file, map_store};
+use crate::memory::mapping::{
+    Addresses, Window, drop_copies, is_mapped, map_memory_file, map_store,
+};
 use crate::memory::ram::{GuestRam, PAGE_BYTES};
 use crate::memory::store::{StoreView, is_zero, write_all};
 use crate::protocol::page_sharing::BlockRequest;
@@ -60,12 +62,25 @@ pub(super) struct Sharer {
     counters: SharingCounters,
 }
 
+/// What became of a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Done {
+    pub(super) outcome: Outcome,
+    /// As [`crate::protocol::page_sharing::FromAgent::Outcome`] says.
+    pub(super) unwritten: PageSet,
+    /// Writers that had to wait.
+    pub(super) waited: u64,
+}
+
 /// One request being carried out.
 struct Step<'a> {
     sharer: &'a mut Sharer,
     fence: &'a Fence,
     first: u64,
     outcome: Outcome,
+    /// Pages that the memory file holds. Behind the fence nobody but the agent takes pages away. Of what
+    /// was a hole when the step began, nothing but zeros can be read.
+    held: PageSet,
     /// Pages of the memory file that are behind a mapping of the store now.
     hidden: PageSet,
 }
@@ -102,24 +117,39 @@ impl Sharer {
     }
 
     /// Does what is asked with one block, as far as it can be done.
-    pub(super) fn carry_out(&mut self, request: &BlockRequest, fence: &Fence) -> (Outcome, u64) {
+    pub(super) fn carry_out(&mut self, request: &BlockRequest, fence: &Fence) -> Done {
         let first = u64::from(request.number) * BLOCK_PAGES as u64;
-        let Some(hull) = self.hull(request, first) else {
+        let named = named(request);
+        let Some(hull) = self.hull(request, &named, first) else {
             self.counters.stale += PageCount(1);
-            return (Outcome::default(), 0);
+            return Done::default();
         };
-        let addresses = self
-            .ram
-            .addresses(first + hull.start as u64..first + hull.end as u64);
+        let pages = first + hull.start as u64..first + hull.end as u64;
+        let addresses = self.ram.addresses(pages.clone());
+        let written = written(fence, &addresses, hull.start);
         if fence.raise(&addresses).is_err() {
             self.counters.no_areas += PageCount(1);
-            return (Outcome::default(), 0);
+            return Done::default();
         }
+        let Ok(held) = self.held(pages) else {
+            let waited = fence.lower(&addresses);
+            return Done {
+                waited,
+                ..Done::default()
+            };
+        };
+        let held = (hull.clone().zip(held)).filter_map(|(place, held)| held.then_some(place));
+        let held: PageSet = held.collect();
+        let own = held
+            .iter()
+            .filter(|&place| self.map.frame(first + place as u64).is_none());
+        let known = own.collect::<PageSet>().without(&written);
         let mut step = Step {
             sharer: self,
             fence,
             first,
             outcome: Outcome::default(),
+            held,
             hidden: PageSet::EMPTY,
         };
         step.drop_all(&request.drops);
@@ -130,24 +160,29 @@ impl Sharer {
         step.rehome_all(&request.rehomes);
         step.punch_hidden();
         let outcome = step.outcome;
-        (outcome, fence.lower(&addresses))
+        let waited = fence.lower(&addresses);
+        // What was copied holds what it held. What shows a frame, or is a hole, is cheap to look at.
+        let known = known.without(&named.without(&outcome.copied));
+        let outside = PageSet::ALL.without(&hull.collect());
+        let unwritten = match fence.arm(&addresses) {
+            Ok(()) => outside.union(&known),
+            Err(_) => outside,
+        };
+        Done {
+            outcome,
+            unwritten,
+            waited,
+        }
     }
 
     /// The pages from the first to the last that the request is about. None if some are not there.
-    fn hull(&self, request: &BlockRequest, first: u64) -> Option<Range<usize>> {
-        let mut all = PageSet::EMPTY;
-        for set in [&request.drops, &request.zeros, &request.rehomes] {
-            set.iter().for_each(|index| all.insert(index));
+    fn hull(&self, request: &BlockRequest, named: &PageSet, first: u64) -> Option<Range<usize>> {
+        let store = self.store.as_ref();
+        let is_there = |span: &Span| store.is_some_and(|store| store.holds(span.frame, span.count));
+        if !request.spans.iter().all(is_there) {
+            return None;
         }
-        for span in &request.spans {
-            let store = self.store.as_ref()?;
-            if !store.holds(span.frame, span.count) {
-                return None;
-            }
-            all.insert(span.start);
-            all.insert(span.start + span.count - 1);
-        }
-        let (start, last) = (all.iter().next()?, all.iter().last()?);
+        let (start, last) = (named.iter().next()?, named.iter().last()?);
         let is_there = first + (last as u64) < self.ram.layout().size().0;
         is_there.then_some(start..last + 1)
     }
@@ -184,30 +219,10 @@ impl Sharer {
         Ok(())
     }
 
-    /// What a page holds, while nobody can write to it: through the guest's own mapping, whose page
-    /// tables are filled already. Reading never waits. A hole is not touched, for that would fill it.
-    fn read(&self, index: u64, content: &mut Content) -> Result<(), Errno> {
-        if self.map.frame(index).is_some() || self.is_held(index)? {
-            return self
-                .ram
-                .look(index, content)
-                .map_err(|_unreadable| Errno::FAULT);
-        }
-        content.fill(0);
-        Ok(())
-    }
-
-    /// Whether the memory file has the page. It stays so behind the fence: nobody but the agent takes
-    /// pages away.
-    fn is_held(&self, index: u64) -> Result<bool, Errno> {
-        self.held(index..index + 1)
-            .map(|held| held.first() == Some(&true))
-    }
-
     /// Whether a page is in the memory file and mapped from there: no hole, and nothing of the store.
     pub(super) fn is_private(&self, index: u64) -> bool {
         let is_ram = index < self.ram.layout().size().0;
-        is_ram && self.map.frame(index).is_none() && self.is_held(index) == Ok(true)
+        is_ram && self.map.frame(index).is_none() && self.held(index..index + 1) == Ok(vec![true])
     }
 
     fn held(&self, pages: Range<u64>) -> Result<Vec<bool>, Errno> {
@@ -218,54 +233,6 @@ impl Sharer {
             held.extend(residency.map_err(|_unknown| Errno::FAULT)?);
         }
         Ok(held)
-    }
-
-    /// Whether a page holds what a frame holds.
-    fn equals(&self, index: u64, frame: Frame) -> bool {
-        let (mut page, mut stored) = ([0; PAGE_BYTES], [0; PAGE_BYTES]);
-        let Some(store) = &self.store else {
-            return false;
-        };
-        store.read(frame, &mut stored).is_ok()
-            && self.read(index, &mut page).is_ok()
-            && page == stored
-    }
-
-    /// Which places of a span hold what their frames hold, and which are holes.
-    fn compare(&self, first: u64, span: &Span) -> Result<(PageSet, PageSet), Errno> {
-        let store = self.store.as_ref().ok_or(Errno::BADF)?;
-        let start = first + span.start as u64;
-        let held = self.held(start..start + span.count as u64)?;
-        let (mut equal, mut holes) = (PageSet::EMPTY, PageSet::EMPTY);
-        let mut frames = vec![0; COMPARED_AT_ONCE.min(span.count) * PAGE_BYTES];
-        let mut page = [0; PAGE_BYTES];
-        for from in (span.start..span.start + span.count).step_by(COMPARED_AT_ONCE) {
-            let count = COMPARED_AT_ONCE.min(span.start + span.count - from);
-            let stored = &mut frames[..count * PAGE_BYTES];
-            store.read(span.frame_at(from), stored)?;
-            for (place, stored) in (from..).zip(stored.chunks(PAGE_BYTES)) {
-                let index = first + place as u64;
-                let is_mapped = self.map.frame(index).is_some();
-                if !is_mapped && !held[place - span.start] {
-                    holes.insert(place);
-                    if is_zero(stored) {
-                        equal.insert(place);
-                    }
-                    continue;
-                }
-                let looked = self.ram.look(index, &mut page);
-                looked.map_err(|_unreadable| Errno::FAULT)?;
-                if page[..] == *stored {
-                    equal.insert(place);
-                }
-            }
-        }
-        Ok((equal, holes))
-    }
-
-    fn holds_zeros(&self, index: u64) -> bool {
-        let mut page = [0; PAGE_BYTES];
-        self.read(index, &mut page).is_ok() && is_zero(&page)
     }
 
     /// Writes a page into the memory file, under what is mapped over it.
@@ -298,6 +265,60 @@ impl Step<'_> {
         self.index(run.0)..self.index(run.0 + run.1)
     }
 
+    /// What a page holds, while nobody can write to it: through the guest's own mapping, whose page
+    /// tables are filled already. Reading never waits. A hole is not touched, for that would fill it.
+    fn read(&self, place: usize, content: &mut Content) -> Result<(), Errno> {
+        if self.is_hole(place) {
+            content.fill(0);
+            return Ok(());
+        }
+        let looked = self.sharer.ram.look(self.index(place), content);
+        looked.map_err(|_unreadable| Errno::FAULT)
+    }
+
+    fn is_hole(&self, place: usize) -> bool {
+        !self.held.contains(place) && self.sharer.map.frame(self.index(place)).is_none()
+    }
+
+    fn holds_zeros(&self, place: usize) -> bool {
+        let mut page = [0; PAGE_BYTES];
+        self.read(place, &mut page).is_ok() && is_zero(&page)
+    }
+
+    /// Whether a page holds what a frame holds.
+    fn equals(&self, place: usize, frame: Frame) -> bool {
+        let (mut page, mut stored) = ([0; PAGE_BYTES], [0; PAGE_BYTES]);
+        let Some(store) = &self.sharer.store else {
+            return false;
+        };
+        store.read(frame, &mut stored).is_ok()
+            && self.read(place, &mut page).is_ok()
+            && page == stored
+    }
+
+    /// Which places of a span hold what their frames hold, and which are holes.
+    fn compare(&self, span: &Span) -> Result<(PageSet, PageSet), Errno> {
+        let store = self.sharer.store.as_ref().ok_or(Errno::BADF)?;
+        let (mut equal, mut holes) = (PageSet::EMPTY, PageSet::EMPTY);
+        let mut frames = vec![0; COMPARED_AT_ONCE.min(span.count) * PAGE_BYTES];
+        let mut page = [0; PAGE_BYTES];
+        for from in (span.start..span.start + span.count).step_by(COMPARED_AT_ONCE) {
+            let count = COMPARED_AT_ONCE.min(span.start + span.count - from);
+            let stored = &mut frames[..count * PAGE_BYTES];
+            store.read(span.frame_at(from), stored)?;
+            for (place, stored) in (from..).zip(stored.chunks(PAGE_BYTES)) {
+                if self.is_hole(place) {
+                    holes.insert(place);
+                }
+                self.read(place, &mut page)?;
+                if page[..] == *stored {
+                    equal.insert(place);
+                }
+            }
+        }
+        Ok((equal, holes))
+    }
+
     fn differs(&mut self, place: usize) {
         self.outcome.differed.insert(place);
         self.sharer.counters.differed += PageCount(1);
@@ -310,7 +331,7 @@ impl Step<'_> {
             let index = self.index(place);
             match self.sharer.map.frame(index) {
                 None => self.sharer.counters.stale += PageCount(1),
-                Some(frame) if self.sharer.equals(index, frame) => equal.insert(place),
+                Some(frame) if self.equals(place, frame) => equal.insert(place),
                 Some(_) => self.differs(place),
             }
         }
@@ -331,7 +352,7 @@ impl Step<'_> {
     fn give_back_zeros(&mut self, zeros: &PageSet) {
         let mut zero = PageSet::EMPTY;
         for place in zeros.iter() {
-            match self.sharer.holds_zeros(self.index(place)) {
+            match self.holds_zeros(place) {
                 true => zero.insert(place),
                 false => self.differs(place),
             }
@@ -342,6 +363,7 @@ impl Step<'_> {
             if self.sharer.punch(range.clone()).is_err() {
                 continue;
             }
+            (run.0..run.0 + run.1).for_each(|place| self.held.remove(place));
             for mapped in self.sharer.map.runs(range.clone()) {
                 if self.sharer.map_home(&mapped).is_err() {
                     self.sharer.counters.no_areas += PageCount(mapped.end - mapped.start);
@@ -363,7 +385,7 @@ impl Step<'_> {
 
     /// Maps a span as far as its pages are equal to their frames or may be copied.
     fn map_span(&mut self, span: &Span) {
-        let Ok((equal, holes)) = self.sharer.compare(self.first, span) else {
+        let Ok((equal, holes)) = self.compare(span) else {
             return;
         };
         let may_copy = !span.copied.is_empty();
@@ -460,7 +482,7 @@ impl Step<'_> {
         self.fence.adopt(&aside).map_err(|_refused| Errno::NOMEM)?;
         let mut content = [0; PAGE_BYTES];
         for place in copies.iter() {
-            self.sharer.read(self.index(place), &mut content)?;
+            self.read(place, &mut content)?;
             let address = aside.start + (place - places.start) as u64 * PAGE_SIZE;
             self.fence.copy_into(address, &content)?;
         }
@@ -490,6 +512,7 @@ impl Step<'_> {
             let kept = read(self.sharer, place, &mut content)
                 .and_then(|()| self.sharer.write_home(self.index(place), &content));
             kept.expect("what a guest wrote is kept when its mapping cannot be replaced");
+            self.held.insert(place);
         }
         let range = self.index(places.start)..self.index(places.end);
         self.sharer
@@ -507,7 +530,7 @@ impl Step<'_> {
             }
         }
         for run in mapped.runs() {
-            match self.rehome(self.range(run)) {
+            match self.rehome(run) {
                 Ok(()) => {
                     self.note_done(run);
                     // If the request had it mapped before, the memory file shows again.
@@ -519,21 +542,29 @@ impl Step<'_> {
         }
     }
 
-    fn rehome(&mut self, run: Range<u64>) -> Result<(), Errno> {
-        let mut content = [0; PAGE_BYTES];
-        let written = run.clone().try_for_each(|index| {
-            self.sharer.read(index, &mut content)?;
-            match is_zero(&content) {
-                // A page that was punched when it was shared is zero at home already.
-                true => self.sharer.punch(index..index + 1),
-                false => self.sharer.write_home(index, &content),
-            }
-        });
-        let moved = written.and_then(|()| self.sharer.map_home(&run));
+    fn rehome(&mut self, (start, count): (usize, usize)) -> Result<(), Errno> {
+        let range = self.range((start, count));
+        let written = (start..start + count).try_for_each(|place| self.copy_home(place));
+        let moved = written.and_then(|()| self.sharer.map_home(&range));
         if moved.is_err() {
-            self.sharer.punch_behind(run);
+            self.sharer.punch_behind(range);
         }
         moved
+    }
+
+    /// Puts what a page shows into the memory file.
+    fn copy_home(&mut self, place: usize) -> Result<(), Errno> {
+        let (index, mut content) = (self.index(place), [0; PAGE_BYTES]);
+        self.read(place, &mut content)?;
+        if is_zero(&content) {
+            // A page that was punched when it was shared is zero at home already.
+            self.sharer.punch(index..index + 1)?;
+            self.held.remove(place);
+        } else {
+            self.sharer.write_home(index, &content)?;
+            self.held.insert(place);
+        }
+        Ok(())
     }
 
     /// Frees what is behind the new mappings.
@@ -541,6 +572,35 @@ impl Step<'_> {
         for run in self.hidden.runs() {
             self.sharer.punch_behind(self.range(run));
         }
+    }
+}
+
+/// All pages that a request is about.
+fn named(request: &BlockRequest) -> PageSet {
+    let spans = request
+        .spans
+        .iter()
+        .flat_map(|span| span.start..span.start + span.count);
+    let spans: PageSet = spans.collect();
+    spans
+        .union(&request.drops)
+        .union(&request.zeros)
+        .union(&request.rehomes)
+}
+
+/// The pages at these addresses that were written, the first of them at place `start` of its block.
+fn written(fence: &Fence, addresses: &Addresses, start: usize) -> PageSet {
+    let mut written = PageSet::EMPTY;
+    let place = |address: u64| {
+        let page = (address - addresses.start) / PAGE_SIZE;
+        start + usize::try_from(page).unwrap_or(usize::MAX)
+    };
+    let asked = fence.written(addresses, |run| {
+        (place(run.start)..place(run.end)).for_each(|place| written.insert(place));
+    });
+    match asked {
+        Ok(()) => written,
+        Err(_) => PageSet::ALL,
     }
 }
 

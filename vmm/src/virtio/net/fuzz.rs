@@ -21,6 +21,8 @@ use vm_memory::{Bytes, GuestAddress};
 const MOST_ACTIONS: usize = 200;
 /// Packets that may wait on the line: more than a turn takes, and fewer than a socket holds.
 const MOST_ON_THE_LINE: usize = 100;
+/// Turns in which the card takes whatever a line can hold.
+const TURNS_FOR_THE_LINE: usize = 16;
 const SIZE: PageCount = PageCount(512);
 /// What the card of these runs offers.
 const OFFERED: u64 = VERSION_1 | super::features::OFFERED | F_MTU;
@@ -159,6 +161,11 @@ impl Guest {
         }
         self.now += Duration::from_secs(100);
         let before = self.driver.transport.device().counters();
+        // Packets that no guest wants may fill the line, so that the one above did not fit.
+        for _ in 0..TURNS_FOR_THE_LINE {
+            self.serve();
+        }
+        self.send(&[0; 200]);
         self.serve();
         let after = self.driver.transport.device().counters();
         assert_eq!(after.sent_packets, before.sent_packets + 1, "and sends");

@@ -1,64 +1,13 @@
 //! Sampling in real memory, with the agent and the page tables of this process.
 
 use super::*;
-use crate::host::sharing::hash::PageHash;
-use crate::host::sharing::vm::ScannedVmSpec;
-use crate::memory::agent::AgentHandle;
-use crate::memory::ram::GuestRam;
-use crate::memory::store::Store;
-use crate::protocol::page_sharing::{FromAgent, SharingSocket};
-use page::{Gfn, GfnRange, VmId};
+use crate::host::sharing::vm::tests::{Bench, PAGES};
+use crate::protocol::page_sharing::FromAgent;
+use page::{Gfn, GfnRange};
 use proptest::prelude::*;
-use sharing::{Request, Ticket};
-use std::sync::Arc;
 use std::thread;
-use vm_memory::{Bytes, GuestAddress};
-
-const PAGES: u64 = 1024;
-const FRAMES: u64 = 64;
-
-/// A VM's memory with its agent, and the scanner's side of it.
-struct Bench {
-    ram: GuestRam,
-    agent: AgentHandle,
-    vm: ScannedVm,
-    samples: u64,
-}
 
 impl Bench {
-    fn new() -> Self {
-        let ram = GuestRam::new(PageCount(PAGES)).unwrap();
-        let (host, vm) = SharingSocket::pair().unwrap();
-        let agent = AgentHandle::start(&ram, Some(vm)).unwrap();
-        let spec = ScannedVmSpec {
-            id: VmId(1),
-            group: None,
-            size: PageCount(PAGES),
-            pid: std::process::id(),
-            mappings: ram.mappings(),
-            memory_file: ram.file().try_clone().unwrap(),
-            socket: host,
-        };
-        let hash = Arc::new(PageHash::new().unwrap());
-        let store = Arc::new(Store::new(FRAMES).unwrap());
-        Self {
-            ram,
-            agent,
-            vm: ScannedVm::new(spec, hash, store, FRAMES).unwrap(),
-            samples: 0,
-        }
-    }
-
-    fn write(&self, page: u64) {
-        let address = GuestAddress(page * 4096);
-        self.ram.memory().write_obj(page + 1, address).unwrap();
-    }
-
-    fn read(&self, page: u64) -> u64 {
-        let address = GuestAddress(page * 4096);
-        self.ram.memory().read_obj(address).unwrap()
-    }
-
     fn take_in(&mut self, message: FromAgent) {
         if let FromAgent::Sampled { number, dropped } = message {
             self.vm.sampled(number, &dropped);
@@ -94,14 +43,6 @@ impl Bench {
 
     fn sampled(&self) -> Vec<u64> {
         self.vm.sample.as_ref().unwrap().in_range(0..u64::MAX)
-    }
-
-    /// What the scanner finds written in the first block, having armed it.
-    fn written(&mut self) -> PageSet {
-        let pages = self.vm.pages(0);
-        let written = self.vm.take_written(&pages, true).unwrap();
-        let owed = self.vm.take_owed(&pages);
-        written.iter().chain(owed.iter()).collect()
     }
 }
 
@@ -190,20 +131,9 @@ fn what_the_agent_is_asked_about_leaves_the_sample() {
     bench.sample(512);
     let in_first = bench.sampled().iter().filter(|&&page| page < 512).count();
     assert!((1..512).contains(&in_first));
-    bench.vm.ask(&Request {
-        ticket: Ticket(1),
-        block: sharing::Block {
-            vm: VmId(1),
-            number: 0,
-        },
-        drops: PageSet::EMPTY,
-        zeros: PageSet::ALL,
-        spans: Vec::new(),
-        rehomes: PageSet::EMPTY,
-    });
-    while !matches!(bench.vm.hear(), Some(FromAgent::Outcome { .. })) {
-        thread::yield_now();
-    }
+    let mut request = bench.request();
+    request.zeros = PageSet::ALL;
+    bench.ask(&request);
     let rest = u32::try_from(512 - in_first).unwrap();
     assert_eq!(bench.counts(), (rest, 0, 0));
     assert!(bench.sampled().iter().all(|&page| page >= 512));

@@ -1,0 +1,152 @@
+// A VM's page: what it holds and uses, why, and what changes that.
+
+import { change, get } from "./api.js";
+import { Chart, History } from "./charts.js";
+import { $, element, fillList, fillTerms, pageOf, setClass, setHidden, setText } from "./dom.js";
+import { showEvents } from "./events.js";
+import { bytes, duration, parseSize, percent, range, typedSize } from "./format.js";
+import { stateOf, statesOf } from "./memory.js";
+import { vmStates, vmUse } from "./models.js";
+
+const EXPLAIN_MS = 2000;
+
+/// Sizes and numbers under esxtop's names. Of what is not there, nothing is shown.
+const SIZES = ["memsz", "grant", "cnsm", "sztgt", "tchd", "tchd_w", "mctlsz", "mctltgt", "mctlmax", "zero", "shrd", "shrdsvd", "cowh", "broken", "ovhd", "ovhdmax", "amin", "amax"];
+const RARE_SIZES = ["swcur", "zip"];
+const PERCENTAGES = ["actv", "actvs", "actvf"];
+
+export class VmPage {
+  constructor() {
+    $("claims").addEventListener("submit", (event) => this.submit(event, $("claims-outcome"), () => this.setClaims()));
+    $("balloon").addEventListener("submit", (event) => this.submit(event, $("balloon-outcome"), () => this.setBalloon()));
+    $("more").addEventListener("submit", (event) => this.submit(event, $("more-answer"), () => this.askForMore()));
+    this.fields = [...$("claims").elements, ...$("balloon").elements].filter((field) => field.name);
+    const kinds = ["input", "change"];
+    this.fields.forEach((field) => kinds.forEach((kind) => field.addEventListener(kind, () => (field.dataset.typed = "yes"))));
+  }
+
+  enter(name) {
+    Object.assign(this, { name, path: `/v1/vms/${encodeURIComponent(name)}`, explained: 0 });
+    setText($("vm-name"), name);
+    fillList($("why"), `${name} nothing`, () => []);
+    ["claims-outcome", "balloon-outcome", "more-answer"].forEach((id) => tell($(id), "", ""));
+    this.fields.forEach((field) => delete field.dataset.typed);
+    this.charts = [
+      new Chart("vm-states", `${name}: memory by state`, (history) => vmStates(history, statesOf(this.vm ? [this.vm] : []))),
+      new Chart("vm-use", `${name}: what it uses`, vmUse),
+    ];
+    this.history = new History(`/v1/history?vm=${encodeURIComponent(name)}`, this.charts, $("vm-span"));
+  }
+
+  leave() {
+    this.history.remove();
+  }
+
+  show(figures, events) {
+    this.figures = figures;
+    this.vm = figures.vms.find((vm) => vm.name === this.name);
+    setHidden($("vm-gone"), Boolean(this.vm));
+    setHidden($("vm-there"), !this.vm);
+    showEvents($("vm-events"), events.filter((event) => event.vm === this.name), true);
+    if (!this.vm) return setHidden($("vm-state"), true);
+    this.showFigures(this.vm);
+    this.fillFields(this.vm);
+    this.history.refresh();
+    this.explain();
+  }
+
+  showFigures(vm) {
+    const state = stateOf(vm);
+    setHidden($("vm-state"), false);
+    setText($("vm-state"), state);
+    setClass($("vm-state"), `phase phase-${state}`);
+    fillTerms($("vm-tiles"), [
+      ["Holds", bytes(vm.used), `of ${bytes(vm.memsz)}`],
+      ["Target", bytes(vm.sztgt), isPinned(vm) ? "fixed by hand" : `with ${vm.ashrs} shares`],
+      ["Working set", bytes(vm.tchd), range(vm.tchd_low, vm.tchd_high) || "not known yet"],
+      ["Balloon", bytes(vm.mctlsz), vm.mctl ? `${bytes(vm.mctltgt)} wanted` : "no driver in the guest yet"],
+      ["Shared", bytes(vm.shrd), `${bytes(vm.shrdsvd)} saved`],
+      ["Up", duration(vm.uptime_s), `${bytes(vm.amin)} guaranteed`],
+    ]);
+    const isThere = (name) => vm[name] !== null && vm[name] !== undefined;
+    fillTerms($("vm-figures"), [
+      ...[...SIZES, ...RARE_SIZES.filter((name) => vm[name] > 0)].filter(isThere).map((name) => [name.toUpperCase(), bytes(vm[name])]),
+      ...PERCENTAGES.filter(isThere).map((name) => [`%${name.toUpperCase()}`, percent(vm[name])]),
+      ["MCTL?", vm.mctl ? "Y" : "N"],
+      ["ASHRS", String(vm.ashrs)],
+      ["AREAS", String(vm.areas)],
+      ["MRG/s", String(vm.merges_per_s)],
+      ["BRK/s", String(vm.breaks_per_s)],
+    ]);
+  }
+
+  /// Fields follow the VM, but for those in which somebody types.
+  fillFields(vm) {
+    const values = { shares: String(vm.ashrs), min: typedSize(vm.amin), max: typedSize(vm.amax), balloon: isPinned(vm) ? typedSize(vm.memsz - vm.pinned) : "auto" };
+    for (const field of this.fields) {
+      const isFree = !field.dataset.typed && document.activeElement !== field;
+      if (isFree && field.value !== values[field.name]) field.value = values[field.name];
+    }
+  }
+
+  async explain() {
+    if (document.hidden || Date.now() - this.explained < EXPLAIN_MS) return;
+    this.explained = Date.now();
+    const { name } = this;
+    const text = await get(`${this.path}/explanation`).then((answer) => answer.text, (error) => error.message);
+    if (name === this.name) fillList($("why"), text, () => sentences(text).map((sentence) => this.said(sentence)));
+  }
+
+  /// A sentence in which VMs have their names, and others can be gone to.
+  said(sentence) {
+    const item = element("li");
+    for (const [index, part] of sentence.split(/\bVM (\d+)\b/).entries()) {
+      const vm = index % 2 && this.figures.vms.find((vm) => vm.id === Number(part));
+      if (vm && vm.name !== this.name) item.append(element("a", vm.name, { href: pageOf(vm.name) }));
+      else if (vm) item.append(vm.name);
+      else item.append(index % 2 ? `VM ${part}` : part);
+    }
+    return item;
+  }
+
+  async submit(event, outcome, act) {
+    event.preventDefault();
+    tell(outcome, "…", "");
+    try {
+      tell(outcome, await act(), "good");
+    } catch (error) {
+      tell(outcome, error.message, "bad");
+    }
+  }
+
+  async setClaims() {
+    const { shares, min, max } = $("claims").elements;
+    const claims = { shares: shares.value.trim().toLowerCase(), min_bytes: parseSize(min.value), max_bytes: parseSize(max.value) };
+    const vm = await change("PATCH", this.path, claims);
+    [shares, min, max].forEach((field) => delete field.dataset.typed);
+    return `Set: ${vm.shares_count} shares, min ${bytes(vm.min_bytes)}, max ${bytes(vm.max_bytes)}.`;
+  }
+
+  async setBalloon() {
+    const field = $("balloon").elements.balloon;
+    const text = field.value.trim().toLowerCase();
+    await change("PUT", `${this.path}/balloon`, { balloon_bytes: text === "auto" ? null : parseSize(text) });
+    delete field.dataset.typed;
+    return text === "auto" ? "The policy decides on the balloon." : `The balloon is fixed at ${bytes(parseSize(text))}.`;
+  }
+
+  /// What it would take: the last sentence of an explanation that is asked for more.
+  async askForMore() {
+    const more = parseSize($("more").elements.more.value);
+    const { text } = await get(`${this.path}/explanation?more_bytes=${more}`);
+    return sentences(text).at(-1);
+  }
+}
+
+const isPinned = (vm) => vm.pinned !== null && vm.pinned !== undefined;
+const sentences = (text) => text.split(/(?<=\.) /);
+
+function tell(outcome, text, kind) {
+  setText(outcome, text);
+  setClass(outcome, `outcome ${kind}`);
+}

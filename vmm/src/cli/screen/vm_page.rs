@@ -1,0 +1,197 @@
+//! The page of one VM: its memory by state over time, why it holds what it holds, what happened to it, and
+//! all figures.
+
+use super::bars::bars;
+use super::model::{Details, Model};
+use crate::api::{EventView, HistoryView, VmFigures};
+use crate::cli::counters::{COLUMNS, Column, Unit, state};
+use ratatui::style::{Modifier, Style};
+use ratatui::text::Line;
+
+const NAME_WIDTH: usize = 11;
+const VALUE_WIDTH: usize = 9;
+/// A figure with its name, and what is between two of them.
+const FIGURE_WIDTH: usize = 20;
+const EVENTS: usize = 8;
+
+/// Columns of the history under the names that are shown.
+const STATES: [(&str, &str); 10] = [
+    ("private", "private"),
+    ("broken", "broken"),
+    ("shared", "shared"),
+    ("compressed", "compressed"),
+    ("swapped", "swapped"),
+    ("ballooned", "ballooned"),
+    ("empty", "empty"),
+    ("used", "holds"),
+    ("target", "target"),
+    ("touched", "uses"),
+];
+
+pub(super) fn lines(model: &Model, width: usize) -> Vec<Line<'static>> {
+    let Some(vm) = model.chosen_vm() else {
+        return vec![Line::from("It has gone.")];
+    };
+    let details = model.details();
+    let mut lines = vec![title(vm, model.unit)];
+    lines.extend(
+        details
+            .iter()
+            .flat_map(|details| over_time(&details.history, vm.memsz, model.unit, width)),
+    );
+    lines.extend(
+        details
+            .iter()
+            .flat_map(|details| why(details, &model.figures.vms, width)),
+    );
+    lines.extend(
+        details
+            .iter()
+            .flat_map(|details| events(&details.events, model.figures.time_ms, width)),
+    );
+    lines.extend(figures(vm, model.unit, width));
+    lines
+}
+
+fn heading(text: String) -> Line<'static> {
+    Line::from(text).style(Style::new().add_modifier(Modifier::BOLD))
+}
+
+fn title(vm: &VmFigures, unit: Unit) -> Line<'static> {
+    let [size, min, max] = [vm.memsz, vm.amin, vm.amax].map(|bytes| unit.text(bytes));
+    heading(format!(
+        "VM {}: {}, {size} {}, {} shares, min {min}, max {max}",
+        vm.name,
+        state(vm),
+        unit.name(),
+        vm.ashrs,
+    ))
+}
+
+/// A line of bars for each state that it ever had memory in, up to its size.
+fn over_time(history: &HistoryView, size: u64, unit: Unit, width: usize) -> Vec<Line<'static>> {
+    let room = width.saturating_sub(NAME_WIDTH + VALUE_WIDTH);
+    let line = |(column, name): &(&str, &str)| {
+        let column = history.columns.iter().find(|found| found.name == *column)?;
+        let now = column
+            .values
+            .last()
+            .filter(|_| column.values.iter().any(|value| *value > 0))?;
+        let (bars, now) = (bars(&column.values, room, size), unit.text(*now));
+        Some(Line::from(format!(
+            "{name:<NAME_WIDTH$}{bars}{now:>VALUE_WIDTH$}"
+        )))
+    };
+    STATES.iter().filter_map(line).collect()
+}
+
+fn why(details: &Details, vms: &[VmFigures], width: usize) -> Vec<Line<'static>> {
+    let text = with_names(&details.why, vms);
+    section("Why it holds what it holds", wrapped(&text, width))
+}
+
+fn events(events: &[EventView], now_ms: u64, width: usize) -> Vec<Line<'static>> {
+    let newest = events.iter().rev().take(EVENTS);
+    let told = newest.map(|event| {
+        let ago = now_ms.saturating_sub(event.time_ms) / 1000;
+        format!("{:>9}  {}", age(ago), event.what)
+    });
+    let lines = told.flat_map(|text| wrapped(&text, width)).collect();
+    section("What happened to it", lines)
+}
+
+/// All columns but its name, as many beside each other as fit.
+fn figures(vm: &VmFigures, unit: Unit, width: usize) -> Vec<Line<'static>> {
+    let figure = |column: &Column| {
+        let value = (column.cell)(vm).text(unit);
+        format!("{:<8}{value:>9}   ", column.name)
+    };
+    let beside = (width / FIGURE_WIDTH).max(1);
+    let rows = COLUMNS[1..].chunks(beside);
+    let rows = rows.map(|row| row.iter().map(figure).collect());
+    section(
+        &format!("Figures, sizes in {}", unit.name()),
+        rows.collect(),
+    )
+}
+
+fn section(name: &str, lines: Vec<String>) -> Vec<Line<'static>> {
+    let head = [Line::default(), heading(name.into())];
+    head.into_iter()
+        .chain(lines.into_iter().map(Line::from))
+        .collect()
+}
+
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        _ => format!("{} h", seconds / 3600),
+    }
+}
+
+/// Explanations number VMs; people name them.
+fn with_names(text: &str, vms: &[VmFigures]) -> String {
+    let mut pieces = text.split("VM ");
+    let first = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(first, |told, piece| {
+        let end = piece
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(piece.len());
+        let (number, rest) = piece.split_at(end);
+        let vm = vms.iter().find(|vm| vm.id.to_string() == number);
+        match vm {
+            Some(vm) => format!("{told}{}{rest}", vm.name),
+            None => format!("{told}VM {piece}"),
+        }
+    })
+}
+
+/// Lines of whole words; a word that is longer than a line has one of its own, and is cut off there.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.into()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::tests::vm;
+    use super::*;
+    use page::VmId;
+    use proptest::prelude::*;
+
+    #[test]
+    fn vms_are_called_by_their_names_where_they_have_some() {
+        let vms = [("a", 1), ("b", 12)].map(|(name, id)| VmFigures {
+            id: VmId(id),
+            ..vm(name, 1 << 20, 1)
+        });
+        let text = "VM 12 pays most. Memory is taken from VM 1, not from VM 3 or a VM of size 12.";
+        assert_eq!(
+            with_names(text, &vms),
+            "b pays most. Memory is taken from a, not from VM 3 or a VM of size 12."
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn wrapping_keeps_every_word_and_no_line_of_two_words_is_too_long(
+            words in prop::collection::vec("[a-z]{1,12}", 1..40), width in 0_usize..60
+        ) {
+            let text = words.join(" ");
+            let lines = wrapped(&text, width);
+            prop_assert_eq!(lines.join(" "), text);
+            let fits = |line: &String| line.len() <= width || !line.contains(' ');
+            prop_assert!(lines.iter().all(fits));
+        }
+    }
+}
