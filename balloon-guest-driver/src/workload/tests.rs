@@ -482,9 +482,8 @@ fn a_toucher_leaves_alone_what_is_not_active() {
 #[test]
 fn a_toucher_of_the_same_size_keeps_its_pages_and_another_gets_them_anew() {
     let mut guest = Guest::running("toucher:size=4M,active=64K,write=100");
-    guest
-        .workload
-        .start(Spec::parse("toucher:size=4M,active=128K,write=100").unwrap());
+    let spec = Spec::parse("toucher:size=4M,active=128K,write=100").unwrap();
+    guest.workload.start(spec, None).unwrap();
     for _ in 0..100 {
         guest.step();
         assert_eq!(guest.workload.held(), 1024);

@@ -87,7 +87,7 @@ impl Record {
             .collect();
         subjects.dedup();
         let mut subjects: Vec<Subject> = subjects.into_iter().cloned().collect();
-        subjects.sort_by_key(|subject| number_of(subject));
+        subjects.sort_by_key(number_of);
         subjects
     }
 }

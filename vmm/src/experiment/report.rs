@@ -234,10 +234,18 @@ fn found(result: &ResultOutcome, separator: &str) -> String {
             false => format!("{}: {value}", figure.combination),
         }
     };
-    let all: Vec<String> = result.figures.iter().map(one).collect();
-    match all.is_empty() {
-        true => "nothing was seen".into(),
-        false => all.join(separator),
+    match result.figures.as_slice() {
+        [] => "nothing was seen".into(),
+        [first, rest @ ..]
+            if !rest.is_empty() && rest.iter().all(|figure| figure.value == first.value) =>
+        {
+            format!(
+                "{} in all {}",
+                value(first, result.unit),
+                result.figures.len()
+            )
+        }
+        figures => figures.iter().map(one).collect::<Vec<_>>().join(separator),
     }
 }
 
@@ -265,5 +273,53 @@ fn number(value: f64) -> String {
         middle if middle >= 10.0 => format!("{value:.1}"),
         whole if whole.fract() == 0.0 => format!("{value:.0}"),
         _ => format!("{value:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::Combination;
+    use super::*;
+
+    fn figure(held: &str, median: f64, count: usize) -> Figure {
+        Figure {
+            combination: Combination(vec![("held".into(), held.into())]),
+            value: Some(Spread {
+                median,
+                least: median - 1.0,
+                most: median + 1.0,
+                count,
+            }),
+        }
+    }
+
+    fn result(figures: Vec<Figure>) -> ResultOutcome {
+        ResultOutcome {
+            what: "w".into(),
+            paper: None,
+            unit: "MiB",
+            wanted: String::new(),
+            figures,
+            verdict: Verdict::Met,
+        }
+    }
+
+    #[test]
+    fn figures_are_told_with_their_spread_and_equal_ones_once() {
+        let two = result(vec![figure("1", 2.0, 3), figure("2", 123.4, 1)]);
+        assert_eq!(found(&two, "; "), "held=1: 2 MiB (1 to 3); held=2: 123 MiB");
+        let same = result(vec![figure("1", 2.0, 1), figure("2", 2.0, 1)]);
+        assert_eq!(found(&same, "; "), "2 MiB in all 2");
+        assert_eq!(found(&result(Vec::new()), "; "), "nothing was seen");
+        let unseen = Figure {
+            value: None,
+            ..figure("1", 0.0, 1)
+        };
+        assert_eq!(found(&result(vec![unseen]), "; "), "held=1: not seen");
+    }
+
+    #[test]
+    fn nothing_ends_a_cell_of_a_table() {
+        assert_eq!(cell("a|b\nc"), "a\\|b c");
     }
 }

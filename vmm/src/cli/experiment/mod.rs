@@ -142,8 +142,10 @@ fn wanted(args: &ExperimentArgs) -> Result<Wanted> {
 
 /// What does the same again.
 fn command_line(args: &ExperimentArgs, scenario: &Scenario) -> String {
+    let out = args.out.as_ref();
+    let out = out.map_or_else(String::new, |out| format!(" --out {}", out.display()));
     format!(
-        "ballonet experiment run {} --repetitions {} --seed {}",
+        "ballonet experiment run {}{out} --repetitions {} --seed {}",
         args.scenario, scenario.repetitions, scenario.seed
     )
 }
