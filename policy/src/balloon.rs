@@ -14,6 +14,7 @@ use crate::state::BalloonPace;
 use crate::{BALLOON_LIMIT_PERCENT, Stage, VmSnapshot};
 use page::PageCount;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// How balloons may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +87,7 @@ pub struct BalloonWatch {
 }
 
 /// What a balloon's watch says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BalloonHealth {
     /// The VM holds no more than it was asked to.
@@ -155,7 +156,7 @@ impl Reach {
 }
 
 /// Why a VM keeps more than its target for now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BalloonBound {
     /// Its balloon has taken the part of it that a balloon may.

@@ -15,9 +15,10 @@ use page::{PageCount, VmId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::num::NonZeroU32;
+use utoipa::ToSchema;
 
 /// Everything that decided on one VM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Explanation {
     /// Which VM.
     pub id: VmId,
@@ -63,12 +64,12 @@ pub struct Explanation {
 
 /// A price per page, as min-funding revocation compares them: shares per active MiB, with an idle page
 /// counted as the k that it costs. In thousandths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct Price(pub u64);
 
 /// A limit that decides on a target or on the way there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
     /// It gets its min though its shares earn less.
@@ -85,7 +86,7 @@ pub enum Bound {
 
 /// Each of these alone would bring a VM that much more. None where nothing would, or where it does not
 /// apply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct More {
     /// How much more.
     pub pages: PageCount,

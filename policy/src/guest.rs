@@ -8,6 +8,7 @@
 use crate::working_set::ActiveSet;
 use page::PageCount;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Figures that a guest's balloon driver reported, as pages. Nothing in them is believed unchecked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +27,7 @@ pub struct GuestFigures {
 }
 
 /// How a guest's word compares with what it touches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Witness {
     /// It says nothing, or its touches are not known.

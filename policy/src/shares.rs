@@ -6,6 +6,9 @@ use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64, ParseIntError};
 use std::str::FromStr;
 use thiserror::Error;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// All shares of one VM. Only their ratio to other VMs' shares means anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +51,23 @@ fn per_mebibyte(count: u64, size: PageCount) -> Shares {
     let shares = size.0.saturating_mul(count).div_ceil(pages_per_mebibyte);
     Shares(NonZeroU64::new(shares).unwrap_or(NonZeroU64::MIN))
 }
+
+/// As it is written: a text.
+impl PartialSchema for SharesSpec {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some(
+                "A VM's weight: low, normal or high (5, 10 or 20 for each MiB of its size), or a number from 1 to \
+                 4294967295 for the whole VM.",
+            ))
+            .pattern(Some(r"^(low|normal|high|\+?0*[1-9][0-9]{0,9})$"))
+            .examples(["normal", "4000"])
+            .into()
+    }
+}
+
+impl ToSchema for SharesSpec {}
 
 /// Why a text names no shares.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

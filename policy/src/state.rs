@@ -11,6 +11,7 @@
 use page::PageCount;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use utoipa::ToSchema;
 
 const GIB: PageCount = PageCount::from_mebibytes(1024);
 
@@ -23,7 +24,18 @@ const MARGIN_DIVISOR: u64 = 8;
 
 /// How short memory is. A later one is shorter.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum MemoryState {

@@ -12,13 +12,17 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use thiserror::Error;
+use utoipa::ToSchema;
 
 /// The whole, in the unit of rates.
 pub(crate) const PERMILLE: u64 = 1000;
 
 /// Which part of its idle memory a VM is taxed, below 100 %.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(try_from = "u16", into = "u16")]
+#[schema(minimum = 0, maximum = 999, example = 750)]
 pub struct TaxRate(u16);
 
 impl TaxRate {

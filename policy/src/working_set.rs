@@ -22,6 +22,7 @@ use crate::snapshot::total;
 use page::PageCount;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use utoipa::ToSchema;
 
 /// How long a period lasts (ESX.md: 30 s in the paper, 60 s in ESXi today).
 pub const SAMPLE_PERIOD: Duration = Duration::from_secs(30);
@@ -246,7 +247,7 @@ pub struct Estimate {
 }
 
 /// How many pages a VM uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ActiveSet {
     /// As estimated.
     pub pages: PageCount,

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use utoipa::ToSchema;
 
 const NS_PER_S: u128 = 1_000_000_000;
 /// What fills up while nothing is done: enough to ride out a pause, not to storm after a long one.
@@ -13,7 +14,7 @@ const BURST: Duration = Duration::from_secs(1);
 /// How fast to scan. ESXi goes over a VM once an hour, at up to 1024 pages a second (ESX.md, "Page
 /// sharing"). A scan that reads only what was written since the last is cheap enough for a pass every
 /// five minutes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RateSettings {
     /// Every page of a VM is to be seen once in this time, as far as the limits allow.

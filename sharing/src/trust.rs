@@ -4,14 +4,16 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use thiserror::Error;
+use utoipa::ToSchema;
 
 /// Longest name of a group, in bytes.
 const LONGEST_NAME: usize = 64;
 
 /// VMs that may share pages with each other, by name. A VM without one shares with nobody, because
 /// the time of a copy-on-write tells a guest what its neighbour holds.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(pattern = "^[A-Za-z0-9._-]{1,64}$", example = "shop")]
 pub struct TrustGroup(String);
 
 /// Why a text names no trust group.

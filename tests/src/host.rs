@@ -4,7 +4,7 @@ use crate::console::GuestConsole;
 use crate::place::Place;
 use crate::process::{self, Signal};
 use crate::wait::{patience, wait_until};
-use crate::{Value, number};
+use crate::{Value, number, text, vms};
 use std::fs::File;
 use std::ops::Deref;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -85,6 +85,23 @@ impl TestHost {
             self.vm(name).pointer("/balloon/has_driver") == Some(&Value::Bool(true))
         });
         self.vm(name)
+    }
+
+    /// Stops all VMs but one, those that are still being started when they can be.
+    ///
+    /// # Panics
+    /// If one does not end.
+    pub fn stop_all_but(&self, kept: &str) {
+        for vm in vms(&self.overview()) {
+            let name = text(vm, "/name");
+            if name != kept {
+                wait_until("it is stopped or has gone by itself", || {
+                    let is_there = |vm: &Value| text(vm, "/name") == name;
+                    self.run(&["stop", name]).status == Some(0)
+                        || !vms(&self.overview()).iter().any(is_there)
+                });
+            }
+        }
     }
 
     /// The console of a VM.

@@ -641,7 +641,7 @@ fn requests_that_make_no_sense_are_answered_as_problems() {
         ),
         ("PATCH", "/v1/host", "{\"memory\": 1}", "400", "memory"),
         ("GET", "/v2/everything", "", "404", "/v1/overview"),
-        ("DELETE", "/v1/overview", "", "404", "/v1/overview"),
+        ("DELETE", "/v1/overview", "", "405", "/v1/overview"),
     ];
     for (method, path, body, status, word) in cases {
         let answer = ask(&socket, method, path, body.as_bytes());

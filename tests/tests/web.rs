@@ -167,8 +167,25 @@ fn histories_have_a_point_a_second_for_the_host_and_each_vm() {
 
 #[test]
 fn prometheus_understands_what_it_scrapes_and_the_alerts_on_it() {
-    let (host, web) = Web::start("256M");
+    let place = Place::new();
+    let words = [
+        "host",
+        "--memory",
+        "256M",
+        "--interval-ms",
+        "200",
+        "--http",
+        "127.0.0.1:0",
+    ];
+    let command = place.command(&[&words[..], &["--sample-period", "1"]].concat());
+    let host = TestHost::start_by(place, command);
+    let web = Web::of(&host);
     host.boot_vm("a", &["--memory", "64M"]);
+    wait_until("a sample was watched to its end", || {
+        web.get("/metrics")
+            .body
+            .contains("ballonet_vm_touched_bytes{vm=\"a\"}")
+    });
     let scraped = web.get("/metrics");
     assert_eq!(
         scraped.header("content-type"),
@@ -199,7 +216,7 @@ fn prometheus_understands_what_it_scrapes_and_the_alerts_on_it() {
             .args(["check", "rules"])
             .arg(dashboard("alerts.yml")),
     );
-    assert!(rules.expect_success().contains("7 rules found"));
+    assert!(rules.expect_success().contains("10 rules found"));
     let known: BTreeSet<&str> = names(&scraped.body);
     for file in ["alerts.yml", "grafana.json"] {
         let content = std::fs::read_to_string(dashboard(file)).expect("it is there");
@@ -294,7 +311,7 @@ fn a_stream_tells_each_event_once_and_the_figures_of_every_round() {
 fn clients_that_never_read_hold_up_nobody() {
     let (host, web) = Web::start("256M");
     host.start_vm("a", &["--memory", "64M"]);
-    let stalled: Vec<_> = (0..32).map(|_| follow(&web)).collect();
+    let stalled: Vec<_> = (0..64).map(|_| follow(&web)).collect();
     wait_until("all places are taken", || {
         let mut stream = web.connect();
         write!(

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use thiserror::Error;
+use utoipa::ToSchema;
 
 /// Longest name in bytes.
 const LONGEST: usize = 64;
@@ -11,8 +12,9 @@ const LONGEST: usize = 64;
 const HOST: &str = "host";
 
 /// The name of a VM: it can stand in a path, a command line and a table.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(pattern = r"^(?!\.+$)(?!host$)[A-Za-z0-9._-]{1,64}$", example = "web")]
 pub struct VmName(String);
 
 /// Why a text is no name.

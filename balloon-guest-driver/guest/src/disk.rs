@@ -112,7 +112,7 @@ impl VirtioDisk {
             Some(&gfn) => {
                 let start = (u64::from(gfn) * PAGE_SIZE) as *mut u8;
                 // SAFETY: RAM is mapped where it is; the rest is the caller's promise.
-                unsafe { slice::from_raw_parts_mut(start, PAGE_SIZE as usize) }
+                unsafe { slice::from_raw_parts_mut(start, virtio_drivers::PAGE_SIZE) }
             }
         })
     }

@@ -6,8 +6,9 @@
 //! done it. The model is a number of arms (`depth`), each of which serves one request at a time and
 //! takes the seek time for it, wherever it goes; requests wait for the first arm that is free, in their
 //! order. Bytes cost nothing beside that, for a request is 64 KiB at most. An arm is free again when its
-//! request should have been done, not when the guest was awake to see it, so that a slow machine does
-//! not make the disk slow.
+//! request should have been done, not when the guest was awake to see it, so that a busy machine does
+//! not make the disk slow, unless it keeps the guest from running for longer than all requests under
+//! way take: seven seek times.
 #![expect(unsafe_code, reason = "frames are lent to the disk by number")]
 
 use super::{Action, Block, Disk, DiskError, REQUESTS_MAX, Request};

@@ -332,3 +332,18 @@ fn a_failed_write_leaves_its_blocks_dirty_and_a_failed_read_leaves_nothing() {
     system.disk.fault = None;
     system.flush();
 }
+
+/// The place where writing back was to go on may be gone.
+#[test]
+fn what_is_dirty_is_found_after_places_were_given_up() {
+    let mut system = System::new(8);
+    (0..8).for_each(|block| system.write(block));
+    system.flush();
+    system.write(5);
+    system.flush();
+    system.give_up(7);
+    system.write(100);
+    system.io().write_back(true);
+    assert!(!system.requests.is_empty());
+    system.flush();
+}

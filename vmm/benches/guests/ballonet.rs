@@ -5,9 +5,12 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::cell::Cell;
 use std::io::{BufRead, BufReader, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
+use std::sync::mpsc;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ballonet");
@@ -95,6 +98,26 @@ impl Host {
         })
     }
 
+    /// Somebody who takes every message of the stream.
+    pub(crate) fn follow(&self) -> Result<Follower> {
+        let mut stream = UnixStream::connect(self.socket())?;
+        write!(
+            stream,
+            "GET /v1/events/stream HTTP/1.1\r\nHost: ballonet\r\n\r\n"
+        )?;
+        let reader = stream.try_clone()?;
+        let (sender, lengths) = mpsc::channel();
+        thread::spawn(move || {
+            let lines = BufReader::new(reader).lines().map_while(Result::ok);
+            // It ends with its connection, or when nobody wants to know.
+            lines
+                .filter(|line| line.starts_with("data: "))
+                .take_while(|line| sender.send(line.len()).is_ok())
+                .for_each(drop);
+        });
+        Ok(Follower { stream, lengths })
+    }
+
     /// `run` returns when the guest's processor begins.
     pub(crate) fn time_to_first_instruction(&self, bytes: u64) -> Result<Duration> {
         let begin = Instant::now();
@@ -144,6 +167,25 @@ impl Drop for Host {
             told.unwrap_or_else(|error| eprintln!("the host has ended: {error}"));
         }
         drop(self.process.wait());
+    }
+}
+
+/// A client of a host's stream.
+pub(crate) struct Follower {
+    stream: UnixStream,
+    lengths: mpsc::Receiver<usize>,
+}
+
+impl Follower {
+    pub(crate) fn bytes_of_a_message(&self) -> Result<usize> {
+        Ok(self.lengths.recv()?)
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // One that has ended by itself is no harm.
+        drop(self.stream.shutdown(Shutdown::Both));
     }
 }
 

@@ -27,6 +27,10 @@ const BALLOON_MOVE: u64 = 512 * MIB;
 const IDLE_VMS: usize = 20;
 const IDLE_VM: u64 = 512 * MIB;
 const IDLE_TIME: Duration = Duration::from_secs(20);
+/// VMs of a host that is watched, and how many follow it.
+const WATCHED_VMS: usize = 100;
+const WATCHED_VM: u64 = 16 * MIB;
+const FOLLOWERS: [usize; 3] = [0, 1, 50];
 
 struct Options {
     words: Vec<String>,
@@ -41,6 +45,7 @@ fn main() -> Result<()> {
         ("overhead", overhead),
         ("balloon", balloon),
         ("idle", idle),
+        ("watch", watch),
     ] {
         if options.words.is_empty() || options.words.iter().any(|word| name.contains(word)) {
             eprintln!("measuring: {name}");
@@ -184,4 +189,30 @@ fn idle(_: &Options) -> Result<Vec<Row>> {
     Ok(vec![
         Row::new(&name, "% of a core", ours).beside("QEMU microvm", theirs),
     ])
+}
+
+/// Processor time of a host alone that has many VMs and is followed by some, its scanner apart, and how much it
+/// tells each of them every second.
+fn watch(_: &Options) -> Result<Vec<Row>> {
+    let host = ballonet::Host::start()?;
+    let vms = (0..WATCHED_VMS)
+        .map(|_| host.vm(WATCHED_VM, "idle"))
+        .collect::<Result<Vec<_>>>()?;
+    let mut rows = Vec::new();
+    for count in FOLLOWERS {
+        let followers = (0..count)
+            .map(|_| host.follow())
+            .collect::<Result<Vec<_>>>()?;
+        let costs = process::cpu_percent_without(&[host.pid()], "scanner", IDLE_TIME)?;
+        drop(followers);
+        for (part, cost) in ["host", "its scanner"].into_iter().zip(costs) {
+            let name = format!("processor for {WATCHED_VMS} idle VMs, {count} follow: {part}");
+            rows.push(Row::new(&name, "% of a core", cost));
+        }
+    }
+    let bytes = host.follow()?.bytes_of_a_message()? as f64 / 1024.0;
+    let name = format!("message of {WATCHED_VMS} VMs, every second");
+    rows.push(Row::new(&name, "KiB", vec![bytes].into()));
+    drop(vms);
+    Ok(rows)
 }

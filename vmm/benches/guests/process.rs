@@ -62,29 +62,45 @@ pub(crate) fn guest_resident(pid: u32, guest_bytes: u64) -> Result<u64> {
 
 /// Processor time of all threads of some processes, in percent of a core, measured four times.
 pub(crate) fn cpu_percent(pids: &[u32], time: Duration) -> Result<Samples> {
-    let mut samples = Samples::default();
+    let [of_all, _] = cpu_percent_without(pids, "", time)?;
+    Ok(of_all)
+}
+
+/// The same of all threads but those of a name, and of these.
+pub(crate) fn cpu_percent_without(
+    pids: &[u32],
+    name: &str,
+    time: Duration,
+) -> Result<[Samples; 2]> {
+    let mut samples: [Samples; 2] = Default::default();
     sleep(Duration::from_secs(3));
     for _ in 0..4 {
-        let (begin, before) = (Instant::now(), cpu_ns(pids)?);
+        let (begin, before) = (Instant::now(), cpu_ns(pids, name)?);
         sleep(time / 4);
-        let spent = cpu_ns(pids)?.saturating_sub(before);
-        samples.add(spent as f64 / begin.elapsed().as_nanos() as f64 * 100.0);
+        let after = cpu_ns(pids, name)?;
+        for (samples, (before, after)) in samples.iter_mut().zip(before.into_iter().zip(after)) {
+            let spent = after.saturating_sub(before);
+            samples.add(spent as f64 / begin.elapsed().as_nanos() as f64 * 100.0);
+        }
     }
     Ok(samples)
 }
 
-/// The first figure of a thread's schedstat is its time on a processor in nanoseconds.
-fn cpu_ns(pids: &[u32]) -> Result<u64> {
-    let mut sum = 0;
+/// Of the threads that are not called `name`, and of those that are. The first figure of a thread's schedstat
+/// is its time on a processor in nanoseconds.
+fn cpu_ns(pids: &[u32], name: &str) -> Result<[u64; 2]> {
+    let mut sums = [0; 2];
     for pid in pids {
         for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-            let schedstat = fs::read_to_string(thread?.path().join("schedstat"))?;
+            let thread = thread?.path();
+            let is_named = fs::read_to_string(thread.join("comm"))?.trim() == name;
+            let schedstat = fs::read_to_string(thread.join("schedstat"))?;
             let time = schedstat
                 .split_ascii_whitespace()
                 .next()
                 .context("schedstat is empty")?;
-            sum += time.parse::<u64>()?;
+            sums[usize::from(is_named)] += time.parse::<u64>()?;
         }
     }
-    Ok(sum)
+    Ok(sums)
 }

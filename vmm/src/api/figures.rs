@@ -4,12 +4,16 @@
 use super::{EventView, VmPhase};
 use crate::name::VmName;
 use page::VmId;
-use policy::Thresholds;
+use policy::{BalloonHealth, Thresholds, Witness};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 /// Everything that is counted of a host and its VMs at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Figures {
+    /// Which look at the machine this is: what carries the same number was seen at the same moment.
+    #[serde(default)]
+    pub publication: u64,
     /// When, in milliseconds since 1970.
     pub time_ms: u64,
     /// The host.
@@ -19,7 +23,7 @@ pub struct Figures {
 }
 
 /// What is counted of a host.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HostFigures {
     /// Seconds since it started.
     pub uptime_s: f64,
@@ -79,7 +83,7 @@ pub struct HostFigures {
 }
 
 /// Free memory below which each state of the host's memory begins, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[expect(
     missing_docs,
     reason = "each is named for the state that begins below it"
@@ -103,7 +107,7 @@ impl From<Thresholds> for StateThresholds {
 }
 
 /// What is counted of a VM.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VmFigures {
     /// Its name.
     pub name: VmName,
@@ -137,6 +141,12 @@ pub struct VmFigures {
     pub actvs: Option<f64>,
     /// %ACTVF: the same over hardly more than the last.
     pub actvf: Option<f64>,
+    /// Beyond esxtop: how its guest's word compares with its touches.
+    #[serde(default)]
+    pub witness: Option<Witness>,
+    /// Beyond esxtop: how its balloon follows.
+    #[serde(default)]
+    pub balloon_health: Option<BalloonHealth>,
     /// MCTL?: whether a balloon driver is there.
     pub mctl: bool,
     /// MCTLSZ: what its balloon holds.
@@ -195,7 +205,7 @@ pub struct VmFigures {
 }
 
 /// How far back a history goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum Span {
     /// Ten minutes, a point each second.
     #[default]
@@ -207,8 +217,9 @@ pub enum Span {
 }
 
 /// Which history is wanted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct HistoryQuery {
     /// Of which VM; of the host if none is given.
     #[serde(default)]
@@ -219,7 +230,7 @@ pub struct HistoryQuery {
 }
 
 /// A history as columns of equal length, oldest first.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HistoryView {
     /// Of which VM, or of the host.
     pub vm: Option<VmName>,
@@ -232,7 +243,7 @@ pub struct HistoryView {
 }
 
 /// One figure over time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HistoryColumn {
     /// Which.
     pub name: String,
@@ -241,7 +252,7 @@ pub struct HistoryColumn {
 }
 
 /// One message of the stream of events: what changed with a round.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Moment {
     /// The figures of the round.
     pub figures: Figures,

@@ -3,7 +3,10 @@
 
 pub mod client;
 mod figures;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod net;
+mod problem;
 mod sharing_view;
 
 pub use figures::{
@@ -11,6 +14,7 @@ pub use figures::{
     VmFigures,
 };
 pub use net::{InvalidNet, NetRequest, NetView};
+pub use problem::{PROBLEMS_PATH, Problem, ProblemKind, ProblemView};
 pub use sharing_view::{ScanPriority, ScanTotals, SharingPace, SharingView, VmSharingView};
 
 use crate::name::VmName;
@@ -19,30 +23,37 @@ use crate::virtio::balloon::{BalloonCounters, GuestStatistics};
 use crate::virtio::blk::{DiskCounters, DiskFigures, DiskSpec};
 use page::{PageCount, PageStates, VmId};
 use policy::{BalloonHealth, Explanation, MemoryState, SharesSpec, TaxRate, Witness};
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 use sharing::TrustGroup;
 use std::path::PathBuf;
+use utoipa::ToSchema;
 
 /// The protocol that a connection changes to for a console.
 pub const CONSOLE_PROTOCOL: &str = "ballonet-console";
 
 /// A VM that is wanted.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunRequest {
     /// Its name; `vm-N` if none is given.
     #[serde(default)]
     pub name: Option<VmName>,
     /// What it is promised.
+    #[schema(minimum = 4096, multiple_of = 4096)]
     pub memory_bytes: u64,
     /// Processors; 1 if none are given.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 8)]
     pub vcpus: Option<u8>,
     /// What it can count on at any time.
     #[serde(default)]
+    #[schema(minimum = 0, multiple_of = 4096)]
     pub min_bytes: Option<u64>,
     /// What it may hold at most.
     #[serde(default)]
+    #[schema(minimum = 4096, multiple_of = 4096)]
     pub max_bytes: Option<u64>,
     /// Its weight; `normal` if none is given.
     #[serde(default)]
@@ -52,18 +63,21 @@ pub struct RunRequest {
     pub trust_group: Option<TrustGroup>,
     /// A kernel to boot instead of the embedded guest; a path on the host.
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     pub kernel: Option<PathBuf>,
     /// The initial RAM disk of that kernel; a path on the host.
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     pub initrd: Option<PathBuf>,
     /// Its network cards.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "objects")]
+    #[schema(max_items = 4)]
     pub nets: Vec<NetRequest>,
     /// More for the kernel's command line.
     #[serde(default)]
     pub cmdline: Option<String>,
     /// Disks; paths on the host.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "objects")]
     pub disks: Vec<DiskSpec>,
     /// What the embedded guest does.
     #[serde(default)]
@@ -74,14 +88,16 @@ pub struct RunRequest {
 }
 
 /// Changes to a running VM; what is absent stays.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VmChange {
     /// What it can count on.
     #[serde(default)]
+    #[schema(minimum = 0, multiple_of = 4096)]
     pub min_bytes: Option<u64>,
     /// What it may hold at most.
     #[serde(default)]
+    #[schema(minimum = 4096, multiple_of = 4096)]
     pub max_bytes: Option<u64>,
     /// Its weight.
     #[serde(default)]
@@ -92,7 +108,7 @@ pub struct VmChange {
 }
 
 /// What idle memory of a VM is taxed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VmIdleTax {
     /// As that of all VMs of the host.
@@ -102,53 +118,66 @@ pub enum VmIdleTax {
 }
 
 /// Changes to the host; what is absent stays.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HostChange {
     /// Machine memory for all VMs together.
     #[serde(default)]
+    #[schema(minimum = 4096, multiple_of = 4096)]
     pub memory_bytes: Option<u64>,
     /// Whether equal pages are shared. When they are no more, what was shared is brought home.
     #[serde(default)]
     pub sharing: Option<bool>,
     /// How fast memory is scanned.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub scan: ScanChange,
     /// The tax on idle memory, in thousandths.
     #[serde(default)]
     pub idle_tax_permille: Option<TaxRate>,
     /// How long each sample of a VM's pages is watched.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 3600)]
     pub sample_period_s: Option<u32>,
 }
 
 /// Changes to how fast memory is scanned; what is absent stays.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScanChange {
     /// The time in which every page is to be looked at once, in seconds.
+    #[schema(minimum = 1)]
     pub pass_s: Option<u64>,
     /// The most pages a second of one VM.
+    #[schema(minimum = 1)]
     pub vm_pages_per_s: Option<u64>,
     /// The most pages a second in all.
+    #[schema(minimum = 1)]
     pub host_pages_per_s: Option<u64>,
     /// The most of a core, in thousandths.
+    #[schema(minimum = 1, maximum = 1000)]
     pub core_share_permille: Option<u64>,
     /// The scanner's place among all that want a core.
     pub priority: Option<ScanPriority>,
 }
 
 /// How large a VM's balloon should be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BalloonRequest {
     /// What the balloon should take from the guest; `null` leaves it to the policy again.
+    #[schema(minimum = 0, multiple_of = 4096)]
     pub balloon_bytes: Option<u64>,
 }
 
 /// Everything there is to see at one moment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Overview {
+    /// Which look at the machine this is: what carries the same number was seen at the same moment.
+    #[serde(default)]
+    pub publication: u64,
+    /// When, in milliseconds since 1970.
+    #[serde(default)]
+    pub time_ms: u64,
     /// The host.
     pub host: HostView,
     /// Its VMs, oldest first.
@@ -156,7 +185,7 @@ pub struct Overview {
 }
 
 /// The host.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HostView {
     /// The program's version.
     pub version: String,
@@ -204,7 +233,7 @@ pub struct HostView {
 }
 
 /// Something that happened.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EventView {
     /// When, in milliseconds since 1970.
     pub time_ms: u64,
@@ -215,7 +244,7 @@ pub struct EventView {
 }
 
 /// How far a VM's life has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VmPhase {
     /// Admitted; its memory is being taken from others.
@@ -229,7 +258,7 @@ pub enum VmPhase {
 }
 
 /// A VM.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VmView {
     /// Its name.
     pub name: VmName,
@@ -300,7 +329,7 @@ pub struct VmView {
 
 /// What a VM uses, estimated from a few random pages. The three percentages are those of its sampled
 /// memory, under esxtop's names.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WorkingSetView {
     /// What it uses: the largest of the three averages, and all that it touched anew since.
     pub estimate_bytes: u64,
@@ -323,7 +352,7 @@ pub struct WorkingSetView {
 }
 
 /// Why a VM holds what it holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ExplanationView {
     /// Which VM.
     pub name: VmName,
@@ -334,7 +363,7 @@ pub struct ExplanationView {
 }
 
 /// Memory by state, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StatesView {
     /// Nothing backs it.
     pub empty: u64,
@@ -367,9 +396,10 @@ impl From<PageStates> for StatesView {
 }
 
 /// A disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DiskView {
     /// Its file on the host.
+    #[schema(value_type = String)]
     pub path: PathBuf,
     /// Whether the guest may only read it.
     pub read_only: bool,
@@ -394,7 +424,7 @@ impl DiskView {
 }
 
 /// A balloon, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BalloonView {
     /// Whether the guest has a driver that is ready.
     pub has_driver: bool,
@@ -420,15 +450,19 @@ impl From<Balloon> for BalloonView {
     }
 }
 
-/// An error as RFC 9457 describes it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
-    /// The kind of error, the same text for every one of its kind.
-    pub title: String,
-    /// The HTTP status.
-    pub status: u16,
-    /// What is wrong here and what would help.
-    pub detail: String,
+/// Reads an object, and no list of its fields in their order, which serde takes as well: what the document of
+/// the interface does not allow is refused.
+pub(crate) fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    from: D,
+) -> Result<T, D::Error> {
+    let object = Map::deserialize(from)?;
+    T::deserialize(Value::Object(object)).map_err(D::Error::custom)
+}
+
+fn objects<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<Vec<T>, D::Error> {
+    let objects = Vec::<Map<String, Value>>::deserialize(from)?;
+    let read = |object| T::deserialize(Value::Object(object)).map_err(D::Error::custom);
+    objects.into_iter().map(read).collect()
 }
 
 /// The words of a change on the command line, `KEY=VALUE`, as a change to a VM.

@@ -6,9 +6,10 @@ use crate::virtio::net::{InvalidMac, InvalidTapName, MacAddress, NetCounters, Ta
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 use thiserror::Error;
+use utoipa::ToSchema;
 
 /// A network card that is wanted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NetRequest {
     /// The tap that it is connected to, which must be there; an interface of the host.
@@ -18,6 +19,7 @@ pub struct NetRequest {
     pub mac: Option<MacAddress>,
     /// The most bytes a second in each direction; no bound if none is given.
     #[serde(default)]
+    #[schema(minimum = 1)]
     pub bytes_per_s: Option<u64>,
 }
 
@@ -74,7 +76,7 @@ fn bytes_per_s(text: &str) -> Result<u64, InvalidNet> {
 }
 
 /// A network card.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NetView {
     /// The tap that it is connected to.
     pub tap: TapName,

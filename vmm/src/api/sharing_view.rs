@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use sharing::RateSettings;
+use utoipa::ToSchema;
 
 /// Page sharing of the whole host.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SharingView {
     /// Whether equal pages are shared; else what was shared is brought home.
     pub on: bool,
@@ -53,7 +54,7 @@ pub struct SharingView {
 }
 
 /// The scanner's place among all that want a core.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScanPriority {
     /// The last, while there is memory; as any other thread when memory is short.
@@ -64,7 +65,7 @@ pub enum ScanPriority {
 }
 
 /// How sharing goes on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SharingPace {
     /// At the rates' pace.
@@ -77,7 +78,7 @@ pub enum SharingPace {
 }
 
 /// What the scanner did since the host started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ScanTotals {
     /// Pages looked over.
     pub covered: u64,
@@ -96,7 +97,7 @@ pub struct ScanTotals {
 }
 
 /// Page sharing of one VM.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VmSharingView {
     /// Why it takes no part, if it does not.
     pub problem: Option<String>,

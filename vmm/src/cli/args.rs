@@ -247,7 +247,8 @@ pub(super) struct HostArgs {
     #[arg(long, value_parser = clap::value_parser!(u64).range(50..=60_000))]
     pub(super) interval_ms: Option<u64>,
     /// Serve the dashboard, the interface under /v1 and /metrics at this address, as in 127.0.0.1:9000.
-    /// Changes there need a token, which is printed and lies beside the socket.
+    /// Changes there need a token, which is printed and lies beside the socket. /v1/openapi.json describes
+    /// the interface.
     #[arg(long, value_name = "ADDRESS")]
     pub(super) http: Option<SocketAddr>,
     /// Let --http serve other machines as well; they need the token for everything.

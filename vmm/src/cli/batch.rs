@@ -120,6 +120,7 @@ mod tests {
             ..vm_figures(name, 64 << 20, 10)
         };
         Figures {
+            publication: 1,
             time_ms,
             host: HostFigures::default(),
             vms: vms.iter().map(named).collect(),

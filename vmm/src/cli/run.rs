@@ -3,8 +3,7 @@
 use super::args::RunArgs;
 use super::{console, print, print_json};
 use crate::api::client::{Client, ClientError};
-use crate::api::{Overview, RunRequest, VmView};
-use crate::host::STOPPING;
+use crate::api::{Overview, ProblemKind, RunRequest, VmView};
 use crate::host::runtime_dir::log_of;
 use crate::virtio::blk::DiskSpec;
 use anyhow::{Context, Result, bail};
@@ -80,7 +79,7 @@ async fn ask_host(request: &RunRequest, client: &Client, socket: &Path) -> Resul
 fn is_ending(error: &ClientError) -> bool {
     match error {
         ClientError::NoHost { .. } | ClientError::Http(_) => true,
-        ClientError::Refused(problem) => problem.title == STOPPING,
+        ClientError::Refused(problem) => problem.is(ProblemKind::Stopping),
         _ => false,
     }
 }

@@ -1,13 +1,10 @@
 //! Why the host does not do what it was asked.
 
+use crate::api::ProblemKind;
 use crate::name::VmName;
-use axum::http::StatusCode;
 use page::PageCount;
 use std::io;
 use thiserror::Error;
-
-/// The title of the error of a host that admits nothing any more.
-pub const STOPPING: &str = "stopping";
 
 /// A wish that cannot be granted.
 #[derive(Debug, Error)]
@@ -37,6 +34,10 @@ pub enum HostError {
     Vcpus(u8),
     #[error("{0} network cards: give {most} at most", most = crate::vm::MOST_NETS)]
     TooManyNets(usize),
+    #[error(
+        "a network card with bytes_per_s 0 lets nothing through: give it some, or leave it out"
+    )]
+    NoNetRate,
     #[error(
         "--workload is for the embedded guest: leave out --kernel, or tell the kernel by --cmdline"
     )]
@@ -95,22 +96,28 @@ pub enum HostError {
 }
 
 impl HostError {
-    /// The HTTP status and the title for errors of its kind.
-    pub(super) fn kind(&self) -> (StatusCode, &'static str) {
+    /// No VM has that name, of which any client may have sent any length.
+    pub(super) fn unknown_vm(name: &str) -> Self {
+        Self::UnknownVm(name.chars().take(80).collect())
+    }
+
+    /// What kind of error clients are told.
+    pub(super) fn kind(&self) -> ProblemKind {
         match self {
-            Self::UnknownVm(_) => (StatusCode::NOT_FOUND, "unknown VM"),
-            Self::NameInUse(_) => (StatusCode::CONFLICT, "name in use"),
-            Self::Refused(_) => (StatusCode::CONFLICT, "not admitted"),
-            Self::NoMemoryInTime { .. } => (StatusCode::CONFLICT, "no memory in time"),
-            Self::EndedWhileWaiting(_) => (StatusCode::SERVICE_UNAVAILABLE, "host ended"),
-            Self::NotDecided(_) => (StatusCode::CONFLICT, "not decided yet"),
-            Self::NotRunningYet(_) => (StatusCode::CONFLICT, "not running yet"),
-            Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, STOPPING),
-            Self::TooManyStreams => (StatusCode::SERVICE_UNAVAILABLE, "too many streams"),
-            Self::TooManyConsoles => (StatusCode::SERVICE_UNAVAILABLE, "too many consoles"),
-            Self::MachineMemory(_) => (StatusCode::INTERNAL_SERVER_ERROR, "host error"),
-            Self::DidNotStart { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "did not start"),
-            _ => (StatusCode::BAD_REQUEST, "invalid request"),
+            Self::UnknownVm(_) => ProblemKind::UnknownVm,
+            Self::NameInUse(_) => ProblemKind::NameInUse,
+            Self::Refused(_) => ProblemKind::NotAdmitted,
+            Self::NoMemoryInTime { .. } => ProblemKind::NoMemoryInTime,
+            Self::EndedWhileWaiting(_) => ProblemKind::HostEnded,
+            Self::NotDecided(_) => ProblemKind::NotDecidedYet,
+            Self::NotRunningYet(_) => ProblemKind::NotRunningYet,
+            Self::Stopping => ProblemKind::Stopping,
+            Self::TooManyStreams => ProblemKind::TooManyStreams,
+            Self::TooManyConsoles => ProblemKind::TooManyConsoles,
+            Self::NoAudit => ProblemKind::NoAudit,
+            Self::MachineMemory(_) | Self::StartScanner(_) => ProblemKind::HostError,
+            Self::DidNotStart { .. } => ProblemKind::DidNotStart,
+            _ => ProblemKind::InvalidRequest,
         }
     }
 }

@@ -10,6 +10,8 @@
 //! * Who gets how much is decided by `policy::plan` from a snapshot; nothing here has an opinion.
 //! * What VMs use is read from the kernel; what they say about themselves is shown, and believed
 //!   only where it makes them hold more, never less, than the kernel counts.
+//! * Clients see what the last round or the last change published, whole and under a number, so that
+//!   no two of them are told different things about one moment.
 //! * One thread runs everything here; no call blocks, and a VM process or client that does not
 //!   answer holds up nobody.
 
@@ -22,6 +24,7 @@ mod launch;
 mod link;
 mod metrics;
 mod orphans;
+mod publication;
 pub mod recording;
 mod round;
 mod routes;
@@ -34,13 +37,13 @@ mod vm;
 mod web;
 mod wish;
 
-pub use error::{HostError, STOPPING};
+pub use error::HostError;
 pub use kernel::MachineMemory;
 pub use server::{ServerError, serve};
 
 use crate::api::{
-    BalloonRequest, ExplanationView, Figures, HistoryQuery, HistoryView, HostChange, HostView,
-    Moment, Overview, RunRequest, ScanChange, ScanPriority, VmChange, VmIdleTax, VmPhase, VmView,
+    BalloonRequest, EventView, ExplanationView, Figures, HistoryQuery, HistoryView, HostChange,
+    HostView, Overview, RunRequest, ScanChange, ScanPriority, VmChange, VmIdleTax, VmPhase, VmView,
 };
 use crate::name::VmName;
 use crate::protocol::ToVm;
@@ -48,6 +51,7 @@ use ::sharing::RateSettings;
 use console::Console;
 use page::{PageCount, VmId};
 use policy::{OVERHEAD, TaxRate, VmSettings};
+use publication::Publication;
 use recording::Recorder;
 use sharing::{Audit, Direction, PageSharing, Report};
 use state::{Beginning, State};
@@ -78,7 +82,7 @@ const AUDIT_PATIENCE: Duration = Duration::from_secs(60);
 /// Clients at consoles at the same time.
 const MOST_CONSOLE_CLIENTS: usize = 64;
 /// Clients that follow the host at the same time.
-const MOST_STREAM_CLIENTS: usize = 32;
+const MOST_STREAM_CLIENTS: usize = 64;
 
 /// What a host is told when it starts.
 #[derive(Clone, Debug)]
@@ -210,25 +214,29 @@ impl Host {
             }
             result
         });
-        starting
-            .await
-            .map_err(|error| HostError::BadRequest(format!("starting was cut off: {error}")))??;
+        starting.await.map_err(|_ended| HostError::Stopping)??;
         self.shared.round_wanted.notify_one();
-        let state = self.lock();
-        state.vm(id).map(|vm| vm.view(&state.account))
+        let mut state = self.lock();
+        let name = state.vm(id)?.config.name.clone();
+        state.publish_change();
+        state.published.vm(name.as_str())
     }
 
     /// Everything there is to see.
     #[must_use]
     pub fn overview(&self) -> Overview {
-        self.lock().overview()
+        self.published().overview.clone()
     }
 
-    /// What is counted now.
+    /// What is counted.
     #[must_use]
     pub fn figures(&self) -> Figures {
-        let state = self.lock();
-        state.record.figures(&state.overview())
+        self.published().figures.clone()
+    }
+
+    /// What was seen last.
+    fn published(&self) -> Arc<Publication> {
+        Arc::clone(&self.lock().published)
     }
 
     /// What was counted in the last ten minutes, or in the last day.
@@ -244,7 +252,7 @@ impl Host {
     /// # Errors
     /// When there is none of that name.
     pub fn vm(&self, name: &str) -> Result<VmView, HostError> {
-        self.lock().view_of(name)
+        self.published().vm(name)
     }
 
     /// Why a VM holds what it holds; with `more`, also what would bring it so much more.
@@ -284,7 +292,8 @@ impl Host {
         policy::admit_change(&snapshot, vm.config.id, &settings)?;
         vm.config.settings = settings.clone();
         vm.send(&ToVm::SetSettings(settings));
-        let view = state.view_of(name)?;
+        state.publish_change();
+        let view = state.published.vm(name)?;
         drop(state);
         self.shared.round_wanted.notify_one();
         Ok(view)
@@ -300,7 +309,9 @@ impl Host {
         if let Some(on) = change.sharing {
             self.set_sharing(on).await;
         }
-        Ok(self.lock().view())
+        let mut state = self.lock();
+        state.publish_change();
+        Ok(state.published.overview.host.clone())
     }
 
     fn set_budget_and_rates(&self, change: &HostChange) -> Result<(), HostError> {
@@ -386,7 +397,8 @@ impl Host {
             Some(bytes) => Some(pinned(vm, whole_pages(bytes)?)?),
             None => None,
         };
-        let view = state.view_of(name)?;
+        state.publish_change();
+        let view = state.published.vm(name)?;
         drop(state);
         self.shared.round_wanted.notify_one();
         Ok(view)
@@ -416,13 +428,11 @@ impl Host {
             .map_err(|_taken| HostError::TooManyConsoles)
     }
 
-    /// The figures of now, and the events that `seen_events` does not count yet.
-    fn moment(&self, seen_events: &mut u64) -> Moment {
+    /// What was seen last, and the events that `seen_events` does not count yet.
+    fn moment(&self, seen_events: &mut u64) -> (Arc<Publication>, Vec<EventView>) {
         let state = self.lock();
-        Moment {
-            figures: state.record.figures(&state.overview()),
-            events: state.events.since(seen_events),
-        }
+        let events = state.events.since(seen_events);
+        (Arc::clone(&state.published), events)
     }
 
     /// Changes with every round.
@@ -540,6 +550,7 @@ impl Host {
         let (grant, first_grant) = tokio::sync::oneshot::channel();
         state.next_id += 1;
         state.vms.insert(id, Vm::new(config, grant));
+        state.publish_change();
         self.shared.count.send_replace(state.vms.len());
         Ok((id, name, first_grant))
     }
@@ -551,6 +562,7 @@ impl Host {
             return;
         };
         state.events.add(Some(&vm.config.name), what);
+        state.publish_change();
         self.shared.count.send_replace(state.vms.len());
         vm.gone.send_replace(true);
         drop(state);

@@ -64,8 +64,7 @@ fn act(host: &Host) {
     state.apply(&decision.plan);
     state.recorder.record(&decision);
     state.decision = Some(decision);
-    let overview = state.overview();
-    state.record.add(&overview);
+    state.publish_round();
     let round = state.round;
     drop(state);
     host.shared.rounds.send_replace(round);
@@ -109,8 +108,7 @@ impl State {
         self.account
             .update(sharing.report(), &rounds, memory, interval, time);
         for vm in self.vms.values_mut() {
-            let mapped = vm.sharing_round().counters.mapped;
-            vm.broken = self.account.broken(vm.config.id, mapped);
+            vm.broken = self.account.broken(&vm.sharing_round());
         }
         let free = self.budget.saturating_sub(self.used);
         sharing.adapt(self.account.reserve.pace, self.account.pressure, free);

@@ -3,13 +3,12 @@
 use super::error::HostError;
 use super::events::Events;
 use super::figures::Record;
+use super::publication::Publication;
 use super::recording::{Decision, Recorder};
 use super::sharing::account::Account;
 use super::vm::Vm;
 use super::wish::{command_line, network_cards, whole_pages};
-use crate::api::{
-    ExplanationView, HostView, Overview, RunRequest, ScanPriority, SharingView, VmView,
-};
+use crate::api::{ExplanationView, HostView, Overview, RunRequest, ScanPriority, SharingView};
 use crate::name::VmName;
 use crate::protocol::VmConfig;
 use crate::vm::MOST_VCPUS;
@@ -20,6 +19,7 @@ use policy::{
 };
 use sharing::RateSettings;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub(super) struct State {
     pub(super) events: Events,
     /// What was counted, now and before.
     pub(super) record: Record,
+    /// What clients see.
+    pub(super) published: Arc<Publication>,
     /// What page sharing brings and needs.
     pub(super) account: Account,
     /// How often that was measured.
@@ -77,7 +79,7 @@ pub(super) struct Beginning {
 impl State {
     /// Nothing yet.
     pub(super) fn new(beginning: Beginning) -> Self {
-        Self {
+        let mut state = Self {
             budget: beginning.budget,
             machine: beginning.machine,
             vms: BTreeMap::new(),
@@ -91,6 +93,7 @@ impl State {
             state_sum_violations: 0,
             events: Events::default(),
             record: Record::default(),
+            published: Arc::default(),
             account: Account::default(),
             account_rounds: 0,
             rates: beginning.rates,
@@ -103,7 +106,9 @@ impl State {
             planned: Instant::now(),
             decision: None,
             recorder: beginning.recorder,
-        }
+        };
+        state.publish_change();
+        state
     }
 
     pub(super) fn thresholds(&self) -> Thresholds {
@@ -114,14 +119,7 @@ impl State {
         self.vms
             .values_mut()
             .find(|vm| vm.config.name.as_str() == name)
-            .ok_or_else(|| HostError::UnknownVm(name.chars().take(80).collect()))
-    }
-
-    /// One VM, to look at.
-    pub(super) fn view_of(&mut self, name: &str) -> Result<VmView, HostError> {
-        let id = self.find(name)?.config.id;
-        let account = &self.account;
-        self.vm(id).map(|vm| vm.view(account))
+            .ok_or_else(|| HostError::unknown_vm(name))
     }
 
     pub(super) fn vm(&self, id: VmId) -> Result<&Vm, HostError> {
@@ -246,10 +244,12 @@ impl State {
         }
     }
 
-    /// Everything there is to see.
+    /// Everything there is to see, before it has its number and time.
     pub(super) fn overview(&self) -> Overview {
         let vms = self.vms.values().map(|vm| vm.view(&self.account));
         Overview {
+            publication: 0,
+            time_ms: 0,
             host: self.view(),
             vms: vms.collect(),
         }

@@ -58,6 +58,9 @@ pub(super) fn network_cards(
     if requests.len() > MOST_NETS {
         return Err(HostError::TooManyNets(requests.len()));
     }
+    if requests.iter().any(|card| card.bytes_per_s == Some(0)) {
+        return Err(HostError::NoNetRate);
+    }
     let card = |(index, request): (usize, NetRequest)| NetConfig {
         tap: request.tap,
         mac: request

@@ -18,6 +18,7 @@ use policy::VmSettings;
 use serde::{Deserialize, Serialize};
 use sharing::TrustGroup;
 use std::path::PathBuf;
+use utoipa::ToSchema;
 
 /// The version of the messages below. A message of another version is refused.
 pub const VERSION: u32 = 1;
@@ -64,7 +65,7 @@ pub struct NetConfig {
 }
 
 /// What a VM does when its host dies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnHostDeath {
     /// The guest runs on with the memory it has.
@@ -198,7 +199,7 @@ pub struct BalloonView {
 }
 
 /// What a VM process counted since it started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VmCounters {
     /// Pages given back to the host.
     pub given_back: PageCount,

@@ -3,7 +3,7 @@
 use super::FILE_BLOCKS;
 use crate::disk::Block;
 
-/// The files of a disk. File n has the [`FILE_BLOCKS`] blocks from n times as many on.
+/// The files of a disk. File n has the 16 blocks from 16 n on.
 #[derive(Debug)]
 pub struct Files<'a> {
     /// By block.

@@ -254,6 +254,8 @@ pub(super) mod tests {
             actv: None,
             actvs: None,
             actvf: None,
+            witness: None,
+            balloon_health: None,
             mctl: true,
             mctlsz: 0,
             mctltgt: 0,
@@ -286,6 +288,7 @@ pub(super) mod tests {
 
     pub(in crate::cli::screen) fn model() -> Model {
         Model::new(Figures {
+            publication: 1,
             time_ms: 0,
             host: HostFigures::default(),
             vms: vec![

@@ -7,7 +7,6 @@
 mod history;
 mod overcommit;
 
-use super::events::now_ms;
 use super::state::State;
 use crate::api::{
     Figures, HistoryQuery, HistoryView, HostFigures, HostView, Overview, VmFigures, VmView,
@@ -62,9 +61,9 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Takes in the figures of a round.
-    pub(super) fn add(&mut self, overview: &Overview) {
-        let (uptime_s, now) = (overview.host.uptime_s, now_ms());
+    /// Takes in what a round found; its figures.
+    pub(super) fn add(&mut self, overview: &Overview) -> Figures {
+        let (uptime_s, now) = (overview.host.uptime_s, overview.time_ms);
         // A host with room to spare is not overcommitted by less than nothing.
         self.overcommit
             .add(uptime_s, overview.host.overcommit.max(0.0));
@@ -78,13 +77,15 @@ impl Record {
             let history = self.vms.entry(vm.id).or_default();
             history.add(second, now, vm_row(vm, figures));
         }
+        figures
     }
 
     /// The figures of an overview.
     pub(super) fn figures(&self, overview: &Overview) -> Figures {
         let vms: Vec<VmFigures> = overview.vms.iter().map(vm_figures).collect();
         Figures {
-            time_ms: now_ms(),
+            publication: overview.publication,
+            time_ms: overview.time_ms,
             host: HostFigures {
                 overcommit_avg: self.overcommit.values(),
                 ..host_figures(&overview.host, &vms)
@@ -169,6 +170,8 @@ fn vm_figures(vm: &VmView) -> VmFigures {
         actv: set.map(|set| set.actv_percent),
         actvs: set.map(|set| set.actvs_percent),
         actvf: set.map(|set| set.actvf_percent),
+        witness: set.map(|set| set.witness),
+        balloon_health: vm.balloon_health,
         mctl: vm.balloon.has_driver,
         mctlsz: vm.balloon.held,
         mctltgt: vm.balloon.target,
@@ -326,6 +329,8 @@ mod tests {
 
     fn overview(uptime_s: f64, vms: Vec<VmView>) -> Overview {
         Overview {
+            publication: 1,
+            time_ms: 1,
             host: HostView {
                 version: String::new(),
                 pid: 1,

@@ -8,6 +8,7 @@ use super::{Direction, Report};
 use crate::api::{ScanTotals, SharingPace, SharingView, VmSharingView};
 use crate::memory::agent::SharingCounters;
 use page::{PAGE_SIZE, PageCount, PageStates, VmId};
+use policy::OVERHEAD;
 use sharing::{BreakRate, Breakable, FRAMES_IN_FLIGHT, Pace, Pressure, Reserve, reserve};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,6 +16,8 @@ use std::time::Duration;
 /// How long it takes until memory comes from elsewhere after pages were broken: a round to see it, one
 /// for a guest to be told, and one for its balloon.
 const REACTION_ROUNDS: u32 = 3;
+/// Anonymous memory by which a VM's process may grow for itself after its guest has begun to share.
+const OWN_GROWTH: PageCount = PageCount::from_mebibytes(1);
 /// Below this part of the budget, in percent, memory is short: ESX's paper starts to reclaim at 6 %.
 const SHORT_PERCENT: u64 = 6;
 
@@ -39,6 +42,8 @@ pub(in crate::host) struct MemoryRound {
 #[derive(Clone, Copy, Debug, Default)]
 struct VmAccount {
     anonymous: u64,
+    /// What its process held before anything was shared.
+    own: Option<PageCount>,
     counters: SharingCounters,
     rate: BreakRate,
     per_s: PerSecond,
@@ -147,20 +152,22 @@ impl Account {
     fn breakable(&self, round: &VmRound) -> Breakable {
         let account = self.vms.get(&round.id);
         Breakable {
-            shared: self.shared(round.id, round.counters.mapped),
+            shared: round.counters.mapped - self.broken(round),
             rate: account.map(|account| account.rate).unwrap_or_default(),
             vcpus: round.vcpus.into(),
         }
     }
 
-    /// Of a VM's mapped pages, those that guests have written to, as far as the scanner has seen.
-    pub(in crate::host) fn broken(&self, id: VmId, mapped: PageCount) -> PageCount {
-        let vm = self.report.vms.get(&id);
-        PageCount(vm.map_or(0, |vm| vm.counts.broken)).min(mapped)
-    }
-
-    fn shared(&self, id: VmId, mapped: PageCount) -> PageCount {
-        mapped - self.broken(id, mapped)
+    /// Of a VM's mapped pages, those that its guest has written to. The scanner may be an hour behind, but
+    /// such pages are anonymous memory, which the kernel counts: what the process has more of it than it
+    /// had before anything was shared is broken pages, but for what it may need itself by now.
+    pub(in crate::host) fn broken(&self, round: &VmRound) -> PageCount {
+        let seen = self.report.vms.get(&round.id);
+        let seen = PageCount(seen.map_or(0, |vm| vm.counts.broken));
+        let own = self.vms.get(&round.id).and_then(|account| account.own);
+        let own = own.map_or(OVERHEAD, |own| own + OWN_GROWTH);
+        let counted = round.anonymous.saturating_sub(own);
+        seen.max(counted).min(round.counters.mapped)
     }
 
     fn per_second(&self, id: VmId) -> PerSecond {
@@ -260,6 +267,9 @@ impl VmAccount {
             breaks: per_second(broken.into(), time),
             covered: per_second(covered.saturating_sub(self.covered).into(), time),
         };
+        if new.mapped == PageCount::ZERO {
+            self.own = Some(round.anonymous);
+        }
         self.anonymous = round.anonymous.0;
         self.counters = new;
         self.covered = covered;
@@ -346,6 +356,24 @@ mod tests {
         account.update(report(0), &[later], memory(0, 50), S, 2 * S);
         let per_second = account.per_second(VmId(1));
         assert_eq!((per_second.breaks, per_second.merges), (25, 10));
+    }
+
+    /// A pass of the scanner can take an hour.
+    #[test]
+    fn what_the_kernel_counts_is_broken_before_the_scanner_has_seen_it() {
+        let mut account = Account::default();
+        let own = 500;
+        account.update(report(0), &[round(1, own, 0, 0)], memory(0, 0), S, S);
+        let seen = 30;
+        let mut broken = |anonymous| {
+            let round = round(1, anonymous, 10_000, 10_000);
+            account.update(report(seen), &[round], memory(0, 50), S, S);
+            account.broken(&round).0
+        };
+        assert_eq!(broken(own + 30), seen);
+        assert_eq!(broken(own + OWN_GROWTH.0 + 7_000), 7_000);
+        assert_eq!(broken(own + OWN_GROWTH.0 + 70_000), 10_000);
+        assert_eq!(broken(own), seen);
     }
 
     #[test]

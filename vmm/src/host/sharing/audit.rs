@@ -6,12 +6,13 @@ use serde::{Deserialize, Serialize};
 use sharing::{BLOCK_PAGES, Frame, Page, Sharing};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use utoipa::ToSchema;
 
 /// Disagreements that are told; more are only counted.
 const MOST_TOLD: usize = 20;
 
 /// What an audit found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Audit {
     /// VMs whose memory maps were walked.
     pub vms: u64,

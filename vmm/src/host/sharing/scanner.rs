@@ -41,8 +41,11 @@ const PUBLISH_EVERY: Duration = Duration::from_millis(200);
 const HEARD_AT_ONCE: usize = 256;
 /// How often sampled pages are looked at: the last look of a period is at most so old.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
-/// How often agents that have nothing to do are heard.
-const HEAR_EVERY: Duration = Duration::from_millis(1);
+/// How often agents that have nothing to do are heard, unless they are known to have spoken.
+const HEAR_EVERY: Duration = Duration::from_millis(10);
+/// How long is slept at least when no block is due: each VM has moments of its own, and to wake for every one
+/// of a hundred VMs would cost more than to look at their blocks.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(20);
 /// How long an idle scanner sleeps before it looks whether anything has changed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// How long news is waited for that explains what an audit found.
@@ -81,6 +84,8 @@ pub(super) struct Scanner {
     totals: Totals,
     begin: Instant,
     heard: Instant,
+    /// Whether an agent is known to have said something since.
+    has_news: bool,
     watched: Instant,
     published: Instant,
 }
@@ -142,6 +147,7 @@ impl Scanner {
             totals: Totals::default(),
             begin,
             heard: begin,
+            has_news: false,
             watched: begin,
             published: begin,
         }
@@ -307,18 +313,25 @@ impl Scanner {
         self.hashes.retain(|domain, _| stores.contains_key(domain));
     }
 
-    /// Agents are heard at once while they have something to do; else what they say can wait a little,
-    /// and asking them all for each block would cost more than looking at it.
+    /// Agents that have something to do are heard at once; what others say can wait a little, for asking
+    /// them all for each block would cost more than looking at it.
     fn hear_agents_in_time(&mut self) {
-        let is_waiting = self.vms.values().any(|vm| vm.pending > 0);
-        if is_waiting || self.heard.elapsed() >= HEAR_EVERY {
+        if self.has_news || self.heard.elapsed() >= HEAR_EVERY {
             self.hear_agents();
+        } else {
+            self.hear_those(|vm| vm.pending > 0);
         }
     }
 
     fn hear_agents(&mut self) {
         self.heard = Instant::now();
-        let ids: Vec<VmId> = self.vms.keys().copied().collect();
+        self.has_news = false;
+        self.hear_those(|_| true);
+    }
+
+    fn hear_those(&mut self, wanted: impl Fn(&ScannedVm) -> bool) {
+        let wanted = self.vms.iter().filter(|(_, vm)| wanted(vm));
+        let ids: Vec<VmId> = wanted.map(|(&id, _)| id).collect();
         for id in ids {
             for _ in 0..HEARD_AT_ONCE {
                 let Some(message) = self.hear(id) else { break };
@@ -384,7 +397,7 @@ impl Scanner {
         let now = self.now();
         let block = match self.schedule.next(now) {
             Next::Scan(block) => block,
-            Next::Wait(until) => return Some(until.saturating_sub(now)),
+            Next::Wait(until) => return Some(until.saturating_sub(now).max(SHORTEST_SLEEP)),
             Next::Idle => return Some(LONGEST_SLEEP),
         };
         if !self.has_room(block.vm) {
@@ -677,7 +690,7 @@ impl Scanner {
     }
 
     /// Until something is said, or the time is over.
-    fn sleep(&self, time: Duration) {
+    fn sleep(&mut self, time: Duration) {
         let mut sources = vec![PollFd::new(&self.wake, PollFlags::IN)];
         for vm in self.vms.values() {
             let mut flags = PollFlags::IN;
@@ -693,6 +706,8 @@ impl Scanner {
         if let Err(error) = poll(&mut sources, Some(&time)) {
             tracing::debug!("the scanner was woken: {error}");
         }
+        let mut agents = sources.iter().skip(1);
+        self.has_news = agents.any(|source| !source.revents().is_empty());
         self.wake.drain();
     }
 }

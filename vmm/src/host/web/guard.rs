@@ -1,8 +1,9 @@
 //! Who may do what over TCP, decided from a request's head alone.
 
 use super::Token;
+use crate::api::ProblemKind;
+use axum::http::Method;
 use axum::http::uri::Authority;
-use axum::http::{Method, StatusCode};
 use std::net::{IpAddr, SocketAddr};
 use thiserror::Error;
 
@@ -34,11 +35,11 @@ pub(super) enum Denial {
 }
 
 impl Denial {
-    pub(super) fn kind(&self) -> (StatusCode, &'static str) {
+    pub(super) fn kind(&self) -> ProblemKind {
         match self {
-            Self::Host(_) => (StatusCode::FORBIDDEN, "wrong address"),
-            Self::Site(_) => (StatusCode::FORBIDDEN, "another site"),
-            Self::Token => (StatusCode::UNAUTHORIZED, "token needed"),
+            Self::Host(_) => ProblemKind::WrongAddress,
+            Self::Site(_) => ProblemKind::AnotherSite,
+            Self::Token => ProblemKind::TokenNeeded,
         }
     }
 }

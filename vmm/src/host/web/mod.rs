@@ -7,14 +7,15 @@
 
 mod dashboard;
 mod guard;
-mod stream;
+pub(super) mod stream;
 mod token;
 
-pub(super) use stream::{Hangup, stream};
+pub(super) use stream::Hangup;
 pub(super) use token::{Token, TokenFile};
 
 use super::Host;
-use super::routes::{self, problem};
+use super::routes::{self, refuse, write_problems};
+use crate::api::ProblemKind;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{self, HeaderName};
@@ -46,6 +47,7 @@ pub(super) fn router(host: Host, address: SocketAddr, token: Token) -> Router {
     routes::router(host)
         .merge(dashboard::router())
         .layer(middleware::from_fn_with_state(guard, admit))
+        .layer(middleware::from_fn(write_problems))
         .layer(middleware::map_response(with_headers))
 }
 
@@ -53,9 +55,9 @@ async fn admit(State(guard): State<Arc<Guard>>, request: Request, next: Next) ->
     match guard.check(&asked(&request)) {
         Ok(()) => next.run(request).await,
         Err(denial) => {
-            let (status, title) = denial.kind();
-            let mut response = problem(status, title, denial.to_string());
-            if status == axum::http::StatusCode::UNAUTHORIZED {
+            let kind = denial.kind();
+            let mut response = refuse(kind, denial.to_string());
+            if kind == ProblemKind::TokenNeeded {
                 response
                     .headers_mut()
                     .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

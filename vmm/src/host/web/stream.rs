@@ -4,7 +4,8 @@
 //! Nobody is waited for. A client that is slow gets the newest figures when it is ready again, and misses
 //! those between; one that takes nothing for a while is hung up on, so that it does not keep a place.
 
-use crate::api::Moment;
+use crate::api::EventView;
+use crate::host::routes::Follows;
 use crate::host::{Host, HostError};
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, State};
@@ -28,7 +29,12 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug, Default)]
 pub(in crate::host) struct Hangup(pub(in crate::host) Arc<Notify>);
 
-/// Follows the host.
+/// Follows the host: server-sent events named `moment`, each with a [`Moment`] as JSON, one for every round and
+/// the first at once. Who takes them slowly misses some; who takes none for ten seconds is hung up on.
+#[utoipa::path(
+    get, path = "/v1/events/stream", tag = "host",
+    responses((status = OK, body = String, content_type = "text/event-stream"), Follows)
+)]
 pub(in crate::host) async fn stream(
     State(host): State<Host>,
     Extension(hangup): Extension<Hangup>,
@@ -53,7 +59,8 @@ async fn follow(host: &Host, mut sender: Sender<Bytes>, patience: Duration) -> R
     let mut rounds = host.rounds();
     let mut seen_events = 0;
     loop {
-        let message = message(&host.moment(&mut seen_events));
+        let (published, events) = host.moment(&mut seen_events);
+        let message = message(&published.figures_json(), &events);
         match timeout(patience, sender.send_data(message)).await {
             Ok(Ok(())) => {}
             Ok(Err(_gone)) => return Ok(()),
@@ -66,16 +73,24 @@ async fn follow(host: &Host, mut sender: Sender<Bytes>, patience: Duration) -> R
     }
 }
 
-fn message(moment: &Moment) -> Bytes {
+/// A [`Moment`](crate::api::Moment), of which the large part was written once for all clients.
+fn message(figures_json: &[u8], events: &[EventView]) -> Bytes {
+    let events_json = serde_json::to_vec(events).expect("events have only text keys");
     // JSON has no line ends but escaped ones, so it is one line.
-    let json = serde_json::to_string(moment).expect("figures have only text keys");
-    format!("event: moment\ndata: {json}\n\n").into()
+    let pieces: [&[u8]; 5] = [
+        b"event: moment\ndata: {\"figures\":",
+        figures_json,
+        b",\"events\":",
+        &events_json,
+        b"}\n\n",
+    ];
+    pieces.concat().into()
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::host) mod tests {
     use super::*;
-    use crate::api::ScanPriority;
+    use crate::api::{Figures, Moment, ScanPriority};
     use crate::host::HostOptions;
     use page::PageCount;
     use policy::TaxRate;
@@ -83,7 +98,7 @@ mod tests {
     use tempfile::TempDir;
 
     /// A host whose files lie in a folder that goes with it.
-    fn host() -> (Host, TempDir) {
+    pub(in crate::host) fn host() -> (Host, TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let options = HostOptions {
             budget: PageCount::from_mebibytes(64),
@@ -98,6 +113,23 @@ mod tests {
             http: None,
         };
         (Host::start(&options).unwrap(), folder)
+    }
+
+    #[test]
+    fn a_message_is_a_moment() {
+        let events = [EventView {
+            time_ms: 7,
+            vm: None,
+            what: "a\nb".into(),
+        }];
+        let figures = Figures::default();
+        let json = serde_json::to_vec(&figures).unwrap();
+        let text = message(&json, &events);
+        let text = std::str::from_utf8(&text).unwrap();
+        let data = text.strip_prefix("event: moment\ndata: ").unwrap();
+        let moment: Moment = serde_json::from_str(data.strip_suffix("\n\n").unwrap()).unwrap();
+        assert_eq!(moment.figures, figures);
+        assert_eq!(moment.events, events);
     }
 
     #[tokio::test]

@@ -25,9 +25,10 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sharing::{BLOCK_PAGES, Frame, Outcome, PageSet, Span};
 use std::ops::Range;
+use utoipa::ToSchema;
 
 /// What the agent did for page sharing since it started, and why it refused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SharingCounters {
     /// Pages that show a frame or are a guest's copy over one.
     pub mapped: PageCount,

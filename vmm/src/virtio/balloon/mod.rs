@@ -26,6 +26,7 @@ use page_set::PageSet;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use utoipa::ToSchema;
 use virtio_queue::{Queue, QueueT};
 use wire::{F_DEFLATE_ON_OOM, F_MUST_TELL_HOST, F_PAGE_REPORTING, F_STATS_VQ};
 
@@ -47,7 +48,7 @@ enum Role {
 }
 
 /// What the guest did right and wrong, in counts since the VM started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BalloonCounters {
     /// Pages that came into the balloon.
     pub inflated: u64,

@@ -2,11 +2,12 @@
 
 use super::wire::STATISTIC_BYTES;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// A guest's figures (virtio 1.2, section 5.5.6.3, and Linux' `virtio_balloon.h` from 6.12 on for
 /// the last six); `None` where it gave none. Memory in bytes, the rest are counts since the guest
 /// started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GuestStatistics {
     /// Bytes swapped in.
     pub swap_in: Option<u64>,

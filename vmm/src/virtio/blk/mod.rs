@@ -37,6 +37,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use utoipa::ToSchema;
 use virtio_queue::Queue;
 use wire::{
     CONFIG_BYTES, F_BLOCK_SIZE, F_DISCARD, F_FLUSH, F_READ_ONLY, F_SEG_MAX, F_SIZE_MAX, F_TOPOLOGY,
@@ -47,7 +48,7 @@ use worker::{Order, WorkerParts};
 const QUEUE_SIZES: [u16; 1] = [256];
 
 /// What a guest did with its disk, in counts since the VM started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DiskCounters {
     /// Reads carried out.
     pub reads: u64,

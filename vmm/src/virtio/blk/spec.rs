@@ -4,12 +4,14 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use thiserror::Error;
+use utoipa::ToSchema;
 
 /// A disk that a VM is to have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DiskSpec {
     /// A raw image or a block device; a path on the host.
+    #[schema(value_type = String)]
     pub path: PathBuf,
     /// Whether the guest may only read it.
     #[serde(default)]

@@ -45,6 +45,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use transmit::Transmitter;
+use utoipa::ToSchema;
 use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 use wire::*;
@@ -79,7 +80,7 @@ pub trait FramePort: AsFd + Debug + Send + Sync + 'static {
 }
 
 /// What went through a card, and what did not and why, in counts since the VM started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NetCounters {
     /// Packets to the guest.
     pub received_packets: u64,

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use thiserror::Error;
+use utoipa::ToSchema;
 
 const TUN_FILE: &str = "/dev/net/tun";
 /// Bytes of an interface's name, with the terminating zero.
@@ -30,8 +31,9 @@ const NO_PACKET_INFO: u16 = 0x1000;
 const VNET_HEADER: u16 = 0x4000;
 
 /// An interface's name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(pattern = r"^(?!\.+$)[A-Za-z0-9._@-]{1,15}$", example = "tap0")]
 pub struct TapName(String);
 
 /// Why a text is no interface's name.

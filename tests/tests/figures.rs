@@ -1,0 +1,183 @@
+//! Claims about figures: they are the same wherever they are read, and what the kernel says.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use tests::machine_memory::used_bytes;
+use tests::web::Web;
+use tests::{MIB, TestHost, Value, number, vms, wait_for, wait_until};
+
+fn json(body: &str) -> Value {
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
+}
+
+/// What the dashboard reads.
+fn follow(web: &Web) -> BufReader<TcpStream> {
+    let mut stream = web.connect();
+    write!(
+        stream,
+        "GET /v1/events/stream HTTP/1.1\r\nHost: {}\r\n\r\n",
+        web.address
+    )
+    .expect("the host listens");
+    BufReader::new(stream)
+}
+
+fn next_figures(stream: &mut impl BufRead) -> Value {
+    let mut line = String::new();
+    loop {
+        line.clear();
+        let count = stream.read_line(&mut line).expect("the stream goes on");
+        assert!(count > 0, "the stream ended");
+        if let Some(data) = line.strip_prefix("data: ") {
+            return json(data)["figures"].clone();
+        }
+    }
+}
+
+/// Every sample of a scrape by its name and labels.
+fn samples(scraped: &str) -> BTreeMap<String, f64> {
+    let lines = scraped.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').expect("a name and a value");
+            (name.to_owned(), value.parse().expect("a number"))
+        })
+        .collect()
+}
+
+/// One publication by all ways to it.
+#[derive(Debug)]
+struct Seen {
+    stream: Value,
+    figures: Value,
+    overview: Value,
+    command: Value,
+    metrics: BTreeMap<String, f64>,
+}
+
+/// Looks by all ways until all show one publication.
+fn see(host: &TestHost, web: &Web) -> Seen {
+    let mut stream = follow(web);
+    wait_for("all ways lead to one publication", || {
+        let seen = Seen {
+            stream: next_figures(&mut stream),
+            figures: json(&web.get("/v1/figures").body),
+            metrics: samples(&web.get("/metrics").body),
+            command: host.overview(),
+            overview: json(&web.get("/v1/overview").body),
+        };
+        let number = number(&seen.stream, "/publication");
+        let numbers = [&seen.figures, &seen.command, &seen.overview];
+        let is_one = numbers.iter().all(|value| value["publication"] == number);
+        let counted = seen.metrics["ballonet_host_publications_total"];
+        (is_one && counted == float(number)).then_some(seen)
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "sizes of memory are below 2^53")]
+fn float(value: u64) -> f64 {
+    value as f64
+}
+
+/// Pairs of what is one figure in an overview, in the figures and in a scrape.
+const OF_HOST: [(&str, &str, &str); 5] = [
+    ("budget_bytes", "pmem_total", "ballonet_host_budget_bytes"),
+    ("used_bytes", "pmem_used", "ballonet_host_used_bytes"),
+    ("used_max_bytes", "used_max", "ballonet_host_used_max_bytes"),
+    ("promised_bytes", "promised", "ballonet_host_promised_bytes"),
+    (
+        "configured_bytes",
+        "configured",
+        "ballonet_host_configured_bytes",
+    ),
+];
+const OF_VM: [(&str, &str, &str); 6] = [
+    ("/size_bytes", "memsz", "ballonet_vm_size_bytes"),
+    ("/min_bytes", "amin", "ballonet_vm_min_bytes"),
+    ("/max_bytes", "amax", "ballonet_vm_max_bytes"),
+    ("/target_bytes", "sztgt", "ballonet_vm_target_bytes"),
+    ("/used_bytes", "used", "ballonet_vm_used_bytes"),
+    (
+        "/balloon/target",
+        "mctltgt",
+        "ballonet_vm_balloon_target_bytes",
+    ),
+];
+
+#[test]
+fn one_moment_has_one_set_of_figures_wherever_it_is_read() {
+    let (host, web) = Web::start("256M");
+    // Something is to change all the time.
+    let busy = [
+        "--memory",
+        "128M",
+        "--workload",
+        "clone:size=max,rewrite=50",
+    ];
+    host.boot_vm("a", &busy);
+    host.boot_vm("b", &busy);
+    for _ in 0..5 {
+        let seen = see(&host, &web);
+        assert_eq!(seen.figures, seen.stream, "API and stream");
+        assert_eq!(seen.overview, seen.command, "API and command");
+        for (name, figure, metric) in OF_HOST {
+            let value = number(&seen.overview["host"], &format!("/{name}"));
+            assert_eq!(seen.figures["host"][figure], value, "{figure}");
+            assert_eq!(seen.metrics[metric], float(value), "{metric}");
+        }
+        let of_vms = vms(&seen.overview).iter().zip(vms(&seen.figures));
+        for (vm, figures) in of_vms {
+            let vm_name = vm["name"].as_str().expect("a name");
+            for (pointer, figure, metric) in OF_VM {
+                let value = number(vm, pointer);
+                assert_eq!(figures[figure], value, "{figure} of {vm_name}");
+                let sample = &format!("{metric}{{vm=\"{vm_name}\"}}");
+                assert_eq!(seen.metrics[sample], float(value), "{sample}");
+            }
+            for (state, bytes) in vm["states"].as_object().expect("states") {
+                let sample =
+                    &format!("ballonet_vm_memory_bytes{{vm=\"{vm_name}\",state=\"{state}\"}}");
+                assert_eq!(
+                    seen.metrics[sample],
+                    float(bytes.as_u64().expect("bytes")),
+                    "{sample}"
+                );
+            }
+        }
+    }
+}
+
+/// Memory files by their blocks, and what is anonymous in the processes: the host's books have no part in it.
+#[test]
+fn what_vms_hold_is_what_the_kernel_counts_for_their_processes() {
+    let (host, _web) = Web::start("512M");
+    let holds = [
+        "--memory",
+        "128M",
+        "--trust-group",
+        "g",
+        "--workload",
+        "clone:size=64M,zero=20,common=40",
+    ];
+    let fast = [
+        "scan-pass=1",
+        "scan-vm=1000000",
+        "scan-host=1000000",
+        "scan-core=100",
+    ];
+    host.ok(&[&["set", "host", "scan-priority=normal"], &fast[..]].concat());
+    host.boot_vm("a", &holds);
+    host.boot_vm("b", &holds);
+    wait_until("pages are shared", || {
+        number(&host.overview(), "/host/sharing/shared_bytes") > 20 * MIB
+    });
+    let pids = ["a", "b"].map(|name| host.pid(name));
+    // The kernel is asked twice, so that a moment in which something moved is not held against anybody.
+    wait_until("the host says what the kernel says, within 1 %", || {
+        let before = used_bytes(host.host_pid(), &pids);
+        let said = number(&host.overview(), "/host/used_bytes");
+        let after = used_bytes(host.host_pid(), &pids);
+        before.abs_diff(after) < before / 1000 && said.abs_diff(after) <= after / 100
+    });
+}

@@ -1,0 +1,136 @@
+//! The figures as Prometheus reads them.
+//!
+//! A registry is made for each scrape from the figures of the moment, so that a VM that has gone is
+//! gone from the next answer, and labels are as bounded as VMs are: a VM's name, and words from lists
+//! in these files. A state is a gauge for each that there is, of which one is 1.
+
+mod host;
+mod vms;
+
+use crate::api::Figures;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use std::sync::atomic::AtomicU64;
+
+/// Text that a scraper asks for by its `Accept` header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus' own, older one.
+    Prometheus,
+}
+
+impl Format {
+    pub(super) fn wanted(accept: Option<&str>) -> Self {
+        match accept {
+            Some(accept) if accept.contains("application/openmetrics-text") => Self::OpenMetrics,
+            _ => Self::Prometheus,
+        }
+    }
+
+    pub(super) fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// All figures as text.
+pub(super) fn text(figures: &Figures, format: Format) -> String {
+    let mut registry = Registry::with_prefix("ballonet");
+    host::register(&mut registry, figures);
+    vms::register(&mut registry, &figures.vms);
+    let mut text = String::new();
+    encode(&mut text, &registry).expect("a text in memory takes everything");
+    match format {
+        Format::OpenMetrics => text,
+        Format::Prometheus => as_prometheus(&text),
+    }
+}
+
+/// A figure of some kind of thing by its name.
+type Named<F> = (&'static str, &'static str, fn(&F) -> u64);
+
+/// A kind of memory in words.
+type Kinds<F> = [(&'static str, fn(&F) -> u64)];
+
+fn gauge(value: u64) -> Gauge {
+    let gauge = Gauge::default();
+    gauge.set(signed(value));
+    gauge
+}
+
+fn float(value: f64) -> Gauge<f64, AtomicU64> {
+    let gauge = Gauge::<f64, AtomicU64>::default();
+    gauge.set(value);
+    gauge
+}
+
+fn counter(value: u64) -> Counter {
+    let counter = Counter::<u64, AtomicU64>::default();
+    counter.inc_by(value);
+    counter
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// OpenMetrics as the older format. A counter's samples end in `_total` in both; in the older one its
+/// description does as well. Units and the end mark are not known there.
+fn as_prometheus(open_metrics: &str) -> String {
+    let is_counter = |name: &str| open_metrics.contains(&format!("# TYPE {name} counter\n"));
+    let mut text = String::with_capacity(open_metrics.len());
+    for line in open_metrics.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some("EOF" | "UNIT"), ..) => continue,
+            (Some("#"), Some(kind), Some(name), Some(rest)) if is_counter(name) => {
+                text.push_str(&format!("# {kind} {name}_total {rest}"));
+            }
+            _ => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_described_under_the_name_of_their_samples() {
+        let open_metrics = "# HELP a_b Pages.\n# TYPE a_b counter\na_b_total 3\n# HELP c_bytes Size.\n# TYPE c_bytes gauge\n# UNIT c_bytes bytes\nc_bytes 5\n# EOF\n";
+        assert_eq!(
+            as_prometheus(open_metrics),
+            "# HELP a_b_total Pages.\n# TYPE a_b_total counter\na_b_total 3\n# HELP c_bytes Size.\n# TYPE c_bytes gauge\nc_bytes 5\n"
+        );
+    }
+
+    #[test]
+    fn the_format_is_what_the_scraper_asks_for() {
+        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.3";
+        assert_eq!(Format::wanted(Some(prometheus)), Format::OpenMetrics);
+        assert_eq!(Format::wanted(Some("*/*")), Format::Prometheus);
+        assert_eq!(Format::wanted(None), Format::Prometheus);
+    }
+
+    #[test]
+    fn an_empty_host_is_text_with_units_and_an_end() {
+        let text = text(&Figures::default(), Format::OpenMetrics);
+        assert!(
+            text.contains("# UNIT ballonet_host_budget_bytes bytes\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("ballonet_host_memory_bytes{use=\"free\"} 0\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+}

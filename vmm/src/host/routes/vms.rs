@@ -1,0 +1,119 @@
+//! Routes about VMs.
+
+use super::answer::{Asked, Named, parse};
+use super::document::{ChangesVm, Explains, OfVm, Starts, Stops};
+use crate::api::{BalloonRequest, ExplanationView, RunRequest, VmChange, VmView};
+use crate::host::{Host, HostError};
+use crate::name::VmName;
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+/// All VMs, oldest first.
+#[utoipa::path(get, path = "/v1/vms", tag = "vms", responses((status = OK, body = Vec<VmView>)))]
+pub(super) async fn list(State(host): State<Host>) -> Json<Vec<VmView>> {
+    Json(host.overview().vms)
+}
+
+/// Starts a VM. The answer comes when its guest runs, which may have to wait for memory.
+#[utoipa::path(
+    post, path = "/v1/vms", tag = "vms",
+    request_body(content = RunRequest, example = json!({"name": "web", "memory_bytes": 67_108_864, "shares": "high"})),
+    responses((status = CREATED, body = VmView), Starts),
+    security(("token" = []))
+)]
+pub(super) async fn run(
+    State(host): State<Host>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<VmView>), HostError> {
+    let view = host.run(parse::<RunRequest>(&body)?).await?;
+    Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// One VM.
+#[utoipa::path(
+    get, path = "/v1/vms/{name}", tag = "vms",
+    params(("name" = VmName, Path, description = "The VM's name.")),
+    responses((status = OK, body = VmView), OfVm)
+)]
+pub(super) async fn show(
+    State(host): State<Host>,
+    Named(name): Named,
+) -> Result<Json<VmView>, HostError> {
+    host.vm(&name).map(Json)
+}
+
+/// Changes a VM's claims on memory. What is absent stays.
+#[utoipa::path(
+    patch, path = "/v1/vms/{name}", tag = "vms",
+    params(("name" = VmName, Path, description = "The VM's name.")),
+    request_body(content = VmChange, example = json!({"shares": "high", "min_bytes": 16_777_216})),
+    responses((status = OK, body = VmView), ChangesVm),
+    security(("token" = []))
+)]
+pub(super) async fn change(
+    State(host): State<Host>,
+    Named(name): Named,
+    body: Bytes,
+) -> Result<Json<VmView>, HostError> {
+    host.set(&name, &parse::<VmChange>(&body)?).map(Json)
+}
+
+/// Fixes a VM's balloon, or leaves it to the policy again.
+#[utoipa::path(
+    put, path = "/v1/vms/{name}/balloon", tag = "vms",
+    params(("name" = VmName, Path, description = "The VM's name.")),
+    request_body(content = BalloonRequest, example = json!({"balloon_bytes": null})),
+    responses((status = OK, body = VmView), OfVm),
+    security(("token" = []))
+)]
+pub(super) async fn set_balloon(
+    State(host): State<Host>,
+    Named(name): Named,
+    body: Bytes,
+) -> Result<Json<VmView>, HostError> {
+    host.set_balloon(&name, parse::<BalloonRequest>(&body)?)
+        .map(Json)
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ExplainQuery {
+    /// Memory that the VM should have beyond its target; the answer says what would bring it.
+    #[param(minimum = 0, multiple_of = 4096, example = 67_108_864)]
+    more_bytes: Option<u64>,
+}
+
+/// Why a VM holds what it holds.
+#[utoipa::path(
+    get, path = "/v1/vms/{name}/explanation", tag = "vms",
+    params(("name" = VmName, Path, description = "The VM's name."), ExplainQuery),
+    responses((status = OK, body = ExplanationView), Explains)
+)]
+pub(super) async fn explain(
+    State(host): State<Host>,
+    Named(name): Named,
+    Asked(query): Asked<ExplainQuery>,
+) -> Result<Json<ExplanationView>, HostError> {
+    host.explain(&name, query.more_bytes).map(Json)
+}
+
+/// Ends a VM: in order if its guest listens, by force if it does not. The answer comes when nothing of it is
+/// left.
+#[utoipa::path(
+    delete, path = "/v1/vms/{name}", tag = "vms",
+    params(("name" = VmName, Path, description = "The VM's name.")),
+    responses((status = NO_CONTENT, description = "Nothing of it is left."), Stops),
+    security(("token" = []))
+)]
+pub(super) async fn stop(
+    State(host): State<Host>,
+    Named(name): Named,
+) -> Result<StatusCode, HostError> {
+    host.stop(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
