@@ -237,7 +237,7 @@ fn what_cannot_be_carried_out_is_refused_before_anything_runs() {
     };
     refused(
         &SMALL.replace("hold =", "holt ="),
-        &["holt", "line 31", "hold"],
+        &["holt", "line 28", "hold"],
     );
     refused(
         &SMALL.replace("toucher:size=16M", "juggler"),

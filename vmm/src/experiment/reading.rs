@@ -42,7 +42,7 @@ pub type Reading = (Subject, Series, f64);
 /// The values of all series that the host knows, and of those that follow from them.
 #[must_use]
 pub fn read(moment: &Moment<'_>) -> Vec<Reading> {
-    let Overview { host, vms } = moment.overview;
+    let Overview { host, vms, .. } = moment.overview;
     let mut readings = of_host(host, vms);
     for (name, &active) in moment.active {
         let view = vms.iter().find(|vm| vm.name == *name);

@@ -30,7 +30,7 @@ const SAMPLE_MS: RangeInclusive<u32> = 50..=60_000;
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum ScenarioError {
-    #[error("{0}")]
+    #[error(transparent)]
     Toml(#[from] toml::de::Error),
     #[error("{key} = {value}: give {wanted}")]
     Number {
