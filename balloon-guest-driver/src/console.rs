@@ -94,7 +94,7 @@ impl Default for LineEditor {
 pub const HELP: &str = "\
 help             this
 workload SPEC    run idle, toucher, clone, verify, breaker or dbench, as in verify:size=max,rate=0
-  toucher        size=64M|max write=50 dist=uniform|zipf theta=0.99 rate=0
+  toucher        size=64M|max active=max write=50 dist=uniform|zipf theta=0.99 rate=0
   clone          size=max zero=25 common=35 rewrite=1 seed=1 shuffle=0|1
   verify         size=max rate=20000 write=50 common=0
   breaker        size=64M|max seed=1 loop=0|1

@@ -39,6 +39,7 @@
 pub mod api;
 pub mod cli;
 mod event;
+pub mod experiment;
 pub mod host;
 pub mod memory;
 pub mod name;

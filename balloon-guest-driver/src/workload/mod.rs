@@ -408,8 +408,11 @@ impl<'a> Workload<'a> {
             if let Some(wake_at_us) = self.wind_up(memory, disk.as_deref_mut(), slice) {
                 return Rest::from(Some(wake_at_us));
             }
-            self.release(frames, memory, slice);
-            if self.held.count() == 0 {
+            let keeps_frames = self.keeps_frames_for(next);
+            if !keeps_frames {
+                self.release(frames, memory, slice);
+            }
+            if keeps_frames || self.held.count() == 0 {
                 self.begin(next, disk.as_deref(), slice.now_us());
             }
             return Rest::No;
@@ -426,6 +429,12 @@ impl<'a> Workload<'a> {
             _ if held == 0 => Rest::Asleep,
             wake_at_us => Rest::from(wake_at_us),
         }
+    }
+
+    /// A toucher that becomes one of the same size needs the frames that it has.
+    fn keeps_frames_for(&self, next: Spec) -> bool {
+        let is_toucher = matches!(self.running, Running::Touch(_));
+        is_toucher && matches!(next.action, Action::Touch(_)) && next.size == self.spec.size
     }
 
     fn begin(&mut self, spec: Spec, disk: Option<&dyn Disk>, now_us: u64) {

@@ -35,6 +35,8 @@ pub enum Distribution {
 /// A `toucher`: touches pages of a working set.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ToucherSpec {
+    /// How much of what it holds it touches; the rest it holds and leaves alone.
+    pub active: Size,
     /// Percent of touches that write.
     pub write: u8,
     /// Which pages.
@@ -213,6 +215,7 @@ impl Spec {
             "toucher" => (
                 Size::Pages(16_384),
                 Action::Touch(ToucherSpec {
+                    active: Size::Max,
                     write: 50,
                     distribution: Distribution::Uniform,
                     rate: 0,
@@ -276,6 +279,9 @@ impl Spec {
             return Ok(());
         }
         match (&mut self.action, key) {
+            (Action::Touch(touch), "active") => {
+                touch.active = parse_size(value).ok_or(bad(SIZE_WANTED))?;
+            }
             (Action::Touch(touch), "write") => touch.write = percent()?,
             (Action::Touch(touch), "rate") => touch.rate = count()?,
             (
@@ -338,7 +344,7 @@ impl Spec {
     fn keys(&self) -> &'static str {
         match self.action {
             Action::Idle => "",
-            Action::Touch(_) => "size, write, dist, theta and rate",
+            Action::Touch(_) => "size, active, write, dist, theta and rate",
             Action::Clone(_) => "size, zero, common, rewrite, seed and shuffle",
             Action::Verify(_) => "size, rate, write and common",
             Action::Break(_) => "size, seed and loop",
@@ -426,13 +432,14 @@ impl fmt::Display for Spec {
         match self.action {
             Action::Idle => f.write_str("idle"),
             Action::Touch(ToucherSpec {
+                active,
                 write,
                 distribution,
                 rate,
             }) => {
                 write!(
                     f,
-                    "toucher:size={size},write={write},{distribution},rate={rate}"
+                    "toucher:size={size},active={active},write={write},{distribution},rate={rate}"
                 )
             }
             Action::Clone(CloneSpec {
@@ -492,7 +499,10 @@ mod tests {
     fn a_name_alone_means_its_defaults() {
         for (text, full) in [
             ("idle", "idle"),
-            ("toucher", "toucher:size=64M,write=50,dist=uniform,rate=0"),
+            (
+                "toucher",
+                "toucher:size=64M,active=max,write=50,dist=uniform,rate=0",
+            ),
             (
                 "clone",
                 "clone:size=max,zero=25,common=35,rewrite=1,seed=1,shuffle=0",
@@ -506,7 +516,7 @@ mod tests {
             ),
             (
                 "toucher:dist=zipf",
-                "toucher:size=64M,write=50,dist=zipf,theta=0.99,rate=0",
+                "toucher:size=64M,active=max,write=50,dist=zipf,theta=0.99,rate=0",
             ),
         ] {
             assert_eq!(Spec::parse(text).unwrap().to_string(), full);
@@ -516,7 +526,7 @@ mod tests {
     #[test]
     fn a_spec_reads_back_what_it_shows() {
         for text in [
-            "toucher:size=12K,write=0,dist=zipf,theta=0.5,rate=1000",
+            "toucher:size=12K,active=8K,write=0,dist=zipf,theta=0.5,rate=1000",
             "clone:size=1G,zero=0,common=100,rewrite=0,seed=7,shuffle=1",
             "verify:size=8M,rate=0,write=100,common=30",
             "breaker:size=max,seed=9,loop=1",

@@ -464,6 +464,36 @@ fn a_slow_workload_sleeps_between() {
     assert!(time >= guest.clock_us.get() + 9_000);
 }
 
+/// The pages whose first word is not what it was when they were obtained.
+fn touched_pages(guest: &mut Guest) -> Vec<Gfn> {
+    let held = guest.workload.held();
+    let is_touched = |gfn: &Gfn| guest.ram.page(*gfn)[0] != u64::from(*gfn);
+    (0..held).filter(is_touched).collect()
+}
+
+#[test]
+fn a_toucher_leaves_alone_what_is_not_active() {
+    let mut guest = Guest::running("toucher:size=4M,active=64K,write=100");
+    guest.steps(50);
+    assert_eq!(guest.workload.held(), 1024);
+    assert_eq!(touched_pages(&mut guest), (0..16).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_toucher_of_the_same_size_keeps_its_pages_and_another_gets_them_anew() {
+    let mut guest = Guest::running("toucher:size=4M,active=64K,write=100");
+    let spec = Spec::parse("toucher:size=4M,active=128K,write=100").unwrap();
+    guest.workload.start(spec, None).unwrap();
+    for _ in 0..100 {
+        guest.step();
+        assert_eq!(guest.workload.held(), 1024);
+    }
+    assert_eq!(touched_pages(&mut guest), (0..32).collect::<Vec<_>>());
+    guest.start("toucher:size=2M,active=64K,write=0");
+    assert_eq!(guest.workload.held(), 512);
+    assert_eq!(touched_pages(&mut guest), []);
+}
+
 /// What each processor has counted in the pages: words 0, 8, 16 and so on.
 fn lines_of(page: &Page) -> [u64; PROCESSORS_MAX] {
     std::array::from_fn(|processor| page[8 * processor])

@@ -1,4 +1,6 @@
-//! `toucher`: a working set of a given size, touched at random.
+//! `toucher`: a working set of a given size, touched at random, and beside it, if so wished, memory that
+//! is held and left alone. Told to be a toucher of the same size, it keeps its pages: so its working set
+//! can grow and shrink without any page changing hands.
 //!
 //! When one processor cannot do what is due, the others help: each takes grants of the touches
 //! that are due until none is left or the slice is over. No frame is obtained or given up
@@ -9,7 +11,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::pace::Pace;
 use super::page::Memory;
-use super::spec::{Distribution, ToucherSpec};
+use super::spec::{Distribution, Size, ToucherSpec};
 use super::zipf::Zipf;
 use super::{Counters, Held, Slice, Slot};
 use crate::crew::Lead;
@@ -53,9 +55,10 @@ impl Toucher {
     ) -> Option<u64> {
         let due = self.pace.due(slice.now_us());
         if held.count() > 0 && due > 0 {
-            self.fit_zipf(held.count());
+            let active = self.active_of(held.slots());
+            self.fit_zipf(active.len());
             let touching = Touching {
-                slots: held.slots(),
+                slots: active,
                 memory,
                 write: self.spec.write,
                 zipf: self.zipf,
@@ -75,7 +78,19 @@ impl Toucher {
         self.pace.wake_at_us(slice.now_us())
     }
 
-    fn fit_zipf(&mut self, count: u32) {
+    fn active_of<'s>(&self, slots: &'s [Slot]) -> &'s [Slot] {
+        match self.spec.active {
+            Size::Max => slots,
+            Size::Pages(pages) => &slots[..slots.len().min(pages as usize)],
+        }
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "frames have 32-bit numbers"
+    )]
+    fn fit_zipf(&mut self, count: usize) {
+        let count = count as u32;
         if let Distribution::Zipf { theta } = self.spec.distribution
             && self.zipf.is_none_or(|zipf| zipf.count() != count)
         {

@@ -124,6 +124,12 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Measure on real guests, by a recipe in a file or one of those that are built in.
+    Experiment {
+        /// What to do.
+        #[command(subcommand)]
+        command: ExperimentCommand,
+    },
     /// Compare what the host believes of shared pages with the kernel's page tables.
     #[command(
         after_help = "Walks the memory maps of all VMs while no page is being shared. Exits with 1 if anything is not as the host believes."
@@ -180,6 +186,48 @@ pub(super) struct DemoArgs {
     #[arg(long, default_value = "512M", value_name = "SIZE")]
     pub(super) memory: Size,
     /// Print only a summary, as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ExperimentCommand {
+    /// List the experiments that are built in.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print an experiment's file, to make others from.
+    Show {
+        /// One that is built in.
+        name: String,
+    },
+    /// Run an experiment on a host of its own, and write a report, charts and all figures.
+    #[command(
+        after_help = "Examples:\n  ballonet experiment run idle-tax\n  ballonet experiment show idle-tax > mine.toml\n  ballonet experiment run mine.toml --out mine --check"
+    )]
+    Run(ExperimentArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ExperimentArgs {
+    /// One that is built in, or a file (TOML).
+    #[arg(value_name = "NAME|FILE", value_hint = ValueHint::FilePath)]
+    pub(super) scenario: String,
+    /// Where to write; a folder experiment-NAME here if none is given.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) out: Option<PathBuf>,
+    /// How often to run everything, instead of what the scenario says.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(super) repetitions: Option<u32>,
+    /// The seed, instead of the scenario's.
+    #[arg(long, value_name = "N")]
+    pub(super) seed: Option<u64>,
+    /// Exit with 1 if a result is not what it should be.
+    #[arg(long)]
+    pub(super) check: bool,
+    /// Print the results as JSON.
     #[arg(long)]
     pub(super) json: bool,
 }

@@ -2,16 +2,16 @@
 //! most of the shares, so memory moves to it; every guest checks every byte it reads.
 
 use super::args::DemoArgs;
+use super::guest_report::ask_for_report;
 use super::host::{end_signal, start_log};
+use super::private_host::{PrivateFolder, with_private_host};
 use super::top::on_screen;
 use super::{print, print_json, table};
 use crate::api::{EventView, Overview, RunRequest, ScanPriority, StatesView, VmChange, VmView};
-use crate::host::console::Console;
-use crate::host::runtime_dir::Claim;
-use crate::host::{Host, HostOptions, serve};
+use crate::host::{Host, HostOptions};
 use crate::name::VmName;
 use crate::protocol::OnHostDeath;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use page::PageCount;
 use policy::{SAMPLE_PERIOD, SharesSpec, TaxRate};
 use serde::{Deserialize, Serialize};
@@ -19,9 +19,7 @@ use sharing::RateSettings;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 const NAMES: [&str; 4] = ["anna", "bert", "cora", "dirk"];
 /// Every guest may have all the memory it gets, and checks and rewrites pages in it.
@@ -96,7 +94,7 @@ pub(super) async fn demo(args: DemoArgs) -> Result<()> {
     if args.json {
         start_log(None)?;
     }
-    let folder = PrivateFolder::make()?;
+    let folder = PrivateFolder::make("demo")?;
     let options = HostOptions {
         budget: args.memory.0,
         interval: INTERVAL,
@@ -106,49 +104,17 @@ pub(super) async fn demo(args: DemoArgs) -> Result<()> {
         scan_priority: ScanPriority::default(),
         idle_tax: TaxRate::default(),
         sample_period: SAMPLE_PERIOD,
-        socket: folder.0.join("host.sock"),
+        socket: folder.socket(),
         http: None,
     };
-    let (send_host, host) = oneshot::channel();
-    // Fails only if nobody waits for the host any more.
-    let ready = |host: &Host| drop(send_host.send(host.clone()));
-    let mut result = Err(anyhow!("interrupted"));
-    let script = async {
-        let Ok(host) = host.await else { return };
-        tokio::select! {
-            ended = play(&host, &args) => result = ended,
-            () = async { if let Ok(signal) = end_signal() { signal.await } } => {}
-        }
-    };
-    let claim = Claim::take(&options.socket)?;
-    serve(&options, &claim, ready, script).await?;
-    let summary = result?;
+    let script = async |host: &Host| play(host, &args).await;
+    let summary = with_private_host(&options, end_signal()?, script).await?;
     if args.json {
         print_json(&summary)?
     } else {
         print(&describe(&summary))?
     }
     judge(&summary)
-}
-
-/// A folder for the socket, which goes when the demonstration ends.
-#[derive(Debug)]
-struct PrivateFolder(std::path::PathBuf);
-
-impl PrivateFolder {
-    fn make() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("ballonet-demo-{}", std::process::id()));
-        std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for PrivateFolder {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!("{} stays behind: {error}", self.0.display());
-        }
-    }
 }
 
 async fn play(host: &Host, args: &DemoArgs) -> Result<Summary> {
@@ -173,7 +139,7 @@ async fn play(host: &Host, args: &DemoArgs) -> Result<Summary> {
     let overview = host.overview();
     for name in &names {
         if let (Some(track), Ok(console)) = (tracks.get_mut(name), host.console(name.as_str())) {
-            track.report = ask_for_report(&console)
+            track.report = ask_for_report(&console, REPORT_PATIENCE)
                 .await
                 .with_context(|| format!("VM '{name}'"))?;
         }
@@ -236,42 +202,6 @@ fn follow(tracks: &mut BTreeMap<VmName, Track>, vms: &[VmView]) {
         track.alive = true;
         track.largest_samples += u64::from(largest.as_ref() == Some(&view.name));
     }
-}
-
-/// Types `report` on a guest's console and reads the line that it answers with.
-async fn ask_for_report(console: &Console) -> Result<GuestReport> {
-    let (_, mut pieces) = console.attach(0);
-    console
-        .write(b"report\n")
-        .await
-        .context("its console is closed")?;
-    let answer = async {
-        let mut text = Vec::new();
-        loop {
-            match pieces.recv().await {
-                Ok(piece) => text.extend_from_slice(&piece),
-                Err(RecvError::Lagged(_)) => text.clear(),
-                Err(RecvError::Closed) => bail!("its console was closed"),
-            }
-            if let Some(report) = find_report(&text) {
-                return Ok(report);
-            }
-        }
-    };
-    timeout(REPORT_PATIENCE, answer)
-        .await
-        .map_err(|_late| anyhow!("its guest does not answer"))?
-}
-
-/// The newest whole line `report {…}`.
-fn find_report(text: &[u8]) -> Option<GuestReport> {
-    let text = String::from_utf8_lossy(text);
-    let whole = &text[..text.rfind('\n')?];
-    let line = whole
-        .lines()
-        .rev()
-        .find_map(|line| line.trim_end().split_once("report {"))?;
-    serde_json::from_str(&format!("{{{}", line.1)).ok()
 }
 
 fn summarize(overview: &Overview, tracks: &BTreeMap<VmName, Track>, elapsed: Duration) -> Summary {
@@ -398,14 +328,6 @@ fn judge(summary: &Summary) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_report_is_found_once_its_line_is_whole() {
-        let text = b"> report\r\nreport {\"checks\":5,\"errors\":0,\"leaks\":1,\"held\":3}\r\n> ";
-        let report = find_report(text).unwrap();
-        assert_eq!((report.checks, report.errors, report.leaks), (5, 0, 1));
-        assert!(find_report(&text[..30]).is_none());
-    }
 
     #[test]
     fn every_vm_has_its_turn() {

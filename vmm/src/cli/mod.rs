@@ -6,7 +6,10 @@ mod config;
 mod console;
 mod counters;
 mod demo;
+mod experiment;
+mod guest_report;
 mod host;
+mod private_host;
 mod replay;
 mod run;
 mod screen;
@@ -71,6 +74,7 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
             unreachable!("handled before there is a runtime")
         }
         Command::Demo(args) => demo::demo(args).await,
+        Command::Experiment { command } => experiment::experiment(command).await,
         Command::Host(args) => host::host(args, socket).await,
         Command::Run(args) => run::run(args, &client, socket).await,
         Command::Ps { json } => {

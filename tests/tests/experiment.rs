@@ -1,0 +1,293 @@
+//! Claims about `ballonet experiment`: what is written is carried out on real guests, what comes out can
+//! be read, and what makes no sense or is interrupted leaves nothing behind.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tests::process::{self, Signal};
+use tests::{Place, Value, text, wait_for, wait_until};
+
+/// Ten seconds of two VMs, in two ways.
+const SMALL: &str = r#"
+name = "small"
+title = "Two guests & a <tax>"
+about = "One works, one rests, wakes, gives memory up, and ends."
+seconds = 5
+sample_ms = 250
+[host]
+memory = "256M"
+interval_ms = 250
+sample_period_s = 1
+idle_tax = "$tau"
+[[variation]]
+name = "tau"
+values = [0, 75]
+[[vm]]
+name = "busy"
+memory = "64M"
+workload = "toucher:size=16M,rate=1000"
+[[vm]]
+name = "other"
+memory = "96M"
+disk = "16M"
+start_s = 0.5
+[[phase]]
+at_s = 1.5
+vm = "other"
+workload = "toucher:size=24M,rate=1000"
+hold = "64M"
+[[phase]]
+at_s = 4
+vm = "other"
+stop = true
+[[measure]]
+name = "speed"
+series = "touches"
+vm = "busy"
+reduce = "rate"
+from_s = 1
+[[measure]]
+name = "least"
+series = "held"
+vm = "other"
+reduce = "min"
+[[measure]]
+name = "killed"
+series = "alive"
+vm = "*"
+across = "min"
+reduce = "min"
+[[result]]
+what = "Both work on"
+measure = "killed"
+at_least = 1
+every_run = true
+[[result]]
+what = "The other gives up a third"
+measure = "least"
+paper = "64"
+at_most = 64
+[[result]]
+what = "Nobody is this fast"
+measure = "speed"
+at = { tau = 75 }
+at_least = 1000000
+[[result]]
+what = "The tax slows nobody"
+measure = "speed"
+at = { tau = 75 }
+against = { tau = 0 }
+[[chart]]
+name = "held"
+title = "What they hold"
+[[chart.line]]
+series = "held"
+vm = "*"
+[[chart]]
+name = "speed"
+title = "How fast it is"
+x = "tau"
+[[chart.line]]
+measure = "speed"
+"#;
+
+/// A scenario in a file of the place's.
+fn scenario(place: &Place, text: &str) -> PathBuf {
+    let path = place.path().join("tmp/scenario.toml");
+    fs::write(&path, text).expect("a file can be written");
+    path
+}
+
+fn name(path: &Path) -> &str {
+    path.to_str().expect("a name in letters")
+}
+
+fn verdicts(results: &Value) -> Vec<&str> {
+    let results = results["results"].as_array().expect("there are results");
+    results
+        .iter()
+        .map(|result| text(result, "/verdict"))
+        .collect()
+}
+
+/// The file's lines, each as what its columns hold.
+fn rows(path: &Path) -> Vec<csv::StringRecord> {
+    let mut table = csv::Reader::from_path(path).expect("it is there");
+    let header: Vec<String> = table
+        .headers()
+        .expect("it has a header")
+        .iter()
+        .map(Into::into)
+        .collect();
+    let columns = "time_s run repetition variation vm series value unit";
+    assert_eq!(header.join(" "), columns);
+    table
+        .records()
+        .map(|row| row.expect("a whole row"))
+        .collect()
+}
+
+#[test]
+fn a_scenario_is_carried_out_and_all_that_comes_out_can_be_read() {
+    let place = Place::new();
+    let file = scenario(&place, SMALL);
+    let out = place.path().join("tmp/out");
+    let run = ["experiment", "run", name(&file), "--out", name(&out)];
+    let results = place.json(&run);
+    assert_eq!(
+        verdicts(&results),
+        ["met", "met", "missed", "reported"],
+        "{results:#}"
+    );
+    assert_eq!(results["runs"], 2);
+
+    let rows = rows(&out.join("data.csv"));
+    let column = |index: usize| -> BTreeSet<&str> { rows.iter().map(|row| &row[index]).collect() };
+    assert_eq!(column(1), BTreeSet::from(["1", "2"]));
+    assert_eq!(column(3), BTreeSet::from(["tau=0", "tau=75"]));
+    assert_eq!(column(4), BTreeSet::from(["busy", "host", "other"]));
+    assert!(column(5).is_superset(&BTreeSet::from([
+        "alive", "estimate", "held", "touches", "used"
+    ])));
+    for row in &rows {
+        let time_s: f64 = row[0].parse().expect("a time");
+        assert!((0.0..60.0).contains(&time_s), "{row:?}");
+        assert!(
+            row[6].parse::<f64>().expect("a value").is_finite(),
+            "{row:?}"
+        );
+    }
+
+    let files = ["held-tau-0.svg", "held-tau-75.svg", "speed.svg"];
+    for file in files {
+        let drawn = fs::read_to_string(out.join(file)).expect("it was drawn");
+        let tree = roxmltree::Document::parse(&drawn).expect("it is XML");
+        assert_eq!(tree.root_element().tag_name().name(), "svg");
+        assert!(
+            tree.descendants().any(|node| node.has_tag_name("polyline")),
+            "{drawn}"
+        );
+    }
+    let report = fs::read_to_string(out.join("report.md")).expect("it was written");
+    let words = [
+        "| The other gives up a third | 64 |",
+        "MISSED",
+        "Linux ",
+        "seed 1",
+        "idle_tax = \"$tau\"",
+    ];
+    for word in words.into_iter().chain(files).chain([name(&file)]) {
+        assert!(report.contains(word), "'{word}' is not in {report}");
+    }
+    fs::remove_dir_all(&out).expect("it can be removed");
+    fs::remove_file(&file).expect("it can be removed");
+}
+
+#[test]
+fn a_missed_result_fails_only_a_check() {
+    let place = Place::new();
+    let short = SMALL
+        .replace("values = [0, 75]", "values = [75]")
+        .replace("against = { tau = 0 }", "");
+    let file = scenario(&place, &short);
+    let out = place.path().join("tmp/out");
+    let run = [
+        "experiment",
+        "run",
+        name(&file),
+        "--out",
+        name(&out),
+        "--check",
+    ];
+    place.fails(&run, 1, &["1 of 4 results"]);
+    assert!(out.join("report.md").exists(), "what was measured is kept");
+    fs::remove_dir_all(&out).expect("it can be removed");
+    fs::remove_file(&file).expect("it can be removed");
+}
+
+#[test]
+fn an_interrupted_experiment_leaves_nothing_behind() {
+    let place = Place::new();
+    let file = scenario(&place, &SMALL.replace("seconds = 5", "seconds = 600"));
+    let out = place.path().join("tmp/out");
+    let mut experiment = place
+        .command(&["experiment", "run", name(&file), "--out", name(&out)])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program can be run");
+    wait_until("both VMs run", || place.processes().len() == 3);
+    process::signal(experiment.id(), Signal::INT);
+    let status = wait_for("the experiment ends", || {
+        experiment.try_wait().expect("a child can be waited for")
+    });
+    assert_eq!(status.code(), Some(1));
+    fs::remove_file(&file).expect("it can be removed");
+    // The place looks for processes and files when it is dropped.
+}
+
+#[test]
+fn what_cannot_be_carried_out_is_refused_before_anything_runs() {
+    let place = Place::new();
+    let refused = |text: &str, words: &[&str]| {
+        let file = scenario(&place, text);
+        place.fails(&["experiment", "run", name(&file)], 1, words);
+        fs::remove_file(&file).expect("it can be removed");
+    };
+    refused(
+        &SMALL.replace("hold =", "holt ="),
+        &["holt", "line 28", "hold"],
+    );
+    refused(
+        &SMALL.replace("toucher:size=16M", "juggler"),
+        &["juggler", "toucher"],
+    );
+    refused(
+        &SMALL.replace("[0, 75]", "[0, 100]"),
+        &["idle_tax", "less than 100 %"],
+    );
+    let min = "memory = \"64M\"\nmin = \"48M\"\nmax = \"32M\"";
+    refused(
+        &SMALL.replace("memory = \"64M\"", min),
+        &["'busy'", "min 48 MiB", "max 32 MiB"],
+    );
+    place.fails(
+        &["experiment", "run", "idle-taxes"],
+        1,
+        &["'idle-taxes'", "active-sampling"],
+    );
+    place.fails(&["experiment", "run", "./none.toml"], 1, &["./none.toml"]);
+    let full = SMALL.replace("memory = \"256M\"", "memory = \"64M\"");
+    let file = scenario(&place, &full);
+    let out = place.path().join("tmp/out");
+    // A host finds out that memory is too small; then no folder is left either.
+    let run = ["experiment", "run", name(&file), "--out", name(&out)];
+    place.fails(&run, 1, &["tau=0", "VM 'other'"]);
+    fs::remove_file(&file).expect("it can be removed");
+}
+
+#[test]
+fn a_built_in_experiment_is_a_file_like_any_other() {
+    let place = Place::new();
+    let listed = place.json(&["experiment", "list"]);
+    let listed = listed.as_array().expect("a list");
+    assert!(listed.iter().any(|one| one["name"] == "sharing-best-case"));
+    let built_in = place.ok(&["experiment", "show", "sharing-best-case"]);
+    let quick = built_in
+        .replace("values = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]", "values = [3]")
+        .replace("count = 10 }", "count = 3 }")
+        .replace("count = 1 }", "count = 3 }");
+    assert_ne!(quick, built_in);
+    let file = scenario(&place, &quick);
+    let out = place.path().join("tmp/out");
+    let results = place.json(&["experiment", "run", name(&file), "--out", name(&out)]);
+    let shared = results.pointer("/measures/3/figures/0/value/median");
+    assert!(
+        shared.and_then(Value::as_f64).expect("a figure") > 20.0,
+        "{results:#}"
+    );
+    assert_eq!(verdicts(&results).last(), Some(&"met"), "{results:#}");
+    fs::remove_dir_all(&out).expect("it can be removed");
+    fs::remove_file(&file).expect("it can be removed");
+}

@@ -1,0 +1,175 @@
+//! `ballonet experiment`: recipes for measurements, and what comes out of them.
+
+mod files;
+mod perform;
+mod progress;
+
+use super::args::{ExperimentArgs, ExperimentCommand};
+use super::host::end_signal;
+use super::{print, print_json, table};
+use crate::experiment::builtin::{BUILT_IN, BuiltIn};
+use crate::experiment::outcome::{Outcome, Performed};
+use crate::experiment::plan::{Run, plan};
+use crate::experiment::report::{Circumstances, Report};
+use crate::experiment::scenario::Scenario;
+use anyhow::{Context, Result, anyhow, bail};
+use files::Files;
+use perform::{Looks, perform};
+use progress::Progress;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::time::Duration;
+
+pub(super) async fn experiment(command: ExperimentCommand) -> Result<()> {
+    match command {
+        ExperimentCommand::List { json } => list(json),
+        ExperimentCommand::Show { name } => print(built_in(&name)?.text),
+        ExperimentCommand::Run(args) => run(&args).await,
+    }
+}
+
+/// A built-in experiment, as a list shows it.
+#[derive(Debug, Serialize)]
+struct Listed {
+    name: String,
+    title: String,
+    paper: Option<String>,
+    /// How long it takes.
+    seconds: u64,
+}
+
+fn list(json: bool) -> Result<()> {
+    let listed: Vec<Listed> = BUILT_IN.iter().map(listed).collect::<Result<_>>()?;
+    if json {
+        return print_json(&listed);
+    }
+    let row = |listed: &Listed| {
+        vec![
+            listed.name.clone(),
+            format!("{} s", listed.seconds),
+            listed.paper.clone().unwrap_or_else(|| "-".into()),
+            listed.title.clone(),
+        ]
+    };
+    print(&table::aligned(
+        &["NAME", "TAKES", "PAPER", "SHOWS"],
+        listed.iter().map(row),
+    ))
+}
+
+fn listed(built_in: &BuiltIn) -> Result<Listed> {
+    let scenario = Scenario::parse(built_in.text)?;
+    let runs = plan(&scenario, built_in.text)?.len() as u64;
+    Ok(Listed {
+        seconds: runs * u64::from(scenario.seconds),
+        name: scenario.name,
+        title: scenario.title,
+        paper: scenario.paper,
+    })
+}
+
+fn built_in(name: &str) -> Result<&'static BuiltIn> {
+    let names: Vec<&str> = BUILT_IN.iter().map(|built_in| built_in.name).collect();
+    let mut known = BUILT_IN.iter();
+    known.find(|built_in| built_in.name == name).ok_or_else(|| {
+        anyhow!(
+            "'{name}' is no built-in experiment: there are {}",
+            names.join(", ")
+        )
+    })
+}
+
+/// An experiment as it was asked for.
+struct Wanted {
+    scenario: Scenario,
+    text: String,
+    runs: Vec<Run>,
+}
+
+async fn run(args: &ExperimentArgs) -> Result<()> {
+    if std::env::var_os("RUST_LOG").is_some() {
+        super::host::start_log(None)?;
+    }
+    let wanted = wanted(args)?;
+    let default = || PathBuf::from(format!("experiment-{}", wanted.scenario.name));
+    // Before anything runs: what cannot be written need not be measured.
+    let mut files = Files::make(args.out.clone().unwrap_or_else(default))?;
+    let performed = perform_all(&wanted).await?;
+    let outcome = Outcome::of(&wanted.scenario, &performed);
+    let report = Report {
+        scenario: &wanted.scenario,
+        text: &wanted.text,
+        outcome: &outcome,
+        circumstances: Circumstances::now(command_line(args, &wanted.scenario)),
+        runs: performed.len(),
+    };
+    files.write(&report, &performed)?;
+    if args.json {
+        print_json(&report.as_data(files.names()))?;
+    } else {
+        print(&format!(
+            "{}\nThe report is {}.\n",
+            report.verdicts(),
+            files.path("report.md").display()
+        ))?;
+    }
+    let missed = outcome.missed().count();
+    if args.check && missed > 0 {
+        bail!("{missed} of {} results are missed", outcome.results.len());
+    }
+    Ok(())
+}
+
+fn wanted(args: &ExperimentArgs) -> Result<Wanted> {
+    let is_file = args.scenario.ends_with(".toml") || args.scenario.contains('/');
+    let text = if is_file {
+        std::fs::read_to_string(&args.scenario)
+            .with_context(|| format!("cannot read {}", args.scenario))?
+    } else {
+        built_in(&args.scenario)?.text.to_owned()
+    };
+    let parsed = Scenario::parse(&text);
+    let mut scenario = parsed.with_context(|| format!("{} is refused", args.scenario))?;
+    scenario.repetitions = args.repetitions.unwrap_or(scenario.repetitions);
+    scenario.seed = args.seed.unwrap_or(scenario.seed);
+    Ok(Wanted {
+        runs: plan(&scenario, &text)?,
+        scenario,
+        text,
+    })
+}
+
+/// What does the same again.
+fn command_line(args: &ExperimentArgs, scenario: &Scenario) -> String {
+    let out = args.out.as_ref();
+    let out = out.map_or_else(String::new, |out| format!(" --out {}", out.display()));
+    format!(
+        "ballonet experiment run {}{out} --repetitions {} --seed {}",
+        args.scenario, scenario.repetitions, scenario.seed
+    )
+}
+
+async fn perform_all(wanted: &Wanted) -> Result<Vec<Performed>> {
+    let Wanted { scenario, runs, .. } = wanted;
+    let looks = Looks {
+        length: Duration::from_secs(scenario.seconds.into()),
+        interval: Duration::from_millis(scenario.sample_ms.into()),
+        asks_guests: scenario.asks_guests(),
+    };
+    let progress = Progress::new(&scenario.name, runs.len(), scenario.seconds);
+    let mut interrupt = pin!(end_signal()?);
+    let mut performed = Vec::with_capacity(runs.len());
+    for (index, run) in runs.iter().enumerate() {
+        progress.begin(index, run);
+        let tick = |passed_s| progress.tick(index, passed_s);
+        let record = perform(run, looks, &mut interrupt, tick).await;
+        performed.push(Performed {
+            repetition: run.repetition,
+            combination: run.combination.clone(),
+            record: record.inspect_err(|_| progress.end())?,
+        });
+    }
+    progress.end();
+    Ok(performed)
+}

@@ -1,0 +1,258 @@
+//! Carries out one run: a host of its own, guests on it, things that happen, and a look at all of it again
+//! and again.
+
+use super::super::guest_report::ask_for_report;
+use super::super::private_host::{PrivateFolder, with_private_host};
+use crate::api::{BalloonRequest, VmChange};
+use crate::experiment::active::Active;
+use crate::experiment::plan::{Action, Order, PlannedHost, PlannedVm, Run};
+use crate::experiment::reading::{GuestCounters, Moment, Reading, read, read_guest};
+use crate::experiment::record::{Mark, Point, Record, Subject};
+use crate::host::{Host, HostOptions};
+use crate::name::VmName;
+use crate::virtio::blk::DiskSpec;
+use anyhow::{Context, Result};
+use page::PageCount;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+/// Guests are asked no more often than this: to answer costs them some milliseconds.
+const GUEST_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a guest may take to answer. One that takes longer has no figures for once.
+const GUEST_PATIENCE: Duration = Duration::from_millis(900);
+
+/// How to look.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Looks {
+    /// How long.
+    pub(super) length: Duration,
+    /// How often.
+    pub(super) interval: Duration,
+    /// Whether guests are asked as well.
+    pub(super) asks_guests: bool,
+}
+
+/// What is remembered while a run lasts.
+#[derive(Debug, Default)]
+struct Live {
+    record: Record,
+    /// The VMs that should be there.
+    active: BTreeMap<VmName, Active>,
+}
+
+/// One run on its host.
+struct Stage<'a> {
+    host: &'a Host,
+    folder: &'a Path,
+    begin: Instant,
+    live: RefCell<Live>,
+}
+
+/// Carries out a run; `tick` is told how many seconds of it have passed.
+pub(super) async fn perform(
+    run: &Run,
+    looks: Looks,
+    interrupt: impl Future<Output = ()>,
+    tick: impl Fn(f64),
+) -> Result<Record> {
+    let folder = PrivateFolder::make("experiment")?;
+    let options = options(&run.host, folder.socket());
+    let script = async |host: &Host| {
+        let stage = Stage {
+            host,
+            folder: folder.path(),
+            begin: Instant::now(),
+            live: RefCell::default(),
+        };
+        tokio::select! {
+            driven = stage.drive(run, looks.length) => driven?,
+            () = stage.watch(looks, tick) => {}
+        }
+        Ok(stage.live.into_inner().record)
+    };
+    let performed = with_private_host(&options, interrupt, script).await;
+    performed.with_context(|| match run.combination.to_string() {
+        nothing if nothing.is_empty() => "the run broke off".into(),
+        combination => format!("the run with {combination} broke off"),
+    })
+}
+
+fn options(host: &PlannedHost, socket: PathBuf) -> HostOptions {
+    HostOptions {
+        budget: host.budget,
+        interval: host.interval,
+        exit_when_empty: false,
+        sharing: host.sharing,
+        rates: host.rates,
+        scan_priority: host.scan_priority,
+        idle_tax: host.idle_tax,
+        sample_period: host.sample_period,
+        socket,
+        http: None,
+    }
+}
+
+impl Stage<'_> {
+    /// Makes happen what is to happen, and returns when the run is over.
+    async fn drive(&self, run: &Run, length: Duration) -> Result<()> {
+        for event in &run.events {
+            sleep_until(self.begin + event.at).await;
+            match &event.action {
+                Action::Start(vm) => self.start(vm).await?,
+                Action::Tell(name, order) => {
+                    let told = self.tell(name, order).await;
+                    told.with_context(|| format!("VM '{name}'"))?;
+                }
+                Action::ChangeHost(change) => {
+                    self.host.set_host(change).await?;
+                    self.mark(Subject::Host, "the host is changed".into());
+                }
+            }
+        }
+        sleep_until(self.begin + length).await;
+        Ok(())
+    }
+
+    fn now_s(&self) -> f64 {
+        self.begin.elapsed().as_secs_f64()
+    }
+
+    fn mark(&self, subject: Subject, what: String) {
+        let time_s = self.now_s();
+        let mark = Mark {
+            time_s,
+            subject,
+            what,
+        };
+        self.live.borrow_mut().record.marks.push(mark);
+    }
+
+    async fn start(&self, vm: &PlannedVm) -> Result<()> {
+        let mut request = vm.request.clone();
+        if let Some(size) = vm.disk {
+            let path = self.folder.join(format!("{}.img", vm.name));
+            make_image(&path, size).with_context(|| format!("cannot make {}", path.display()))?;
+            request.disks.push(DiskSpec {
+                path,
+                read_only: false,
+                direct: false,
+            });
+        }
+        let workload = request.workload.clone().unwrap_or_default();
+        let started = self.host.run(request).await;
+        started.with_context(|| format!("VM '{}'", vm.name))?;
+        let active = vm.order.active.unwrap_or_default();
+        self.live
+            .borrow_mut()
+            .active
+            .insert(vm.name.clone(), active);
+        self.mark(
+            Subject::Vm(vm.name.clone()),
+            format!("starts with {workload}"),
+        );
+        let told = self.tell(&vm.name, &vm.order).await;
+        told.with_context(|| format!("VM '{}'", vm.name))
+    }
+
+    async fn tell(&self, name: &VmName, order: &Order) -> Result<()> {
+        let subject = || Subject::Vm(name.clone());
+        if let Some(workload) = &order.workload {
+            let line = format!("workload {workload}\n");
+            self.host
+                .console(name.as_str())?
+                .write(line.as_bytes())
+                .await?;
+            self.mark(subject(), format!("goes on with {workload}"));
+        }
+        if let Some(active) = order.active {
+            self.live.borrow_mut().active.insert(name.clone(), active);
+        }
+        if order.change != VmChange::default() {
+            self.host.set(name.as_str(), &order.change)?;
+            self.mark(subject(), "has other claims".into());
+        }
+        if let Some(held) = order.hold {
+            self.hold(name, held)?;
+            self.mark(subject(), format!("is to hold {held}"));
+        }
+        if order.stop {
+            self.live.borrow_mut().active.remove(name);
+            self.mark(subject(), "ends".into());
+            self.host.stop(name.as_str()).await?;
+        }
+        Ok(())
+    }
+
+    fn hold(&self, name: &VmName, held: PageCount) -> Result<()> {
+        let size_bytes = self.host.vm(name.as_str())?.size_bytes;
+        let request = BalloonRequest {
+            balloon_bytes: Some(size_bytes.saturating_sub(held.bytes())),
+        };
+        self.host.set_balloon(name.as_str(), request)?;
+        Ok(())
+    }
+
+    /// Looks again and again, for ever.
+    async fn watch(&self, looks: Looks, tick: impl Fn(f64)) {
+        let mut ticks = interval(looks.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut asked: Option<Instant> = None;
+        loop {
+            ticks.tick().await;
+            tick(self.now_s());
+            self.look();
+            let is_due = asked.is_none_or(|asked| asked.elapsed() >= GUEST_INTERVAL);
+            if looks.asks_guests && is_due {
+                asked = Some(Instant::now());
+                self.ask_guests().await;
+            }
+        }
+    }
+
+    fn look(&self) {
+        let overview = self.host.overview();
+        let readings = read(&Moment {
+            overview: &overview,
+            active: &self.live.borrow().active,
+        });
+        self.keep(readings, self.now_s());
+    }
+
+    fn keep(&self, readings: Vec<Reading>, time_s: f64) {
+        let mut live = self.live.borrow_mut();
+        for (subject, series, value) in readings {
+            live.record.add(subject, series, Point { time_s, value });
+        }
+    }
+
+    /// All at once, so that one that does not answer holds up no other.
+    async fn ask_guests(&self) {
+        let names: Vec<VmName> = self.live.borrow().active.keys().cloned().collect();
+        let mut questions = JoinSet::new();
+        for name in names {
+            if let Ok(console) = self.host.console(name.as_str()) {
+                questions.spawn(async move {
+                    let report = ask_for_report::<GuestCounters>(&console, GUEST_PATIENCE).await;
+                    (name, report)
+                });
+            }
+        }
+        while let Some(answered) = questions.join_next().await {
+            match answered {
+                Ok((name, Ok(counters))) => self.keep(read_guest(&name, counters), self.now_s()),
+                Ok((name, Err(error))) => tracing::debug!("VM '{name}': {error:#}"),
+                Err(error) => tracing::debug!("a question was cut off: {error}"),
+            }
+        }
+    }
+}
+
+/// A file of zeros that takes no room until it is written to.
+fn make_image(path: &Path, size: PageCount) -> std::io::Result<()> {
+    File::create_new(path)?.set_len(size.bytes())
+}

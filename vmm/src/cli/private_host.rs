@@ -1,0 +1,61 @@
+//! A host for one command alone, in a folder that goes with it: no user's host is touched, and nothing is
+//! left behind, also when the command is interrupted.
+
+use crate::host::runtime_dir::Claim;
+use crate::host::{Host, HostOptions, serve};
+use anyhow::{Context, Result, anyhow};
+use std::path::{Path, PathBuf};
+use tokio::sync::oneshot;
+
+/// A folder that is removed with all that is in it.
+#[derive(Debug)]
+pub(super) struct PrivateFolder(PathBuf);
+
+impl PrivateFolder {
+    /// One for a command of that name.
+    pub(super) fn make(command: &str) -> Result<Self> {
+        let name = format!("ballonet-{command}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Where a host serves in it.
+    pub(super) fn socket(&self) -> PathBuf {
+        self.0.join("host.sock")
+    }
+}
+
+impl Drop for PrivateFolder {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!("{} stays behind: {error}", self.0.display());
+        }
+    }
+}
+
+/// Does something with a host of its own, which ends with it. Breaks off when `interrupt` is done.
+pub(super) async fn with_private_host<T>(
+    options: &HostOptions,
+    interrupt: impl Future<Output = ()>,
+    script: impl AsyncFnOnce(&Host) -> Result<T>,
+) -> Result<T> {
+    let (send_host, host) = oneshot::channel();
+    // Fails only if nobody waits for the host any more.
+    let ready = |host: &Host| drop(send_host.send(host.clone()));
+    let mut result = Err(anyhow!("interrupted"));
+    let play = async {
+        let Ok(host) = host.await else { return };
+        tokio::select! {
+            ended = script(&host) => result = ended,
+            () = interrupt => {}
+        }
+    };
+    let claim = Claim::take(&options.socket)?;
+    serve(options, &claim, ready, play).await?;
+    result
+}

@@ -1,0 +1,52 @@
+//! The experiments that every `ballonet` brings along: files like any other.
+
+/// An experiment that is built in.
+#[derive(Clone, Copy, Debug)]
+pub struct BuiltIn {
+    /// What it is called.
+    pub name: &'static str,
+    /// Its file.
+    pub text: &'static str,
+}
+
+macro_rules! built_in {
+    ($($name:literal),* $(,)?) => {
+        &[$(BuiltIn {
+            name: $name,
+            text: include_str!(concat!("../../experiments/", $name, ".toml")),
+        }),*]
+    };
+}
+
+/// All of them.
+pub const BUILT_IN: &[BuiltIn] = built_in![
+    "active-sampling",
+    "balloon-overhead",
+    "idle-tax",
+    "reallocation",
+    "sharing-best-case",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::plan::plan;
+    use crate::experiment::scenario::Scenario;
+
+    /// What each may take.
+    const MOST_SECONDS: u64 = 180;
+
+    #[test]
+    fn each_is_understood_bears_its_name_and_takes_three_minutes_at_most() {
+        for built_in in BUILT_IN {
+            let name = built_in.name;
+            let scenario =
+                Scenario::parse(built_in.text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(scenario.name, name);
+            let runs = plan(&scenario, built_in.text).unwrap().len() as u64;
+            let seconds = runs * u64::from(scenario.seconds);
+            assert!(seconds <= MOST_SECONDS, "{name} takes {seconds} s");
+            assert!(scenario.paper.is_some(), "{name} names no paper");
+        }
+    }
+}

@@ -1,0 +1,898 @@
+//! An experiment as it is written: a TOML file, read and checked as far as that can be done before it is
+//! known what varies. vmm/docs/experiments.md explains every key.
+
+use super::active::Active;
+use super::series::Series;
+use super::setting::{InvalidSetting, Setting, Value, listed};
+use crate::api::ScanPriority;
+use crate::name::VmName;
+use crate::size::Size;
+use balloon_guest_driver::workload::spec::Spec;
+use policy::{InvalidSettings, SharesSpec, TaxRate};
+use serde::Deserialize;
+use sharing::TrustGroup;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use thiserror::Error;
+use toml::Spanned;
+
+/// The longest run.
+pub const MOST_SECONDS: u32 = 3600;
+/// Runs of one experiment.
+pub const MOST_RUNS: usize = 1000;
+/// VMs of one name.
+pub const MOST_COPIES: u32 = 64;
+/// How often is looked, in milliseconds.
+const SAMPLE_MS: RangeInclusive<u32> = 50..=60_000;
+
+/// Why a scenario is refused.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "each variant's message says what it is")]
+pub enum ScenarioError {
+    #[error(transparent)]
+    Toml(#[from] toml::de::Error),
+    #[error("{key} = {value}: give {wanted}")]
+    Number {
+        key: &'static str,
+        value: u64,
+        wanted: String,
+    },
+    #[error("line {line}: {section}: {problem}")]
+    Line {
+        line: usize,
+        section: &'static str,
+        problem: Problem,
+    },
+    #[error("host: {0}")]
+    Host(Problem),
+    #[error("{0} runs are too many: {MOST_RUNS} at most; vary less")]
+    TooManyRuns(usize),
+}
+
+/// What is wrong with a part of a scenario.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "each variant's message says what it is")]
+pub enum Problem {
+    #[error("{field}: {why}")]
+    Setting {
+        field: &'static str,
+        why: InvalidSetting,
+    },
+    #[error("{variation}: {why}")]
+    Settings {
+        variation: String,
+        why: InvalidSettings,
+    },
+    #[error("{field} = {value}: give {wanted}")]
+    Value {
+        field: &'static str,
+        value: String,
+        wanted: String,
+    },
+    #[error("{field} = '{name}' names none: there {}", listed(.known))]
+    Unknown {
+        field: &'static str,
+        name: String,
+        known: Vec<String>,
+    },
+    #[error("'{0}' is there twice: give it another name")]
+    Twice(String),
+    #[error("{0}")]
+    Shape(&'static str),
+}
+
+/// An experiment.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// What it is called, in commands and files.
+    pub name: String,
+    /// What it shows, in a line.
+    pub title: String,
+    /// What it does and why, for the report.
+    #[serde(default)]
+    pub about: String,
+    /// Where others have shown the same.
+    #[serde(default)]
+    pub paper: Option<String>,
+    /// How long each run lasts.
+    pub seconds: u32,
+    /// Time between two looks.
+    #[serde(default = "default_sample_ms")]
+    pub sample_ms: u32,
+    /// How often everything is run.
+    #[serde(default = "one")]
+    pub repetitions: u32,
+    /// `$seed` in the first repetition; one more in each that follows.
+    #[serde(default = "one_u64")]
+    pub seed: u64,
+    /// The host.
+    pub host: HostText,
+    /// What varies from run to run; the last varies fastest.
+    #[serde(default, rename = "variation")]
+    pub variations: Vec<Spanned<Variation>>,
+    /// The VMs.
+    #[serde(rename = "vm")]
+    pub vms: Vec<Spanned<VmText>>,
+    /// What happens while they run.
+    #[serde(default, rename = "phase")]
+    pub phases: Vec<Spanned<PhaseText>>,
+    /// The numbers that a run comes to.
+    #[serde(default, rename = "measure")]
+    pub measures: Vec<Spanned<Measure>>,
+    /// What they should be.
+    #[serde(default, rename = "result")]
+    pub results: Vec<Spanned<ResultText>>,
+    /// What is drawn.
+    #[serde(default, rename = "chart")]
+    pub charts: Vec<Spanned<Chart>>,
+}
+
+fn default_sample_ms() -> u32 {
+    1000
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn one_u64() -> u64 {
+    1
+}
+
+/// Something that varies.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Variation {
+    /// `$name` stands for its value.
+    pub name: String,
+    /// What it is, run by run.
+    pub values: Vec<Value>,
+}
+
+/// The host.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "they are `ballonet host`'s")]
+pub struct HostText {
+    pub memory: Setting<Size>,
+    pub sharing: Option<Setting<bool>>,
+    pub idle_tax: Option<Setting<TaxRate>>,
+    pub sample_period_s: Option<Setting<u32>>,
+    pub interval_ms: Option<Setting<u32>>,
+    #[serde(default)]
+    pub scan: ScanText,
+}
+
+/// How fast the host scans.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "they are `ballonet host`'s")]
+pub struct ScanText {
+    pub pass_s: Option<Setting<u64>>,
+    pub vm_pages_per_s: Option<Setting<u64>>,
+    pub host_pages_per_s: Option<Setting<u64>>,
+    pub core_share_permille: Option<Setting<u64>>,
+    pub priority: Option<ScanPriority>,
+}
+
+/// A VM, or several alike.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmText {
+    /// What it is called; with `count`, what comes before `-1`, `-2` and so on.
+    pub name: VmName,
+    /// How many of it.
+    pub count: Option<Setting<u32>>,
+    /// Its size.
+    pub memory: Setting<Size>,
+    /// What it can count on.
+    pub min: Option<Setting<Size>>,
+    /// What it may hold.
+    pub max: Option<Setting<Size>>,
+    /// Its weight.
+    pub shares: Option<Setting<SharesSpec>>,
+    /// Its own idle tax.
+    pub idle_tax: Option<Setting<TaxRate>>,
+    /// Who it may share pages with.
+    pub trust_group: Option<Setting<TrustGroup>>,
+    /// Processors.
+    pub vcpus: Option<Setting<u8>>,
+    /// What its guest does.
+    pub workload: Option<Setting<Workload>>,
+    /// How much of its memory is truly active then.
+    pub active: Option<Setting<Active>>,
+    /// The size of a disk that is made for it.
+    pub disk: Option<Setting<Size>>,
+    /// What a fixed balloon leaves it.
+    pub hold: Option<Setting<Size>>,
+    /// When it starts.
+    #[serde(default)]
+    pub start_s: f64,
+    /// The values of variations with which it is there at all.
+    #[serde(default)]
+    pub only: BTreeMap<String, Value>,
+}
+
+/// What happens at a time.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PhaseText {
+    /// When.
+    pub at_s: f64,
+    /// To which VM, or VMs; to the host if to none.
+    pub vm: Option<VmName>,
+    /// What its guest does from now on.
+    pub workload: Option<Setting<Workload>>,
+    /// How much of its memory is truly active then.
+    pub active: Option<Setting<Active>>,
+    /// It ends.
+    #[serde(default)]
+    pub stop: bool,
+    /// What it can count on.
+    pub min: Option<Setting<Size>>,
+    /// What it may hold.
+    pub max: Option<Setting<Size>>,
+    /// Its weight.
+    pub shares: Option<Setting<SharesSpec>>,
+    /// Its idle tax, or the host's.
+    pub idle_tax: Option<Setting<TaxRate>>,
+    /// What a fixed balloon leaves it.
+    pub hold: Option<Setting<Size>>,
+    /// The host's budget.
+    pub memory: Option<Setting<Size>>,
+    /// Whether the host shares equal pages.
+    pub sharing: Option<Setting<bool>>,
+    /// How long the host watches a sample.
+    pub sample_period_s: Option<Setting<u32>>,
+}
+
+/// A workload of the embedded guest, known to be one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload(pub String);
+
+impl FromStr for Workload {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match Spec::parse(text) {
+            Ok(_) => Ok(Self(text.trim().into())),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// How the points of a series become one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reduce {
+    /// Their mean.
+    Mean,
+    /// Their median.
+    Median,
+    /// The least of them.
+    Min,
+    /// The largest of them.
+    Max,
+    /// The last of them.
+    Last,
+    /// How far the largest is from the least.
+    Range,
+    /// How much it rises in a second.
+    Rate,
+    /// The seconds until it has come to `reach_percent` of another series, `reach`.
+    Until,
+}
+
+/// How the numbers of several VMs become one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Across {
+    /// Their sum.
+    #[default]
+    Sum,
+    /// Their mean.
+    Mean,
+    /// The least of them.
+    Min,
+    /// The largest of them.
+    Max,
+}
+
+/// A number that a run comes to.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measure {
+    /// What results and charts call it.
+    pub name: String,
+    /// What it is, for people.
+    pub title: Option<String>,
+    /// Of which series.
+    pub series: Series,
+    /// Of which VM or VMs, `*` for all; of the host if of none.
+    pub vm: Option<String>,
+    /// How several VMs become one.
+    #[serde(default)]
+    pub across: Across,
+    /// How the points become one.
+    pub reduce: Reduce,
+    /// From when on.
+    #[serde(default)]
+    pub from_s: f64,
+    /// Until when; until the end if nothing is given.
+    pub to_s: Option<f64>,
+    /// How long after each of its phases a VM is left out.
+    #[serde(default)]
+    pub settle_s: f64,
+    /// One point in so many seconds is enough.
+    pub every_s: Option<f64>,
+    /// See `Reduce::Until`.
+    pub reach: Option<Series>,
+    /// See `Reduce::Until`.
+    pub reach_percent: Option<f64>,
+}
+
+/// What a measure should be.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResultText {
+    /// What is said to be so.
+    pub what: String,
+    /// Of which measure.
+    pub measure: String,
+    /// In which runs; in all if nothing is given.
+    #[serde(default)]
+    pub at: BTreeMap<String, Value>,
+    /// The runs that those are compared with: the change in percent counts then.
+    #[serde(default)]
+    pub against: BTreeMap<String, Value>,
+    /// What others measured.
+    pub paper: Option<String>,
+    /// It is met if the figure is no less
+    pub at_least: Option<f64>,
+    /// and no more than this.
+    pub at_most: Option<f64>,
+    /// The figure of every run counts, not their median.
+    #[serde(default)]
+    pub every_run: bool,
+}
+
+/// A drawing.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chart {
+    /// Its file, without `.svg`.
+    pub name: String,
+    /// What it shows.
+    pub title: String,
+    /// The variation along the bottom; time if none is given.
+    pub x: Option<String>,
+    /// In which runs; one drawing for each, if several are left.
+    #[serde(default)]
+    pub at: BTreeMap<String, Value>,
+    /// What is drawn.
+    #[serde(rename = "line")]
+    pub lines: Vec<Line>,
+    /// An area between two series.
+    pub band: Option<Band>,
+}
+
+/// A line, or one for each VM.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Line {
+    /// As the legend calls it.
+    pub label: Option<String>,
+    /// Over time: a series,
+    pub series: Option<Series>,
+    /// and whose.
+    pub vm: Option<String>,
+    /// Over a variation: a measure.
+    pub measure: Option<String>,
+}
+
+/// The area between two series of a VM.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "they are a line's")]
+pub struct Band {
+    pub label: String,
+    pub vm: String,
+    pub low: Series,
+    pub high: Series,
+}
+
+/// Where things stand in a text.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Places<'a>(&'a str);
+
+impl<'a> Places<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        Self(text)
+    }
+
+    pub(super) fn at<T>(
+        self,
+        section: &'static str,
+        part: &Spanned<T>,
+    ) -> impl FnOnce(Problem) -> ScenarioError {
+        let before = self.0.get(..part.span().start).unwrap_or_default();
+        let line = 1 + before.matches('\n').count();
+        move |problem| ScenarioError::Line {
+            line,
+            section,
+            problem,
+        }
+    }
+}
+
+impl Scenario {
+    /// Reads a scenario and checks that its parts fit together.
+    ///
+    /// # Errors
+    /// Names what is not understood, and where it stands.
+    pub fn parse(text: &str) -> Result<Self, ScenarioError> {
+        let scenario: Self = toml::from_str(text)?;
+        scenario.check_numbers()?;
+        let places = Places::new(text);
+        scenario.check_names(places)?;
+        scenario.check_phases(places)?;
+        scenario.check_measures(places)?;
+        scenario.check_results(places)?;
+        scenario.check_charts(places)?;
+        super::plan::plan(&scenario, text).map(|_| scenario)
+    }
+
+    fn check_numbers(&self) -> Result<(), ScenarioError> {
+        let within = |key, value: u32, range: RangeInclusive<u32>| match range.contains(&value) {
+            true => Ok(()),
+            false => Err(ScenarioError::Number {
+                key,
+                value: value.into(),
+                wanted: format!("{} to {}", range.start(), range.end()),
+            }),
+        };
+        within("seconds", self.seconds, 1..=MOST_SECONDS)?;
+        within("sample_ms", self.sample_ms, SAMPLE_MS)?;
+        within("repetitions", self.repetitions, 1..=100)
+    }
+
+    fn check_names(&self, places: Places<'_>) -> Result<(), ScenarioError> {
+        let mut names = BTreeSet::new();
+        for variation in &self.variations {
+            let at = places.at("variation", variation);
+            let Variation { name, values } = variation.get_ref();
+            let letters = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            if name.is_empty() || !name.chars().all(letters) || name == "seed" {
+                return Err(at(Problem::Value {
+                    field: "name",
+                    value: name.clone(),
+                    wanted: "letters, digits and '_', and not seed, which there is".into(),
+                }));
+            }
+            if values.is_empty() {
+                return Err(at(Problem::Shape("values is empty: give at least one")));
+            }
+            unique(&mut names, name).map_err(at)?;
+        }
+        let mut names = BTreeSet::new();
+        for measure in &self.measures {
+            let at = places.at("measure", measure);
+            unique(&mut names, &measure.get_ref().name).map_err(at)?;
+        }
+        let mut names = BTreeSet::new();
+        for chart in &self.charts {
+            let at = places.at("chart", chart);
+            unique(&mut names, &chart.get_ref().name).map_err(at)?;
+        }
+        Ok(())
+    }
+
+    fn check_phases(&self, places: Places<'_>) -> Result<(), ScenarioError> {
+        for phase in &self.phases {
+            let at = places.at("phase", phase);
+            self.check_phase(phase.get_ref()).map_err(at)?;
+        }
+        for vm in &self.vms {
+            let at = places.at("vm", vm);
+            let VmText { only, start_s, .. } = vm.get_ref();
+            self.check_time("start_s", *start_s)
+                .and_then(|()| self.check_conditions("only", only))
+                .map_err(at)?;
+        }
+        Ok(())
+    }
+
+    fn check_phase(&self, phase: &PhaseText) -> Result<(), Problem> {
+        self.check_time("at_s", phase.at_s)?;
+        let for_vm = phase.workload.is_some()
+            || phase.active.is_some()
+            || phase.min.is_some()
+            || phase.max.is_some()
+            || phase.shares.is_some()
+            || phase.hold.is_some()
+            || phase.stop;
+        let for_host =
+            phase.memory.is_some() || phase.sharing.is_some() || phase.sample_period_s.is_some();
+        match &phase.vm {
+            None if for_vm => Err(Problem::Shape("say which vm this happens to")),
+            Some(_) if for_host => Err(Problem::Shape(
+                "memory, sharing and sample_period_s are the host's: leave vm out",
+            )),
+            Some(name) => self.check_vm("vm", name.as_str()),
+            None => Ok(()),
+        }
+    }
+
+    fn check_time(&self, field: &'static str, seconds: f64) -> Result<(), Problem> {
+        if (0.0..=f64::from(self.seconds)).contains(&seconds) {
+            return Ok(());
+        }
+        Err(Problem::Value {
+            field,
+            value: seconds.to_string(),
+            wanted: format!("0 to {}, the length of a run", self.seconds),
+        })
+    }
+
+    fn check_vm(&self, field: &'static str, name: &str) -> Result<(), Problem> {
+        let names = self.vms.iter().map(|vm| vm.get_ref().name.as_str());
+        let of_group = |group: &str| {
+            let number = name
+                .strip_prefix(group)
+                .and_then(|rest| rest.strip_prefix('-'));
+            number.is_some_and(|number| number.parse::<u32>().is_ok())
+        };
+        let mut known = names.clone();
+        if name == "*" || known.any(|known| known == name || of_group(known)) {
+            return Ok(());
+        }
+        Err(Problem::Unknown {
+            field,
+            name: name.into(),
+            known: names.map(Into::into).collect(),
+        })
+    }
+
+    fn check_conditions(
+        &self,
+        field: &'static str,
+        conditions: &BTreeMap<String, Value>,
+    ) -> Result<(), Problem> {
+        for (name, value) in conditions {
+            let variations = self.variations.iter().map(Spanned::get_ref);
+            let Some(variation) = variations.clone().find(|known| known.name == *name) else {
+                return Err(Problem::Unknown {
+                    field,
+                    name: name.clone(),
+                    known: variations.map(|known| known.name.clone()).collect(),
+                });
+            };
+            if !variation.values.contains(value) {
+                return Err(Problem::Unknown {
+                    field,
+                    name: format!("{name}={}", value.0),
+                    known: variation
+                        .values
+                        .iter()
+                        .map(|value| value.0.clone())
+                        .collect(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_measures(&self, places: Places<'_>) -> Result<(), ScenarioError> {
+        for measure in &self.measures {
+            let at = places.at("measure", measure);
+            self.check_measure(measure.get_ref()).map_err(at)?;
+        }
+        Ok(())
+    }
+
+    fn check_measure(&self, measure: &Measure) -> Result<(), Problem> {
+        self.check_time("from_s", measure.from_s)?;
+        self.check_time("to_s", measure.to_s.unwrap_or_default())?;
+        if let Some(vm) = &measure.vm {
+            self.check_vm("vm", vm)?;
+        }
+        let reaches = measure.reach.is_some() && measure.reach_percent.is_some();
+        if (measure.reduce == Reduce::Until) != reaches {
+            return Err(Problem::Shape(
+                "reach and reach_percent belong to reduce = \"until\", both of them",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_results(&self, places: Places<'_>) -> Result<(), ScenarioError> {
+        for result in &self.results {
+            let at = places.at("result", result);
+            let ResultText {
+                measure,
+                at: chosen,
+                against,
+                ..
+            } = result.get_ref();
+            self.check_measure_name(measure)
+                .and_then(|()| self.check_conditions("at", chosen))
+                .and_then(|()| self.check_conditions("against", against))
+                .map_err(at)?;
+        }
+        Ok(())
+    }
+
+    fn check_measure_name(&self, name: &str) -> Result<(), Problem> {
+        if self.measure(name).is_some() {
+            return Ok(());
+        }
+        let known = self.measures.iter();
+        Err(Problem::Unknown {
+            field: "measure",
+            name: name.into(),
+            known: known.map(|known| known.get_ref().name.clone()).collect(),
+        })
+    }
+
+    fn check_charts(&self, places: Places<'_>) -> Result<(), ScenarioError> {
+        for chart in &self.charts {
+            let at = places.at("chart", chart);
+            self.check_chart(chart.get_ref()).map_err(at)?;
+        }
+        Ok(())
+    }
+
+    fn check_chart(&self, chart: &Chart) -> Result<(), Problem> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if chart.name.is_empty() || !chart.name.chars().all(plain) {
+            return Err(Problem::Value {
+                field: "name",
+                value: chart.name.clone(),
+                wanted: "letters, digits and '-': it is a file's name".into(),
+            });
+        }
+        self.check_conditions("at", &chart.at)?;
+        for line in &chart.lines {
+            if let Some(vm) = &line.vm {
+                self.check_vm("vm", vm)?;
+            }
+            match (&chart.x, line.series, &line.measure) {
+                (None, Some(_), None) => {}
+                (Some(_), None, Some(measure)) => self.check_measure_name(measure)?,
+                _ => {
+                    return Err(Problem::Shape(
+                        "a line over time has a series, one over a variation x a measure",
+                    ));
+                }
+            }
+        }
+        match &chart.x {
+            Some(name)
+                if !self
+                    .variations
+                    .iter()
+                    .any(|known| known.get_ref().name == *name) =>
+            {
+                Err(Problem::Unknown {
+                    field: "x",
+                    name: name.clone(),
+                    known: self
+                        .variations
+                        .iter()
+                        .map(|known| known.get_ref().name.clone())
+                        .collect(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A measure by its name.
+    #[must_use]
+    pub fn measure(&self, name: &str) -> Option<&Measure> {
+        let mut measures = self.measures.iter().map(Spanned::get_ref);
+        measures.find(|measure| measure.name == name)
+    }
+
+    /// Whether guests have to be asked.
+    #[must_use]
+    pub fn asks_guests(&self) -> bool {
+        let measures = self.measures.iter().map(|measure| measure.get_ref().series);
+        let charts = self.charts.iter().flat_map(|chart| &chart.get_ref().lines);
+        measures
+            .chain(charts.filter_map(|line| line.series))
+            .any(Series::is_guests)
+    }
+}
+
+fn unique<'a>(names: &mut BTreeSet<&'a str>, name: &'a str) -> Result<(), Problem> {
+    match names.insert(name) {
+        true => Ok(()),
+        false => Err(Problem::Twice(name.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"name = "x"
+title = "x"
+seconds = 10
+[host]
+memory = "256M"
+idle_tax = "$tau"
+[[variation]]
+name = "tau"
+values = [0, 75]
+[[vm]]
+name = "a"
+count = 2
+memory = "64M"
+min = "16M"
+max = "32M"
+workload = "toucher:size=8M"
+[[phase]]
+at_s = 2
+vm = "a"
+workload = "idle"
+[[measure]]
+name = "held"
+series = "held"
+vm = "a-1"
+reduce = "mean"
+[[result]]
+what = "it holds little"
+measure = "held"
+at = { tau = 75 }
+at_most = 40
+[[chart]]
+name = "held"
+title = "Held"
+[[chart.line]]
+series = "held"
+vm = "*"
+"#;
+
+    fn refusal(of: &str, by: &str) -> String {
+        assert!(GOOD.contains(of), "{of} is not there");
+        Scenario::parse(&GOOD.replace(of, by))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn the_good_one_is_good() {
+        let scenario = Scenario::parse(GOOD).unwrap();
+        assert!(!scenario.asks_guests());
+        assert!(scenario.measure("held").is_some());
+    }
+
+    /// What is wrong, where it stands, and what would be right.
+    #[test]
+    fn what_makes_no_sense_is_refused_by_its_name_and_place() {
+        for (of, by, words) in [
+            ("min =", "mim =", ["line 14", "mim", "trust_group"]),
+            (
+                "toucher:size",
+                "toocher:size",
+                ["line 16", "`toocher`", "verify"],
+            ),
+            (
+                "toucher:size",
+                "toucher:sice",
+                ["line 16", "`sice`", "active"],
+            ),
+            ("\"16M\"", "\"sixteen\"", ["line 14", "'sixteen'", "512M"]),
+            (
+                "\"16M\"",
+                "\"48M\"",
+                ["line 10", "min 48 MiB", "max 32 MiB"],
+            ),
+            (
+                "\"32M\"",
+                "\"128M\"",
+                ["line 10", "max 128 MiB", "size 64 MiB"],
+            ),
+            (
+                "[0, 75]",
+                "[0, 75, 100]",
+                ["host", "idle_tax", "less than 100 %"],
+            ),
+            ("\"$tau\"", "100", ["line 6", "100 %", "less than 100 %"]),
+            ("\"$tau\"", "\"$tao\"", ["host", "'tao'", "tau"]),
+            (
+                "count = 2",
+                "count = 65",
+                ["line 10", "count = 65", "0 to 64"],
+            ),
+            ("count = 2", "count = -1", ["line 12", "-1", "count"]),
+            (
+                "seconds = 10",
+                "seconds = 0",
+                ["seconds = 0", "1 to 3600", ""],
+            ),
+            ("at_s = 2", "at_s = 11", ["line 17", "at_s = 11", "0 to 10"]),
+            ("at_s = 2", "at_s = -2", ["line 17", "at_s = -2", "0 to 10"]),
+            ("vm = \"a\"\nw", "vm = \"b\"\nw", ["line 17", "'b'", "is a"]),
+            ("vm = \"a\"\nw", "w", ["line 17", "which vm", ""]),
+            (
+                "workload = \"idle\"",
+                "memory = \"1G\"",
+                ["line 17", "leave vm out", ""],
+            ),
+            (
+                "series = \"held\"\nvm = \"a-1\"",
+                "series = \"helt\"",
+                ["line 23", "helt", "covered"],
+            ),
+            (
+                "reduce = \"mean\"",
+                "reduce = \"average\"",
+                ["line 25", "average", "median"],
+            ),
+            (
+                "reduce = \"mean\"",
+                "reduce = \"until\"",
+                ["line 21", "reach", "until"],
+            ),
+            (
+                "measure = \"held\"",
+                "measure = \"hold\"",
+                ["line 26", "'hold'", "is held"],
+            ),
+            (
+                "at = { tau = 75 }",
+                "at = { tau = 50 }",
+                ["line 26", "tau=50", "0, 75"],
+            ),
+            (
+                "at = { tau = 75 }",
+                "at = { tua = 75 }",
+                ["line 26", "'tua'", "is tau"],
+            ),
+            (
+                "title = \"Held\"",
+                "title = \"Held\"\nx = \"tua\"",
+                ["line 31", "measure", ""],
+            ),
+            (
+                "name = \"held\"\ntitle",
+                "name = \"../held\"\ntitle",
+                ["line 31", "../held", "file"],
+            ),
+            (
+                "name = \"tau\"",
+                "name = \"seed\"",
+                ["line 7", "seed", "letters"],
+            ),
+            ("[0, 75]", "[]", ["line 7", "values", "at least one"]),
+        ] {
+            let refusal = refusal(of, by);
+            for word in words {
+                assert!(refusal.contains(word), "'{word}' is not in: {refusal}");
+            }
+        }
+    }
+
+    #[test]
+    fn more_runs_than_anyone_waits_for_are_refused() {
+        let values: Vec<String> = (0..100).map(|value| value.to_string()).collect();
+        let values = format!("[{}]", values.join(","));
+        let many: String = (0..9)
+            .map(|index| format!("[[variation]]\nname = \"v{index}\"\nvalues = {values}\n"))
+            .collect();
+        let error = Scenario::parse(&format!("{GOOD}{many}")).unwrap_err();
+        assert!(matches!(error, ScenarioError::TooManyRuns(_)), "{error}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(cut in 0..GOOD.len(), junk in "\\PC{0,12}") {
+            let text = format!("{}{junk}{}", &GOOD[..cut], &GOOD[cut..]);
+            drop(Scenario::parse(&text));
+        }
+    }
+}
