@@ -256,7 +256,7 @@ fn idle_memory_of_a_linux_guest_goes_to_a_busy_one_if_it_is_taxed_and_only_then(
             "host",
             "sharing=off",
             "idle-tax=0",
-            "sample-period=6",
+            "sample-period=4",
         ]);
         let (kernel, disk) = (guests.newest(), new_disk(&host, "disk", 192 * MIB));
         let only_read = format!("{disk},ro");
@@ -270,12 +270,11 @@ fn idle_memory_of_a_linux_guest_goes_to_a_busy_one_if_it_is_taxed_and_only_then(
         let target = |name: &str| number(&host.vm(name), "/target_bytes");
         let held = |name: &str| number(&host.vm(name), "/memory_file_bytes");
         let has_its_target = |name: &str| held(name).abs_diff(target(name)) < 8 * MIB;
-        let each_has_its_share = || {
-            target("busy").abs_diff(target("idle")) < 4 * MIB
-                && has_its_target("busy")
-                && has_its_target("idle")
-        };
-        wait_until("without a tax each has its share", each_has_its_share);
+        let busy_has_its_share =
+            || target("busy").abs_diff(target("idle")) < 4 * MIB && has_its_target("busy");
+        wait_until("without a tax each has its share", || {
+            busy_has_its_share() && has_its_target("idle")
+        });
         let share = held("busy");
         host.ok(&["set", "host", "idle-tax=75"]);
         wait_until(
@@ -283,7 +282,8 @@ fn idle_memory_of_a_linux_guest_goes_to_a_busy_one_if_it_is_taxed_and_only_then(
             || held("busy") > share + 24 * MIB && held("idle") + 24 * MIB < share,
         );
         host.ok(&["set", "host", "idle-tax=0"]);
-        wait_until("and without one no longer", each_has_its_share);
+        // The idle one may hold as much again, but does not use it.
+        wait_until("and without one no longer", busy_has_its_share);
 
         assert!(number(&host.overview(), "/host/used_max_bytes") <= 280 * MIB);
         for guest in [&mut idle, &mut busy] {
