@@ -244,7 +244,7 @@ fn what_cannot_be_carried_out_is_refused_before_anything_runs() {
         &["juggler", "toucher"],
     );
     refused(
-        &SMALL.replace("[0, 75]", "[0, 100]"),
+        &SMALL.replace("[0, 75]", "[0, 75, 100]"),
         &["idle_tax", "less than 100 %"],
     );
     let min = "memory = \"64M\"\nmin = \"48M\"\nmax = \"32M\"";

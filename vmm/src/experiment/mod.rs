@@ -6,10 +6,11 @@
 //!                                happens when)       seen)        was met or missed)
 //! ```
 //!
-//! [`scenario`] and [`plan`] refuse what makes no sense before anything runs. [`perform`] is the only part
-//! that acts: it has a host of its own for each run, in a folder that goes with it, so that no run inherits
-//! anything from the one before and no user's host is touched. Everything after it is computed from its
-//! records, which the CSV holds in full: whoever doubts a figure can compute it again.
+//! [`scenario`] and [`plan`] refuse what makes no sense before anything runs. `perform` (the command's,
+//! in `cli::experiment`) is the only part that acts: it has a host of its own for each run, in a folder that
+//! goes with it, so that no run inherits anything from the one before and no user's host is touched.
+//! Everything after it is computed from its records, which the CSV holds in full: whoever doubts a figure
+//! can compute it again.
 
 pub mod active;
 pub mod builtin;
