@@ -256,7 +256,7 @@ fn idle_memory_of_a_linux_guest_goes_to_a_busy_one_if_it_is_taxed_and_only_then(
             "host",
             "sharing=off",
             "idle-tax=0",
-            "sample-period=4",
+            "sample-period=12",
         ]);
         let (kernel, disk) = (guests.newest(), new_disk(&host, "disk", 192 * MIB));
         let only_read = format!("{disk},ro");
@@ -277,9 +277,10 @@ fn idle_memory_of_a_linux_guest_goes_to_a_busy_one_if_it_is_taxed_and_only_then(
         });
         let share = held("busy");
         host.ok(&["set", "host", "idle-tax=75"]);
+        // How much more depends on how fast it reads, and that on what else this machine does.
         wait_until(
             "with one the busy guest has more, and the idle one less",
-            || held("busy") > share + 24 * MIB && held("idle") + 24 * MIB < share,
+            || held("busy") > share + 8 * MIB && held("idle") + 8 * MIB < share,
         );
         host.ok(&["set", "host", "idle-tax=0"]);
         // The idle one may hold as much again, but does not use it.
