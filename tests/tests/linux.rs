@@ -238,66 +238,6 @@ fn a_guest_that_runs_out_of_memory_takes_it_from_its_balloon_and_kills_nothing()
     });
 }
 
-/// What a guest does with its disk, larger than its memory, through its page cache. That goes when the
-/// disk has been closed, so it is kept open.
-const READ_ONCE: &str = "exec 3</dev/vda; cat /dev/vda >/dev/null; sleep 100000 &";
-const READ_FOR_EVER: &str =
-    "(exec 3</dev/vda; while cat /dev/vda >/dev/null; do touch passed; done) &";
-
-/// The paper's Figure 7: two VMs in memory for 0.7 of both. `tests/linux/bench-idle-tax` measures what
-/// the busy one does with more.
-#[test]
-fn idle_memory_of_a_linux_guest_goes_to_a_busy_one_if_it_is_taxed_and_only_then() {
-    let name = "idle_memory_of_a_linux_guest_goes_to_a_busy_one_if_it_is_taxed_and_only_then";
-    where_linux_runs(name, LIMIT, |guests| {
-        let host = TestHost::start("280M");
-        host.ok(&[
-            "set",
-            "host",
-            "sharing=off",
-            "idle-tax=0",
-            "sample-period=12",
-        ]);
-        let (kernel, disk) = (guests.newest(), new_disk(&host, "disk", 192 * MIB));
-        let only_read = format!("{disk},ro");
-        let words = ["--memory", "192M", "--min", "64M", "--disk", &only_read];
-        let mut idle = kernel.boot(&host, "idle", Image::Elf, &words);
-        let mut busy = kernel.boot(&host, "busy", Image::Elf, &words);
-        idle.run(READ_ONCE);
-        busy.run(READ_FOR_EVER);
-        busy.run("until [ -e passed ]; do sleep 0.2; done");
-
-        let target = |name: &str| number(&host.vm(name), "/target_bytes");
-        let held = |name: &str| number(&host.vm(name), "/memory_file_bytes");
-        let has_its_target = |name: &str| held(name).abs_diff(target(name)) < 8 * MIB;
-        let busy_has_its_share =
-            || target("busy").abs_diff(target("idle")) < 4 * MIB && has_its_target("busy");
-        wait_until("without a tax each has its share", || {
-            busy_has_its_share() && has_its_target("idle")
-        });
-        let share = held("busy");
-        host.ok(&["set", "host", "idle-tax=75"]);
-        // How much more depends on how fast it reads, and that on what else this machine does.
-        wait_until(
-            "with one the busy guest has more, and the idle one less",
-            || held("busy") > share + 8 * MIB && held("idle") + 8 * MIB < share,
-        );
-        host.ok(&["set", "host", "idle-tax=0"]);
-        // The idle one may hold as much again, but does not use it.
-        wait_until("and without one no longer", busy_has_its_share);
-
-        assert!(number(&host.overview(), "/host/used_max_bytes") <= 280 * MIB);
-        for guest in [&mut idle, &mut busy] {
-            assert_eq!(guest.run("grep oom_kill /proc/vmstat").trim(), "oom_kill 0");
-            assert_eq!(guest.complaints(), "");
-        }
-        for name in ["idle", "busy"] {
-            host.ok(&["stop", name]);
-        }
-        remove(&disk);
-    });
-}
-
 /// Checks a file that all guests have and one that only it has, again and again, until told to stop;
 /// a wrong sum ends it early.
 const CHECK_UNTIL_STOPPED: &str = "md5sum same own >sums; (n=0; \

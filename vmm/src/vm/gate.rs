@@ -76,12 +76,15 @@ mod tests {
     #[test]
     fn who_comes_by_waits_while_it_is_closed_and_not_longer() {
         let (gate, passed) = (Arc::new(Gate::default()), Arc::new(AtomicU64::new(0)));
+        let is_over = Arc::new(AtomicBool::new(false));
         let walkers: Vec<_> = (0..3)
             .map(|_| {
                 let (gate, passed) = (Arc::clone(&gate), Arc::clone(&passed));
+                let is_over = Arc::clone(&is_over);
                 thread::spawn(move || {
-                    while passed.fetch_add(1, Ordering::Relaxed) < 1_000_000 {
+                    while !is_over.load(Ordering::Relaxed) {
                         gate.pass();
+                        passed.fetch_add(1, Ordering::Relaxed);
                     }
                 })
             })
@@ -94,8 +97,7 @@ mod tests {
             assert_eq!(passed.load(Ordering::Relaxed), before);
             gate.open();
         }
-        passed.store(1_000_000, Ordering::Relaxed);
-        gate.open();
+        is_over.store(true, Ordering::Relaxed);
         walkers
             .into_iter()
             .for_each(|walker| walker.join().unwrap());
