@@ -348,7 +348,7 @@ impl fmt::Display for Explanation {
         } = self;
         write!(
             f,
-            "VM {id} should hold {target} of its {size} and holds {held} now."
+            "VM {id} should hold {target} of its {size}, and its balloon leaves it {held} now."
         )?;
         self.write_worth(f)?;
         self.write_use(f)?;
@@ -594,7 +594,7 @@ mod tests {
         let text = explained(&figure_7(), 1, 40).to_string();
         for part in [
             "VM 1 should hold",
-            "holds 180 MiB now",
+            "leaves it 180 MiB now",
             "2560 of all VMs' 5120 shares, which alone would bring it 180 MiB",
             "It uses 20 MiB (with 95 % confidence 10 MiB to 30 MiB)",
             "at an idle tax of 75 % each such page costs it as much as 4 that it uses",

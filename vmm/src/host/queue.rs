@@ -100,6 +100,7 @@ impl Place {
             .queue
             .join(name.clone(), request.memory_bytes, why.to_string());
         state.events.add(Some(&name), "waits to be admitted");
+        state.publish_change();
         host.shared.count.send_replace(state.count());
         let host = host.clone();
         Ok(Self { host, ticket, name })
@@ -110,6 +111,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.host.lock();
         state.queue.leave(self.ticket);
+        state.publish_change();
         self.host.shared.count.send_replace(state.count());
     }
 }
