@@ -3,8 +3,9 @@
 use crate::host::TestHost;
 use crate::place::Place;
 use crate::wait::{PATIENCE, wait_for};
+use serde_json::Value;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 /// Where a host serves HTTP, and what lets a client change things there.
@@ -34,13 +35,23 @@ impl Web {
     /// If it does not say where.
     #[must_use]
     pub fn start(budget: &str) -> (TestHost, Self) {
+        Self::start_with_rounds_of(200, budget)
+    }
+
+    /// The same, with so many milliseconds between two rounds.
+    ///
+    /// # Panics
+    /// If it does not say where.
+    #[must_use]
+    pub fn start_with_rounds_of(interval_ms: u32, budget: &str) -> (TestHost, Self) {
         let place = Place::new();
+        let interval_ms = interval_ms.to_string();
         let words = [
             "host",
             "--memory",
             budget,
             "--interval-ms",
-            "200",
+            &interval_ms,
             "--http",
             "127.0.0.1:0",
         ];
@@ -122,6 +133,55 @@ impl Web {
             .expect("60 s are a time-out");
         stream
     }
+
+    /// A connection to the stream of events.
+    ///
+    /// # Panics
+    /// If nobody listens.
+    #[must_use]
+    pub fn follow(&self) -> BufReader<TcpStream> {
+        let mut stream = self.connect();
+        ask_to_follow(&mut stream, &self.address.to_string());
+        BufReader::new(stream)
+    }
+}
+
+/// Asks a host, by that name, for its stream of events.
+///
+/// # Panics
+/// If it does not listen.
+pub fn ask_to_follow(stream: &mut impl Write, host: &str) {
+    write!(
+        stream,
+        "GET /v1/events/stream HTTP/1.1\r\nHost: {host}\r\n\r\n"
+    )
+    .expect("the host listens");
+}
+
+/// The next message of a stream of events.
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+pub fn next_moment(stream: &mut impl BufRead) -> Value {
+    let mut line = String::new();
+    loop {
+        line.clear();
+        let count = stream.read_line(&mut line).expect("the stream goes on");
+        assert!(count > 0, "the stream ended");
+        if let Some(data) = line.strip_prefix("data: ") {
+            return json(data);
+        }
+    }
+}
+
+/// A body as JSON.
+///
+/// # Panics
+/// If it is none.
+#[must_use]
+pub fn json(body: &str) -> Value {
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
 }
 
 impl Answer {

@@ -1,39 +1,9 @@
 //! Claims about figures: they are the same wherever they are read, and what the kernel says.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
 use tests::machine_memory::used_bytes;
-use tests::web::Web;
+use tests::web::{Web, json, next_moment};
 use tests::{MIB, TestHost, Value, number, vms, wait_for, wait_until};
-
-fn json(body: &str) -> Value {
-    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
-}
-
-/// What the dashboard reads.
-fn follow(web: &Web) -> BufReader<TcpStream> {
-    let mut stream = web.connect();
-    write!(
-        stream,
-        "GET /v1/events/stream HTTP/1.1\r\nHost: {}\r\n\r\n",
-        web.address
-    )
-    .expect("the host listens");
-    BufReader::new(stream)
-}
-
-fn next_figures(stream: &mut impl BufRead) -> Value {
-    let mut line = String::new();
-    loop {
-        line.clear();
-        let count = stream.read_line(&mut line).expect("the stream goes on");
-        assert!(count > 0, "the stream ended");
-        if let Some(data) = line.strip_prefix("data: ") {
-            return json(data)["figures"].clone();
-        }
-    }
-}
 
 /// Every sample of a scrape by its name and labels.
 fn samples(scraped: &str) -> BTreeMap<String, f64> {
@@ -58,10 +28,10 @@ struct Seen {
 
 /// Looks by all ways until all show one publication.
 fn see(host: &TestHost, web: &Web) -> Seen {
-    let mut stream = follow(web);
+    let mut stream = web.follow();
     wait_for("all ways lead to one publication", || {
         let seen = Seen {
-            stream: next_figures(&mut stream),
+            stream: next_moment(&mut stream)["figures"].clone(),
             figures: json(&web.get("/v1/figures").body),
             metrics: samples(&web.get("/metrics").body),
             command: host.overview(),

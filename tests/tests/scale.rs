@@ -1,12 +1,12 @@
 //! Claims about many: a hundred VMs, and half a hundred who follow them.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::thread;
 use tests::process::resident_bytes;
-use tests::web::Web;
-use tests::{MIB, Place, TestHost, Value, number, vms, wait_until};
+use tests::web::{Web, ask_to_follow};
+use tests::{MIB, TestHost, Value, number, vms, wait_until};
 
 const VMS: usize = 100;
 const READERS: usize = 40;
@@ -17,19 +17,7 @@ const MESSAGES: usize = 20;
 const MOST_MEMORY: u64 = 48 * MIB;
 
 fn start() -> (TestHost, Web) {
-    let place = Place::new();
-    let words = [
-        "host",
-        "--memory",
-        "4G",
-        "--interval-ms",
-        "500",
-        "--http",
-        "127.0.0.1:0",
-    ];
-    let command = place.command(&words);
-    let host = TestHost::start_by(place, command);
-    let web = Web::of(&host);
+    let (host, web) = Web::start_with_rounds_of(500, "4G");
     // A guest each that does nothing, in a few MiB.
     let mut starts: Vec<Command> = (0..VMS)
         .map(|index| {
@@ -42,14 +30,6 @@ fn start() -> (TestHost, Web) {
         drop(tests::run_to_end(start).expect_success());
     }
     (host, web)
-}
-
-fn ask(stream: &mut impl Write, address: &str) {
-    write!(
-        stream,
-        "GET /v1/events/stream HTTP/1.1\r\nHost: {address}\r\n\r\n"
-    )
-    .expect("the host listens");
 }
 
 /// The numbers of the publications that come one after the other.
@@ -81,14 +61,14 @@ fn fifty_who_follow_a_hundred_vms_cost_bounded_memory_and_wait_for_nobody() {
     let stalled: Vec<UnixStream> = (0..STALLED)
         .map(|_| {
             let mut stream = UnixStream::connect(host.socket()).expect("the host listens");
-            ask(&mut stream, &address);
+            ask_to_follow(&mut stream, &address);
             stream
         })
         .collect();
     let readers: Vec<_> = (0..READERS)
         .map(|_| {
             let mut stream = web.connect();
-            ask(&mut stream, &address);
+            ask_to_follow(&mut stream, &address);
             thread::spawn(move || publications(stream, MESSAGES))
         })
         .collect();

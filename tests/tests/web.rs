@@ -1,22 +1,18 @@
 //! Claims about the host on TCP: what browsers and scrapers get, and what they do not.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tests::program::run_with_input;
-use tests::web::Web;
+use tests::web::{Web, json, next_moment};
 use tests::{MIB, Place, TestHost, Value, number, run_to_end, text, wait_for, wait_until};
 
 fn dashboard(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../vmm/dashboard")
         .join(file)
-}
-
-fn json(body: &str) -> Value {
-    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
 }
 
 #[test]
@@ -255,36 +251,10 @@ fn the_sum_of_what_memory_is_used_for_is_the_budget() {
     assert_eq!(sum("ballonet_vm_memory_bytes{"), 64 * MIB);
 }
 
-/// The next message of a stream.
-fn next_moment(stream: &mut impl BufRead) -> Value {
-    let mut line = String::new();
-    loop {
-        line.clear();
-        assert!(
-            stream.read_line(&mut line).expect("the stream goes on") > 0,
-            "it ended"
-        );
-        if let Some(data) = line.strip_prefix("data: ") {
-            return json(data);
-        }
-    }
-}
-
-fn follow(web: &Web) -> BufReader<std::net::TcpStream> {
-    let mut stream = web.connect();
-    write!(
-        stream,
-        "GET /v1/events/stream HTTP/1.1\r\nHost: {}\r\n\r\n",
-        web.address
-    )
-    .expect("the host listens");
-    BufReader::new(stream)
-}
-
 #[test]
 fn a_stream_tells_each_event_once_and_the_figures_of_every_round() {
     let (host, web) = Web::start("256M");
-    let mut stream = follow(&web);
+    let mut stream = web.follow();
     let first = next_moment(&mut stream);
     assert_eq!(first["figures"]["vms"].as_array().map(Vec::len), Some(0));
     host.start_vm("a", &["--memory", "64M"]);
@@ -311,7 +281,7 @@ fn a_stream_tells_each_event_once_and_the_figures_of_every_round() {
 fn clients_that_never_read_hold_up_nobody() {
     let (host, web) = Web::start("256M");
     host.start_vm("a", &["--memory", "64M"]);
-    let stalled: Vec<_> = (0..64).map(|_| follow(&web)).collect();
+    let stalled: Vec<_> = (0..64).map(|_| web.follow()).collect();
     wait_until("all places are taken", || {
         let mut stream = web.connect();
         write!(
@@ -330,7 +300,7 @@ fn clients_that_never_read_hold_up_nobody() {
     });
     drop(stalled);
     wait_until("places are free again", || {
-        let mut stream = follow(&web);
+        let mut stream = web.follow();
         let mut line = String::new();
         stream.read_line(&mut line).expect("the host answers");
         line.contains("200")

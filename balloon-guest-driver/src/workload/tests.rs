@@ -140,6 +140,32 @@ impl Guest {
         out.truncate(given);
         out
     }
+
+    /// Gives so many pages to a balloon, whose content is lost if the host takes them, or takes them back.
+    fn move_balloon(
+        &mut self,
+        balloon: &mut Vec<Gfn>,
+        inflate: bool,
+        count: usize,
+        host_drops: bool,
+    ) {
+        if inflate {
+            let given = self.give_up(count);
+            if host_drops {
+                given.iter().for_each(|&gfn| self.ram.page(gfn).fill(0));
+            }
+            balloon.extend(given);
+        } else {
+            let keep = balloon.len().saturating_sub(count);
+            self.frames.give_back(&balloon[keep..]);
+            balloon.truncate(keep);
+        }
+    }
+
+    /// Frames that are free, the workload's, or in this balloon.
+    fn everywhere(&self, balloon: &[Gfn]) -> usize {
+        self.frames.free_count() as usize + self.workload.held() as usize + balloon.len()
+    }
 }
 
 #[test]
@@ -572,22 +598,9 @@ proptest! {
         let mut guest = Guest::running(spec);
         let mut balloon: Vec<Gfn> = Vec::new();
         for (inflate, count, host_drops) in moves {
-            if inflate {
-                let given = guest.give_up(count);
-                if host_drops {
-                    given.iter().for_each(|&gfn| guest.ram.page(gfn).fill(0));
-                }
-                balloon.extend(given);
-            } else {
-                let keep = balloon.len().saturating_sub(count);
-                guest.frames.give_back(&balloon[keep..]);
-                balloon.truncate(keep);
-            }
+            guest.move_balloon(&mut balloon, inflate, count, host_drops);
             guest.steps(3);
-            let everywhere = guest.frames.free_count() as usize
-                + guest.workload.held() as usize
-                + balloon.len();
-            prop_assert_eq!(everywhere, LIMIT as usize);
+            prop_assert_eq!(guest.everywhere(&balloon), LIMIT as usize);
         }
         prop_assert_eq!(guest.workload.take_failure(), None);
     }
@@ -819,23 +832,12 @@ proptest! {
         let mut balloon: Vec<Gfn> = Vec::new();
         for (inflate, count, is_quick) in moves {
             guest.disk().is_quick = is_quick;
-            if inflate {
-                let given = guest.give_up(count);
-                given.iter().for_each(|&gfn| guest.ram.page(gfn).fill(0));
-                balloon.extend(given);
-            } else {
-                let keep = balloon.len().saturating_sub(count);
-                guest.frames.give_back(&balloon[keep..]);
-                balloon.truncate(keep);
-            }
+            guest.move_balloon(&mut balloon, inflate, count, true);
             guest.steps(2);
             if guest.workload.held() > 0 {
                 guest.until_operations(50);
             }
-            let everywhere = guest.frames.free_count() as usize
-                + guest.workload.held() as usize
-                + balloon.len();
-            prop_assert_eq!(everywhere, LIMIT as usize);
+            prop_assert_eq!(guest.everywhere(&balloon), LIMIT as usize);
         }
         guest.stop();
         prop_assert_eq!(guest.workload.take_failure(), None);
