@@ -38,12 +38,14 @@ fn ip(words: &str) {
     assert!(done.status.success(), "ip {words}: {said}");
 }
 
-/// A tap in a new network, up.
+/// A tap in a new network, up. It is opened first: one that is up with nobody at it has no carrier, and
+/// when somebody comes, its kernel begins to send a while later and drops without a word until then.
 fn tap0() -> Tap {
     enter_own_network();
     ip("tuntap add tap0 mode tap");
+    let tap = open("tap0").unwrap_or_else(|error| panic!("{error}"));
     ip("link set tap0 up");
-    open("tap0").unwrap_or_else(|error| panic!("{error}"))
+    tap
 }
 
 fn open(name: &str) -> Result<Tap, TapError> {
