@@ -1,4 +1,4 @@
-//! When targets change: at once for what matters, else every 15 seconds.
+//! When targets change: at once for what matters, else every 15 seconds, or whatever interval is set.
 //!
 //! Samples are noisy. Were each new figure to move every VM's target, memory would wander between VMs for
 //! nothing, at the price of ballooning it. So the active sets that decide are held between rebalances.
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// How long targets hold if nothing happens (ESX.md, Dynamic reallocation).
+/// How long targets hold if nothing happens and nothing else is set (ESX.md, Dynamic reallocation).
 pub const REBALANCE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// A sample that changes by less than this part of the VM's size is no jump, however sure it is.
@@ -38,15 +38,34 @@ pub enum Reason {
 }
 
 /// What was known at the last rebalance. The host keeps it; the first one is due at once.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rebalance {
+    /// How long targets hold if nothing happens.
+    pub interval: Duration,
     /// When it was, on the host's clock.
     at: Option<Duration>,
     state: MemoryState,
     active: BTreeMap<VmId, Option<ActiveSet>>,
 }
 
+impl Default for Rebalance {
+    fn default() -> Self {
+        Self::every(REBALANCE_INTERVAL)
+    }
+}
+
 impl Rebalance {
+    /// With targets that hold for so long if nothing happens.
+    #[must_use]
+    pub fn every(interval: Duration) -> Self {
+        Self {
+            interval,
+            at: None,
+            state: MemoryState::default(),
+            active: BTreeMap::new(),
+        }
+    }
+
     /// Why targets should change now, if they should.
     #[must_use]
     pub fn due(&self, snapshot: &Snapshot, now: Duration) -> Option<Reason> {
@@ -64,7 +83,7 @@ impl Rebalance {
     pub fn settle(&mut self, snapshot: &mut Snapshot, now: Duration) -> Option<Reason> {
         let reason = self.due(snapshot, now);
         if reason.is_some() {
-            *self = Self::taken(snapshot, now);
+            self.take(snapshot, now);
         }
         for vm in &mut snapshot.vms {
             vm.evidence.active = self.active.get(&vm.id).copied().flatten();
@@ -72,13 +91,11 @@ impl Rebalance {
         reason
     }
 
-    fn taken(snapshot: &Snapshot, now: Duration) -> Self {
+    fn take(&mut self, snapshot: &Snapshot, now: Duration) {
         let active = |vm: &VmSnapshot| (vm.id, vm.evidence.active);
-        Self {
-            at: Some(now),
-            state: snapshot.state,
-            active: snapshot.vms.iter().map(active).collect(),
-        }
+        self.at = Some(now);
+        self.state = snapshot.state;
+        self.active = snapshot.vms.iter().map(active).collect();
     }
 
     fn membership(&self, snapshot: &Snapshot) -> Option<Reason> {
@@ -104,7 +121,7 @@ impl Rebalance {
     fn is_over(&self, now: Duration) -> bool {
         self.at
             .and_then(|at| now.checked_sub(at))
-            .is_none_or(|passed| passed >= REBALANCE_INTERVAL)
+            .is_none_or(|passed| passed >= self.interval)
     }
 }
 
@@ -115,7 +132,14 @@ fn has_jumped(before: Option<ActiveSet>, now: Option<ActiveSet>, size: PageCount
     };
     let is_apart = now.low > before.high || now.high < before.low;
     let change = now.likely.0.abs_diff(before.likely.0);
-    is_apart && change > size.0 / JUMP_DIVISOR
+    let much = size.0 / JUMP_DIVISOR;
+    (is_apart && change > much) || has_risen_on(&before, &now, much)
+}
+
+/// Whether it is surely more than was likely then, and more is acted on. A sample that is not over says
+/// nothing of how much more it may be, so nothing after it lies apart from it.
+fn has_risen_on(before: &ActiveSet, now: &ActiveSet, much: u64) -> bool {
+    now.low > before.likely && now.pages.0 > before.pages.0 + much
 }
 
 #[cfg(test)]
@@ -162,6 +186,15 @@ mod tests {
     }
 
     #[test]
+    fn another_interval_is_another_hold() {
+        let (mut rebalance, snapshot) = settled();
+        rebalance.interval = Duration::from_secs(2);
+        let due = |ms| rebalance.due(&snapshot, START + Duration::from_millis(ms));
+        assert_eq!(due(1999), None);
+        assert_eq!(due(2000), Some(Reason::Interval));
+    }
+
+    #[test]
     fn a_new_figure_waits_for_the_next_rebalance() {
         let (mut rebalance, mut snapshot) = settled();
         snapshot.vms[0].evidence.active = active(540);
@@ -193,6 +226,24 @@ mod tests {
         assert_eq!(jumped, Some(Reason::Sample(VmId(0))));
         let first_known = due(|snapshot| snapshot.vms[1].evidence.active = active(1));
         assert_eq!(first_known, Some(Reason::Sample(VmId(1))));
+    }
+
+    /// Of a guest that woke, the first that is known is how much it touched in half a period.
+    #[test]
+    fn the_end_of_a_sample_that_contradicted_is_not_waited_for() {
+        let (mut rebalance, mut snapshot) = settled();
+        let half = ActiveSet {
+            high: PageCount(1000),
+            ..active(700).unwrap()
+        };
+        snapshot.vms[0].evidence.active = Some(half);
+        let reason = rebalance.settle(&mut snapshot, START);
+        assert_eq!(reason, Some(Reason::Sample(VmId(0))));
+        snapshot.vms[0].evidence.active = active(740);
+        assert_eq!(rebalance.due(&snapshot, START), None, "not surely more");
+        snapshot.vms[0].evidence.active = active(950);
+        let reason = rebalance.due(&snapshot, START);
+        assert_eq!(reason, Some(Reason::Sample(VmId(0))));
     }
 
     #[test]

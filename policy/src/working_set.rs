@@ -4,8 +4,8 @@
 //! is counted (ESX.md, Working set). Touched over sampled estimates the active part of all, without
 //! asking the guest. One period is noisy, so two moving averages are kept, a slow and a fast one, and a
 //! version of the fast one that takes the current, unfinished period for finished. **The largest of the
-//! three is acted on**: it rises within a period and falls over many, for memory taken from a busy
-//! guest hurts it more than memory left to an idle one hurts the others.
+//! three is acted on**, or what is stated (below) if that is more: it rises within a period and falls over
+//! many, for memory taken from a busy guest hurts it more than memory left to an idle one hurts the others.
 //!
 //! What is good to act on is not what is true: the largest of three noisy figures lies above the truth
 //! most of the time. So what is *stated* is another figure, with the interval in which the truth lies with
@@ -142,7 +142,7 @@ impl Averages {
         Estimate {
             likely,
             interval,
-            used: current.value.max(fast.value).max(slow.value),
+            used: current.value.max(fast.value).max(slow.value).max(likely),
             slow: slow.value,
             fast: fast.value,
             current: current.value,
@@ -264,7 +264,8 @@ pub struct Estimate {
     pub likely: Fraction,
     /// Where the truth lies with 95 % confidence; `likely` is in it.
     pub interval: Interval,
-    /// The largest of the three averages below, which is what the policy acts on.
+    /// The largest of `likely` and the three averages below, which is what the policy acts on. The averages
+    /// need several periods to believe a guest that wakes; `likely` does so when it is sure.
     pub used: Fraction,
     /// Over about eight periods.
     pub slow: Fraction,
@@ -458,6 +459,14 @@ mod tests {
             periods.extend([100; 21]);
             assert!(used(&after(seed, &periods)) < 270, "seed {seed}");
         }
+    }
+
+    /// Averages alone would have it at three quarters.
+    #[test]
+    fn a_guest_that_surely_woke_is_believed_at_the_end_of_the_period() {
+        let mut working_set = after(5, &[0; 20]);
+        period(&mut working_set, &mut Random::new(5), 1000);
+        assert_eq!(used(&working_set), 1000);
     }
 
     #[test]

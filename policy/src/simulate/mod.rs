@@ -148,7 +148,9 @@ impl<'a> Host<'a> {
             swap: pages(scenario.host.swap_mib)?,
             thresholds: Thresholds::of(scenario.host.scale, budget),
             state: MemoryState::default(),
-            rebalance: Rebalance::default(),
+            rebalance: Rebalance::every(Duration::from_secs(
+                scenario.host.rebalance_interval_s.into(),
+            )),
             random: Random::new(scenario.seed),
             vms: vms.into_iter().map(|(vm, _)| vm).collect(),
             trace,

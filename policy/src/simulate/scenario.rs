@@ -46,6 +46,9 @@ pub struct HostModel {
     /// How long each sample is watched.
     #[serde(default = "half_a_minute")]
     pub sample_period_s: u32,
+    /// How long targets hold if nothing happens.
+    #[serde(default = "a_quarter_of_a_minute")]
+    pub rebalance_interval_s: u32,
     /// How balloons are used.
     #[serde(default)]
     pub balloon: BalloonSettings,
@@ -127,6 +130,10 @@ fn half_a_minute() -> u32 {
     30
 }
 
+fn a_quarter_of_a_minute() -> u32 {
+    15
+}
+
 fn one() -> u32 {
     1
 }
@@ -165,6 +172,7 @@ impl Scenario {
             ("seconds", self.seconds),
             ("record_every_s", self.record_every_s),
             ("sample_period_s", self.host.sample_period_s),
+            ("rebalance_interval_s", self.host.rebalance_interval_s),
         ];
         if let Some(&(field, _)) = nonzero.iter().find(|(_, number)| *number == 0) {
             return Err(InvalidScenario::Zero { field });

@@ -39,6 +39,7 @@ fn scenario(seconds: u32, memory_mib: u64, vms: Vec<VmModel>) -> Scenario {
             scale: crate::Scale::Sliding,
             swap_mib: 0,
             sample_period_s: 30,
+            rebalance_interval_s: 15,
             balloon: crate::BalloonSettings::default(),
         },
         vms,

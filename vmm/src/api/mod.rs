@@ -144,6 +144,10 @@ pub struct HostChange {
     #[serde(default)]
     #[schema(minimum = 1, maximum = 3600)]
     pub sample_period_s: Option<u32>,
+    /// How long targets hold if nothing happens.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 3600)]
+    pub rebalance_interval_s: Option<u32>,
 }
 
 /// Changes to how fast memory is scanned; what is absent stays.
@@ -250,6 +254,9 @@ pub struct HostView {
     /// How long each sample of a VM's pages is watched.
     #[serde(default)]
     pub sample_period_s: u64,
+    /// How long targets hold if nothing happens.
+    #[serde(default)]
+    pub rebalance_interval_s: u64,
     /// What happened last, oldest first.
     pub events: Vec<EventView>,
 }
@@ -574,13 +581,11 @@ pub fn parse_host_change(words: &[String]) -> Result<HostChange, String> {
                 });
             }
             "idle-tax" => change.idle_tax_permille = Some(parse_tax(value)?),
-            "sample-period" => {
-                let seconds = parse_count(key, value)?;
-                change.sample_period_s = Some(u32::try_from(seconds).unwrap_or(u32::MAX));
-            }
+            "sample-period" => change.sample_period_s = Some(parse_seconds(key, value)?),
+            "rebalance-interval" => change.rebalance_interval_s = Some(parse_seconds(key, value)?),
             _ => {
                 return Err(format!(
-                    "'{key}' cannot be set on the host: set memory, sharing, idle-tax, sample-period, scan-pass, scan-vm, scan-host, scan-core or scan-priority"
+                    "'{key}' cannot be set on the host: set memory, sharing, idle-tax, sample-period, rebalance-interval, scan-pass, scan-vm, scan-host, scan-core or scan-priority"
                 ));
             }
         }
@@ -591,6 +596,12 @@ pub fn parse_host_change(words: &[String]) -> Result<HostChange, String> {
 fn split_word(word: &str) -> Result<(&str, &str), String> {
     word.split_once('=')
         .ok_or_else(|| format!("'{word}' is not KEY=VALUE: write for example shares=high"))
+}
+
+/// What does not fit is more than any setting takes.
+fn parse_seconds(key: &str, value: &str) -> Result<u32, String> {
+    let seconds = parse_count(key, value)?;
+    Ok(u32::try_from(seconds).unwrap_or(u32::MAX))
 }
 
 fn parse_switch(key: &str, value: &str) -> Result<bool, String> {

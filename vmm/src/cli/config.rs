@@ -25,6 +25,7 @@ pub(super) struct ConfigFile {
     #[serde(deserialize_with = "tax")]
     idle_tax: Option<TaxRate>,
     sample_period_s: Option<u64>,
+    rebalance_interval_s: Option<u64>,
     scan: ScanFile,
 }
 
@@ -53,10 +54,16 @@ impl ConfigFile {
         {
             anyhow::bail!("interval_ms = {interval_ms}: give 50 to 60000");
         }
-        if let Some(sample_period_s) = file.sample_period_s
-            && !(1..=3600).contains(&sample_period_s)
-        {
-            anyhow::bail!("sample_period_s = {sample_period_s}: give 1 to 3600");
+        let periods = [
+            ("sample_period_s", file.sample_period_s),
+            ("rebalance_interval_s", file.rebalance_interval_s),
+        ];
+        for (key, seconds) in periods {
+            if let Some(seconds) = seconds
+                && !(1..=3600).contains(&seconds)
+            {
+                anyhow::bail!("{key} = {seconds}: give 1 to 3600");
+            }
         }
         Ok(file)
     }
@@ -71,6 +78,7 @@ impl ConfigFile {
         args.sharing = args.sharing.or(self.sharing);
         args.idle_tax = args.idle_tax.or(self.idle_tax);
         args.sample_period = args.sample_period.or(self.sample_period_s);
+        args.rebalance_interval = args.rebalance_interval.or(self.rebalance_interval_s);
     }
 
     /// How fast memory is scanned; the host checks it.
@@ -119,6 +127,7 @@ mod tests {
             sharing: Some(_),
             idle_tax: Some(_),
             sample_period_s: Some(_),
+            rebalance_interval_s: Some(_),
             scan:
                 ScanFile {
                     pass_s: Some(_),
@@ -141,6 +150,7 @@ mod tests {
             ("memory = 5", "memory"),
             ("interval_ms = 1", "interval_ms = 1"),
             ("sample_period_s = 0", "sample_period_s = 0"),
+            ("rebalance_interval_s = 3601", "rebalance_interval_s = 3601"),
             ("idle_tax = \"100\"", "100"),
             ("[scan]\nfast = true", "fast"),
             ("[scan]\npriority = \"high\"", "high"),

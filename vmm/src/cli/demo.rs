@@ -13,7 +13,7 @@ use crate::name::VmName;
 use crate::protocol::OnHostDeath;
 use anyhow::{Context, Result, bail};
 use page::PageCount;
-use policy::{SAMPLE_PERIOD, SharesSpec, TaxRate};
+use policy::{REBALANCE_INTERVAL, SAMPLE_PERIOD, SharesSpec, TaxRate};
 use serde::{Deserialize, Serialize};
 use sharing::RateSettings;
 use std::collections::BTreeMap;
@@ -104,6 +104,7 @@ pub(super) async fn demo(args: DemoArgs) -> Result<()> {
         scan_priority: ScanPriority::default(),
         idle_tax: TaxRate::default(),
         sample_period: SAMPLE_PERIOD,
+        rebalance_interval: REBALANCE_INTERVAL,
         socket: folder.socket(),
         http: None,
     };

@@ -6,6 +6,7 @@ use crate::host::runtime_dir::{Claim, ClaimError, log_of};
 use crate::host::{HostOptions, HttpOptions, MachineMemory, serve};
 use anyhow::{Context, Result, bail};
 use page::PageCount;
+use policy::{REBALANCE_INTERVAL, SAMPLE_PERIOD};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::fs::File;
 use std::io::{self, Write};
@@ -20,8 +21,6 @@ const LOG_LIMIT: u64 = 1 << 20;
 
 /// Time between rounds, unless told otherwise.
 const INTERVAL_MS: u64 = 1000;
-/// How long each sample of a VM's pages is watched, unless told otherwise (ESX's paper: 30 s).
-const SAMPLE_PERIOD_S: u64 = 30;
 
 pub(super) async fn host(mut args: HostArgs, socket: &Path) -> Result<()> {
     let file = match &args.config {
@@ -50,7 +49,8 @@ pub(super) async fn host(mut args: HostArgs, socket: &Path) -> Result<()> {
         rates: file.rates(),
         scan_priority: file.scan_priority(),
         idle_tax: args.idle_tax.unwrap_or_default(),
-        sample_period: Duration::from_secs(args.sample_period.unwrap_or(SAMPLE_PERIOD_S)),
+        sample_period: seconds_or(args.sample_period, SAMPLE_PERIOD),
+        rebalance_interval: seconds_or(args.rebalance_interval, REBALANCE_INTERVAL),
         socket: socket.into(),
         http: http_options(&args)?,
     };
@@ -70,6 +70,10 @@ pub(super) async fn host(mut args: HostArgs, socket: &Path) -> Result<()> {
 }
 
 /// Where to serve on TCP, if at all. Others than this machine's own programs must be wanted.
+fn seconds_or(given: Option<u64>, otherwise: Duration) -> Duration {
+    given.map_or(otherwise, Duration::from_secs)
+}
+
 fn http_options(args: &HostArgs) -> Result<Option<HttpOptions>> {
     let Some(address) = args.http else {
         return Ok(None);

@@ -78,10 +78,11 @@ pub(super) fn host(host: &HostView) -> String {
 fn memory_state(host: &HostView) -> String {
     let tax = host.idle_tax_permille;
     format!(
-        "      memory {}: {} MiB should be free; idle tax {tax}, samples of {} s\n",
+        "      memory {}: {} MiB should be free; idle tax {tax}, samples of {} s, targets for {} s\n",
         host.state,
         mebibytes(host.min_free_bytes),
         host.sample_period_s,
+        host.rebalance_interval_s,
     )
 }
 

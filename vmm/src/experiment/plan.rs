@@ -14,7 +14,7 @@ use crate::name::VmName;
 use crate::protocol::OnHostDeath;
 use crate::size::Size;
 use page::PageCount;
-use policy::{SAMPLE_PERIOD, SharesSpec, TaxRate, VmSettings};
+use policy::{REBALANCE_INTERVAL, SAMPLE_PERIOD, SharesSpec, TaxRate, VmSettings};
 use serde::Serialize;
 use sharing::RateSettings;
 use std::collections::BTreeMap;
@@ -87,6 +87,7 @@ pub struct PlannedHost {
     pub sharing: bool,
     pub idle_tax: TaxRate,
     pub sample_period: Duration,
+    pub rebalance_interval: Duration,
     pub interval: Duration,
     pub rates: RateSettings,
     pub scan_priority: ScanPriority,
@@ -281,21 +282,21 @@ fn host(text: &HostText, values: &Values) -> Result<PlannedHost, Problem> {
         ..default
     };
     let interval_ms = get_if("interval_ms", text.interval_ms.as_ref(), values)?;
-    let sample_period_s = get_if("sample_period_s", text.sample_period_s.as_ref(), values)?;
-    let default_period = u32::try_from(SAMPLE_PERIOD.as_secs()).unwrap_or(u32::MAX);
+    let seconds = |field, setting: &Option<Setting<u32>>, default: Duration| {
+        let default = u32::try_from(default.as_secs()).unwrap_or(u32::MAX);
+        let seconds = get_if(field, setting.as_ref(), values)?.unwrap_or(default);
+        Ok::<_, Problem>(Duration::from_secs(within(field, seconds, 1, 3600)?.into()))
+    };
     Ok(PlannedHost {
         budget: get("memory", &text.memory, values)?.0,
         sharing: get_if("sharing", text.sharing.as_ref(), values)?.unwrap_or(true),
         idle_tax: get_if("idle_tax", text.idle_tax.as_ref(), values)?.unwrap_or_default(),
-        sample_period: Duration::from_secs(
-            within(
-                "sample_period_s",
-                sample_period_s.unwrap_or(default_period),
-                1,
-                3600,
-            )?
-            .into(),
-        ),
+        sample_period: seconds("sample_period_s", &text.sample_period_s, SAMPLE_PERIOD)?,
+        rebalance_interval: seconds(
+            "rebalance_interval_s",
+            &text.rebalance_interval_s,
+            REBALANCE_INTERVAL,
+        )?,
         interval: Duration::from_millis(
             within(
                 "interval_ms",
@@ -416,6 +417,11 @@ fn host_change(phase: &PhaseText, values: &Values) -> Result<HostChange, Problem
         sharing: get_if("sharing", phase.sharing.as_ref(), values)?,
         idle_tax_permille: get_if("idle_tax", phase.idle_tax.as_ref(), values)?,
         sample_period_s: get_if("sample_period_s", phase.sample_period_s.as_ref(), values)?,
+        rebalance_interval_s: get_if(
+            "rebalance_interval_s",
+            phase.rebalance_interval_s.as_ref(),
+            values,
+        )?,
         ..HostChange::default()
     })
 }

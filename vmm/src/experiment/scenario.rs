@@ -160,6 +160,7 @@ pub struct HostText {
     pub sharing: Option<Setting<bool>>,
     pub idle_tax: Option<Setting<TaxRate>>,
     pub sample_period_s: Option<Setting<u32>>,
+    pub rebalance_interval_s: Option<Setting<u32>>,
     pub interval_ms: Option<Setting<u32>>,
     #[serde(default)]
     pub scan: ScanText,
@@ -246,6 +247,8 @@ pub struct PhaseText {
     pub sharing: Option<Setting<bool>>,
     /// How long the host watches a sample.
     pub sample_period_s: Option<Setting<u32>>,
+    /// How long the host's targets hold if nothing happens.
+    pub rebalance_interval_s: Option<Setting<u32>>,
 }
 
 /// A workload of the embedded guest, known to be one.
@@ -513,12 +516,14 @@ impl Scenario {
             || phase.shares.is_some()
             || phase.hold.is_some()
             || phase.stop;
-        let for_host =
-            phase.memory.is_some() || phase.sharing.is_some() || phase.sample_period_s.is_some();
+        let for_host = phase.memory.is_some()
+            || phase.sharing.is_some()
+            || phase.sample_period_s.is_some()
+            || phase.rebalance_interval_s.is_some();
         match &phase.vm {
             None if for_vm => Err(Problem::Shape("say which vm this happens to")),
             Some(_) if for_host => Err(Problem::Shape(
-                "memory, sharing and sample_period_s are the host's: leave vm out",
+                "memory, sharing, sample_period_s and rebalance_interval_s are the host's: leave vm out",
             )),
             Some(name) => self.check_vm("vm", name.as_str()),
             None => Ok(()),

@@ -95,6 +95,8 @@ pub enum HostError {
     Rates,
     #[error("a sample cannot be watched for {0} s: set sample-period to 1 to 3600")]
     SamplePeriod(u32),
+    #[error("targets cannot hold for {0} s: set rebalance-interval to 1 to 3600")]
+    RebalanceInterval(u32),
     #[error("nothing was decided about VM '{0}' yet: try again in a moment")]
     NotDecided(VmName),
     #[error("cannot start the scanner of page sharing")]

@@ -62,7 +62,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use vm::Vm;
-use wish::{check_budget, new_rates, new_sample_period, pinned, whole_pages, whole_pages_or};
+use wish::{
+    check_budget, new_rates, new_rebalance_interval, new_sample_period, pinned, whole_pages,
+    whole_pages_or,
+};
 
 /// How long a VM may wait until its memory was taken from others.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(30);
@@ -104,6 +107,8 @@ pub struct HostOptions {
     pub idle_tax: TaxRate,
     /// How long each sample of a VM's pages is watched.
     pub sample_period: Duration,
+    /// How long targets hold if nothing happens.
+    pub rebalance_interval: Duration,
     /// Where clients find it.
     pub socket: PathBuf,
     /// Where browsers and scrapers find it, if they should.
@@ -180,6 +185,7 @@ impl Host {
                     scan_priority: options.scan_priority,
                     idle_tax: options.idle_tax,
                     sample_period: options.sample_period,
+                    rebalance_interval: options.rebalance_interval,
                     recorder: Recorder::new(&options.socket),
                 })),
                 answered: Notify::new(),
@@ -333,7 +339,9 @@ impl Host {
         policy::admit_budget(&state.snapshot(), budget)?;
         let rates = new_rates(state.rates, change.scan)?;
         let sample_period = new_sample_period(state.sample_period, change.sample_period_s)?;
-        state.sample_period = sample_period;
+        let interval =
+            new_rebalance_interval(state.rebalance.interval, change.rebalance_interval_s)?;
+        (state.sample_period, state.rebalance.interval) = (sample_period, interval);
         state.idle_tax = change.idle_tax_permille.unwrap_or(state.idle_tax);
         let priority = change.scan.priority.unwrap_or(state.scan_priority);
         if (rates, priority) != (state.rates, state.scan_priority) {

@@ -142,8 +142,8 @@ impl State {
                 unlimited: vm.is_unlimited(),
             };
             let states = vm.states();
-            if let Some((number, size)) = vm.sampling.update(report, &states, conditions) {
-                sharing.sample(id, number, size);
+            if let Some(order) = vm.sampling.update(report, &states, conditions) {
+                sharing.sample(id, order);
             }
         }
     }

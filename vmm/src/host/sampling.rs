@@ -8,7 +8,7 @@
 //! Pages mapped from the store are not sampled (see `memory::agent::sample`). They are taken to be touched
 //! as much as the private ones: to call them idle would tax a VM for what it shares.
 
-use super::sharing::SampleReport;
+use super::sharing::{SampleOrder, SampleReport};
 use crate::api::WorkingSetView;
 use page::{PageCount, PageStates};
 use policy::{
@@ -47,13 +47,13 @@ pub(super) struct Conditions {
 }
 
 impl Sampling {
-    /// Takes in how the sample stands. A sample to ask for now, by number and size, if one is due.
+    /// Takes in how the sample stands. A sample to ask for now, if one is due.
     pub(super) fn update(
         &mut self,
         report: Option<SampleReport>,
         states: &PageStates,
         conditions: Conditions,
-    ) -> Option<(u64, u32)> {
+    ) -> Option<SampleOrder> {
         let current = report.filter(|report| report.number == self.number);
         let watched = current.and_then(|report| report.watched);
         if let (Some(report), Some(watched)) = (current, watched) {
@@ -88,7 +88,7 @@ impl Sampling {
         self.working_set.count(report.sample);
     }
 
-    fn next(&mut self, conditions: Conditions) -> (u64, u32) {
+    fn next(&mut self, conditions: Conditions) -> SampleOrder {
         let Conditions {
             period,
             state,
@@ -98,7 +98,11 @@ impl Sampling {
         let (known, limits) = (self.working_set.touched(), SampleLimits::default());
         self.number += 1;
         self.asked = Some(Instant::now());
-        (self.number, sample_size(known, precision, period, &limits))
+        SampleOrder {
+            number: self.number,
+            size: sample_size(known, precision, period, &limits),
+            period,
+        }
     }
 
     /// What was given up since the sample was drawn is not used, whatever the rest of it shows.
@@ -187,7 +191,12 @@ mod tests {
     fn a_period_ends_when_the_sample_was_watched_for_as_long() {
         let mut sampling = Sampling::default();
         let asked = sampling.update(None, &states(1000), CONDITIONS);
-        assert_eq!(asked, Some((1, 97)), "a first sample at once");
+        let first = SampleOrder {
+            number: 1,
+            size: 97,
+            period: PERIOD,
+        };
+        assert_eq!(asked, Some(first), "at once");
         let rounds = [(None, 0), (Some(0), 0), (Some(29), 30)];
         for (watched, touched) in rounds {
             let next = sampling.update(report(1, watched, touched), &states(1000), CONDITIONS);
@@ -195,7 +204,7 @@ mod tests {
         }
         assert_eq!(sampling.active_set(&states(1000), PageCount(2000)), None);
         let next = sampling.update(report(1, Some(30), 45), &states(1000), CONDITIONS);
-        assert_eq!(next.map(|(number, _)| number), Some(2));
+        assert_eq!(next.map(|order| order.number), Some(2));
         let active = sampling.active_set(&states(1000), PageCount(2000));
         assert_eq!(active.map(|active| active.pages), Some(PageCount(500)));
     }

@@ -76,6 +76,7 @@ pub(super) struct Beginning {
     pub(super) scan_priority: ScanPriority,
     pub(super) idle_tax: TaxRate,
     pub(super) sample_period: Duration,
+    pub(super) rebalance_interval: Duration,
     pub(super) recorder: Recorder,
 }
 
@@ -106,7 +107,7 @@ impl State {
             idle_tax: beginning.idle_tax,
             sample_period: beginning.sample_period,
             memory_state: MemoryState::default(),
-            rebalance: Rebalance::default(),
+            rebalance: Rebalance::every(beginning.rebalance_interval),
             planned: Instant::now(),
             decision: None,
             recorder: beginning.recorder,
@@ -292,6 +293,7 @@ impl State {
             state_below: self.thresholds().into(),
             idle_tax_permille: self.idle_tax,
             sample_period_s: self.sample_period.as_secs(),
+            rebalance_interval_s: self.rebalance.interval.as_secs(),
             events: self.events.list(),
         }
     }

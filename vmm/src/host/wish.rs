@@ -89,19 +89,28 @@ pub(super) fn new_rates(old: RateSettings, change: ScanChange) -> Result<RateSet
     }
 }
 
-/// How long a sample may be watched, in seconds: up to an hour.
-const SAMPLE_PERIODS: std::ops::RangeInclusive<u32> = 1..=3600;
+/// What a period may be, in seconds: up to an hour.
+const PERIODS: std::ops::RangeInclusive<u32> = 1..=3600;
 
 pub(super) fn new_sample_period(
     old: Duration,
     wanted_s: Option<u32>,
 ) -> Result<Duration, HostError> {
+    new_period(old, wanted_s).map_err(HostError::SamplePeriod)
+}
+
+pub(super) fn new_rebalance_interval(
+    old: Duration,
+    wanted_s: Option<u32>,
+) -> Result<Duration, HostError> {
+    new_period(old, wanted_s).map_err(HostError::RebalanceInterval)
+}
+
+fn new_period(old: Duration, wanted_s: Option<u32>) -> Result<Duration, u32> {
     match wanted_s {
         None => Ok(old),
-        Some(seconds) if SAMPLE_PERIODS.contains(&seconds) => {
-            Ok(Duration::from_secs(seconds.into()))
-        }
-        Some(seconds) => Err(HostError::SamplePeriod(seconds)),
+        Some(seconds) if PERIODS.contains(&seconds) => Ok(Duration::from_secs(seconds.into())),
+        Some(seconds) => Err(seconds),
     }
 }
 

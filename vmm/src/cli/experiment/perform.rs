@@ -92,6 +92,7 @@ fn options(host: &PlannedHost, socket: PathBuf) -> HostOptions {
         scan_priority: host.scan_priority,
         idle_tax: host.idle_tax,
         sample_period: host.sample_period,
+        rebalance_interval: host.rebalance_interval,
         socket,
         http: None,
     }

@@ -358,6 +358,7 @@ mod tests {
                 state_below: StateThresholds::default(),
                 idle_tax_permille: TaxRate::default(),
                 sample_period_s: 30,
+                rebalance_interval_s: 15,
                 events: Vec::new(),
             },
             vms,

@@ -10,7 +10,7 @@ mod vm;
 
 pub use audit::Audit;
 pub use scanner::Totals;
-pub use vm::{SampleReport, ScannedVmSpec, VmFigures};
+pub use vm::{SampleOrder, SampleReport, ScannedVmSpec, VmFigures};
 
 use crate::api::ScanPriority;
 use crate::event::Event;
@@ -55,11 +55,7 @@ enum Command {
         free: PageCount,
     },
     Audit(SyncSender<Audit>),
-    Sample {
-        vm: VmId,
-        number: u64,
-        size: u32,
-    },
+    Sample(VmId, SampleOrder),
 }
 
 /// What the scanner last said of itself.
@@ -171,10 +167,9 @@ impl PageSharing {
         });
     }
 
-    /// Watch which of up to `size` random private pages a VM touches from now on, instead of those
-    /// watched before. `number` tells the one from the other in the report.
-    pub fn sample(&self, vm: VmId, number: u64, size: u32) {
-        self.say(Command::Sample { vm, number, size });
+    /// Watch which of some random private pages a VM touches from now on, instead of those watched before.
+    pub fn sample(&self, vm: VmId, order: SampleOrder) {
+        self.say(Command::Sample(vm, order));
     }
 
     /// Has all VMs' memory maps compared with the books. The answer comes when no agent is at work.

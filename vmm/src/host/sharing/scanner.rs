@@ -13,7 +13,7 @@
 
 use super::audit::{Audit, audit};
 use super::hash::PageHash;
-use super::vm::{Look, ScannedVm, ScannedVmSpec, Source};
+use super::vm::{Look, SampleOrder, ScannedVm, ScannedVmSpec, Source};
 use super::{Command, Direction, Report, Stores, VmReport};
 use crate::api::ScanPriority;
 use crate::event::Event;
@@ -39,9 +39,10 @@ const MOST_PENDING: usize = 2;
 const PUBLISH_EVERY: Duration = Duration::from_millis(200);
 /// Messages taken from one agent before others have their turn.
 const HEARD_AT_ONCE: usize = 256;
-/// How often sampled pages are looked at: the last look of a period is at most so old.
-const WATCH_EVERY: Duration = Duration::from_millis(500);
-/// How often agents that have nothing to do are heard, unless they are known to have spoken.
+/// How often is asked whether a VM's sample is due to be looked at: the last look of a period is late by so
+/// much at most.
+const WATCH_EVERY: Duration = Duration::from_millis(250);
+/// How often agents that have nothing to do are heard while blocks are looked at.
 const HEAR_EVERY: Duration = Duration::from_millis(10);
 /// How long is slept at least when no block is due: each VM has moments of its own, and to wake for every one
 /// of a hundred VMs would cost more than to look at their blocks.
@@ -207,7 +208,7 @@ impl Scanner {
                 free,
             } => self.adapt(pace, pressure, free),
             Command::Audit(answer) => self.audits.push(answer),
-            Command::Sample { vm, number, size } => self.begin_sample(vm, number, size),
+            Command::Sample(vm, order) => self.begin_sample(vm, order),
         }
     }
 
@@ -222,19 +223,20 @@ impl Scanner {
         (self.pace, self.pressure, self.free) = (pace, pressure, free.0);
     }
 
-    fn begin_sample(&mut self, id: VmId, number: u64, size: u32) {
-        let size = usize::try_from(size).unwrap_or(usize::MAX);
+    fn begin_sample(&mut self, id: VmId, order: SampleOrder) {
         let sharing = &self.sharing;
         let mapped = |number| sharing.mapped(Block { vm: id, number });
         if let Some(vm) = self.vms.get_mut(&id) {
-            vm.begin_sample(number, size, mapped);
+            vm.begin_sample(order, mapped);
         }
     }
 
     fn watch_samples_now_and_then(&mut self) {
         if self.watched.elapsed() >= WATCH_EVERY {
             self.watched = Instant::now();
-            self.vms.values_mut().for_each(ScannedVm::watch_sample);
+            self.vms
+                .values_mut()
+                .for_each(ScannedVm::watch_sample_in_time);
         }
     }
 
@@ -708,6 +710,8 @@ impl Scanner {
         }
         let mut agents = sources.iter().skip(1);
         self.has_news = agents.any(|source| !source.revents().is_empty());
+        // Nobody has said anything, so nobody need be asked for a while.
+        self.heard = Instant::now();
         self.wake.drain();
     }
 }

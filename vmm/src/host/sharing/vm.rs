@@ -6,7 +6,7 @@
 
 mod sample;
 
-pub use sample::SampleReport;
+pub use sample::{SampleOrder, SampleReport};
 
 use super::hash::PageHash;
 use crate::memory::MemoryError;

@@ -109,6 +109,7 @@ pub(in crate::host) mod tests {
             scan_priority: ScanPriority::default(),
             idle_tax: TaxRate::default(),
             sample_period: Duration::from_secs(30),
+            rebalance_interval: Duration::from_secs(15),
             socket: folder.path().join("host.sock"),
             http: None,
         };

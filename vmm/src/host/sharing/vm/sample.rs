@@ -22,6 +22,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+/// How often a sample is looked at in its period. Each look is a call for each page, and what it finds
+/// before the end only tells sooner that a VM uses more.
+const LOOKS: u32 = 16;
+
 /// How a sample stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SampleReport {
@@ -35,6 +39,17 @@ pub struct SampleReport {
     pub sample: Sample,
 }
 
+/// What is to be sampled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SampleOrder {
+    /// Tells one sample of a VM from the other in reports.
+    pub number: u64,
+    /// Pages at most.
+    pub size: u32,
+    /// How long they are to be watched.
+    pub period: Duration,
+}
+
 /// One sample of a VM.
 #[derive(Debug)]
 pub(super) struct TouchSample {
@@ -46,10 +61,12 @@ pub(super) struct TouchSample {
     pages: BTreeMap<u64, Option<Touch>>,
     since: Option<Instant>,
     watched: Option<Duration>,
+    /// How long it is to be watched.
+    period: Duration,
 }
 
 impl TouchSample {
-    fn new(number: u64, drawn: Drawn) -> Self {
+    fn new(number: u64, period: Duration, drawn: Drawn) -> Self {
         // What lies beyond 16 TiB is not sampled.
         let asked: Vec<u32> = drawn
             .pages
@@ -63,7 +80,16 @@ impl TouchSample {
             asked,
             since: None,
             watched: None,
+            period,
         }
+    }
+
+    /// For how long it has been watched, if it is time to look.
+    fn is_due(&self) -> Option<Duration> {
+        let (gone, watched) = (self.since?.elapsed(), self.watched?);
+        let next = watched + self.period / LOOKS;
+        let is_last = watched < self.period && gone >= self.period;
+        (gone >= next || is_last).then_some(gone)
     }
 
     /// The agent has dropped these; the others are not private any more.
@@ -82,6 +108,13 @@ impl TouchSample {
         if let Some(seen) = self.pages.get_mut(&page) {
             *seen = (*seen).max(touch);
         }
+    }
+
+    /// Those of a range of which a look can tell more than is known.
+    fn to_look_at(&self, pages: Range<u64>) -> Vec<u64> {
+        let open = |(_, touch): &(&u64, &Option<Touch>)| **touch < Some(Touch::Written);
+        let pages = self.pages.range(pages).filter(open);
+        pages.map(|(&page, _)| page).collect()
     }
 
     fn leave(&mut self, pages: Range<u64>) {
@@ -152,14 +185,19 @@ impl Drawn {
 }
 
 impl ScannedVm {
-    /// Draws up to `size` of the private pages and asks the agent to drop their mappings. A sample that was
-    /// being watched is given up. `mapped` says over which pages of a block the store is mapped.
+    /// Draws up to `size` of the private pages and asks the agent to drop their mappings, to be watched for a
+    /// period. A sample that was being watched is given up. `mapped` says over which pages of a block the
+    /// store is mapped.
     pub(in crate::host::sharing) fn begin_sample(
         &mut self,
-        number: u64,
-        size: usize,
+        SampleOrder {
+            number,
+            size,
+            period,
+        }: SampleOrder,
         mapped: impl Fn(u32) -> PageSet,
     ) {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
         let seed = number.wrapping_mul(0x1_0001) ^ u64::from(self.pid) << 32;
         let mut drawn = Drawn::new(size.min(MOST_SAMPLED), seed);
         for block in 0..self.blocks() {
@@ -174,7 +212,7 @@ impl ScannedVm {
                 tracing::debug!("pages of process {} are not sampled: {error}", self.pid);
             }
         }
-        let sample = TouchSample::new(number, drawn);
+        let sample = TouchSample::new(number, period, drawn);
         self.unsent.push_back(ToAgent::Sample {
             number,
             pages: sample.asked.clone(),
@@ -205,12 +243,26 @@ impl ScannedVm {
         }
     }
 
-    /// Looks at all sampled pages.
-    pub(in crate::host::sharing) fn watch_sample(&mut self) {
-        self.watch(0..u64::MAX);
-        if let Some(sample) = self.sample.as_mut() {
-            sample.watched = sample.since.map(|since| since.elapsed());
+    /// Looks at all sampled pages, if it is time.
+    pub(in crate::host::sharing) fn watch_sample_in_time(&mut self) {
+        let due = self.sample.as_ref().and_then(TouchSample::is_due);
+        if let Some(gone) = due {
+            self.watch_sample(gone);
         }
+    }
+
+    /// Looks at all sampled pages, which were watched for so long.
+    fn watch_sample(&mut self, gone: Duration) {
+        self.watch(0..u64::MAX);
+        let Some(mut sample) = self.sample.take() else {
+            return;
+        };
+        sample.watched = Some(gone);
+        // What the guest gave up has left, and that need not be known before the end.
+        if gone >= sample.period {
+            sample.pages.retain(|&page, _| self.is_held(page));
+        }
+        self.sample = Some(sample);
     }
 
     /// Looks at those of a block, because it is about to be armed.
@@ -222,13 +274,10 @@ impl ScannedVm {
         let Some(mut sample) = self.sample.take_if(|sample| sample.since.is_some()) else {
             return;
         };
-        for page in sample.in_range(pages) {
-            match self.is_held(page) {
-                true => match self.pagemap.touch(self.address(page)) {
-                    Ok(touch) => sample.see(page, touch),
-                    Err(error) => tracing::debug!("page {page} is not seen: {error}"),
-                },
-                false => sample.leave(page..page + 1),
+        for page in sample.to_look_at(pages) {
+            match self.pagemap.touch(self.address(page)) {
+                Ok(touch) => sample.see(page, touch),
+                Err(error) => tracing::debug!("page {page} is not seen: {error}"),
             }
         }
         self.sample = Some(sample);

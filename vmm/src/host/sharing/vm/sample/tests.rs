@@ -7,6 +7,8 @@ use page::{Gfn, GfnRange};
 use proptest::prelude::*;
 use std::thread;
 
+const PERIOD: Duration = Duration::from_secs(3600);
+
 impl Bench {
     fn take_in(&mut self, message: FromAgent) {
         if let FromAgent::Sampled { number, dropped } = message {
@@ -15,9 +17,18 @@ impl Bench {
     }
 
     /// Waits until the agent has dropped the mappings of so many pages.
-    fn sample(&mut self, size: usize) {
+    fn sample(&mut self, size: u32) {
+        self.sample_for(size, PERIOD);
+    }
+
+    fn sample_for(&mut self, size: u32, period: Duration) {
         self.samples += 1;
-        self.vm.begin_sample(self.samples, size, |_| PageSet::EMPTY);
+        let order = SampleOrder {
+            number: self.samples,
+            size,
+            period,
+        };
+        self.vm.begin_sample(order, |_| PageSet::EMPTY);
         while self.report().watched.is_none() {
             match self.vm.hear() {
                 Some(message) => self.take_in(message),
@@ -30,9 +41,9 @@ impl Bench {
         self.vm.sample_report().unwrap()
     }
 
-    /// Size, touched, written.
+    /// Size, touched, written at the end of the period.
     fn counts(&mut self) -> (u32, u32, u32) {
-        self.vm.watch_sample();
+        self.vm.watch_sample(PERIOD);
         let Sample {
             size,
             touched,
@@ -123,6 +134,32 @@ fn a_write_is_not_forgotten_when_the_scanner_arms_the_page_again() {
     assert_eq!(bench.counts(), (64, 16, 8));
 }
 
+/// What a look costs is a part of what the host costs when nothing happens.
+#[test]
+fn a_sample_is_looked_at_sixteen_times_in_its_period_and_at_its_end() {
+    let mut bench = Bench::new();
+    (0..64).for_each(|page| bench.write(page));
+    let period = Duration::from_millis(400);
+    bench.sample_for(64, period);
+    bench.write(3);
+    let mut looks = vec![Duration::ZERO];
+    while *looks.last().unwrap() < period {
+        bench.vm.watch_sample_in_time();
+        let watched = bench.report().watched.unwrap();
+        if watched > *looks.last().unwrap() {
+            looks.push(watched);
+        }
+    }
+    assert!((2..=17).contains(&looks.len()), "{looks:?}");
+    let before_last = |pair: &[Duration]| pair[1] < period;
+    let mut pairs = looks.windows(2).filter(|pair| before_last(pair));
+    assert!(
+        pairs.all(|pair| pair[1] - pair[0] >= period / 16),
+        "{looks:?}"
+    );
+    assert_eq!(bench.report().sample.touched, 1);
+}
+
 /// The agent reads what it is asked about, through the guest's own mapping.
 #[test]
 fn what_the_agent_is_asked_about_leaves_the_sample() {
@@ -143,7 +180,12 @@ fn what_the_agent_is_asked_about_leaves_the_sample() {
 fn a_new_sample_takes_the_place_of_one_that_was_not_answered() {
     let mut bench = Bench::new();
     (0..64).for_each(|page| bench.write(page));
-    bench.vm.begin_sample(70, 10, |_| PageSet::EMPTY);
+    let order = SampleOrder {
+        number: 70,
+        size: 10,
+        period: PERIOD,
+    };
+    bench.vm.begin_sample(order, |_| PageSet::EMPTY);
     bench.samples = 70;
     bench.sample(20);
     assert_eq!(bench.report().number, 71);
