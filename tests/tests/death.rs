@@ -212,7 +212,16 @@ fn a_vm_whose_memory_does_not_come_is_refused_and_holds_up_nobody() {
         });
         host.fails(&["console", "b"], 1, &["'b'", "does not run yet"]);
         let done = run.join().expect("commands do not panic");
-        done.expect_failure(1, &["'b'", "could not be taken from the other VMs"]);
+        done.expect_failure(
+            1,
+            &[
+                "'b'",
+                "could not be taken from the other VMs",
+                "'a' holds",
+                "more than it should",
+                "ballonet explain a",
+            ],
+        );
     });
     assert!(!is_listed(&host, "b"));
     process::signal(pid, Signal::CONT);

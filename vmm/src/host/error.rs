@@ -3,7 +3,7 @@
 use crate::api::ProblemKind;
 use crate::name::VmName;
 use page::PageCount;
-use std::io;
+use std::{fmt, io};
 use thiserror::Error;
 
 /// A wish that cannot be granted.
@@ -56,9 +56,13 @@ pub enum HostError {
         min: PageCount,
     },
     #[error(
-        "VM '{name}' was not started: its memory could not be taken from the other VMs within {seconds} s; they do not give back what they were asked for: `ballonet ps` shows balloons behind their targets"
+        "VM '{name}' was not started: its memory could not be taken from the other VMs within {seconds} s: {keepers}"
     )]
-    NoMemoryInTime { name: VmName, seconds: u64 },
+    NoMemoryInTime {
+        name: VmName,
+        seconds: u64,
+        keepers: Keepers,
+    },
     #[error("VM '{name}' did not start: {why}")]
     DidNotStart { name: VmName, why: String },
     #[error("VM '{0}' does not run yet: try again in a moment")]
@@ -107,6 +111,29 @@ pub enum HostError {
     MachineMemory(#[source] io::Error),
     #[error("{0}")]
     BadRequest(String),
+}
+
+/// VMs that hold more than they should, and by how much, the worst first.
+#[derive(Debug, Default)]
+pub struct Keepers(pub Vec<(VmName, PageCount)>);
+
+/// So many are named.
+const NAMED_KEEPERS: usize = 3;
+
+impl fmt::Display for Keepers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((worst, _)) = self.0.first() else {
+            return f.write_str("`ballonet ps` shows balloons behind their targets");
+        };
+        for (place, (name, pages)) in self.0.iter().take(NAMED_KEEPERS).enumerate() {
+            let comma = if place == 0 { "" } else { ", " };
+            write!(f, "{comma}'{name}' holds {pages} more than it should")?;
+        }
+        if let Some(others @ 1..) = self.0.len().checked_sub(NAMED_KEEPERS) {
+            write!(f, ", {others} others also hold more")?;
+        }
+        write!(f, "; `ballonet explain {worst}` says why")
+    }
 }
 
 impl HostError {

@@ -225,6 +225,7 @@ impl Host {
                 Err(_) => Err(HostError::NoMemoryInTime {
                     name,
                     seconds: MEMORY_PATIENCE.as_secs(),
+                    keepers: host.lock().keepers(),
                 }),
             };
             if result.is_err() {

@@ -1,6 +1,6 @@
 //! What a host knows at one moment: its VMs, its budget, and what was last measured.
 
-use super::error::HostError;
+use super::error::{HostError, Keepers};
 use super::events::Events;
 use super::figures::Record;
 use super::publication::Publication;
@@ -15,10 +15,11 @@ use crate::protocol::VmConfig;
 use crate::vm::MOST_VCPUS;
 use page::{PageCount, VmId};
 use policy::{
-    BalloonRound, BalloonSettings, MemoryState, Rebalance, Scale, SharesSpec, Snapshot, TaxRate,
-    Thresholds, VmSettings,
+    BalloonRound, BalloonSettings, MemoryState, Rebalance, Scale, SharesSpec, Snapshot, Stage,
+    Step, TaxRate, Thresholds, VmSettings, VmSnapshot,
 };
 use sharing::RateSettings;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -114,6 +115,22 @@ impl State {
         };
         state.publish_change();
         state
+    }
+
+    /// Who keeps what others wait for.
+    pub(super) fn keepers(&self) -> Keepers {
+        let Some(Decision { snapshot, plan, .. }) = &self.decision else {
+            return Keepers::default();
+        };
+        let excess = |(vm, step): (&VmSnapshot, &Step)| {
+            let excess = vm.held().saturating_sub(step.target);
+            let name = self.vms.get(&vm.id)?.config.name.clone();
+            (vm.stage == Stage::Running && excess > PageCount::ZERO).then_some((name, excess))
+        };
+        let vms = snapshot.vms.iter().zip(&plan.steps);
+        let mut keepers: Vec<_> = vms.filter_map(excess).collect();
+        keepers.sort_by_key(|&(_, excess)| Reverse(excess));
+        Keepers(keepers)
     }
 
     pub(super) fn thresholds(&self) -> Thresholds {
