@@ -4,6 +4,7 @@
 pub(super) mod account;
 mod audit;
 mod hash;
+mod listener;
 mod priority;
 mod scanner;
 mod vm;
@@ -15,6 +16,7 @@ pub use vm::{SampleOrder, SampleReport, ScannedVmSpec, VmFigures};
 use crate::api::ScanPriority;
 use crate::event::Event;
 use crate::memory::store::Store;
+use listener::Listener;
 use page::{PageCount, VmId};
 use scanner::{Scanner, ScannerParts};
 use sharing::{Counts, Domain, Pace, Pressure, RateSettings, VmCounts};
@@ -118,7 +120,7 @@ impl PageSharing {
         let stores = Stores::default();
         let parts = ScannerParts {
             commands: inbox,
-            wake: wake.clone(),
+            listener: Listener::new(wake.clone())?,
             report: Arc::clone(&report),
             stores: Arc::clone(&stores),
             frames: u32::try_from(machine.0).unwrap_or(1 << 30).min(1 << 30),

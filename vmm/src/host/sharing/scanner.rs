@@ -13,15 +13,14 @@
 
 use super::audit::{Audit, audit};
 use super::hash::PageHash;
+use super::listener::Listener;
 use super::vm::{Look, SampleOrder, ScannedVm, ScannedVmSpec, Source};
 use super::{Command, Direction, Report, Stores, VmReport};
 use crate::api::ScanPriority;
-use crate::event::Event;
 use crate::memory::store::Store;
 use crate::protocol::page_sharing::FromAgent;
 use page::{PageCount, VmId};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::AsFd;
+use rustix::event::epoll::EventFlags;
 use rustix::time::{ClockId, clock_gettime};
 use sharing::{
     Areas, BLOCK_PAGES, Block, BlockPlan, Content, Counts, Domain, Fill, Next, Pace, Page, PageSet,
@@ -42,11 +41,9 @@ const HEARD_AT_ONCE: usize = 256;
 /// How often is asked whether a VM's sample is due to be looked at: the last look of a period is late by so
 /// much at most.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
-/// How often agents that have nothing to do are heard while blocks are looked at.
-const HEAR_EVERY: Duration = Duration::from_millis(10);
 /// How long is slept at least when no block is due: each VM has moments of its own, and to wake for every one
-/// of a hundred VMs would cost more than to look at their blocks.
-const SHORTEST_SLEEP: Duration = Duration::from_millis(20);
+/// of a hundred VMs would cost more than to look at their blocks. Rates let that be caught up with.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(100);
 /// How long an idle scanner sleeps before it looks whether anything has changed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// How long news is waited for that explains what an audit found.
@@ -58,7 +55,7 @@ const AGENT_PATIENCE: Duration = Duration::from_millis(2);
 
 pub(super) struct Scanner {
     commands: Receiver<Command>,
-    wake: Event,
+    listener: Listener,
     report: Arc<Mutex<Report>>,
     stores: Stores,
     frames: u32,
@@ -84,9 +81,6 @@ pub(super) struct Scanner {
     unmappings: u64,
     totals: Totals,
     begin: Instant,
-    heard: Instant,
-    /// Whether an agent is known to have said something since.
-    has_news: bool,
     watched: Instant,
     published: Instant,
 }
@@ -109,7 +103,7 @@ pub struct Totals {
 /// What a scanner is made of.
 pub(super) struct ScannerParts {
     pub(super) commands: Receiver<Command>,
-    pub(super) wake: Event,
+    pub(super) listener: Listener,
     pub(super) report: Arc<Mutex<Report>>,
     pub(super) stores: Stores,
     pub(super) frames: u32,
@@ -123,7 +117,7 @@ impl Scanner {
         let begin = Instant::now();
         Self {
             commands: parts.commands,
-            wake: parts.wake,
+            listener: parts.listener,
             report: parts.report,
             stores: parts.stores,
             frames: parts.frames,
@@ -147,8 +141,6 @@ impl Scanner {
             unmappings: 0,
             totals: Totals::default(),
             begin,
-            heard: begin,
-            has_news: false,
             watched: begin,
             published: begin,
         }
@@ -158,7 +150,7 @@ impl Scanner {
     pub(super) fn run(mut self) {
         super::priority::set(self.priority, self.pressure);
         while self.obey().is_ok() {
-            self.hear_agents_in_time();
+            self.hear_agents();
             self.answer_audits();
             self.watch_samples_now_and_then();
             self.publish_now_and_then();
@@ -229,6 +221,7 @@ impl Scanner {
         if let Some(vm) = self.vms.get_mut(&id) {
             vm.begin_sample(order, mapped);
         }
+        self.listen_to(id);
     }
 
     fn watch_samples_now_and_then(&mut self) {
@@ -280,6 +273,7 @@ impl Scanner {
         let vm = ScannedVm::new(spec, hash, store, frames)
             .map_err(|error| crate::error_chain(&error))?;
         self.vms.insert(id, vm);
+        self.listen_to(id);
         Ok(())
     }
 
@@ -296,7 +290,9 @@ impl Scanner {
     /// The VM's process has ended, and its mappings with it.
     fn remove_vm(&mut self, id: VmId) {
         self.schedule.remove_vm(id);
-        self.vms.remove(&id);
+        if let Some(vm) = self.vms.remove(&id) {
+            self.listener.leave(id, &vm);
+        }
         self.sharing.remove_vm(id);
         self.punch_freed();
         self.drop_unused_stores();
@@ -315,32 +311,27 @@ impl Scanner {
         self.hashes.retain(|domain, _| stores.contains_key(domain));
     }
 
-    /// Agents that have something to do are heard at once; what others say can wait a little, for asking
-    /// them all for each block would cost more than looking at it.
-    fn hear_agents_in_time(&mut self) {
-        if self.has_news || self.heard.elapsed() >= HEAR_EVERY {
-            self.hear_agents();
-        } else {
-            self.hear_those(|vm| vm.pending > 0);
-        }
-    }
-
     fn hear_agents(&mut self) {
-        self.heard = Instant::now();
-        self.has_news = false;
-        self.hear_those(|_| true);
-    }
-
-    fn hear_those(&mut self, wanted: impl Fn(&ScannedVm) -> bool) {
-        let wanted = self.vms.iter().filter(|(_, vm)| wanted(vm));
-        let ids: Vec<VmId> = wanted.map(|(&id, _)| id).collect();
-        for id in ids {
+        for id in self.listener.speakers() {
             for _ in 0..HEARD_AT_ONCE {
                 let Some(message) = self.hear(id) else { break };
                 self.take_in(id, message);
             }
+            self.listen_to(id);
         }
         self.punch_freed();
+    }
+
+    /// To be called after whatever is said to an agent or heard from it.
+    fn listen_to(&mut self, id: VmId) {
+        let Some(vm) = self.vms.get(&id) else { return };
+        let (word, room) = (EventFlags::IN, EventFlags::OUT);
+        match (vm.is_gone(), vm.has_unsent()) {
+            // A process that has died is removed soon; until then its socket would not let us sleep.
+            (true, _) => self.listener.leave(id, vm),
+            (false, true) => self.listener.listen(id, vm, word | room),
+            (false, false) => self.listener.listen(id, vm, word),
+        }
     }
 
     fn hear(&mut self, id: VmId) -> Option<FromAgent> {
@@ -564,7 +555,10 @@ impl Scanner {
     fn ask(&mut self, request: &Request) {
         self.totals.requests += 1;
         match self.vms.get_mut(&request.block.vm) {
-            Some(vm) => vm.ask(request),
+            Some(vm) => {
+                vm.ask(request);
+                self.listen_to(request.block.vm);
+            }
             None => drop(
                 self.sharing
                     .settle(request.ticket, &sharing::Outcome::default()),
@@ -693,26 +687,7 @@ impl Scanner {
 
     /// Until something is said, or the time is over.
     fn sleep(&mut self, time: Duration) {
-        let mut sources = vec![PollFd::new(&self.wake, PollFlags::IN)];
-        for vm in self.vms.values() {
-            let mut flags = PollFlags::IN;
-            if vm.has_unsent() {
-                flags |= PollFlags::OUT;
-            }
-            // A process that has died is removed soon; until then its socket would not let us sleep.
-            if !vm.is_gone() {
-                sources.push(PollFd::from_borrowed_fd(vm.as_fd(), flags));
-            }
-        }
-        let time = Timespec::try_from(time.min(WATCH_EVERY)).unwrap_or_default();
-        if let Err(error) = poll(&mut sources, Some(&time)) {
-            tracing::debug!("the scanner was woken: {error}");
-        }
-        let mut agents = sources.iter().skip(1);
-        self.has_news = agents.any(|source| !source.revents().is_empty());
-        // Nobody has said anything, so nobody need be asked for a while.
-        self.heard = Instant::now();
-        self.wake.drain();
+        self.listener.wait(time.min(WATCH_EVERY));
     }
 }
 

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 /// How often a sample is looked at in its period. Each look is a call for each page, and what it finds
 /// before the end only tells sooner that a VM uses more.
-const LOOKS: u32 = 16;
+const LOOKS: u32 = 8;
 
 /// How a sample stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +59,7 @@ pub(super) struct TouchSample {
     asked: Vec<u32>,
     /// The pages that are watched.
     pages: BTreeMap<u64, Option<Touch>>,
+    counts: Sample,
     since: Option<Instant>,
     watched: Option<Duration>,
     /// How long it is to be watched.
@@ -77,6 +78,7 @@ impl TouchSample {
             number,
             population: PageCount(drawn.seen),
             pages: asked.iter().map(|&page| (page.into(), None)).collect(),
+            counts: Sample::default(),
             asked,
             since: None,
             watched: None,
@@ -101,6 +103,7 @@ impl TouchSample {
         }
         self.since = Some(Instant::now());
         self.watched = Some(Duration::ZERO);
+        self.count();
     }
 
     /// A look found this. A later look cannot take it back.
@@ -117,8 +120,21 @@ impl TouchSample {
         pages.map(|(&page, _)| page).collect()
     }
 
-    fn leave(&mut self, pages: Range<u64>) {
-        self.pages.retain(|page, _| !pages.contains(page));
+    fn leave(&mut self, is_leaving: impl Fn(u64) -> bool) {
+        self.pages.retain(|&page, _| !is_leaving(page));
+        self.count();
+    }
+
+    fn count(&mut self) {
+        let count = |least: Option<Touch>| {
+            let found = self.pages.values().filter(|&&touch| touch >= least);
+            u32::try_from(found.count()).unwrap_or(u32::MAX)
+        };
+        self.counts = Sample {
+            size: count(None),
+            touched: count(Some(Touch::Read)),
+            written: count(Some(Touch::Written)),
+        };
     }
 
     fn in_range(&self, pages: Range<u64>) -> Vec<u64> {
@@ -126,19 +142,11 @@ impl TouchSample {
     }
 
     fn report(&self) -> SampleReport {
-        let count = |least: Option<Touch>| {
-            let found = self.pages.values().filter(|&&touch| touch >= least);
-            u32::try_from(found.count()).unwrap_or(u32::MAX)
-        };
         SampleReport {
             number: self.number,
             population: self.population,
             watched: self.watched,
-            sample: Sample {
-                size: count(None),
-                touched: count(Some(Touch::Read)),
-                written: count(Some(Touch::Written)),
-            },
+            sample: self.counts,
         }
     }
 }
@@ -260,7 +268,7 @@ impl ScannedVm {
         sample.watched = Some(gone);
         // What the guest gave up has left, and that need not be known before the end.
         if gone >= sample.period {
-            sample.pages.retain(|&page, _| self.is_held(page));
+            sample.leave(|page| !self.is_held(page));
         }
         self.sample = Some(sample);
     }
@@ -280,6 +288,7 @@ impl ScannedVm {
                 Err(error) => tracing::debug!("page {page} is not seen: {error}"),
             }
         }
+        sample.count();
         self.sample = Some(sample);
     }
 
@@ -293,7 +302,7 @@ impl ScannedVm {
     pub(super) fn leave_block(&mut self, number: u32) {
         let pages = self.pages(number);
         if let Some(sample) = self.sample.as_mut() {
-            sample.leave(pages);
+            sample.leave(|page| pages.contains(&page));
         }
     }
 

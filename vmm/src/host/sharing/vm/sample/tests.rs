@@ -136,7 +136,7 @@ fn a_write_is_not_forgotten_when_the_scanner_arms_the_page_again() {
 
 /// What a look costs is a part of what the host costs when nothing happens.
 #[test]
-fn a_sample_is_looked_at_sixteen_times_in_its_period_and_at_its_end() {
+fn a_sample_is_looked_at_a_few_times_in_its_period_and_at_its_end() {
     let mut bench = Bench::new();
     (0..64).for_each(|page| bench.write(page));
     let period = Duration::from_millis(400);
@@ -150,11 +150,11 @@ fn a_sample_is_looked_at_sixteen_times_in_its_period_and_at_its_end() {
             looks.push(watched);
         }
     }
-    assert!((2..=17).contains(&looks.len()), "{looks:?}");
+    assert!((2..=9).contains(&looks.len()), "{looks:?}");
     let before_last = |pair: &[Duration]| pair[1] < period;
     let mut pairs = looks.windows(2).filter(|pair| before_last(pair));
     assert!(
-        pairs.all(|pair| pair[1] - pair[0] >= period / 16),
+        pairs.all(|pair| pair[1] - pair[0] >= period / LOOKS),
         "{looks:?}"
     );
     assert_eq!(bench.report().sample.touched, 1);
