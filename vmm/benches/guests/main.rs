@@ -37,6 +37,7 @@ const FOLLOWERS: [usize; 3] = [0, 1, 50];
 /// meanwhile. That causes up to 32 faults a second, twice what a sample of 30 s does.
 const SAMPLED_WORKLOAD: &str = "toucher:size=128M";
 const SAMPLED_TIME: Duration = Duration::from_secs(6);
+const SETTLING_TIME: Duration = Duration::from_secs(2);
 const OFTEN: &str = "sample-period=2";
 const NEVER: &str = "sample-period=3600";
 
@@ -226,32 +227,42 @@ fn watch(_: &Options) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Touches a second of a guest while it is sampled, and while it is not.
+/// Touches and faults a second of a guest while it is sampled, and while it is not.
 fn sampling(options: &Options) -> Result<Vec<Row>> {
     let host = ballonet::Host::start()?;
     host.set(&["sharing=off", NEVER])?;
     let mut vm = host.vm(2 * IDLE_VM, SAMPLED_WORKLOAD)?;
     vm.wait_until_resident(128 * MIB)?;
-    let (mut sampled, mut left_alone) = (Samples::default(), Samples::default());
+    let (mut sampled, mut left_alone): ([Samples; 2], [Samples; 2]) = Default::default();
     for _ in 0..options.rounds {
         for (period, samples) in [(OFTEN, &mut sampled), (NEVER, &mut left_alone)] {
             host.set(&[period])?;
-            samples.add(touches_a_second(&mut vm)?);
+            // A new period begins with a new sample, whose pages have been touched by then.
+            sleep(SETTLING_TIME);
+            for (samples, rate) in samples.iter_mut().zip(touches_and_faults(&mut vm)?) {
+                samples.add(rate);
+            }
         }
     }
-    Ok(vec![
-        Row::new("touches while sampled", "1/s", sampled).beside("not sampled", left_alone),
-    ])
+    let names = ["touches while sampled", "faults while sampled"];
+    let pairs = sampled.into_iter().zip(left_alone);
+    let row = |(name, (sampled, left_alone))| {
+        Row::new(name, "1/s", sampled).beside("not sampled", left_alone)
+    };
+    Ok(names.into_iter().zip(pairs).map(row).collect())
 }
 
-fn touches_a_second(vm: &mut impl Machine) -> Result<f64> {
-    let mut figures = || -> Result<(f64, f64)> {
+/// A second, by the guest's clock.
+fn touches_and_faults(vm: &mut impl Machine) -> Result<[f64; 2]> {
+    let mut figures = || -> Result<[f64; 3]> {
         let report = vm.report()?;
         let figure = |name: &str| report[name].as_f64().context("the report has it");
-        Ok((figure("touches")?, figure("uptime_ms")? / 1e3))
+        let faults = process::faults(vm.pid(), "vcpu")? as f64;
+        Ok([figure("touches")?, faults, figure("uptime_ms")? / 1e3])
     };
-    let (touches_before, before) = figures()?;
+    let [touches_before, faults_before, before] = figures()?;
     sleep(SAMPLED_TIME);
-    let (touches, now) = figures()?;
-    Ok((touches - touches_before) / (now - before))
+    let [touches, faults, now] = figures()?;
+    let rate = |count: f64| count / (now - before);
+    Ok([rate(touches - touches_before), rate(faults - faults_before)])
 }

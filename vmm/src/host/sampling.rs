@@ -27,6 +27,8 @@ pub(super) struct Sampling {
     /// The sample that was asked for last, and when.
     number: u64,
     asked: Option<Instant>,
+    /// For how long that was to be watched.
+    period: Duration,
     /// Whether its pages are watched.
     is_open: bool,
     /// What it or, until it is open, the one before was drawn from.
@@ -54,6 +56,10 @@ impl Sampling {
         states: &PageStates,
         conditions: Conditions,
     ) -> Option<SampleOrder> {
+        if self.asked.is_some() && self.period != conditions.period {
+            // The scanner looks as often as the old period wants.
+            return Some(self.next(conditions));
+        }
         let current = report.filter(|report| report.number == self.number);
         let watched = current.and_then(|report| report.watched);
         if let (Some(report), Some(watched)) = (current, watched) {
@@ -66,7 +72,6 @@ impl Sampling {
             let at_end = Sample::between(self.looked, look, conditions.period);
             self.working_set.count(at_end);
             self.working_set.end();
-            self.is_open = false;
         } else if self
             .asked
             .is_some_and(|asked| asked.elapsed() < BEGIN_PATIENCE)
@@ -98,6 +103,8 @@ impl Sampling {
         let (known, limits) = (self.working_set.touched(), SampleLimits::default());
         self.number += 1;
         self.asked = Some(Instant::now());
+        self.period = period;
+        self.is_open = false;
         SampleOrder {
             number: self.number,
             size: sample_size(known, precision, period, &limits),
@@ -206,6 +213,28 @@ mod tests {
         let next = sampling.update(report(1, Some(30), 45), &states(1000), CONDITIONS);
         assert_eq!(next.map(|order| order.number), Some(2));
         let active = sampling.active_set(&states(1000), PageCount(2000));
+        assert_eq!(active.map(|active| active.pages), Some(PageCount(500)));
+    }
+
+    #[test]
+    fn another_period_begins_at_once_and_with_a_new_sample() {
+        let mut sampling = Sampling::default();
+        let (hour, states) = (Duration::from_secs(3600), states(1000));
+        let long = Conditions {
+            period: hour,
+            ..CONDITIONS
+        };
+        let first = sampling.update(None, &states, long).unwrap();
+        assert_eq!((first.number, first.period), (1, hour));
+        assert_eq!(sampling.update(report(1, Some(9), 5), &states, long), None);
+        let next = sampling
+            .update(report(1, Some(9), 5), &states, CONDITIONS)
+            .unwrap();
+        assert_eq!((next.number, next.period), (2, PERIOD));
+        let waits = sampling.update(report(1, Some(40), 5), &states, CONDITIONS);
+        assert_eq!(waits, None, "the old one says nothing any more");
+        sampling.update(report(2, Some(30), 45), &states, CONDITIONS);
+        let active = sampling.active_set(&states, PageCount(2000));
         assert_eq!(active.map(|active| active.pages), Some(PageCount(500)));
     }
 
