@@ -48,7 +48,7 @@ export function hostFree(history, { host }) {
     series: [line("free", "ink", own, { values: own.map((free) => Math.max(free, floor)) })],
     scale: { low: floor, high, isLog: true },
     zones: MEMORY_STATES.map((name, index) => ({ name, color: name, to: starts[index], from: starts[index + 1] })),
-    ribbon: column(history, "state").map((degree) => MEMORY_STATES[Math.round(degree)]),
+    ribbon: column(history, "state").map((degree) => MEMORY_STATES[degree]),
   };
 }
 

@@ -211,7 +211,7 @@ pub enum Span {
     #[default]
     #[serde(rename = "10m")]
     TenMinutes,
-    /// A day, a point each minute: the mean of its seconds.
+    /// A day, a point each minute: the mean of its seconds, but of the state of memory the worst.
     #[serde(rename = "1d")]
     Day,
 }

@@ -1,5 +1,9 @@
 //! Figures over time, in memory that does not grow with time: the newest ten minutes by second, the
 //! newest day by minute.
+//!
+//! What is left of a minute is what its seconds were on average, where that means something. Between two
+//! degrees of shortage there is no third, and a minute in which memory was once very short was no good one:
+//! of these the worst is left.
 
 use crate::api::{HistoryColumn, HistoryView, Span};
 use crate::name::VmName;
@@ -12,26 +16,54 @@ const MINUTES: usize = 24 * 60;
 /// Seconds in a minute.
 const MINUTE: u64 = 60;
 
+/// A figure that is remembered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Figure {
+    /// Its name.
+    pub(super) name: &'static str,
+    of_minute: OfMinute,
+}
+
+/// What is left of the seconds of a minute.
+#[derive(Clone, Copy, Debug)]
+enum OfMinute {
+    Mean,
+    Highest,
+}
+
+/// An amount.
+pub(super) const fn amount(name: &'static str) -> Figure {
+    let of_minute = OfMinute::Mean;
+    Figure { name, of_minute }
+}
+
+/// A degree of something bad, the worst of which is the highest.
+pub(super) const fn degree(name: &'static str) -> Figure {
+    let of_minute = OfMinute::Highest;
+    Figure { name, of_minute }
+}
+
 /// `N` figures over time.
 #[derive(Clone, Debug)]
 pub(in crate::host) struct History<const N: usize> {
+    figures: &'static [Figure; N],
     seconds: Ring<N>,
     minutes: Ring<N>,
     /// The minute that is under way.
-    minute: Mean<N>,
-}
-
-impl<const N: usize> Default for History<N> {
-    fn default() -> Self {
-        Self {
-            seconds: Ring::new(SECONDS),
-            minutes: Ring::new(MINUTES),
-            minute: Mean::new(0),
-        }
-    }
+    minute: Minute<N>,
 }
 
 impl<const N: usize> History<N> {
+    /// Nothing is remembered of these yet.
+    pub(super) fn new(figures: &'static [Figure; N]) -> Self {
+        Self {
+            figures,
+            seconds: Ring::new(SECONDS),
+            minutes: Ring::new(MINUTES),
+            minute: Minute::new(0),
+        }
+    }
+
     /// Takes in the figures of a second, counted from the host's start. Figures of a second that was seen
     /// already, or is past, are left out.
     pub(super) fn add(&mut self, second: u64, time_ms: u64, values: [u64; N]) {
@@ -46,30 +78,28 @@ impl<const N: usize> History<N> {
         self.seconds.push(point);
         let minute = second / MINUTE;
         if minute != self.minute.minute {
-            self.minutes.extend(self.minute.point());
-            self.minute = Mean::new(minute);
+            self.minutes.extend(self.minute.point(self.figures));
+            self.minute = Minute::new(minute);
         }
         self.minute.add(&point);
     }
 
     /// What is remembered, under the figures' names.
-    pub(super) fn view(&self, vm: Option<VmName>, span: Span, names: [&str; N]) -> HistoryView {
+    pub(super) fn view(&self, vm: Option<VmName>, span: Span) -> HistoryView {
         let ring = match span {
             Span::TenMinutes => &self.seconds,
             Span::Day => &self.minutes,
         };
         let under_way = match span {
             Span::TenMinutes => None,
-            Span::Day => self.minute.point(),
+            Span::Day => self.minute.point(self.figures),
         };
         let points = || ring.0.iter().copied().chain(under_way);
-        let columns = names
-            .iter()
-            .enumerate()
-            .map(|(index, &name)| HistoryColumn {
-                name: name.into(),
-                values: points().map(|point| point.values[index]).collect(),
-            });
+        let figures = self.figures.iter().enumerate();
+        let columns = figures.map(|(index, figure)| HistoryColumn {
+            name: figure.name.into(),
+            values: points().map(|point| point.values[index]).collect(),
+        });
         HistoryView {
             vm,
             span,
@@ -112,22 +142,24 @@ impl<const N: usize> Ring<N> {
     }
 }
 
-/// The mean of the seconds of one minute.
+/// The seconds of one minute.
 #[derive(Clone, Debug)]
-struct Mean<const N: usize> {
+struct Minute<const N: usize> {
     minute: u64,
     count: u64,
     /// Sums of 60 sizes of memory exceed no 128 bits.
     sums: [u128; N],
+    highest: [u64; N],
     time_ms: u64,
 }
 
-impl<const N: usize> Mean<N> {
+impl<const N: usize> Minute<N> {
     fn new(minute: u64) -> Self {
         Self {
             minute,
             count: 0,
             sums: [0; N],
+            highest: [0; N],
             time_ms: 0,
         }
     }
@@ -135,18 +167,25 @@ impl<const N: usize> Mean<N> {
     fn add(&mut self, point: &Point<N>) {
         self.count += 1;
         self.time_ms = point.time_ms;
-        for (sum, value) in self.sums.iter_mut().zip(point.values) {
-            *sum += u128::from(value);
+        for (index, value) in point.values.into_iter().enumerate() {
+            self.sums[index] += u128::from(value);
+            self.highest[index] = self.highest[index].max(value);
         }
     }
 
-    fn point(&self) -> Option<Point<N>> {
-        let count = u128::from(self.count);
-        let mean = |sum: u128| u64::try_from(sum / count).unwrap_or(u64::MAX);
-        (count > 0).then(|| Point {
+    /// What is left of it, if anything was seen.
+    fn point(&self, figures: &[Figure; N]) -> Option<Point<N>> {
+        let values = |index: usize| match figures[index].of_minute {
+            OfMinute::Mean => {
+                let mean = self.sums[index] / u128::from(self.count);
+                u64::try_from(mean).unwrap_or(u64::MAX)
+            }
+            OfMinute::Highest => self.highest[index],
+        };
+        (self.count > 0).then(|| Point {
             second: self.minute * MINUTE,
             time_ms: self.time_ms,
-            values: self.sums.map(mean),
+            values: std::array::from_fn(values),
         })
     }
 }
@@ -157,8 +196,18 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
+    const FIGURES: [Figure; 2] = [amount("size"), degree("state")];
+
+    fn mean(values: &[u64]) -> u64 {
+        values.iter().sum::<u64>() / values.len() as u64
+    }
+
+    fn highest(values: &[u64]) -> u64 {
+        values.iter().copied().max().unwrap_or(0)
+    }
+
     /// All that was ever added, and what should be left of it.
-    fn expected(added: &[(u64, u64)], span: Span) -> Vec<u64> {
+    fn expected(added: &[(u64, u64)], span: Span, of_minute: fn(&[u64]) -> u64) -> Vec<u64> {
         let mut kept: BTreeMap<u64, u64> = BTreeMap::new();
         for &(second, value) in added {
             if kept.keys().all(|&earlier| earlier < second) {
@@ -172,19 +221,21 @@ mod tests {
                 for (second, value) in kept {
                     minutes.entry(second / MINUTE).or_default().push(value);
                 }
-                let mean = |values: Vec<u64>| values.iter().sum::<u64>() / values.len() as u64;
+                let left = minutes.into_values().map(|values| of_minute(&values));
                 // The minute under way comes on top of those that are kept.
-                (minutes.into_values().map(mean).collect(), MINUTES + 1)
+                (left.collect(), MINUTES + 1)
             }
         };
         let skip = values.len().saturating_sub(limit);
         values[skip..].to_vec()
     }
 
-    fn kept(history: &History<1>, span: Span) -> Vec<u64> {
-        let view = history.view(None, span, ["value"]);
-        assert_eq!(view.time_ms.len(), view.columns[0].values.len());
-        view.columns[0].values.clone()
+    fn kept(history: &History<2>, span: Span) -> [Vec<u64>; 2] {
+        let view = history.view(None, span);
+        [0, 1].map(|index| {
+            assert_eq!(view.time_ms.len(), view.columns[index].values.len());
+            view.columns[index].values.clone()
+        })
     }
 
     proptest! {
@@ -192,25 +243,26 @@ mod tests {
         fn a_history_is_the_newest_of_all_that_was_added(
             steps in prop::collection::vec((0_u64..200, 0_u64..1 << 40), 0..2000),
         ) {
-            let mut history = History::<1>::default();
+            let mut history = History::new(&FIGURES);
             let mut added = Vec::new();
             let mut second = 0;
             for (step, value) in steps {
                 second += step;
-                history.add(second, second * 1000, [value]);
+                history.add(second, second * 1000, [value; 2]);
                 added.push((second, value));
             }
             for span in [Span::TenMinutes, Span::Day] {
-                prop_assert_eq!(kept(&history, span), expected(&added, span));
+                let left = [mean, highest].map(|of_minute| expected(&added, span, of_minute));
+                prop_assert_eq!(kept(&history, span), left);
             }
         }
     }
 
     #[test]
     fn two_days_take_no_more_memory_than_one() {
-        let mut history = History::<1>::default();
+        let mut history = History::new(&FIGURES);
         for second in 0..2 * 24 * 3600 {
-            history.add(second, 0, [second]);
+            history.add(second, 0, [second; 2]);
         }
         assert_eq!(history.seconds.0.len(), SECONDS);
         assert_eq!(history.minutes.0.len(), MINUTES);

@@ -13,7 +13,7 @@ use crate::api::{
 };
 use crate::host::HostError;
 use crate::name::VmName;
-use history::History;
+use history::{Figure, History, amount, degree};
 use overcommit::Averages;
 use page::VmId;
 use policy::{BALLOON_LIMIT_PERCENT, MemoryState, OVERHEAD};
@@ -21,43 +21,53 @@ use std::collections::BTreeMap;
 
 /// What is remembered of the host: machine memory by what it is used for, which adds up to the budget,
 /// what no memory is used for, and how short memory was.
-const HOST_COLUMNS: [&str; 11] = [
-    "budget",
-    "private",
-    "broken",
-    "common",
-    "overhead",
-    "free",
-    "configured",
-    "shared",
-    "ballooned",
-    "swapped",
-    "state",
+const HOST_COLUMNS: [Figure; 11] = [
+    amount("budget"),
+    amount("private"),
+    amount("broken"),
+    amount("common"),
+    amount("overhead"),
+    amount("free"),
+    amount("configured"),
+    amount("shared"),
+    amount("ballooned"),
+    amount("swapped"),
+    degree("state"),
 ];
 /// What is remembered of a VM: its pages by state, which add up to its size, and what it should hold.
-const VM_COLUMNS: [&str; 13] = [
-    "size",
-    "target",
-    "used",
-    "private",
-    "broken",
-    "shared",
-    "ballooned",
-    "empty",
-    "compressed",
-    "swapped",
-    "touched",
-    "touched_low",
-    "touched_high",
+const VM_COLUMNS: [Figure; 13] = [
+    amount("size"),
+    amount("target"),
+    amount("used"),
+    amount("private"),
+    amount("broken"),
+    amount("shared"),
+    amount("ballooned"),
+    amount("empty"),
+    amount("compressed"),
+    amount("swapped"),
+    amount("touched"),
+    amount("touched_low"),
+    amount("touched_high"),
 ];
 
 /// The newest figures and how they came about.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Record {
     overcommit: Averages,
     host: History<{ HOST_COLUMNS.len() }>,
     /// Histories of VMs that are there; those of others are forgotten.
     vms: BTreeMap<VmId, History<{ VM_COLUMNS.len() }>>,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self {
+            overcommit: Averages::default(),
+            host: History::new(&HOST_COLUMNS),
+            vms: BTreeMap::new(),
+        }
+    }
 }
 
 impl Record {
@@ -74,7 +84,8 @@ impl Record {
         self.vms
             .retain(|id, _| overview.vms.iter().any(|vm| vm.id == *id));
         for (vm, figures) in overview.vms.iter().zip(&figures.vms) {
-            let history = self.vms.entry(vm.id).or_default();
+            let history = self.vms.entry(vm.id);
+            let history = history.or_insert_with(|| History::new(&VM_COLUMNS));
             history.add(second, now, vm_row(vm, figures));
         }
         figures
@@ -99,11 +110,12 @@ impl State {
     /// What is remembered of the host or of one of its VMs.
     pub(super) fn history(&self, query: &HistoryQuery) -> Result<HistoryView, HostError> {
         let Some(name) = &query.vm else {
-            return Ok(self.record.host.view(None, query.span, HOST_COLUMNS));
+            return Ok(self.record.host.view(None, query.span));
         };
         let id = self.id_of(name)?;
-        let history = self.record.vms.get(&id).cloned().unwrap_or_default();
-        Ok(history.view(Some(name.clone()), query.span, VM_COLUMNS))
+        let nothing = History::new(&VM_COLUMNS);
+        let history = self.record.vms.get(&id).unwrap_or(&nothing);
+        Ok(history.view(Some(name.clone()), query.span))
     }
 
     fn id_of(&self, name: &VmName) -> Result<VmId, HostError> {
@@ -224,7 +236,7 @@ fn host_row(figures: &Figures, state: MemoryState) -> [u64; HOST_COLUMNS.len()] 
         host.pshare_shared,
         host.memctl_curr,
         host.swap_curr,
-        degree(state),
+        shortage(state),
     ]
 }
 
@@ -249,7 +261,7 @@ fn vm_row(vm: &VmView, figures: &VmFigures) -> [u64; VM_COLUMNS.len()] {
 }
 
 /// How short memory is as a number that grows with it.
-fn degree(state: MemoryState) -> u64 {
+fn shortage(state: MemoryState) -> u64 {
     MemoryState::ALL
         .iter()
         .take_while(|longer| **longer < state)
@@ -269,7 +281,7 @@ fn whole_seconds(seconds: f64) -> u64 {
 mod tests {
     use super::*;
     use crate::api::{
-        BalloonView, SharingView, StateThresholds, StatesView, VmPhase, VmSharingView,
+        BalloonView, SharingView, Span, StateThresholds, StatesView, VmPhase, VmSharingView,
     };
     use page::PageCount;
     use policy::{SharesSpec, TaxRate};
@@ -405,10 +417,28 @@ mod tests {
         assert_eq!(record.vms.len(), 1);
         record.add(&overview(2.0, Vec::new()));
         assert!(record.vms.is_empty());
-        let view = record
-            .host
-            .view(None, crate::api::Span::TenMinutes, HOST_COLUMNS);
+        let view = record.host.view(None, Span::TenMinutes);
         assert_eq!(view.time_ms.len(), 2);
+    }
+
+    /// The mean of a second at `low` and a minute at `high` is not `clear`, and not `high`.
+    #[test]
+    fn of_a_minute_the_worst_state_is_remembered() {
+        let mut record = Record::default();
+        for second in 0..90_u32 {
+            let mut overview = overview(f64::from(second), Vec::new());
+            if second == 7 {
+                overview.host.state = MemoryState::Low;
+            }
+            record.add(&overview);
+        }
+        let states = |span| {
+            let columns = record.host.view(None, span).columns;
+            let state = columns.into_iter().find(|column| column.name == "state");
+            state.unwrap().values
+        };
+        assert_eq!(states(Span::Day), [4, 0]);
+        assert_eq!(states(Span::TenMinutes).iter().sum::<u64>(), 4);
     }
 
     #[test]
@@ -417,7 +447,7 @@ mod tests {
         for uptime_s in [1.0, 1.2, 1.4, 2.0] {
             record.add(&overview(uptime_s, vec![vm()]));
         }
-        let view = record.vms[&VmId(1)].view(None, crate::api::Span::TenMinutes, VM_COLUMNS);
+        let view = record.vms[&VmId(1)].view(None, Span::TenMinutes);
         assert_eq!(
             view.columns[0].values,
             [PageCount::from_mebibytes(100).bytes(); 2]
