@@ -440,6 +440,7 @@ impl Vm {
             balloon_health: running.map(|_| self.balloon_watch.health()),
             limit: self.limit.map(LimitView::from),
             blocked_permille: self.blocked_permille(),
+            blocked_us: self.blocked.total_us,
             start_us: running.map(|running| running.start_us),
             userfault_bytes: running.map_or(0, |running| running.userfault_pages.bytes()),
         }

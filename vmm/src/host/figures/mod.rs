@@ -8,9 +8,7 @@ mod history;
 mod overcommit;
 
 use super::state::State;
-use crate::api::{
-    Figures, HistoryQuery, HistoryView, HostFigures, HostView, Overview, VmFigures, VmView,
-};
+use crate::api::{Figures, HistoryQuery, HistoryView, HostFigures, Overview, VmFigures, VmView};
 use crate::host::HostError;
 use crate::name::VmName;
 use history::{Figure, History, amount, degree};
@@ -99,9 +97,10 @@ impl Record {
             time_ms: overview.time_ms,
             host: HostFigures {
                 overcommit_avg: self.overcommit.values(),
-                ..host_figures(&overview.host, &vms)
+                ..host_figures(overview, &vms)
             },
             vms,
+            queue: overview.queue.clone(),
         }
     }
 }
@@ -127,8 +126,9 @@ impl State {
     }
 }
 
-fn host_figures(host: &HostView, vms: &[VmFigures]) -> HostFigures {
+fn host_figures(overview: &Overview, vms: &[VmFigures]) -> HostFigures {
     let sum = |figure: fn(&VmFigures) -> u64| vms.iter().map(figure).sum();
+    let Overview { host, queue, .. } = overview;
     let sharing = &host.sharing;
     HostFigures {
         uptime_s: host.uptime_s,
@@ -157,6 +157,8 @@ fn host_figures(host: &HostView, vms: &[VmFigures]) -> HostFigures {
         breaks_per_s: sharing.breaks_per_s,
         covered_per_s: sharing.covered_per_s,
         scan_core_permille: sharing.core_permille,
+        queued: queue.len() as u64,
+        queue_wait_s: queue.first().map_or(0, |first| first.waited_s),
         state_sum_violations: host.state_sum_violations,
     }
 }
@@ -178,12 +180,16 @@ fn vm_figures(vm: &VmView) -> VmFigures {
         tchd: set.map(|set| set.estimate_bytes),
         tchd_low: set.map(|set| set.low_bytes),
         tchd_high: set.map(|set| set.high_bytes),
+        tchd_believed: set.map(|set| set.believed_bytes),
         tchd_w: set.map(|set| set.written_bytes),
         actv: set.map(|set| set.actv_percent),
         actvs: set.map(|set| set.actvs_percent),
         actvf: set.map(|set| set.actvf_percent),
         witness: set.map(|set| set.witness),
         balloon_health: vm.balloon_health,
+        limit: vm.limit,
+        blocked_permille: vm.blocked_permille,
+        blocked_us: vm.blocked_us,
         mctl: vm.balloon.has_driver,
         mctlsz: vm.balloon.held,
         mctltgt: vm.balloon.target,
@@ -281,7 +287,8 @@ fn whole_seconds(seconds: f64) -> u64 {
 mod tests {
     use super::*;
     use crate::api::{
-        BalloonView, SharingView, Span, StateThresholds, StatesView, VmPhase, VmSharingView,
+        BalloonView, HostView, SharingView, Span, StateThresholds, StatesView, VmPhase,
+        VmSharingView,
     };
     use page::PageCount;
     use policy::{SharesSpec, TaxRate};
@@ -336,6 +343,7 @@ mod tests {
             balloon_health: None,
             limit: None,
             blocked_permille: 0,
+            blocked_us: 0,
             start_us: None,
             userfault_bytes: 0,
         }
