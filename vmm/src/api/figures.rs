@@ -268,8 +268,17 @@ pub struct HistoryView {
 pub struct HistoryColumn {
     /// Which.
     pub name: String,
-    /// How much.
-    pub values: Vec<u64>,
+    /// How much; nothing where that was not known.
+    pub values: Vec<Option<u64>>,
+}
+
+impl HistoryColumn {
+    /// Its values, with zero for what was not known.
+    #[must_use]
+    pub fn known_or_zero(&self) -> Vec<u64> {
+        let values = self.values.iter();
+        values.map(|value| value.unwrap_or(0)).collect()
+    }
 }
 
 /// One message of the stream of events: what changed with a round.

@@ -169,8 +169,9 @@ fn bar_lines(
     let room = width.saturating_sub(11 + 9);
     let line = |(column, name): &(&str, &str)| {
         let column = history.columns.iter().find(|found| found.name == *column)?;
-        let now = unit.text(*column.values.last()?);
-        let bars = bars(&column.values, room, host.pmem_total);
+        let values = column.known_or_zero();
+        let now = unit.text(*values.last()?);
+        let bars = bars(&values, room, host.pmem_total);
         Some(Line::from(format!("{name:<11}{bars}{now:>9}")))
     };
     BARS.iter().filter_map(line).collect()

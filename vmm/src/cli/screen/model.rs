@@ -319,7 +319,7 @@ pub(super) mod tests {
     pub(in crate::cli::screen) fn details(name: &str) -> Details {
         let column = |name: &str, value: u64| HistoryColumn {
             name: name.into(),
-            values: vec![0, value],
+            values: vec![Some(0), Some(value)],
         };
         Details {
             name: name.parse().unwrap(),

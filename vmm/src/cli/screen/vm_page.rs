@@ -97,11 +97,11 @@ fn over_time(history: &HistoryView, size: u64, unit: Unit, width: usize) -> Vec<
     let room = width.saturating_sub(NAME_WIDTH + VALUE_WIDTH);
     let line = |(column, name): &(&str, &str)| {
         let column = history.columns.iter().find(|found| found.name == *column)?;
-        let now = column
-            .values
+        let values = column.known_or_zero();
+        let now = values
             .last()
-            .filter(|_| column.values.iter().any(|value| *value > 0))?;
-        let (bars, now) = (bars(&column.values, room, size), unit.text(*now));
+            .filter(|_| values.iter().any(|&value| value > 0))?;
+        let (bars, now) = (bars(&values, room, size), unit.text(*now));
         Some(Line::from(format!(
             "{name:<NAME_WIDTH$}{bars}{now:>VALUE_WIDTH$}"
         )))

@@ -3,11 +3,12 @@
 //!
 //! What is left of a minute is what its seconds were on average, where that means something. Between two
 //! degrees of shortage there is no third, and a minute in which memory was once very short was no good one:
-//! of these the worst is left.
+//! of these the worst is left. What was not known in a second has no part in either.
 
 use crate::api::{HistoryColumn, HistoryView, Span};
 use crate::name::VmName;
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 
 /// Seconds that are kept.
 const SECONDS: usize = 600;
@@ -66,14 +67,14 @@ impl<const N: usize> History<N> {
 
     /// Takes in the figures of a second, counted from the host's start. Figures of a second that was seen
     /// already, or is past, are left out.
-    pub(super) fn add(&mut self, second: u64, time_ms: u64, values: [u64; N]) {
+    pub(super) fn add(&mut self, second: u64, time_ms: u64, values: [Option<u64>; N]) {
         if self.seconds.newest().is_some_and(|newest| newest >= second) {
             return;
         }
         let point = Point {
             second,
             time_ms,
-            values,
+            values: values.map(Value::new),
         };
         self.seconds.push(point);
         let minute = second / MINUTE;
@@ -98,7 +99,7 @@ impl<const N: usize> History<N> {
         let figures = self.figures.iter().enumerate();
         let columns = figures.map(|(index, figure)| HistoryColumn {
             name: figure.name.into(),
-            values: points().map(|point| point.values[index]).collect(),
+            values: points().map(|point| point.values[index].get()).collect(),
         });
         HistoryView {
             vm,
@@ -109,12 +110,27 @@ impl<const N: usize> History<N> {
     }
 }
 
+/// A value, if it is known, in no more room than a number takes: there are many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Value(Option<NonZeroU64>);
+
+impl Value {
+    /// Of the two largest numbers one is taken for the other.
+    fn new(value: Option<u64>) -> Self {
+        Self(value.and_then(|value| NonZeroU64::new(value.saturating_add(1))))
+    }
+
+    fn get(self) -> Option<u64> {
+        self.0.map(|above| above.get() - 1)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Point<const N: usize> {
     /// Seconds from the host's start: a wall clock may be set back.
     second: u64,
     time_ms: u64,
-    values: [u64; N],
+    values: [Value; N],
 }
 
 /// The newest points, oldest first.
@@ -146,47 +162,61 @@ impl<const N: usize> Ring<N> {
 #[derive(Clone, Debug)]
 struct Minute<const N: usize> {
     minute: u64,
-    count: u64,
-    /// Sums of 60 sizes of memory exceed no 128 bits.
-    sums: [u128; N],
-    highest: [u64; N],
     time_ms: u64,
+    tallies: [Tally; N],
+}
+
+/// What is known of a figure in a minute.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    /// Seconds in which it was known.
+    count: u64,
+    /// 60 sizes of memory exceed no 128 bits.
+    sum: u128,
+    highest: u64,
 }
 
 impl<const N: usize> Minute<N> {
     fn new(minute: u64) -> Self {
         Self {
             minute,
-            count: 0,
-            sums: [0; N],
-            highest: [0; N],
             time_ms: 0,
+            tallies: [Tally::default(); N],
         }
     }
 
     fn add(&mut self, point: &Point<N>) {
-        self.count += 1;
         self.time_ms = point.time_ms;
-        for (index, value) in point.values.into_iter().enumerate() {
-            self.sums[index] += u128::from(value);
-            self.highest[index] = self.highest[index].max(value);
+        for (tally, value) in self.tallies.iter_mut().zip(point.values) {
+            value.get().into_iter().for_each(|value| tally.add(value));
         }
     }
 
     /// What is left of it, if anything was seen.
     fn point(&self, figures: &[Figure; N]) -> Option<Point<N>> {
-        let values = |index: usize| match figures[index].of_minute {
-            OfMinute::Mean => {
-                let mean = self.sums[index] / u128::from(self.count);
-                u64::try_from(mean).unwrap_or(u64::MAX)
-            }
-            OfMinute::Highest => self.highest[index],
-        };
-        (self.count > 0).then(|| Point {
+        let left = |index: usize| self.tallies[index].left(figures[index].of_minute);
+        let is_seen = self.tallies.iter().any(|tally| tally.count > 0);
+        is_seen.then(|| Point {
             second: self.minute * MINUTE,
             time_ms: self.time_ms,
-            values: std::array::from_fn(values),
+            values: std::array::from_fn(|index| Value::new(left(index))),
         })
+    }
+}
+
+impl Tally {
+    fn add(&mut self, value: u64) {
+        self.count += 1;
+        self.sum += u128::from(value);
+        self.highest = self.highest.max(value);
+    }
+
+    fn left(&self, of_minute: OfMinute) -> Option<u64> {
+        let mean = self.sum.checked_div(self.count.into())?;
+        match of_minute {
+            OfMinute::Mean => u64::try_from(mean).ok(),
+            OfMinute::Highest => Some(self.highest),
+        }
     }
 }
 
@@ -203,25 +233,32 @@ mod tests {
     }
 
     fn highest(values: &[u64]) -> u64 {
-        values.iter().copied().max().unwrap_or(0)
+        values.iter().copied().max().unwrap()
     }
 
     /// All that was ever added, and what should be left of it.
-    fn expected(added: &[(u64, u64)], span: Span, of_minute: fn(&[u64]) -> u64) -> Vec<u64> {
-        let mut kept: BTreeMap<u64, u64> = BTreeMap::new();
+    fn expected(
+        added: &[(u64, Option<u64>)],
+        span: Span,
+        of_minute: fn(&[u64]) -> u64,
+    ) -> Vec<Option<u64>> {
+        let mut kept: BTreeMap<u64, Option<u64>> = BTreeMap::new();
         for &(second, value) in added {
             if kept.keys().all(|&earlier| earlier < second) {
                 kept.insert(second, value);
             }
         }
-        let (values, limit): (Vec<u64>, usize) = match span {
+        let (values, limit): (Vec<Option<u64>>, usize) = match span {
             Span::TenMinutes => (kept.into_values().collect(), SECONDS),
             Span::Day => {
-                let mut minutes: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+                let mut minutes: BTreeMap<u64, Vec<Option<u64>>> = BTreeMap::new();
                 for (second, value) in kept {
                     minutes.entry(second / MINUTE).or_default().push(value);
                 }
-                let left = minutes.into_values().map(|values| of_minute(&values));
+                let left = minutes.into_values().map(|values| {
+                    let known: Vec<u64> = values.into_iter().flatten().collect();
+                    (!known.is_empty()).then(|| of_minute(&known))
+                });
                 // The minute under way comes on top of those that are kept.
                 (left.collect(), MINUTES + 1)
             }
@@ -230,7 +267,7 @@ mod tests {
         values[skip..].to_vec()
     }
 
-    fn kept(history: &History<2>, span: Span) -> [Vec<u64>; 2] {
+    fn kept(history: &History<3>, span: Span) -> [Vec<Option<u64>>; 2] {
         let view = history.view(None, span);
         [0, 1].map(|index| {
             assert_eq!(view.time_ms.len(), view.columns[index].values.len());
@@ -241,14 +278,16 @@ mod tests {
     proptest! {
         #[test]
         fn a_history_is_the_newest_of_all_that_was_added(
-            steps in prop::collection::vec((0_u64..200, 0_u64..1 << 40), 0..2000),
+            steps in prop::collection::vec((0_u64..200, prop::option::of(0_u64..1 << 40)), 0..2000),
         ) {
+            // The last is always known, as most are.
+            const FIGURES: [Figure; 3] = [amount("size"), degree("state"), amount("budget")];
             let mut history = History::new(&FIGURES);
             let mut added = Vec::new();
             let mut second = 0;
             for (step, value) in steps {
                 second += step;
-                history.add(second, second * 1000, [value; 2]);
+                history.add(second, second * 1000, [value, value, Some(1)]);
                 added.push((second, value));
             }
             for span in [Span::TenMinutes, Span::Day] {
@@ -262,8 +301,9 @@ mod tests {
     fn two_days_take_no_more_memory_than_one() {
         let mut history = History::new(&FIGURES);
         for second in 0..2 * 24 * 3600 {
-            history.add(second, 0, [second; 2]);
+            history.add(second, 0, [Some(second); 2]);
         }
+        assert_eq!(size_of::<[Value; 2]>(), size_of::<[u64; 2]>());
         assert_eq!(history.seconds.0.len(), SECONDS);
         assert_eq!(history.minutes.0.len(), MINUTES);
         assert!(history.minutes.0.capacity() <= 2 * MINUTES);

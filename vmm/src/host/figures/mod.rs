@@ -77,8 +77,8 @@ impl Record {
             .add(uptime_s, overview.host.overcommit.max(0.0));
         let figures = self.figures(overview);
         let second = whole_seconds(uptime_s);
-        self.host
-            .add(second, now, host_row(&figures, overview.host.state));
+        let row = host_row(&figures, overview.host.state);
+        self.host.add(second, now, row.map(Some));
         self.vms
             .retain(|id, _| overview.vms.iter().any(|vm| vm.id == *id));
         for (vm, figures) in overview.vms.iter().zip(&figures.vms) {
@@ -247,22 +247,22 @@ fn host_row(figures: &Figures, state: MemoryState) -> [u64; HOST_COLUMNS.len()] 
 }
 
 /// In the order of [`VM_COLUMNS`].
-fn vm_row(vm: &VmView, figures: &VmFigures) -> [u64; VM_COLUMNS.len()] {
+fn vm_row(vm: &VmView, figures: &VmFigures) -> [Option<u64>; VM_COLUMNS.len()] {
     let states = &vm.states;
     [
-        vm.size_bytes,
-        vm.target_bytes,
-        vm.used_bytes,
-        states.private,
-        states.broken,
-        states.shared,
-        states.ballooned,
-        states.empty,
-        states.compressed,
-        states.swapped,
-        figures.tchd.unwrap_or(0),
-        figures.tchd_low.unwrap_or(0),
-        figures.tchd_high.unwrap_or(0),
+        Some(vm.size_bytes),
+        Some(vm.target_bytes),
+        Some(vm.used_bytes),
+        Some(states.private),
+        Some(states.broken),
+        Some(states.shared),
+        Some(states.ballooned),
+        Some(states.empty),
+        Some(states.compressed),
+        Some(states.swapped),
+        figures.tchd,
+        figures.tchd_low,
+        figures.tchd_high,
     ]
 }
 
@@ -288,7 +288,7 @@ mod tests {
     use super::*;
     use crate::api::{
         BalloonView, HostView, SharingView, Span, StateThresholds, StatesView, VmPhase,
-        VmSharingView,
+        VmSharingView, WorkingSetView,
     };
     use page::PageCount;
     use policy::{SharesSpec, TaxRate};
@@ -414,7 +414,7 @@ mod tests {
         assert_eq!(host[10], 2, "soft is the second below high");
         assert_eq!(host[1..6].iter().sum::<u64>(), host[0]);
         let vm = vm_row(&overview.vms[0], &figures.vms[0]);
-        assert_eq!(vm[3..10].iter().sum::<u64>(), vm[0]);
+        assert_eq!(vm[3..10].iter().copied().sum::<Option<u64>>(), vm[0]);
         assert_eq!(figures.host.pshare_saving, 0, "below zero for a moment");
     }
 
@@ -445,8 +445,56 @@ mod tests {
             let state = columns.into_iter().find(|column| column.name == "state");
             state.unwrap().values
         };
-        assert_eq!(states(Span::Day), [4, 0]);
-        assert_eq!(states(Span::TenMinutes).iter().sum::<u64>(), 4);
+        assert_eq!(states(Span::Day), [Some(4), Some(0)]);
+        let seconds: Option<u64> = states(Span::TenMinutes).into_iter().sum();
+        assert_eq!(seconds, Some(4));
+    }
+
+    fn vm_that_uses(low_bytes: u64, estimate_bytes: u64, high_bytes: u64) -> VmView {
+        let working_set = Some(WorkingSetView {
+            estimate_bytes,
+            believed_bytes: high_bytes,
+            low_bytes,
+            high_bytes,
+            written_bytes: 0,
+            samples: 100,
+            witness: policy::Witness::Silent,
+            actv_percent: 30.0,
+            actvs_percent: 30.0,
+            actvf_percent: 30.0,
+        });
+        VmView {
+            working_set,
+            ..vm()
+        }
+    }
+
+    fn remembered_use(record: &Record, span: Span) -> Vec<Vec<Option<u64>>> {
+        let columns = record.vms[&VmId(1)].view(None, span).columns.into_iter();
+        let touched = columns.filter(|column| column.name.starts_with("touched"));
+        touched.map(|column| column.values).collect()
+    }
+
+    /// It would begin with less than it ever used, for most of its first minute is not known.
+    #[test]
+    fn a_minute_in_which_a_working_set_became_known_is_remembered_by_what_was_known() {
+        let mut record = Record::default();
+        record.add(&overview(1.0, vec![vm()]));
+        let used = vm_that_uses(20 * MIB, 30 * MIB, 50 * MIB);
+        record.add(&overview(2.0, vec![used]));
+        let remembered = remembered_use(&record, Span::Day);
+        let used = [30, 20, 50].map(|mebibytes| vec![Some(mebibytes * MIB)]);
+        assert_eq!(remembered, used);
+    }
+
+    #[test]
+    fn a_vm_that_uses_nothing_is_told_from_one_of_which_nothing_is_known() {
+        let mut record = Record::default();
+        record.add(&overview(1.0, vec![vm()]));
+        record.add(&overview(2.0, vec![vm_that_uses(0, 0, 7 * MIB)]));
+        let remembered = remembered_use(&record, Span::TenMinutes);
+        let used = [0, 0, 7].map(|mebibytes| vec![None, Some(mebibytes * MIB)]);
+        assert_eq!(remembered, used);
     }
 
     #[test]
@@ -458,7 +506,7 @@ mod tests {
         let view = record.vms[&VmId(1)].view(None, Span::TenMinutes);
         assert_eq!(
             view.columns[0].values,
-            [PageCount::from_mebibytes(100).bytes(); 2]
+            [Some(PageCount::from_mebibytes(100).bytes()); 2]
         );
     }
 }
