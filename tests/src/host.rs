@@ -78,6 +78,20 @@ impl TestHost {
         self.json(&[&["run", "--name", name], words].concat())
     }
 
+    /// Starts a command that takes its time.
+    ///
+    /// # Panics
+    /// If the program cannot be run.
+    #[must_use]
+    pub fn start_command(&self, words: &[&str]) -> Child {
+        self.command(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program can be run")
+    }
+
     /// Starts a VM and waits until its guest has its balloon driver ready.
     pub fn boot_vm(&self, name: &str, words: &[&str]) -> Value {
         self.start_vm(name, words);

@@ -201,7 +201,7 @@ fn top_fits_into_every_terminal_and_shows_more_where_there_is_room() {
         screen.wait_for(&[name, "128"]);
     }
     screen.wait_for(&["PMEM", "512 total"]);
-    screen.resize(260, 50);
+    screen.resize(290, 50);
     screen.wait_for(&["NAME", "MEMSZ", "BRK/s"]);
     screen.resize(20, 4);
     screen.wait_for(&["up 0:"]);

@@ -1,7 +1,7 @@
 //! Claims about the dashboard, as a person meets it in a browser.
 
 use tests::browser::{Browser, ENTER, TAB};
-use tests::process::Signal;
+use tests::process::{self, Signal};
 use tests::web::Web;
 use tests::{Place, TestHost, number, text, wait_until};
 
@@ -195,6 +195,84 @@ fn rows_tell_the_working_set_with_its_interval_once_it_is_known() {
     browser.wait_until("how memory is", &says("#tiles .state-high", "high"));
 }
 
+/// A VM whose balloon is dead: it may touch a part of what it wants only.
+fn start_deaf(host: &TestHost, name: &str) {
+    let words = [
+        "--memory",
+        "320M",
+        "--min",
+        "64M",
+        "--cmdline",
+        "balloon=off",
+    ];
+    host.start_vm(
+        name,
+        &[&words[..], &["--workload", "toucher:size=max"]].concat(),
+    );
+}
+
+#[test]
+fn a_vm_that_is_blocked_is_marked_in_its_row_and_its_page_says_what_it_may_touch() {
+    let (host, web) = Web::start("256M");
+    host.ok(&["set", "host", "sample-period=1"]);
+    host.boot_vm("good", &["--memory", "64M"]);
+    start_deaf(&host, "deaf");
+    let browser = open(&web);
+    browser.wait_until(
+        "the mark",
+        "const mark = document.querySelector('#vms tr[data-vm=deaf] .phase-blocked'); return /^blocked [0-9]+ %$/.test(mark?.textContent) && mark.title.includes('stands still')",
+    );
+    browser.wait_until(
+        "the other has none",
+        "return document.querySelector('#vms tr[data-vm=good] .phase-running') !== null",
+    );
+    browser.click("#vms tr[data-vm=deaf] a");
+    browser.wait_until("it says so", &says("#vm-state", "blocked"));
+    browser.wait_until(
+        "and what it may touch",
+        "const said = document.querySelector('#vm-blocked'); return !said.hidden && /may touch [0-9.]+ MiB/.test(said.textContent)",
+    );
+    browser.wait_until(
+        "and what the policy makes of what it uses",
+        "return [...document.querySelectorAll('#vm-tiles div')].some((tile) => /^Policy assumes[0-9.]+ [KMG]iB/.test(tile.textContent) && tile.title.includes('slow to fall'))",
+    );
+    host.ok(&["set", "host", "memory=640M"]);
+    browser.wait_until(
+        "it runs freely, and nothing is said",
+        "return document.querySelector('#vm-blocked').hidden && document.querySelector('#vm-state').textContent === 'running'",
+    );
+    assert_eq!(browser.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn who_waits_to_be_admitted_is_told_while_somebody_does() {
+    let (host, web) = Web::start("256M");
+    host.boot_vm("a", &["--memory", "128M", "--min", "120M"]);
+    let browser = open(&web);
+    browser.wait_until("a row", &rows_are("a"));
+    let is_hidden = "return document.querySelector('#queue-panel').hidden";
+    assert_eq!(browser.eval(is_hidden), true);
+    let late = [
+        "run", "--name", "late", "--memory", "192M", "--min", "160M", "--wait",
+    ];
+    let mut late = host.start_command(&late);
+    browser.wait_until("who waits", &says("#queue dt", "1. late"));
+    browser.wait_until("with what", &says("#queue dd", "192 MiB, waiting for"));
+    browser.wait_until("and why", &says("#queue small", "min 160 MiB + overhead"));
+    browser.go(&format!("http://{}/?late#/vm/late", web.address));
+    browser.wait_until(
+        "where it is looked for",
+        &says("#vm-gone", "has waited to be admitted for"),
+    );
+    browser.go(&format!("http://{}/", web.address));
+    browser.wait_until("who waits", &says("#queue dt", "1. late"));
+    host.ok(&["stop", "a"]);
+    let status = late.wait().expect("a child can be waited for");
+    assert!(status.success(), "{status}");
+    browser.wait_until("nobody waits", is_hidden);
+    assert_eq!(browser.errors(), Vec::<String>::new());
+}
+
 #[test]
 fn the_page_says_when_the_host_is_gone_and_goes_on_when_it_is_back() {
     let (mut host, web) = Web::start("256M");
@@ -375,8 +453,21 @@ fn of_a_hundred_vms_only_what_has_changed_is_touched() {
 fn nothing_is_wider_than_a_telephone() {
     let (host, web) = Web::start("256M");
     host.boot_vm("a", &["--memory", "64M"]);
+    start_deaf(&host, "deaf");
+    let long = "a-name-as-long-as-names-can-be.".repeat(2);
+    let late = [
+        "run", "--name", &long, "--memory", "192M", "--min", "160M", "--wait",
+    ];
+    let mut late = host.start_command(&late);
     let browser = Browser::start(390, 844);
-    for path in ["/", "/#/vm/a"] {
+    browser.go(&format!("http://{}/", web.address));
+    for exception in ["#queue dt", "#vms .phase-blocked"] {
+        browser.wait_until(
+            exception,
+            &format!("return document.querySelector('{exception}') !== null"),
+        );
+    }
+    for path in ["/", "/#/vm/a", "/#/vm/deaf"] {
         browser.go(&format!("http://{}{path}", web.address));
         browser.wait_until(
             "a chart",
@@ -387,4 +478,6 @@ fn nothing_is_wider_than_a_telephone() {
             "return document.documentElement.scrollWidth <= document.documentElement.clientWidth",
         );
     }
+    process::signal(late.id(), Signal::INT);
+    let _status = late.wait().expect("a child can be waited for");
 }

@@ -1,9 +1,11 @@
 //! Claims about figures: they are the same wherever they are read, and what the kernel says.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 use tests::machine_memory::used_bytes;
+use tests::process::{self, Signal};
 use tests::web::{Web, json, next_moment};
-use tests::{MIB, TestHost, Value, number, vms, wait_for, wait_until};
+use tests::{MIB, TestHost, Value, number, text, vms, wait_for, wait_until};
 
 /// Every sample of a scrape by its name and labels.
 fn samples(scraped: &str) -> BTreeMap<String, f64> {
@@ -75,9 +77,34 @@ const OF_VM: [(&str, &str, &str); 6] = [
     ),
 ];
 
+/// The same of what not every VM has: it is nowhere, or everywhere.
+const OF_SOME_VMS: [(&str, &str, &str); 4] = [
+    (
+        "/working_set/estimate_bytes",
+        "/tchd",
+        "ballonet_vm_touched_bytes",
+    ),
+    (
+        "/working_set/believed_bytes",
+        "/tchd_believed",
+        "ballonet_vm_touched_believed_bytes",
+    ),
+    (
+        "/limit/slow_above_bytes",
+        "/limit/slow_above_bytes",
+        "ballonet_vm_limit_slow_bytes",
+    ),
+    (
+        "/limit/stop_above_bytes",
+        "/limit/stop_above_bytes",
+        "ballonet_vm_limit_stop_bytes",
+    ),
+];
+
 #[test]
 fn one_moment_has_one_set_of_figures_wherever_it_is_read() {
     let (host, web) = Web::start("256M");
+    host.ok(&["set", "host", "sample-period=1"]);
     // Something is to change all the time.
     let busy = [
         "--memory",
@@ -86,7 +113,26 @@ fn one_moment_has_one_set_of_figures_wherever_it_is_read() {
         "clone:size=max,rewrite=50",
     ];
     host.boot_vm("a", &busy);
-    host.boot_vm("b", &busy);
+    let deaf = [
+        "--memory",
+        "320M",
+        "--min",
+        "16M",
+        "--cmdline",
+        "balloon=off",
+    ];
+    host.start_vm("b", &[&deaf[..], &busy[2..]].concat());
+    let late = [
+        "run", "--name", "c", "--memory", "192M", "--min", "190M", "--wait",
+    ];
+    let mut late = host.start_command(&late);
+    wait_until("one is blocked, and one waits to be admitted", || {
+        let overview = host.overview();
+        let a = host.vm("a");
+        !a["working_set"].is_null()
+            && number(&host.vm("b"), "/blocked_permille") > 0
+            && number(&overview, "/queue/0/memory_bytes") == 192 * MIB
+    });
     for _ in 0..5 {
         let seen = see(&host, &web);
         assert_eq!(seen.figures, seen.stream, "API and stream");
@@ -96,6 +142,14 @@ fn one_moment_has_one_set_of_figures_wherever_it_is_read() {
             assert_eq!(seen.figures["host"][figure], value, "{figure}");
             assert_eq!(seen.metrics[metric], float(value), "{metric}");
         }
+        let queue = &seen.overview["queue"];
+        assert_eq!(seen.figures["queue"], *queue);
+        assert_eq!(seen.figures["host"]["queued"], 1);
+        assert_eq!(seen.metrics["ballonet_host_queued_vms"], 1.0);
+        let waited = number(queue, "/0/waited_s");
+        assert_eq!(seen.figures["host"]["queue_wait_s"], waited);
+        let sample = "ballonet_host_queue_wait_seconds";
+        assert_eq!(seen.metrics[sample], float(waited), "{sample}");
         let of_vms = vms(&seen.overview).iter().zip(vms(&seen.figures));
         for (vm, figures) in of_vms {
             let vm_name = vm["name"].as_str().expect("a name");
@@ -105,6 +159,15 @@ fn one_moment_has_one_set_of_figures_wherever_it_is_read() {
                 let sample = &format!("{metric}{{vm=\"{vm_name}\"}}");
                 assert_eq!(seen.metrics[sample], float(value), "{sample}");
             }
+            for (pointer, figure, metric) in OF_SOME_VMS {
+                let value = vm.pointer(pointer).and_then(Value::as_u64);
+                let figure_value = figures.pointer(figure).and_then(Value::as_u64);
+                assert_eq!(figure_value, value, "{figure} of {vm_name}");
+                let sample = &format!("{metric}{{vm=\"{vm_name}\"}}");
+                let scraped = seen.metrics.get(sample).copied();
+                assert_eq!(scraped, value.map(float), "{sample}");
+            }
+            assert_blocked_alike(vm, figures, &seen.metrics);
             for (state, bytes) in vm["states"].as_object().expect("states") {
                 let sample =
                     &format!("ballonet_vm_memory_bytes{{vm=\"{vm_name}\",state=\"{state}\"}}");
@@ -116,6 +179,22 @@ fn one_moment_has_one_set_of_figures_wherever_it_is_read() {
             }
         }
     }
+    process::signal(late.id(), Signal::INT);
+    let _status = late.wait().expect("a child can be waited for");
+}
+
+/// The part of the last second and the time in all, which scrapes have in their own units.
+fn assert_blocked_alike(vm: &Value, figures: &Value, metrics: &BTreeMap<String, f64>) {
+    let name = text(vm, "/name");
+    let sample = |metric: &str| metrics[&format!("{metric}{{vm=\"{name}\"}}")];
+    let permille = number(vm, "/blocked_permille");
+    assert_eq!(figures["blocked_permille"], permille);
+    let ratio = sample("ballonet_vm_blocked_ratio");
+    assert_eq!(ratio, float(permille) / 1000.0);
+    let us = number(vm, "/blocked_us");
+    assert_eq!(figures["blocked_us"], us);
+    let seconds = sample("ballonet_vm_blocked_seconds_total");
+    assert_eq!(seconds, Duration::from_micros(us).as_secs_f64());
 }
 
 /// Memory files by their blocks, and what is anonymous in the processes: the host's books have no part in it.

@@ -1,18 +1,7 @@
 //! Claims about VMs that wait to be admitted.
 
-use std::process::{Child, Stdio};
 use tests::process::{self, Signal};
 use tests::{TestHost, Value, text, wait_until};
-
-/// Starts a command that waits.
-fn start(host: &TestHost, words: &[&str]) -> Child {
-    host.command(words)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program can be run")
-}
 
 fn queue(host: &TestHost) -> Vec<String> {
     let overview = host.overview();
@@ -39,9 +28,9 @@ fn full_host() -> TestHost {
 #[test]
 fn whoever_waits_to_be_admitted_has_its_turn_before_those_that_came_later() {
     let host = full_host();
-    let mut large = start(&host, &run("large", "100M"));
+    let mut large = host.start_command(&run("large", "100M"));
     wait_until("it waits", || queue(&host) == ["large"]);
-    let mut small = start(&host, &run("small", "10M"));
+    let mut small = host.start_command(&run("small", "10M"));
     wait_until("one that would fit waits behind it", || {
         queue(&host) == ["large", "small"]
     });
@@ -66,7 +55,7 @@ fn whoever_waits_to_be_admitted_has_its_turn_before_those_that_came_later() {
 #[test]
 fn a_request_that_is_interrupted_is_taken_back() {
     let host = full_host();
-    let mut waiting = start(&host, &run("b", "100M"));
+    let mut waiting = host.start_command(&run("b", "100M"));
     wait_until("it waits", || queue(&host) == ["b"]);
     process::signal(waiting.id(), Signal::INT);
     let status = waiting.wait().expect("a child can be waited for");

@@ -177,11 +177,24 @@ fn prometheus_understands_what_it_scrapes_and_the_alerts_on_it() {
     let host = TestHost::start_by(place, command);
     let web = Web::of(&host);
     host.boot_vm("a", &["--memory", "64M"]);
-    wait_until("a sample was watched to its end", || {
-        web.get("/metrics")
-            .body
-            .contains("ballonet_vm_touched_bytes{vm=\"a\"}")
-    });
+    let deaf = [
+        "--memory",
+        "320M",
+        "--min",
+        "16M",
+        "--cmdline",
+        "balloon=off",
+    ];
+    host.start_vm("deaf", &deaf);
+    // What not every VM has.
+    wait_until(
+        "a sample was watched to its end, and a limit was set",
+        || {
+            let scraped = web.get("/metrics").body;
+            scraped.contains("ballonet_vm_touched_bytes{vm=\"a\"}")
+                && scraped.contains("ballonet_vm_limit_slow_bytes{vm=\"deaf\"}")
+        },
+    );
     let scraped = web.get("/metrics");
     assert_eq!(
         scraped.header("content-type"),
@@ -212,7 +225,7 @@ fn prometheus_understands_what_it_scrapes_and_the_alerts_on_it() {
             .args(["check", "rules"])
             .arg(dashboard("alerts.yml")),
     );
-    assert!(rules.expect_success().contains("10 rules found"));
+    assert!(rules.expect_success().contains("12 rules found"));
     let known: BTreeSet<&str> = names(&scraped.body);
     for file in ["alerts.yml", "grafana.json"] {
         let content = std::fs::read_to_string(dashboard(file)).expect("it is there");
@@ -223,6 +236,14 @@ fn prometheus_understands_what_it_scrapes_and_the_alerts_on_it() {
             );
         }
     }
+}
+
+#[test]
+fn alerts_are_raised_when_they_should_be_and_not_before() {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("prometheus/alerts.yml");
+    let mut promtool = Command::new("promtool");
+    let done = run_to_end(promtool.args(["test", "rules"]).arg(cases));
+    assert!(done.expect_success().contains("SUCCESS"));
 }
 
 /// The names of metrics in a text.

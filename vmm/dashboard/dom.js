@@ -29,13 +29,15 @@ export const setLabel = (node, text) =>
     node.setAttribute("aria-label", text);
     node.title = text;
   });
+export const setTitle = (node, text) => once(node, "title", text, () => (node.title = text));
 export const setStyle = (node, name, value) => once(node, name, value, () => (node.style[name] = value));
 
-/// Fills a list of terms: [term, value, what is said beside it, the value's class].
+/// Fills a list of terms: [term, value, what is said beside it, the value's class, what explains it].
 export function fillTerms(list, terms) {
   while (list.children.length > terms.length) list.lastElementChild.remove();
-  terms.forEach(([name, value, small, kind], index) => {
+  terms.forEach(([name, value, small, kind, title], index) => {
     const item = list.children[index] ?? list.appendChild(newTerm());
+    setTitle(item, title ?? "");
     setText(item.firstElementChild, name);
     const [main, beside] = item.lastElementChild.children;
     setText(main, value);

@@ -1,10 +1,10 @@
 // The host's page: what memory is used for, and who holds it.
 
 import { Chart, History } from "./charts.js";
-import { $, element, fillList, fillTerms, pageOf, setClass, setHidden, setText } from "./dom.js";
+import { $, element, fillList, fillTerms, pageOf, setClass, setHidden, setText, setTitle } from "./dom.js";
 import { showEvents } from "./events.js";
-import { bytes, range } from "./format.js";
-import { fillBar, newBar, stateOf, statesOf } from "./memory.js";
+import { bytes, duration, range } from "./format.js";
+import { fillBar, limitText, newBar, stateOf, stateText, statesOf } from "./memory.js";
 import { hostFree, hostUse } from "./models.js";
 
 /// What each state of memory means.
@@ -19,7 +19,7 @@ const MEANING = {
 /// Columns of the table: what sorts them, what they show, and what is said beside it.
 const COLUMNS = [
   { label: "Name", of: (vm) => vm.name },
-  { label: "State", of: stateOf },
+  { label: "State", of: stateOf, text: stateText },
   { label: "Size", size: (vm) => vm.memsz },
   { label: "Target", size: (vm) => vm.sztgt, title: "What it should hold" },
   { label: "Holds", size: (vm) => vm.used, title: "Machine memory that it uses" },
@@ -54,6 +54,7 @@ export class HostPage {
   show(figures, events) {
     this.figures = figures;
     this.showTiles(figures.host);
+    this.showQueue(figures.queue);
     this.showRows(figures.vms);
     showEvents($("events"), events, false);
     this.history.refresh();
@@ -70,6 +71,13 @@ export class HostPage {
       ["Saved by sharing", bytes(host.pshare_saving), `${bytes(host.pshare_shared)} in ${bytes(host.pshare_common)}`],
       ["In balloons", bytes(host.memctl_curr), `${bytes(host.memctl_target)} wanted`],
     ]);
+  }
+
+  /// Who waits to be admitted, the first in front, and why.
+  showQueue(queue) {
+    setHidden($("queue-panel"), queue.length === 0);
+    const term = ({ name, memory_bytes: size, waited_s: waited, why }, index) => [`${index + 1}. ${name}`, `${bytes(size)}, waiting for ${duration(waited)}`, why];
+    fillTerms($("queue"), queue.map(term));
   }
 
   addHeadings() {
@@ -144,10 +152,12 @@ function fillRow(row, vm) {
   COLUMNS.forEach((column, index) => {
     if (index === 0) return;
     const [main, beside] = row.cells[index].children;
-    setText(main, column.size ? bytes(column.size(vm)) : String(column.of(vm)));
+    setText(main, column.size ? bytes(column.size(vm)) : String((column.text ?? column.of)(vm)));
     if (beside) setText(beside, column.beside(vm));
   });
-  setClass(row.cells[1].firstElementChild, `phase phase-${stateOf(vm)}`);
+  const phase = row.cells[1].firstElementChild;
+  setClass(phase, `phase phase-${stateOf(vm)}`);
+  setTitle(phase, vm.limit ? limitText(vm) : "");
   fillBar(row.cells[BAR].firstElementChild, vm);
 }
 

@@ -1,7 +1,7 @@
 // A VM's memory by state: the states, their order from the bottom up, and the bar that shows them.
 
 import { element, setLabel, setStyle } from "./dom.js";
-import { bytes } from "./format.js";
+import { bytes, percent } from "./format.js";
 
 export const STATES = ["private", "broken", "shared", "compressed", "swapped", "ballooned", "empty"];
 /// States of which nothing is shown while no memory is in them.
@@ -19,7 +19,23 @@ export function statesOf(vms) {
 
 export function stateOf(vm) {
   if (vm.phase !== "running") return vm.phase;
-  return vm.responding ? "running" : "silent";
+  if (!vm.responding) return "silent";
+  return vm.blocked_permille > 0 ? "blocked" : "running";
+}
+
+/// The state, and how much of its time a blocked one loses.
+export function stateText(vm) {
+  const state = stateOf(vm);
+  return state === "blocked" ? `blocked ${percent(blockedPercent(vm))}` : state;
+}
+
+/// Never nothing, of a VM that is blocked.
+const blockedPercent = (vm) => Math.max(1, vm.blocked_permille / 10);
+
+/// What keeps a VM from touching more memory.
+export function limitText(vm) {
+  const { slow_above_bytes: slow, stop_above_bytes: stop } = vm.limit;
+  return `It may touch ${bytes(slow)}: above that it is stopped for nine tenths of its time, beyond ${bytes(stop)} it stands still.`;
 }
 
 export function newBar() {

@@ -8,8 +8,6 @@ export const MEMORY_STATES = ["high", "clear", "soft", "hard", "low"];
 
 const column = (history, name) => history.columns.find((column) => column.name === name)?.values ?? [];
 const seconds = (history) => history.time_ms.map((ms) => ms / 1000);
-/// A working set is never zero: nothing is known then.
-const known = (values) => values.map((value) => value || null);
 const line = (name, color, own, more = {}) => ({ name, color, own, values: own, width: 2, ...more });
 
 /// Areas on top of each other, given from the bottom up. An area reaches down to the axis, and those below
@@ -48,7 +46,7 @@ export function hostFree(history, { host }) {
     series: [line("free", "ink", own, { values: own.map((free) => Math.max(free, floor)) })],
     scale: { low: floor, high, isLog: true },
     zones: MEMORY_STATES.map((name, index) => ({ name, color: name, to: starts[index], from: starts[index + 1] })),
-    ribbon: column(history, "state").map((degree) => MEMORY_STATES[Math.round(degree)]),
+    ribbon: column(history, "state").map((degree) => MEMORY_STATES[degree]),
   };
 }
 
@@ -63,7 +61,7 @@ export function vmStates(history, states) {
 
 /// What a VM uses, estimated, against what it holds and should hold.
 export function vmUse(history) {
-  const [low, high] = ["touched_low", "touched_high"].map((name) => known(column(history, name)));
+  const [low, high] = ["touched_low", "touched_high"].map((name) => column(history, name));
   return {
     times: seconds(history),
     series: [
@@ -71,7 +69,7 @@ export function vmUse(history) {
       line("at least", "interval", low, { width: 1 }),
       line("holds", "private", column(history, "used")),
       line("target", "ink", column(history, "target"), { dash: [6, 4] }),
-      line("working set", "use", known(column(history, "touched"))),
+      line("working set", "use", column(history, "touched")),
     ],
     scale: { low: 0, high: Math.max(...column(history, "size"), 1) },
   };

@@ -5,7 +5,7 @@ import { Chart, History } from "./charts.js";
 import { $, element, fillList, fillTerms, pageOf, setClass, setHidden, setText } from "./dom.js";
 import { showEvents } from "./events.js";
 import { bytes, duration, parseSize, percent, range, typedSize } from "./format.js";
-import { stateOf, statesOf } from "./memory.js";
+import { limitText, stateOf, stateText, statesOf } from "./memory.js";
 import { vmStates, vmUse } from "./models.js";
 
 const EXPLAIN_MS = 2000;
@@ -46,6 +46,7 @@ export class VmPage {
     this.figures = figures;
     this.vm = figures.vms.find((vm) => vm.name === this.name);
     setHidden($("vm-gone"), Boolean(this.vm));
+    setText($("vm-gone"), absence(figures.queue.find(({ name }) => name === this.name)));
     setHidden($("vm-there"), !this.vm);
     showEvents($("vm-events"), events.filter((event) => event.vm === this.name), true);
     if (!this.vm) return setHidden($("vm-state"), true);
@@ -58,12 +59,16 @@ export class VmPage {
   showFigures(vm) {
     const state = stateOf(vm);
     setHidden($("vm-state"), false);
-    setText($("vm-state"), state);
+    setText($("vm-state"), stateText(vm));
+    setHidden($("vm-blocked"), state !== "blocked");
+    setText($("vm-blocked"), vm.limit ? `It is blocked. ${limitText(vm)}` : "It is blocked.");
     setClass($("vm-state"), `phase phase-${state}`);
     fillTerms($("vm-tiles"), [
       ["Holds", bytes(vm.used), `of ${bytes(vm.memsz)}`],
       ["Target", bytes(vm.sztgt), isPinned(vm) ? "fixed by hand" : `with ${vm.ashrs} shares`],
-      ["Working set", bytes(vm.tchd), range(vm.tchd_low, vm.tchd_high) || "not known yet"],
+      ["Working set", bytes(vm.tchd), range(vm.tchd_low, vm.tchd_high) || "not known yet", "", "What it uses, estimated from random pages, and between what that lies with 95 % confidence"],
+      ["Policy assumes", bytes(vm.tchd_believed), "decides on its target", "", "What the policy takes its working set for, the highest of three averages: quick to rise and slow to fall, so that a short pause costs it nothing"],
+      ...(vm.limit ? [["May touch", bytes(vm.limit.slow_above_bytes), "slowed above that", "", limitText(vm)]] : []),
       ["Balloon", bytes(vm.mctlsz), vm.mctl ? `${bytes(vm.mctltgt)} wanted` : "no driver in the guest yet"],
       ["Shared", bytes(vm.shrd), `${bytes(vm.shrdsvd)} saved`],
       ["Up", duration(vm.uptime_s), `${bytes(vm.amin)} guaranteed`],
@@ -72,6 +77,9 @@ export class VmPage {
     fillTerms($("vm-figures"), [
       ...[...SIZES, ...RARE_SIZES.filter((name) => vm[name] > 0)].filter(isThere).map((name) => [name.toUpperCase(), bytes(vm[name])]),
       ...PERCENTAGES.filter(isThere).map((name) => [`%${name.toUpperCase()}`, percent(vm[name])]),
+      ...(isThere("tchd_believed") ? [["BELIEF", bytes(vm.tchd_believed)]] : []),
+      ...(vm.limit ? [["LIMIT", bytes(vm.limit.slow_above_bytes)]] : []),
+      ["%BLKD", percent(vm.blocked_permille / 10)],
       ["MCTL?", vm.mctl ? "Y" : "N"],
       ["ASHRS", String(vm.ashrs)],
       ["AREAS", String(vm.areas)],
@@ -141,6 +149,12 @@ export class VmPage {
     const { text } = await get(`${this.path}/explanation?more_bytes=${more}`);
     return sentences(text).at(-1);
   }
+}
+
+/// Why a VM is not there.
+function absence(queued) {
+  if (!queued) return "There is no VM of this name now.";
+  return `It has waited to be admitted for ${duration(queued.waited_s)}: ${queued.why}.`;
 }
 
 const isPinned = (vm) => vm.pinned !== null && vm.pinned !== undefined;

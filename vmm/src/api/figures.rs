@@ -1,7 +1,7 @@
 //! The figures of one moment, under the names that an administrator knows from esxtop's memory panel.
 //! Sizes are bytes, where esxtop shows megabytes. What a host does not know is absent, not zero.
 
-use super::{EventView, VmPhase};
+use super::{EventView, LimitView, QueuedView, VmPhase};
 use crate::name::VmName;
 use page::VmId;
 use policy::{BalloonHealth, Thresholds, Witness};
@@ -20,6 +20,9 @@ pub struct Figures {
     pub host: HostFigures,
     /// Its VMs, oldest first.
     pub vms: Vec<VmFigures>,
+    /// VMs that wait to be admitted, the first in front.
+    #[serde(default)]
+    pub queue: Vec<QueuedView>,
 }
 
 /// What is counted of a host.
@@ -78,6 +81,12 @@ pub struct HostFigures {
     pub covered_per_s: u64,
     /// The scanner's part of a core, in thousandths.
     pub scan_core_permille: u64,
+    /// Beyond esxtop: VMs that wait to be admitted.
+    #[serde(default)]
+    pub queued: u64,
+    /// Beyond esxtop: how long the one of them has waited that came first.
+    #[serde(default)]
+    pub queue_wait_s: u64,
     /// Observations whose page states did not add up. Zero, or there is a bug.
     pub state_sum_violations: u64,
 }
@@ -133,6 +142,9 @@ pub struct VmFigures {
     pub tchd_low: Option<u64>,
     /// and no more than this.
     pub tchd_high: Option<u64>,
+    /// Beyond esxtop: what the policy takes it for, by the largest of the three averages.
+    #[serde(default)]
+    pub tchd_believed: Option<u64>,
     /// TCHD_W: what of it is written to.
     pub tchd_w: Option<u64>,
     /// %ACTV: the part of its memory that was touched, with the period under way.
@@ -147,6 +159,15 @@ pub struct VmFigures {
     /// Beyond esxtop: how its balloon follows.
     #[serde(default)]
     pub balloon_health: Option<BalloonHealth>,
+    /// Beyond esxtop: what its guest may have touched before it is stopped, where its balloon is no bridle.
+    #[serde(default)]
+    pub limit: Option<LimitView>,
+    /// Beyond esxtop: the part of its time that it was stopped in the last second, in thousandths.
+    #[serde(default)]
+    pub blocked_permille: u64,
+    /// Beyond esxtop: how long it was stopped since it started, in microseconds.
+    #[serde(default)]
+    pub blocked_us: u64,
     /// MCTL?: whether a balloon driver is there.
     pub mctl: bool,
     /// MCTLSZ: what its balloon holds.
@@ -211,7 +232,7 @@ pub enum Span {
     #[default]
     #[serde(rename = "10m")]
     TenMinutes,
-    /// A day, a point each minute: the mean of its seconds.
+    /// A day, a point each minute: the mean of its seconds, but of the state of memory the worst.
     #[serde(rename = "1d")]
     Day,
 }
@@ -247,8 +268,17 @@ pub struct HistoryView {
 pub struct HistoryColumn {
     /// Which.
     pub name: String,
-    /// How much.
-    pub values: Vec<u64>,
+    /// How much; nothing where that was not known.
+    pub values: Vec<Option<u64>>,
+}
+
+impl HistoryColumn {
+    /// Its values, with zero for what was not known.
+    #[must_use]
+    pub fn known_or_zero(&self) -> Vec<u64> {
+        let values = self.values.iter();
+        values.map(|value| value.unwrap_or(0)).collect()
+    }
 }
 
 /// One message of the stream of events: what changed with a round.

@@ -356,6 +356,9 @@ pub struct VmView {
     /// The part of its time that it was stopped in the last second, in thousandths.
     #[serde(default)]
     pub blocked_permille: u64,
+    /// How long it was stopped since it started, in microseconds.
+    #[serde(default)]
+    pub blocked_us: u64,
     /// Time from its process's first message to its guest's first instruction, in microseconds.
     pub start_us: Option<u64>,
     /// Memory whose faults its agent holds.

@@ -109,7 +109,7 @@ fn date(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::screen::vm_figures;
+    use super::super::screen::{blocked_figures, vm_figures};
     use super::*;
     use crate::api::HostFigures;
 
@@ -117,13 +117,14 @@ mod tests {
         let named = |(id, name): &(u32, &str)| VmFigures {
             id: VmId(*id),
             actv: (*id == 1).then_some(12.5),
-            ..vm_figures(name, 64 << 20, 10)
+            ..blocked_figures(vm_figures(name, 64 << 20, 10))
         };
         Figures {
             publication: 1,
             time_ms,
             host: HostFigures::default(),
             vms: vms.iter().map(named).collect(),
+            queue: Vec::new(),
         }
     }
 
@@ -143,10 +144,13 @@ mod tests {
             .map(|vm| place(&format!(r"\\here\Group Memory({vm})\% Active Estimate")).unwrap());
         assert!(!header.iter().any(|column| column.contains("3:c")));
         assert!(place(r"\\here\Memory\Free MBytes").is_some());
+        let [blocked, limit] = ["% Blocked", "Touch Limit MBytes"]
+            .map(|counter| place(&format!(r"\\here\Group Memory(1:a)\{counter}")).unwrap());
         let rows: Vec<csv::StringRecord> = table.records().map(Result::unwrap).collect();
         assert_eq!(&rows[0][0], "01/01/1970 00:00:01");
         assert_eq!((&rows[0][a], &rows[0][b]), ("64.00", "64.00"));
         assert_eq!((&rows[0][active_a], &rows[0][active_b]), ("12.50", ""));
+        assert_eq!((&rows[0][blocked], &rows[0][limit]), ("90.00", "1.00"));
         assert_eq!((&rows[1][a], &rows[1][b]), ("", "64.00"));
     }
 

@@ -168,7 +168,7 @@ pub(super) const MCTLSZ: usize = 7;
 
 /// All of them, most wanted first: a narrow terminal shows fewer.
 #[rustfmt::skip]
-pub(super) const COLUMNS: [Column; 31] = [
+pub(super) const COLUMNS: [Column; 34] = [
     text("NAME", "its name", |vm| Cell::Text(vm.name.to_string())),
     column("MEMSZ", "Memory Size MBytes", "its size", |vm| Cell::Size(vm.memsz)),
     column("GRANT", "Memory Granted Size MBytes", "memory that is backed, shared pages counted whole", |vm| Cell::Size(vm.grant)),
@@ -180,13 +180,15 @@ pub(super) const COLUMNS: [Column; 31] = [
     column("MCTLTGT", "Memctl Target MBytes", "what its balloon should hold", |vm| Cell::Size(vm.mctltgt)),
     column("SHRD", "Shared MBytes", "memory that shows shared frames", |vm| Cell::Size(vm.shrd)),
     column("SHRDSVD", "Shared Saved MBytes", "machine memory that sharing saves", |vm| Cell::Size(vm.shrdsvd)),
+    column("%BLKD", "% Blocked", "the part of its time that it is stopped", |vm| percent(Some(blocked_percent(vm)))),
+    column("LIMIT", "Touch Limit MBytes", "what it may touch before it is stopped", |vm| size(vm.limit.map(|limit| limit.slow_above_bytes))),
     column("ZERO", "Zero MBytes", "zero pages given back", |vm| Cell::Size(vm.zero)),
     column("COWH", "Copy On Write Hint MBytes", "memory nominated for sharing", |vm| Cell::Size(vm.cowh)),
     column("TCHD_W", "Touched Write MBytes", "what of the working set is written to", |vm| size(vm.tchd_w)),
     column("%ACTVS", "% Active Slow Estimate", "%ACTV over about eight samples", |vm| percent(vm.actvs)),
     column("%ACTVF", "% Active Fast Estimate", "%ACTV over hardly more than one", |vm| percent(vm.actvf)),
     column("AMIN", "Min MBytes", "its reservation", |vm| Cell::Size(vm.amin)),
-    column("AMAX", "Max MBytes", "its limit", |vm| Cell::Size(vm.amax)),
+    column("AMAX", "Max MBytes", "what it may hold at most", |vm| Cell::Size(vm.amax)),
     column("ASHRS", "Shares", "its shares", |vm| Cell::Number(vm.ashrs)),
     column("MCTL?", "Memctl?", "whether a balloon driver is there", |vm| Cell::Text(if vm.mctl { "Y" } else { "N" }.into())),
     column("MCTLMAX", "Memctl Max MBytes", "what its balloon can be asked for", |vm| Cell::Size(vm.mctlmax)),
@@ -197,6 +199,7 @@ pub(super) const COLUMNS: [Column; 31] = [
     column("USED", "Machine Used MBytes", "machine memory that it uses", |vm| Cell::Size(vm.used)),
     column("TCHDLOW", "Touched Low MBytes", "its working set is no less, by 95 % confidence", |vm| size(vm.tchd_low)),
     column("TCHDTOP", "Touched High MBytes", "its working set is no more", |vm| size(vm.tchd_high)),
+    column("BELIEF", "Touched Believed MBytes", "its working set as the policy takes it", |vm| size(vm.tchd_believed)),
     column("BROKEN", "Broken MBytes", "memory once shared, written since", |vm| Cell::Size(vm.broken)),
     column("AREAS", "Memory Areas", "memory areas that sharing costs", |vm| Cell::Number(vm.areas)),
     column("MRG/s", "Pages Shared/sec", "pages shared a second", |vm| Cell::Number(vm.merges_per_s)),
@@ -208,16 +211,27 @@ pub(super) fn state(vm: &VmFigures) -> &'static str {
         VmPhase::Waiting => "wait",
         VmPhase::Starting => "start",
         VmPhase::Stopping => "stop",
-        VmPhase::Running if vm.responding => "run",
-        VmPhase::Running => "silent",
+        VmPhase::Running if !vm.responding => "silent",
+        VmPhase::Running if is_blocked(vm) => "block",
+        VmPhase::Running => "run",
     }
+}
+
+/// Whether it was stopped in the last second.
+pub(super) fn is_blocked(vm: &VmFigures) -> bool {
+    vm.blocked_permille > 0
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a thousand at most")]
+pub(super) fn blocked_percent(vm: &VmFigures) -> f64 {
+    vm.blocked_permille as f64 / 10.0
 }
 
 /// What batch mode tells of the host.
 pub(super) type HostCounter = (&'static str, fn(&HostFigures) -> Cell);
 
 #[rustfmt::skip]
-pub(super) const HOST_COUNTERS: [HostCounter; 20] = [
+pub(super) const HOST_COUNTERS: [HostCounter; 22] = [
     ("Memory Overcommit (1 Minute Avg)", |host| Cell::Ratio(host.overcommit_avg[0])),
     ("Memory Overcommit (5 Minute Avg)", |host| Cell::Ratio(host.overcommit_avg[1])),
     ("Memory Overcommit (15 Minute Avg)", |host| Cell::Ratio(host.overcommit_avg[2])),
@@ -239,6 +253,8 @@ pub(super) const HOST_COUNTERS: [HostCounter; 20] = [
     ("Sharing Reserve MBytes", |host| Cell::Size(host.reserve)),
     ("Pages Shared/sec", |host| Cell::Number(host.merges_per_s)),
     ("Pages Broken/sec", |host| Cell::Number(host.breaks_per_s)),
+    ("VMs Queued", |host| Cell::Number(host.queued)),
+    ("Queue Wait Seconds", |host| Cell::Number(host.queue_wait_s)),
 ];
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Tables for people. Sizes are MiB, because that is what a glance can compare.
 
 use crate::api::{
-    EventView, HostView, NetView, Overview, SharingPace, SharingView, VmPhase, VmSharingView,
-    VmView,
+    EventView, HostView, NetView, Overview, QueuedView, SharingPace, SharingView, VmPhase,
+    VmSharingView, VmView,
 };
 use crate::host::sharing::Audit;
 
@@ -48,6 +48,7 @@ pub(super) fn overview(overview: &Overview) -> String {
     let mut text = host(&overview.host);
     text.push('\n');
     text.push_str(&holdings(&overview.vms));
+    text.push_str(&queue(&overview.queue));
     if !overview.host.events.is_empty() {
         text.push('\n');
         let skip = overview.host.events.len().saturating_sub(EVENTS);
@@ -57,6 +58,20 @@ pub(super) fn overview(overview: &Overview) -> String {
         }
     }
     text
+}
+
+/// A line for each VM that waits to be admitted.
+fn queue(queue: &[QueuedView]) -> String {
+    let told = |queued: &QueuedView| {
+        format!(
+            "{} ({} MiB) has waited for {}: {}\n",
+            queued.name,
+            mebibytes(queued.memory_bytes),
+            duration(queued.waited_s as f64),
+            queued.why
+        )
+    };
+    queue.iter().map(told).collect()
 }
 
 /// The host's memory in two lines.
@@ -280,10 +295,11 @@ fn working_set(vm: &VmView) -> String {
         return "not known yet".into();
     };
     format!(
-        "{} ({} to {} with 95 % confidence), writes to {}; %ACTV {} %ACTVS {} %ACTVF {}; {} pages watched{}",
+        "{} ({} to {} with 95 % confidence; the policy takes it for {}), writes to {}; %ACTV {} %ACTVS {} %ACTVF {}; {} pages watched{}",
         with_unit(uses.estimate_bytes),
         with_unit(uses.low_bytes),
         with_unit(uses.high_bytes),
+        with_unit(uses.believed_bytes),
         with_unit(uses.written_bytes),
         uses.actv_percent,
         uses.actvs_percent,
@@ -444,6 +460,18 @@ mod tests {
             row(&["longer", "512"]),
         ];
         assert_eq!(align(&rows), "NAME    SIZE\na          5\nlonger   512\n");
+    }
+
+    #[test]
+    fn those_that_wait_to_be_admitted_are_told_with_the_reason() {
+        let large = QueuedView {
+            name: "large".parse().unwrap(),
+            memory_bytes: 128 << 20,
+            waited_s: 72,
+            why: "there is no room".into(),
+        };
+        let told = "large (128 MiB) has waited for 1m12s: there is no room\n";
+        assert_eq!(queue(&[large]), told);
     }
 
     #[test]

@@ -48,13 +48,16 @@ impl Queue {
     }
 
     pub(super) fn views(&self) -> Vec<QueuedView> {
-        let view = |queued: &Queued| QueuedView {
+        let view = |(place, queued): (usize, &Queued)| QueuedView {
             name: queued.name.clone(),
             memory_bytes: queued.memory_bytes,
             waited_s: queued.since.elapsed().as_secs(),
-            why: queued.why.clone(),
+            why: match place {
+                0 => queued.why.clone(),
+                _ => format!("VMs that wait before it: {place}"),
+            },
         };
-        self.waiting.iter().map(view).collect()
+        self.waiting.iter().enumerate().map(view).collect()
     }
 
     fn join(&mut self, name: VmName, memory_bytes: u64, why: String) -> u64 {
@@ -163,10 +166,12 @@ mod tests {
         let second = queue.join(name("b"), 1, "no room".into());
         assert!(queue.is_turn_of(Some(first)));
         assert!(!queue.is_turn_of(Some(second)) && !queue.is_turn_of(None));
-        queue.note(second, "others wait".into());
+        queue.note(second, "still no room".into());
+        let why = |queue: &Queue| queue.views().last().map(|view| view.why.clone());
+        assert!(why(&queue).unwrap().contains("before it: 1"));
         queue.leave(first);
         assert!(queue.is_turn_of(Some(second)));
-        assert_eq!(queue.views()[0].why, "others wait");
+        assert_eq!(why(&queue).unwrap(), "still no room");
         queue.leave(second);
         assert!(queue.is_turn_of(None) && queue.len() == 0);
     }

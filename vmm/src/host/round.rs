@@ -99,7 +99,7 @@ impl State {
         }
         self.measured = Instant::now();
         self.vms.values_mut().for_each(Vm::watch_balloon);
-        self.watch_blocked(time);
+        self.watch_blocked();
         self.account_rounds += 1;
         let memory = MemoryRound {
             budget: self.budget,
@@ -120,9 +120,9 @@ impl State {
         sharing.adapt(self.account.reserve.pace, pressure, free);
     }
 
-    fn watch_blocked(&mut self, time: Duration) {
+    fn watch_blocked(&mut self) {
         for vm in self.vms.values_mut() {
-            if let Some(what) = vm.watch_blocked(time) {
+            if let Some(what) = vm.watch_blocked() {
                 self.events.add(Some(&vm.config.name), what);
             }
         }

@@ -23,6 +23,9 @@ const CONFIRMING_ROUNDS: u8 = 2;
 /// with its balloon at its target before anything else; after that the guest may touch all it has.
 const DRIVER_PATIENCE: Duration = Duration::from_secs(10);
 
+/// A VM is stopped and let run in slices of 50 ms: in less than two of them nothing is seen.
+const SHORTEST_WATCHED_US: u64 = 100_000;
+
 /// What is there once a VM's process runs.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -106,22 +109,30 @@ impl Grant {
 /// How long a VM was stopped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Blocked {
-    /// In all, as it said last.
-    total_us: u64,
-    /// In the last round.
+    /// As it said last.
+    last: BlockedTime,
+    /// In the time before that, in thousandths.
     permille: u64,
 }
 
 impl Blocked {
-    /// One that stands still says nothing new about its time until it runs again.
-    fn after(self, observed: BlockedTime, round: Duration) -> Self {
-        let us = observed.total_us.saturating_sub(self.total_us);
-        let permille = (u128::from(us) * 1000).checked_div(round.as_micros());
-        let permille = permille.map_or(0, |permille| u64::try_from(permille).unwrap_or(1000));
-        let least = u64::from(observed.is_now);
+    /// A VM may answer late, or twice in short succession: what counts is the time between its answers, not
+    /// that between the host's rounds. Until there is a new one, all stays as it was.
+    fn after(self, said: BlockedTime) -> Self {
+        let time_us = said.at_us.saturating_sub(self.last.at_us);
+        if time_us < SHORTEST_WATCHED_US {
+            return self;
+        }
+        let us = said
+            .total_us
+            .saturating_sub(self.last.total_us)
+            .min(time_us);
+        let permille = u128::from(us) * 1000 / u128::from(time_us);
+        // One that is stopped, and was not before, has said nothing of that time yet.
+        let least = u64::from(said.is_now);
         Self {
-            total_us: observed.total_us,
-            permille: permille.clamp(least, 1000),
+            last: said,
+            permille: u64::try_from(permille).unwrap_or(1000).max(least),
         }
     }
 }
@@ -210,11 +221,11 @@ impl Vm {
         }
     }
 
-    /// Takes in how long it was stopped in a round. What there is to tell about it.
-    pub(super) fn watch_blocked(&mut self, round: Duration) -> Option<String> {
+    /// Takes in how long it was stopped. What there is to tell about it.
+    pub(super) fn watch_blocked(&mut self) -> Option<String> {
         let observed = self.observation.as_ref()?.blocked;
         let was_blocked = self.blocked.permille > 0;
-        self.blocked = self.blocked.after(observed, round);
+        self.blocked = self.blocked.after(observed);
         let permille = self.blocked.permille;
         match (was_blocked, self.limit) {
             (false, Some(limit)) if permille > 0 => Some(format!(
@@ -226,7 +237,7 @@ impl Vm {
         }
     }
 
-    /// The part of its time that it was blocked in the last round, in thousandths.
+    /// The part of its time that it was blocked before its last answer, in thousandths.
     pub(super) fn blocked_permille(&self) -> u64 {
         self.blocked.permille
     }
@@ -440,6 +451,7 @@ impl Vm {
             balloon_health: running.map(|_| self.balloon_watch.health()),
             limit: self.limit.map(LimitView::from),
             blocked_permille: self.blocked_permille(),
+            blocked_us: self.blocked.last.total_us,
             start_us: running.map(|running| running.start_us),
             userfault_bytes: running.map_or(0, |running| running.userfault_pages.bytes()),
         }
@@ -527,6 +539,28 @@ mod tests {
         }
         vm.observation = Some(observation(right));
         assert!(vm.states_add_up());
+    }
+
+    /// What the host sees in a second is one time all that happened in one and a half, another nothing.
+    #[test]
+    fn a_vm_that_answers_late_is_as_blocked_as_it_was() {
+        let said = |at_ms: u64, stopped_ms: u64| BlockedTime {
+            is_now: true,
+            total_us: stopped_ms * 1000,
+            at_us: at_ms * 1000,
+        };
+        let mut blocked = Blocked::default();
+        for (at_ms, stopped_ms) in [(1000, 900), (1000, 900), (2500, 2250), (2630, 2367)] {
+            blocked = blocked.after(said(at_ms, stopped_ms));
+            assert_eq!(blocked.permille, 900, "at {at_ms} ms");
+        }
+        // Nothing can be seen in 10 ms.
+        assert_eq!(blocked.after(said(2640, 2367)), blocked);
+        let runs = BlockedTime {
+            is_now: false,
+            ..said(3630, 2367)
+        };
+        assert_eq!(blocked.after(runs).permille, 0);
     }
 
     #[test]

@@ -186,6 +186,8 @@ pub struct BlockedTime {
     pub is_now: bool,
     /// Since the start, up to the last time that they were stopped anew, in microseconds.
     pub total_us: u64,
+    /// When this was counted, in microseconds from the start.
+    pub at_us: u64,
 }
 
 /// How things stand with a network card.

@@ -40,6 +40,7 @@ const STOP_TRIES: u32 = 20;
 pub(super) struct Warden {
     orders: Sender<Option<Limit>>,
     blocked: Arc<Blocked>,
+    started: Instant,
 }
 
 /// How long a guest was stopped.
@@ -97,7 +98,11 @@ impl Warden {
         thread::Builder::new()
             .name("warden".into())
             .spawn(move || watch.run())?;
-        Ok(Self { orders, blocked })
+        Ok(Self {
+            orders,
+            blocked,
+            started: Instant::now(),
+        })
     }
 
     /// From now on the guest may have touched so much; anything, without a limit.
@@ -110,6 +115,7 @@ impl Warden {
         BlockedTime {
             is_now: self.blocked.is_now.load(Ordering::Relaxed),
             total_us: self.blocked.total_us.load(Ordering::Relaxed),
+            at_us: microseconds(self.started.elapsed()),
         }
     }
 }
@@ -206,10 +212,13 @@ impl Watch {
     }
 
     fn note_blocked_time(&self) {
-        let us = self.since.map_or(0, |since| since.elapsed().as_micros());
-        let us = u64::try_from(us).unwrap_or(u64::MAX);
+        let us = self.since.map_or(0, |since| microseconds(since.elapsed()));
         self.blocked.total_us.fetch_add(us, Ordering::Relaxed);
     }
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use super::bars::bars;
 use super::model::{Model, Page};
-use super::vm_page;
-use crate::api::{HistoryView, HostFigures, VmFigures};
-use crate::cli::counters::{COLUMNS, Column, NAME, Unit};
+use super::vm_page::{self, age};
+use crate::api::{HistoryView, HostFigures, QueuedView, VmFigures};
+use crate::cli::counters::{COLUMNS, Column, NAME, Unit, is_blocked};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -14,6 +14,8 @@ use ratatui::widgets::{Paragraph, Row, Table, TableState};
 /// Columns of a terminal that a name takes, and what is between it and figures.
 const NAME_WIDTH: u16 = 14;
 const GAP: u16 = 1;
+/// At the end of the name of a VM that is blocked.
+const BLOCKED_MARK: char = '!';
 
 const HELP: &str = "\
 Keys
@@ -24,6 +26,9 @@ Keys
   b            bars of the last ten minutes
   space        pause                pg up, pg dn  scroll
   h, ?         this page            q, esc   back; leave
+
+A name with a ! is that of a VM that is blocked: it has touched more than it
+may (%BLKD, LIMIT). VMs that wait to be admitted are told after QUEUE.
 
 What there is of a VM:";
 
@@ -110,9 +115,21 @@ fn host_lines(model: &Model, width: u16) -> Vec<Line<'static>> {
             "SWAP   /{name}: {swap:>7} curr;   ZIP {zip} zipped"
         )));
     }
+    lines.extend(queue_line(&model.figures.queue, u));
     let history = model.history.iter();
     lines.extend(history.flat_map(|history| bar_lines(history, host, u, width.into())));
     lines
+}
+
+/// Who waits to be admitted, with what size and for how long, if anybody does.
+fn queue_line(queue: &[QueuedView], unit: Unit) -> Option<Line<'static>> {
+    let told = |queued: &QueuedView| {
+        let size = unit.text(queued.memory_bytes);
+        format!("{} {size} for {}", queued.name, age(queued.waited_s))
+    };
+    let all = queue.iter().map(told).collect::<Vec<_>>().join(", ");
+    let text = format!("QUEUE  /{}: {:>7} wait:   {all}", unit.name(), queue.len());
+    (!queue.is_empty()).then(|| Line::from(text).style(WARNING))
 }
 
 fn first_line(host: &HostFigures, vms: usize) -> Line<'static> {
@@ -127,14 +144,19 @@ fn first_line(host: &HostFigures, vms: usize) -> Line<'static> {
     ])
 }
 
+/// What is not as it should be,
+const WARNING: Style = Style::new().fg(Color::Yellow);
+/// and what is wrong.
+const ALARM: Style = Style::new().fg(Color::Red);
+
 /// What is wrong stands out.
 fn state_style(state: &str) -> Style {
-    let color = match state {
-        "soft" => Color::Yellow,
-        "hard" | "low" => Color::Red,
+    let style = match state {
+        "soft" => WARNING,
+        "hard" | "low" => ALARM,
         _ => return Style::new(),
     };
-    Style::new().fg(color).add_modifier(Modifier::BOLD)
+    style.add_modifier(Modifier::BOLD)
 }
 
 /// A line of bars for each part of what the host has.
@@ -147,8 +169,9 @@ fn bar_lines(
     let room = width.saturating_sub(11 + 9);
     let line = |(column, name): &(&str, &str)| {
         let column = history.columns.iter().find(|found| found.name == *column)?;
-        let now = unit.text(*column.values.last()?);
-        let bars = bars(&column.values, room, host.pmem_total);
+        let values = column.known_or_zero();
+        let now = unit.text(*values.last()?);
+        let bars = bars(&values, room, host.pmem_total);
         Some(Line::from(format!("{name:<11}{bars}{now:>9}")))
     };
     BARS.iter().filter_map(line).collect()
@@ -210,8 +233,9 @@ fn table(frame: &mut Frame<'_>, area: Rect, model: &Model) {
 
 fn vm_style(vm: &VmFigures) -> Style {
     match vm.responding {
+        true if is_blocked(vm) => WARNING,
         true => Style::new(),
-        false => Style::new().fg(Color::Red),
+        false => ALARM,
     }
 }
 
@@ -229,10 +253,18 @@ fn heading(model: &Model, at: usize) -> Line<'static> {
 }
 
 fn cell(vm: &VmFigures, at: usize, unit: Unit) -> Line<'static> {
-    let line = Line::from((COLUMNS[at].cell)(vm).text(unit));
     match at {
-        NAME => line,
-        _ => line.right_aligned(),
+        NAME => Line::from(marked_name(vm)),
+        _ => Line::from((COLUMNS[at].cell)(vm).text(unit)).right_aligned(),
+    }
+}
+
+/// The mark is seen without colors, and however long the name is.
+fn marked_name(vm: &VmFigures) -> String {
+    let (name, room) = (vm.name.as_str(), usize::from(NAME_WIDTH) - 1);
+    match is_blocked(vm) {
+        true => format!("{name:<room$.room$}{BLOCKED_MARK}"),
+        false => name.into(),
     }
 }
 
@@ -288,7 +320,7 @@ fn foot_text(model: &Model) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::tests::{any_key, details, model, press};
+    use super::super::model::tests::{any_key, blocked, details, model, press, vm};
     use super::*;
     use proptest::prelude::*;
     use ratatui::Terminal;
@@ -322,7 +354,7 @@ mod tests {
             small[8].starts_with("a ") && small[8].contains("3.0"),
             "{small:#?}"
         );
-        let wide = shown(&model(), 260, 50);
+        let wide = shown(&model(), 290, 50);
         assert!(
             COLUMNS.iter().all(|column| wide[6].contains(column.name)),
             "{wide:#?}"
@@ -384,8 +416,8 @@ mod tests {
 
     #[test]
     fn what_the_host_does_not_have_has_no_line_and_no_column() {
-        let rows = shown(&model(), 260, 50);
-        let words = ["SWAP", "SWCUR", "ZIP", "CACHE"];
+        let rows = shown(&model(), 290, 50);
+        let words = ["SWAP", "SWCUR", "ZIP", "CACHE", "QUEUE"];
         let is_shown = |word: &&str| rows.iter().any(|row| row.contains(*word));
         assert!(!words.iter().any(is_shown), "{rows:#?}");
         let mut swapping = model();
@@ -416,6 +448,60 @@ mod tests {
             assert!(rows.iter().any(is_it), "{start} {part} in {rows:#?}");
         }
         assert!(!rows.iter().any(|row| row.starts_with("swapped")));
+    }
+
+    /// A long name leaves room for the mark, and the row is where it was.
+    #[test]
+    fn a_vm_that_is_blocked_has_a_mark_after_its_name() {
+        let mut model = model();
+        let name = "a-name-that-is-too-long";
+        model.figures.vms[0] = blocked(vm(name, 2 << 20, 10));
+        let rows = shown(&model, 80, 24);
+        assert!(rows[7].starts_with("a-name-that-i! "), "{rows:#?}");
+        assert!(rows[8].starts_with("a              "), "{rows:#?}");
+        assert!(!rows[6].contains("%BLKD"), "{rows:#?}");
+        let wide = shown(&model, 120, 24);
+        assert!(wide[6].contains("%BLKD   LIMIT"), "{wide:#?}");
+        assert!(wide[7].contains("     90     1.0"), "{wide:#?}");
+        assert!(wide[8].contains("      0       -"), "{wide:#?}");
+    }
+
+    #[test]
+    fn those_that_wait_to_be_admitted_have_a_line_while_there_are_any() {
+        let mut model = model();
+        let queued = |name: &str, waited_s| QueuedView {
+            name: name.parse().unwrap(),
+            memory_bytes: 128 << 20,
+            waited_s,
+            why: "there is no room".into(),
+        };
+        model.figures.queue = vec![queued("large", 150), queued("next", 3)];
+        let rows = shown(&model, 80, 24);
+        let line = "QUEUE  /MiB:       2 wait:   large 128 for 2 min, next 128 for 3 s";
+        assert_eq!(rows[5].trim_end(), line);
+        assert!(rows[7].starts_with("NAME"), "{rows:#?}");
+    }
+
+    #[test]
+    fn the_page_of_a_vm_says_what_stops_it_and_what_its_working_set_is_taken_for() {
+        let mut model = model();
+        model.figures.vms[0] = blocked(vm("b", 2 << 20, 10));
+        press(&mut model, KeyCode::Enter);
+        let page = shown(&model, 80, 24).concat();
+        for words in [
+            "VM b: block",
+            "may have touched 1.0 MiB",
+            "beyond 1.5 MiB",
+            "blocked 90 % of",
+        ] {
+            assert!(page.contains(words), "{words} in {page}");
+        }
+        assert!(!page.contains("policy"), "nothing is known: {page}");
+        model.figures.vms[0].tchd = Some(1 << 20);
+        model.figures.vms[0].tchd_believed = Some(3 << 19);
+        let page = shown(&model, 80, 24).concat();
+        assert!(page.contains("1.0 MiB by estimate"), "{page}");
+        assert!(page.contains("takes it for 1.5 MiB"), "{page}");
     }
 
     #[test]

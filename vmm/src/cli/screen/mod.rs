@@ -9,7 +9,7 @@ mod model;
 mod vm_page;
 
 #[cfg(test)]
-pub(super) use model::tests::vm as vm_figures;
+pub(super) use model::tests::{blocked as blocked_figures, vm as vm_figures};
 
 use crate::api::client::Client;
 use crate::api::{EventView, ExplanationView, Figures};

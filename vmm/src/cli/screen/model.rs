@@ -233,7 +233,7 @@ impl Model {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::api::{HistoryColumn, HostFigures, Span};
+    use crate::api::{HistoryColumn, HostFigures, LimitView, Span};
     use proptest::prelude::*;
 
     pub(in crate::cli) fn vm(name: &str, memsz: u64, ashrs: u64) -> VmFigures {
@@ -250,12 +250,16 @@ pub(super) mod tests {
             tchd: None,
             tchd_low: None,
             tchd_high: None,
+            tchd_believed: None,
             tchd_w: None,
             actv: None,
             actvs: None,
             actvf: None,
             witness: None,
             balloon_health: None,
+            limit: None,
+            blocked_permille: 0,
+            blocked_us: 0,
             mctl: true,
             mctlsz: 0,
             mctltgt: 0,
@@ -286,6 +290,18 @@ pub(super) mod tests {
         }
     }
 
+    /// The same VM, stopped for nine tenths of its time.
+    pub(in crate::cli) fn blocked(vm: VmFigures) -> VmFigures {
+        VmFigures {
+            limit: Some(LimitView {
+                slow_above_bytes: 1 << 20,
+                stop_above_bytes: 3 << 19,
+            }),
+            blocked_permille: 900,
+            ..vm
+        }
+    }
+
     pub(in crate::cli::screen) fn model() -> Model {
         Model::new(Figures {
             publication: 1,
@@ -296,13 +312,14 @@ pub(super) mod tests {
                 vm("a", 3 << 20, 30),
                 vm("c", 1 << 20, 20),
             ],
+            queue: Vec::new(),
         })
     }
 
     pub(in crate::cli::screen) fn details(name: &str) -> Details {
         let column = |name: &str, value: u64| HistoryColumn {
             name: name.into(),
-            values: vec![0, value],
+            values: vec![Some(0), Some(value)],
         };
         Details {
             name: name.parse().unwrap(),

@@ -4,7 +4,7 @@
 use super::bars::bars;
 use super::model::{Details, Model};
 use crate::api::{EventView, HistoryView, VmFigures};
-use crate::cli::counters::{COLUMNS, Column, Unit, state};
+use crate::cli::counters::{COLUMNS, Column, Unit, blocked_percent, state};
 use ratatui::style::{Modifier, Style};
 use ratatui::text::Line;
 
@@ -34,6 +34,9 @@ pub(super) fn lines(model: &Model, width: usize) -> Vec<Line<'static>> {
     };
     let details = model.details();
     let mut lines = vec![title(vm, model.unit)];
+    let said = [limit(vm, model.unit), belief(vm, model.unit)];
+    let said = said.iter().flatten().flat_map(|text| wrapped(text, width));
+    lines.extend(said.map(Line::from));
     lines.extend(
         details
             .iter()
@@ -68,16 +71,37 @@ fn title(vm: &VmFigures, unit: Unit) -> Line<'static> {
     ))
 }
 
+/// What stops it, if something does.
+fn limit(vm: &VmFigures, unit: Unit) -> Option<String> {
+    let limit = vm.limit?;
+    let [slow, stop] = [limit.slow_above_bytes, limit.stop_above_bytes].map(|size| unit.text(size));
+    let name = unit.name();
+    Some(format!(
+        "Its guest may have touched {slow} {name}: it runs a tenth of the time above that, not at all beyond {stop} {name}. \
+         It was blocked {:.0} % of the last second.",
+        blocked_percent(vm)
+    ))
+}
+
+/// What it uses, and what the policy acts on, once that is known.
+fn belief(vm: &VmFigures, unit: Unit) -> Option<String> {
+    let [likely, believed] = [vm.tchd?, vm.tchd_believed?].map(|size| unit.text(size));
+    let name = unit.name();
+    Some(format!(
+        "Its working set is {likely} {name} by estimate; the policy takes it for {believed} {name}."
+    ))
+}
+
 /// A line of bars for each state that it ever had memory in, up to its size.
 fn over_time(history: &HistoryView, size: u64, unit: Unit, width: usize) -> Vec<Line<'static>> {
     let room = width.saturating_sub(NAME_WIDTH + VALUE_WIDTH);
     let line = |(column, name): &(&str, &str)| {
         let column = history.columns.iter().find(|found| found.name == *column)?;
-        let now = column
-            .values
+        let values = column.known_or_zero();
+        let now = values
             .last()
-            .filter(|_| column.values.iter().any(|value| *value > 0))?;
-        let (bars, now) = (bars(&column.values, room, size), unit.text(*now));
+            .filter(|_| values.iter().any(|&value| value > 0))?;
+        let (bars, now) = (bars(&values, room, size), unit.text(*now));
         Some(Line::from(format!(
             "{name:<NAME_WIDTH$}{bars}{now:>VALUE_WIDTH$}"
         )))
@@ -122,7 +146,7 @@ fn section(name: &str, lines: Vec<String>) -> Vec<Line<'static>> {
         .collect()
 }
 
-fn age(seconds: u64) -> String {
+pub(super) fn age(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds / 60),

@@ -1,9 +1,14 @@
 //! Figures over time, in memory that does not grow with time: the newest ten minutes by second, the
 //! newest day by minute.
+//!
+//! What is left of a minute is what its seconds were on average, where that means something. Between two
+//! degrees of shortage there is no third, and a minute in which memory was once very short was no good one:
+//! of these the worst is left. What was not known in a second has no part in either.
 
 use crate::api::{HistoryColumn, HistoryView, Span};
 use crate::name::VmName;
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 
 /// Seconds that are kept.
 const SECONDS: usize = 600;
@@ -12,64 +17,90 @@ const MINUTES: usize = 24 * 60;
 /// Seconds in a minute.
 const MINUTE: u64 = 60;
 
+/// A figure that is remembered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Figure {
+    /// Its name.
+    pub(super) name: &'static str,
+    of_minute: OfMinute,
+}
+
+/// What is left of the seconds of a minute.
+#[derive(Clone, Copy, Debug)]
+enum OfMinute {
+    Mean,
+    Highest,
+}
+
+/// An amount.
+pub(super) const fn amount(name: &'static str) -> Figure {
+    let of_minute = OfMinute::Mean;
+    Figure { name, of_minute }
+}
+
+/// A degree of something bad, the worst of which is the highest.
+pub(super) const fn degree(name: &'static str) -> Figure {
+    let of_minute = OfMinute::Highest;
+    Figure { name, of_minute }
+}
+
 /// `N` figures over time.
 #[derive(Clone, Debug)]
 pub(in crate::host) struct History<const N: usize> {
+    figures: &'static [Figure; N],
     seconds: Ring<N>,
     minutes: Ring<N>,
     /// The minute that is under way.
-    minute: Mean<N>,
-}
-
-impl<const N: usize> Default for History<N> {
-    fn default() -> Self {
-        Self {
-            seconds: Ring::new(SECONDS),
-            minutes: Ring::new(MINUTES),
-            minute: Mean::new(0),
-        }
-    }
+    minute: Minute<N>,
 }
 
 impl<const N: usize> History<N> {
+    /// Nothing is remembered of these yet.
+    pub(super) fn new(figures: &'static [Figure; N]) -> Self {
+        Self {
+            figures,
+            seconds: Ring::new(SECONDS),
+            minutes: Ring::new(MINUTES),
+            minute: Minute::new(0),
+        }
+    }
+
     /// Takes in the figures of a second, counted from the host's start. Figures of a second that was seen
     /// already, or is past, are left out.
-    pub(super) fn add(&mut self, second: u64, time_ms: u64, values: [u64; N]) {
+    pub(super) fn add(&mut self, second: u64, time_ms: u64, values: [Option<u64>; N]) {
         if self.seconds.newest().is_some_and(|newest| newest >= second) {
             return;
         }
         let point = Point {
             second,
             time_ms,
-            values,
+            values: values.map(Value::new),
         };
         self.seconds.push(point);
         let minute = second / MINUTE;
         if minute != self.minute.minute {
-            self.minutes.extend(self.minute.point());
-            self.minute = Mean::new(minute);
+            self.minutes.extend(self.minute.point(self.figures));
+            self.minute = Minute::new(minute);
         }
         self.minute.add(&point);
     }
 
     /// What is remembered, under the figures' names.
-    pub(super) fn view(&self, vm: Option<VmName>, span: Span, names: [&str; N]) -> HistoryView {
+    pub(super) fn view(&self, vm: Option<VmName>, span: Span) -> HistoryView {
         let ring = match span {
             Span::TenMinutes => &self.seconds,
             Span::Day => &self.minutes,
         };
         let under_way = match span {
             Span::TenMinutes => None,
-            Span::Day => self.minute.point(),
+            Span::Day => self.minute.point(self.figures),
         };
         let points = || ring.0.iter().copied().chain(under_way);
-        let columns = names
-            .iter()
-            .enumerate()
-            .map(|(index, &name)| HistoryColumn {
-                name: name.into(),
-                values: points().map(|point| point.values[index]).collect(),
-            });
+        let figures = self.figures.iter().enumerate();
+        let columns = figures.map(|(index, figure)| HistoryColumn {
+            name: figure.name.into(),
+            values: points().map(|point| point.values[index].get()).collect(),
+        });
         HistoryView {
             vm,
             span,
@@ -79,12 +110,27 @@ impl<const N: usize> History<N> {
     }
 }
 
+/// A value, if it is known, in no more room than a number takes: there are many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Value(Option<NonZeroU64>);
+
+impl Value {
+    /// Of the two largest numbers one is taken for the other.
+    fn new(value: Option<u64>) -> Self {
+        Self(value.and_then(|value| NonZeroU64::new(value.saturating_add(1))))
+    }
+
+    fn get(self) -> Option<u64> {
+        self.0.map(|above| above.get() - 1)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Point<const N: usize> {
     /// Seconds from the host's start: a wall clock may be set back.
     second: u64,
     time_ms: u64,
-    values: [u64; N],
+    values: [Value; N],
 }
 
 /// The newest points, oldest first.
@@ -112,42 +158,65 @@ impl<const N: usize> Ring<N> {
     }
 }
 
-/// The mean of the seconds of one minute.
+/// The seconds of one minute.
 #[derive(Clone, Debug)]
-struct Mean<const N: usize> {
+struct Minute<const N: usize> {
     minute: u64,
-    count: u64,
-    /// Sums of 60 sizes of memory exceed no 128 bits.
-    sums: [u128; N],
     time_ms: u64,
+    tallies: [Tally; N],
 }
 
-impl<const N: usize> Mean<N> {
+/// What is known of a figure in a minute.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    /// Seconds in which it was known.
+    count: u64,
+    /// 60 sizes of memory exceed no 128 bits.
+    sum: u128,
+    highest: u64,
+}
+
+impl<const N: usize> Minute<N> {
     fn new(minute: u64) -> Self {
         Self {
             minute,
-            count: 0,
-            sums: [0; N],
             time_ms: 0,
+            tallies: [Tally::default(); N],
         }
     }
 
     fn add(&mut self, point: &Point<N>) {
-        self.count += 1;
         self.time_ms = point.time_ms;
-        for (sum, value) in self.sums.iter_mut().zip(point.values) {
-            *sum += u128::from(value);
+        for (tally, value) in self.tallies.iter_mut().zip(point.values) {
+            value.get().into_iter().for_each(|value| tally.add(value));
         }
     }
 
-    fn point(&self) -> Option<Point<N>> {
-        let count = u128::from(self.count);
-        let mean = |sum: u128| u64::try_from(sum / count).unwrap_or(u64::MAX);
-        (count > 0).then(|| Point {
+    /// What is left of it, if anything was seen.
+    fn point(&self, figures: &[Figure; N]) -> Option<Point<N>> {
+        let left = |index: usize| self.tallies[index].left(figures[index].of_minute);
+        let is_seen = self.tallies.iter().any(|tally| tally.count > 0);
+        is_seen.then(|| Point {
             second: self.minute * MINUTE,
             time_ms: self.time_ms,
-            values: self.sums.map(mean),
+            values: std::array::from_fn(|index| Value::new(left(index))),
         })
+    }
+}
+
+impl Tally {
+    fn add(&mut self, value: u64) {
+        self.count += 1;
+        self.sum += u128::from(value);
+        self.highest = self.highest.max(value);
+    }
+
+    fn left(&self, of_minute: OfMinute) -> Option<u64> {
+        let mean = self.sum.checked_div(self.count.into())?;
+        match of_minute {
+            OfMinute::Mean => u64::try_from(mean).ok(),
+            OfMinute::Highest => Some(self.highest),
+        }
     }
 }
 
@@ -157,61 +226,84 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
+    const FIGURES: [Figure; 2] = [amount("size"), degree("state")];
+
+    fn mean(values: &[u64]) -> u64 {
+        values.iter().sum::<u64>() / values.len() as u64
+    }
+
+    fn highest(values: &[u64]) -> u64 {
+        values.iter().copied().max().unwrap()
+    }
+
     /// All that was ever added, and what should be left of it.
-    fn expected(added: &[(u64, u64)], span: Span) -> Vec<u64> {
-        let mut kept: BTreeMap<u64, u64> = BTreeMap::new();
+    fn expected(
+        added: &[(u64, Option<u64>)],
+        span: Span,
+        of_minute: fn(&[u64]) -> u64,
+    ) -> Vec<Option<u64>> {
+        let mut kept: BTreeMap<u64, Option<u64>> = BTreeMap::new();
         for &(second, value) in added {
             if kept.keys().all(|&earlier| earlier < second) {
                 kept.insert(second, value);
             }
         }
-        let (values, limit): (Vec<u64>, usize) = match span {
+        let (values, limit): (Vec<Option<u64>>, usize) = match span {
             Span::TenMinutes => (kept.into_values().collect(), SECONDS),
             Span::Day => {
-                let mut minutes: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+                let mut minutes: BTreeMap<u64, Vec<Option<u64>>> = BTreeMap::new();
                 for (second, value) in kept {
                     minutes.entry(second / MINUTE).or_default().push(value);
                 }
-                let mean = |values: Vec<u64>| values.iter().sum::<u64>() / values.len() as u64;
+                let left = minutes.into_values().map(|values| {
+                    let known: Vec<u64> = values.into_iter().flatten().collect();
+                    (!known.is_empty()).then(|| of_minute(&known))
+                });
                 // The minute under way comes on top of those that are kept.
-                (minutes.into_values().map(mean).collect(), MINUTES + 1)
+                (left.collect(), MINUTES + 1)
             }
         };
         let skip = values.len().saturating_sub(limit);
         values[skip..].to_vec()
     }
 
-    fn kept(history: &History<1>, span: Span) -> Vec<u64> {
-        let view = history.view(None, span, ["value"]);
-        assert_eq!(view.time_ms.len(), view.columns[0].values.len());
-        view.columns[0].values.clone()
+    fn kept(history: &History<3>, span: Span) -> [Vec<Option<u64>>; 2] {
+        let view = history.view(None, span);
+        [0, 1].map(|index| {
+            assert_eq!(view.time_ms.len(), view.columns[index].values.len());
+            view.columns[index].values.clone()
+        })
     }
 
     proptest! {
         #[test]
         fn a_history_is_the_newest_of_all_that_was_added(
-            steps in prop::collection::vec((0_u64..200, 0_u64..1 << 40), 0..2000),
+            steps in prop::collection::vec((0_u64..200, prop::option::of(0_u64..1 << 40)), 0..2000),
         ) {
-            let mut history = History::<1>::default();
+            // The last is always known, as most are.
+            const FIGURES: [Figure; 3] = [amount("size"), degree("state"), amount("budget")];
+            let mut history = History::new(&FIGURES);
             let mut added = Vec::new();
             let mut second = 0;
             for (step, value) in steps {
                 second += step;
-                history.add(second, second * 1000, [value]);
+                history.add(second, second * 1000, [value, value, Some(1)]);
                 added.push((second, value));
             }
             for span in [Span::TenMinutes, Span::Day] {
-                prop_assert_eq!(kept(&history, span), expected(&added, span));
+                let left = [mean, highest].map(|of_minute| expected(&added, span, of_minute));
+                prop_assert_eq!(kept(&history, span), left);
             }
         }
     }
 
     #[test]
     fn two_days_take_no_more_memory_than_one() {
-        let mut history = History::<1>::default();
+        let mut history = History::new(&FIGURES);
         for second in 0..2 * 24 * 3600 {
-            history.add(second, 0, [second]);
+            history.add(second, 0, [Some(second); 2]);
         }
+        assert_eq!(size_of::<[Value; 2]>(), size_of::<[u64; 2]>());
         assert_eq!(history.seconds.0.len(), SECONDS);
         assert_eq!(history.minutes.0.len(), MINUTES);
         assert!(history.minutes.0.capacity() <= 2 * MINUTES);

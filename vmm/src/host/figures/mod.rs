@@ -8,12 +8,10 @@ mod history;
 mod overcommit;
 
 use super::state::State;
-use crate::api::{
-    Figures, HistoryQuery, HistoryView, HostFigures, HostView, Overview, VmFigures, VmView,
-};
+use crate::api::{Figures, HistoryQuery, HistoryView, HostFigures, Overview, VmFigures, VmView};
 use crate::host::HostError;
 use crate::name::VmName;
-use history::History;
+use history::{Figure, History, amount, degree};
 use overcommit::Averages;
 use page::VmId;
 use policy::{BALLOON_LIMIT_PERCENT, MemoryState, OVERHEAD};
@@ -21,43 +19,53 @@ use std::collections::BTreeMap;
 
 /// What is remembered of the host: machine memory by what it is used for, which adds up to the budget,
 /// what no memory is used for, and how short memory was.
-const HOST_COLUMNS: [&str; 11] = [
-    "budget",
-    "private",
-    "broken",
-    "common",
-    "overhead",
-    "free",
-    "configured",
-    "shared",
-    "ballooned",
-    "swapped",
-    "state",
+const HOST_COLUMNS: [Figure; 11] = [
+    amount("budget"),
+    amount("private"),
+    amount("broken"),
+    amount("common"),
+    amount("overhead"),
+    amount("free"),
+    amount("configured"),
+    amount("shared"),
+    amount("ballooned"),
+    amount("swapped"),
+    degree("state"),
 ];
 /// What is remembered of a VM: its pages by state, which add up to its size, and what it should hold.
-const VM_COLUMNS: [&str; 13] = [
-    "size",
-    "target",
-    "used",
-    "private",
-    "broken",
-    "shared",
-    "ballooned",
-    "empty",
-    "compressed",
-    "swapped",
-    "touched",
-    "touched_low",
-    "touched_high",
+const VM_COLUMNS: [Figure; 13] = [
+    amount("size"),
+    amount("target"),
+    amount("used"),
+    amount("private"),
+    amount("broken"),
+    amount("shared"),
+    amount("ballooned"),
+    amount("empty"),
+    amount("compressed"),
+    amount("swapped"),
+    amount("touched"),
+    amount("touched_low"),
+    amount("touched_high"),
 ];
 
 /// The newest figures and how they came about.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Record {
     overcommit: Averages,
     host: History<{ HOST_COLUMNS.len() }>,
     /// Histories of VMs that are there; those of others are forgotten.
     vms: BTreeMap<VmId, History<{ VM_COLUMNS.len() }>>,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self {
+            overcommit: Averages::default(),
+            host: History::new(&HOST_COLUMNS),
+            vms: BTreeMap::new(),
+        }
+    }
 }
 
 impl Record {
@@ -69,12 +77,13 @@ impl Record {
             .add(uptime_s, overview.host.overcommit.max(0.0));
         let figures = self.figures(overview);
         let second = whole_seconds(uptime_s);
-        self.host
-            .add(second, now, host_row(&figures, overview.host.state));
+        let row = host_row(&figures, overview.host.state);
+        self.host.add(second, now, row.map(Some));
         self.vms
             .retain(|id, _| overview.vms.iter().any(|vm| vm.id == *id));
         for (vm, figures) in overview.vms.iter().zip(&figures.vms) {
-            let history = self.vms.entry(vm.id).or_default();
+            let history = self.vms.entry(vm.id);
+            let history = history.or_insert_with(|| History::new(&VM_COLUMNS));
             history.add(second, now, vm_row(vm, figures));
         }
         figures
@@ -88,9 +97,10 @@ impl Record {
             time_ms: overview.time_ms,
             host: HostFigures {
                 overcommit_avg: self.overcommit.values(),
-                ..host_figures(&overview.host, &vms)
+                ..host_figures(overview, &vms)
             },
             vms,
+            queue: overview.queue.clone(),
         }
     }
 }
@@ -99,11 +109,12 @@ impl State {
     /// What is remembered of the host or of one of its VMs.
     pub(super) fn history(&self, query: &HistoryQuery) -> Result<HistoryView, HostError> {
         let Some(name) = &query.vm else {
-            return Ok(self.record.host.view(None, query.span, HOST_COLUMNS));
+            return Ok(self.record.host.view(None, query.span));
         };
         let id = self.id_of(name)?;
-        let history = self.record.vms.get(&id).cloned().unwrap_or_default();
-        Ok(history.view(Some(name.clone()), query.span, VM_COLUMNS))
+        let nothing = History::new(&VM_COLUMNS);
+        let history = self.record.vms.get(&id).unwrap_or(&nothing);
+        Ok(history.view(Some(name.clone()), query.span))
     }
 
     fn id_of(&self, name: &VmName) -> Result<VmId, HostError> {
@@ -115,8 +126,9 @@ impl State {
     }
 }
 
-fn host_figures(host: &HostView, vms: &[VmFigures]) -> HostFigures {
+fn host_figures(overview: &Overview, vms: &[VmFigures]) -> HostFigures {
     let sum = |figure: fn(&VmFigures) -> u64| vms.iter().map(figure).sum();
+    let Overview { host, queue, .. } = overview;
     let sharing = &host.sharing;
     HostFigures {
         uptime_s: host.uptime_s,
@@ -145,6 +157,8 @@ fn host_figures(host: &HostView, vms: &[VmFigures]) -> HostFigures {
         breaks_per_s: sharing.breaks_per_s,
         covered_per_s: sharing.covered_per_s,
         scan_core_permille: sharing.core_permille,
+        queued: queue.len() as u64,
+        queue_wait_s: queue.first().map_or(0, |first| first.waited_s),
         state_sum_violations: host.state_sum_violations,
     }
 }
@@ -166,12 +180,16 @@ fn vm_figures(vm: &VmView) -> VmFigures {
         tchd: set.map(|set| set.estimate_bytes),
         tchd_low: set.map(|set| set.low_bytes),
         tchd_high: set.map(|set| set.high_bytes),
+        tchd_believed: set.map(|set| set.believed_bytes),
         tchd_w: set.map(|set| set.written_bytes),
         actv: set.map(|set| set.actv_percent),
         actvs: set.map(|set| set.actvs_percent),
         actvf: set.map(|set| set.actvf_percent),
         witness: set.map(|set| set.witness),
         balloon_health: vm.balloon_health,
+        limit: vm.limit,
+        blocked_permille: vm.blocked_permille,
+        blocked_us: vm.blocked_us,
         mctl: vm.balloon.has_driver,
         mctlsz: vm.balloon.held,
         mctltgt: vm.balloon.target,
@@ -224,32 +242,32 @@ fn host_row(figures: &Figures, state: MemoryState) -> [u64; HOST_COLUMNS.len()] 
         host.pshare_shared,
         host.memctl_curr,
         host.swap_curr,
-        degree(state),
+        shortage(state),
     ]
 }
 
 /// In the order of [`VM_COLUMNS`].
-fn vm_row(vm: &VmView, figures: &VmFigures) -> [u64; VM_COLUMNS.len()] {
+fn vm_row(vm: &VmView, figures: &VmFigures) -> [Option<u64>; VM_COLUMNS.len()] {
     let states = &vm.states;
     [
-        vm.size_bytes,
-        vm.target_bytes,
-        vm.used_bytes,
-        states.private,
-        states.broken,
-        states.shared,
-        states.ballooned,
-        states.empty,
-        states.compressed,
-        states.swapped,
-        figures.tchd.unwrap_or(0),
-        figures.tchd_low.unwrap_or(0),
-        figures.tchd_high.unwrap_or(0),
+        Some(vm.size_bytes),
+        Some(vm.target_bytes),
+        Some(vm.used_bytes),
+        Some(states.private),
+        Some(states.broken),
+        Some(states.shared),
+        Some(states.ballooned),
+        Some(states.empty),
+        Some(states.compressed),
+        Some(states.swapped),
+        figures.tchd,
+        figures.tchd_low,
+        figures.tchd_high,
     ]
 }
 
 /// How short memory is as a number that grows with it.
-fn degree(state: MemoryState) -> u64 {
+fn shortage(state: MemoryState) -> u64 {
     MemoryState::ALL
         .iter()
         .take_while(|longer| **longer < state)
@@ -269,7 +287,8 @@ fn whole_seconds(seconds: f64) -> u64 {
 mod tests {
     use super::*;
     use crate::api::{
-        BalloonView, SharingView, StateThresholds, StatesView, VmPhase, VmSharingView,
+        BalloonView, HostView, SharingView, Span, StateThresholds, StatesView, VmPhase,
+        VmSharingView, WorkingSetView,
     };
     use page::PageCount;
     use policy::{SharesSpec, TaxRate};
@@ -324,6 +343,7 @@ mod tests {
             balloon_health: None,
             limit: None,
             blocked_permille: 0,
+            blocked_us: 0,
             start_us: None,
             userfault_bytes: 0,
         }
@@ -395,7 +415,7 @@ mod tests {
         assert_eq!(host[10], 2, "soft is the second below high");
         assert_eq!(host[1..6].iter().sum::<u64>(), host[0]);
         let vm = vm_row(&overview.vms[0], &figures.vms[0]);
-        assert_eq!(vm[3..10].iter().sum::<u64>(), vm[0]);
+        assert_eq!(vm[3..10].iter().copied().sum::<Option<u64>>(), vm[0]);
         assert_eq!(figures.host.pshare_saving, 0, "below zero for a moment");
     }
 
@@ -406,10 +426,76 @@ mod tests {
         assert_eq!(record.vms.len(), 1);
         record.add(&overview(2.0, Vec::new()));
         assert!(record.vms.is_empty());
-        let view = record
-            .host
-            .view(None, crate::api::Span::TenMinutes, HOST_COLUMNS);
+        let view = record.host.view(None, Span::TenMinutes);
         assert_eq!(view.time_ms.len(), 2);
+    }
+
+    /// The mean of a second at `low` and a minute at `high` is not `clear`, and not `high`.
+    #[test]
+    fn of_a_minute_the_worst_state_is_remembered() {
+        let mut record = Record::default();
+        for second in 0..90_u32 {
+            let mut overview = overview(f64::from(second), Vec::new());
+            if second == 7 {
+                overview.host.state = MemoryState::Low;
+            }
+            record.add(&overview);
+        }
+        let states = |span| {
+            let columns = record.host.view(None, span).columns;
+            let state = columns.into_iter().find(|column| column.name == "state");
+            state.unwrap().values
+        };
+        assert_eq!(states(Span::Day), [Some(4), Some(0)]);
+        let seconds: Option<u64> = states(Span::TenMinutes).into_iter().sum();
+        assert_eq!(seconds, Some(4));
+    }
+
+    fn vm_that_uses(low_bytes: u64, estimate_bytes: u64, high_bytes: u64) -> VmView {
+        let working_set = Some(WorkingSetView {
+            estimate_bytes,
+            believed_bytes: high_bytes,
+            low_bytes,
+            high_bytes,
+            written_bytes: 0,
+            samples: 100,
+            witness: policy::Witness::Silent,
+            actv_percent: 30.0,
+            actvs_percent: 30.0,
+            actvf_percent: 30.0,
+        });
+        VmView {
+            working_set,
+            ..vm()
+        }
+    }
+
+    fn remembered_use(record: &Record, span: Span) -> Vec<Vec<Option<u64>>> {
+        let columns = record.vms[&VmId(1)].view(None, span).columns.into_iter();
+        let touched = columns.filter(|column| column.name.starts_with("touched"));
+        touched.map(|column| column.values).collect()
+    }
+
+    /// It would begin with less than it ever used, for most of its first minute is not known.
+    #[test]
+    fn a_minute_in_which_a_working_set_became_known_is_remembered_by_what_was_known() {
+        let mut record = Record::default();
+        record.add(&overview(1.0, vec![vm()]));
+        let used = vm_that_uses(20 * MIB, 30 * MIB, 50 * MIB);
+        record.add(&overview(2.0, vec![used]));
+        let remembered = remembered_use(&record, Span::Day);
+        let used = [30, 20, 50].map(|mebibytes| vec![Some(mebibytes * MIB)]);
+        assert_eq!(remembered, used);
+    }
+
+    #[test]
+    fn a_vm_that_uses_nothing_is_told_from_one_of_which_nothing_is_known() {
+        let mut record = Record::default();
+        record.add(&overview(1.0, vec![vm()]));
+        record.add(&overview(2.0, vec![vm_that_uses(0, 0, 7 * MIB)]));
+        let remembered = remembered_use(&record, Span::TenMinutes);
+        let used = [0, 0, 7].map(|mebibytes| vec![None, Some(mebibytes * MIB)]);
+        assert_eq!(remembered, used);
     }
 
     #[test]
@@ -418,10 +504,10 @@ mod tests {
         for uptime_s in [1.0, 1.2, 1.4, 2.0] {
             record.add(&overview(uptime_s, vec![vm()]));
         }
-        let view = record.vms[&VmId(1)].view(None, crate::api::Span::TenMinutes, VM_COLUMNS);
+        let view = record.vms[&VmId(1)].view(None, Span::TenMinutes);
         assert_eq!(
             view.columns[0].values,
-            [PageCount::from_mebibytes(100).bytes(); 2]
+            [Some(PageCount::from_mebibytes(100).bytes()); 2]
         );
     }
 }

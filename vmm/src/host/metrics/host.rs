@@ -1,6 +1,6 @@
 //! Metrics of the host.
 
-use super::{Kinds, Named, counter, float, gauge, signed};
+use super::{Kinds, Named, counter, float, gauge, signed, thousandths};
 use crate::api::{Figures, HostFigures, StateThresholds};
 use policy::MemoryState;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -143,6 +143,17 @@ pub(super) fn register(registry: &mut Registry, figures: &Figures) {
         "The part of a core that the scanner has",
         float(thousandths(host.scan_core_permille)),
     );
+    registry.register(
+        "host_queued_vms",
+        "VMs that wait to be admitted",
+        gauge(host.queued),
+    );
+    registry.register_with_unit(
+        "host_queue_wait",
+        "How long the first of those that wait to be admitted has waited",
+        Unit::Seconds,
+        gauge(host.queue_wait_s),
+    );
     registry.register_with_unit(
         "host_uptime",
         "Time since the host started",
@@ -213,9 +224,4 @@ fn register_state(registry: &mut Registry, host: &HostFigures) {
         Unit::Bytes,
         thresholds,
     );
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a few thousand at most")]
-fn thousandths(count: u64) -> f64 {
-    count as f64 / 1000.0
 }

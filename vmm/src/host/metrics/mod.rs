@@ -70,6 +70,11 @@ fn float(value: f64) -> Gauge<f64, AtomicU64> {
     gauge
 }
 
+#[expect(clippy::cast_precision_loss, reason = "a few thousand at most")]
+fn thousandths(count: u64) -> f64 {
+    count as f64 / 1000.0
+}
+
 fn counter(value: u64) -> Counter {
     let counter = Counter::<u64, AtomicU64>::default();
     counter.inc_by(value);

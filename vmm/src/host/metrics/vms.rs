@@ -1,6 +1,6 @@
 //! Metrics of VMs.
 
-use super::{Kinds, Named, gauge, signed};
+use super::{Kinds, Named, gauge, signed, thousandths};
 use crate::api::VmFigures;
 use policy::{BalloonHealth, Witness};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -9,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 /// Guest memory by state: adds up to the VM's size.
 const VM_STATES: &Kinds<VmFigures> = &[
@@ -114,10 +115,10 @@ const VM_COUNTERS: &[Named<VmFigures>] = &[
     ),
 ];
 
-/// What is known of a VM once a sample of it was watched to its end.
-type Sampled<T> = (&'static str, &'static str, fn(&VmFigures) -> Option<T>);
+/// What not every VM has, or what is not known of it at once.
+type Optional<T> = (&'static str, &'static str, fn(&VmFigures) -> Option<T>);
 
-const VM_SAMPLED_BYTES: &[Sampled<u64>] = &[
+const VM_OPTIONAL_BYTES: &[Optional<u64>] = &[
     ("vm_touched", "What the VM uses (TCHD)", |vm| vm.tchd),
     (
         "vm_touched_low",
@@ -133,6 +134,21 @@ const VM_SAMPLED_BYTES: &[Sampled<u64>] = &[
         "vm_touched_written",
         "What of that the VM writes to (TCHD_W)",
         |vm| vm.tchd_w,
+    ),
+    (
+        "vm_touched_believed",
+        "What the policy takes it for: quick to rise, slow to fall",
+        |vm| vm.tchd_believed,
+    ),
+    (
+        "vm_limit_slow",
+        "The VM runs a tenth of its time once it has touched more, where its balloon is no bridle",
+        |vm| Some(vm.limit?.slow_above_bytes),
+    ),
+    (
+        "vm_limit_stop",
+        "The VM stands still once it has touched more, where its balloon is no bridle",
+        |vm| Some(vm.limit?.stop_above_bytes),
     ),
 ];
 
@@ -191,6 +207,7 @@ pub(super) fn register(registry: &mut Registry, vms: &[VmFigures]) {
         registry.register(*name, *help, gauges(vms, *figure));
     }
     register_use(registry, vms);
+    register_blocked(registry, vms);
     register_words(registry, vms);
     for (name, help, figure) in VM_COUNTERS {
         let counters = Family::<OfVm, Counter>::default();
@@ -202,7 +219,7 @@ pub(super) fn register(registry: &mut Registry, vms: &[VmFigures]) {
 }
 
 fn register_use(registry: &mut Registry, vms: &[VmFigures]) {
-    for (name, help, figure) in VM_SAMPLED_BYTES {
+    for (name, help, figure) in VM_OPTIONAL_BYTES {
         let gauges = Family::<OfVm, Gauge>::default();
         for vm in vms {
             if let Some(bytes) = figure(vm) {
@@ -227,6 +244,28 @@ fn register_use(registry: &mut Registry, vms: &[VmFigures]) {
         "vm_active_ratio",
         "The part of the VM's memory that was touched: the three averages of esxtop (%ACTV)",
         active,
+    );
+}
+
+fn register_blocked(registry: &mut Registry, vms: &[VmFigures]) {
+    let ratios = Family::<OfVm, Gauge<f64, AtomicU64>>::default();
+    let times = Family::<OfVm, Counter<f64, AtomicU64>>::default();
+    for vm in vms {
+        let ratio = thousandths(vm.blocked_permille);
+        ratios.get_or_create(&label(vm)).set(ratio);
+        let time = Duration::from_micros(vm.blocked_us).as_secs_f64();
+        times.get_or_create(&label(vm)).inc_by(time);
+    }
+    registry.register(
+        "vm_blocked_ratio",
+        "The part of the last second that the VM was stopped, for it has touched more than its limit",
+        ratios,
+    );
+    registry.register_with_unit(
+        "vm_blocked",
+        "How long the VM was stopped, for it has touched more than its limit",
+        Unit::Seconds,
+        times,
     );
 }
 
