@@ -140,6 +140,7 @@ impl State {
                 period: self.sample_period,
                 state: self.memory_state,
                 unlimited: vm.is_unlimited(),
+                stopped: vm.blocked_permille() > 0,
             };
             let states = vm.states();
             if let Some(order) = vm.sampling.update(report, &states, conditions) {

@@ -5,6 +5,9 @@
 //! a page for untouched that is touched every few seconds. A look that comes late finds more than the
 //! period had, so how the sample stood at its end is reckoned from that look and the one before.
 //!
+//! A guest that is stopped touches nothing. What it left alone meanwhile is not idle, so a period in which it
+//! was stopped can only show that it uses more.
+//!
 //! Pages mapped from the store are not sampled (see `memory::agent::sample`). They are taken to be touched
 //! as much as the private ones: to call them idle would tax a VM for what it shares.
 
@@ -31,6 +34,8 @@ pub(super) struct Sampling {
     period: Duration,
     /// Whether its pages are watched.
     is_open: bool,
+    /// Whether the VM was stopped since it was asked for.
+    was_stopped: bool,
     /// What it or, until it is open, the one before was drawn from.
     sampled_from: PageCount,
     /// Its pages, as they were last seen.
@@ -46,6 +51,8 @@ pub(super) struct Conditions {
     pub(super) state: MemoryState,
     /// Whether the VM gets all that it may hold.
     pub(super) unlimited: bool,
+    /// Whether the VM was stopped for some of the time since the last look.
+    pub(super) stopped: bool,
 }
 
 impl Sampling {
@@ -60,6 +67,7 @@ impl Sampling {
             // The scanner looks as often as the old period wants.
             return Some(self.next(conditions));
         }
+        self.was_stopped |= conditions.stopped;
         let current = report.filter(|report| report.number == self.number);
         let watched = current.and_then(|report| report.watched);
         if let (Some(report), Some(watched)) = (current, watched) {
@@ -71,7 +79,9 @@ impl Sampling {
             let look = (watched, report.sample);
             let at_end = Sample::between(self.looked, look, conditions.period);
             self.working_set.count(at_end);
-            self.working_set.end();
+            if !self.was_stopped {
+                self.working_set.end();
+            }
         } else if self
             .asked
             .is_some_and(|asked| asked.elapsed() < BEGIN_PATIENCE)
@@ -98,12 +108,14 @@ impl Sampling {
             period,
             state,
             unlimited,
+            stopped: _,
         } = conditions;
         let precision = Precision::needed(state, unlimited);
         let (known, limits) = (self.working_set.touched(), SampleLimits::default());
         self.number += 1;
         self.asked = Some(Instant::now());
         self.period = period;
+        self.was_stopped = false;
         self.is_open = false;
         SampleOrder {
             number: self.number,
@@ -172,6 +184,7 @@ mod tests {
         period: PERIOD,
         state: MemoryState::High,
         unlimited: true,
+        stopped: false,
     };
 
     fn states(private: u64) -> PageStates {
@@ -236,6 +249,29 @@ mod tests {
         sampling.update(report(2, Some(30), 45), &states, CONDITIONS);
         let active = sampling.active_set(&states, PageCount(2000));
         assert_eq!(active.map(|active| active.pages), Some(PageCount(500)));
+    }
+
+    #[test]
+    fn a_vm_that_was_stopped_is_not_taken_for_idle() {
+        let (mut sampling, states) = (Sampling::default(), states(1000));
+        let stopped = Conditions {
+            stopped: true,
+            ..CONDITIONS
+        };
+        let active = |sampling: &Sampling| {
+            let active = sampling.active_set(&states, PageCount(2000));
+            active.map(|active| active.pages.0)
+        };
+        sampling.update(None, &states, CONDITIONS);
+        sampling.update(report(1, Some(30), 45), &states, CONDITIONS);
+        sampling.update(report(2, Some(5), 0), &states, stopped);
+        let next = sampling.update(report(2, Some(30), 0), &states, CONDITIONS);
+        assert_eq!(next.map(|order| order.number), Some(3));
+        assert_eq!(active(&sampling), Some(500));
+        sampling.update(report(3, Some(30), 90), &states, stopped);
+        assert_eq!(active(&sampling), Some(1000), "it can use more");
+        sampling.update(report(4, Some(30), 0), &states, CONDITIONS);
+        assert!(active(&sampling) < Some(500), "it went on, and was idle");
     }
 
     #[test]

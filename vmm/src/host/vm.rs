@@ -229,8 +229,8 @@ impl Vm {
         let permille = self.blocked.permille;
         match (was_blocked, self.limit) {
             (false, Some(limit)) if permille > 0 => Some(format!(
-                "is blocked: it has touched {}, and its limit is {}",
-                self.used.memory_file, limit.slow_above
+                "is blocked: it touches more than its limit of {}",
+                limit.slow_above
             )),
             (true, _) if permille == 0 => Some("is not blocked any more".into()),
             _ => None,
