@@ -282,13 +282,16 @@ impl ScannedVm {
         let Some(mut sample) = self.sample.take_if(|sample| sample.since.is_some()) else {
             return;
         };
-        for page in sample.to_look_at(pages) {
+        let to_look_at = sample.to_look_at(pages);
+        for &page in &to_look_at {
             match self.pagemap.touch(self.address(page)) {
                 Ok(touch) => sample.see(page, touch),
                 Err(error) => tracing::debug!("page {page} is not seen: {error}"),
             }
         }
-        sample.count();
+        if !to_look_at.is_empty() {
+            sample.count();
+        }
         self.sample = Some(sample);
     }
 
