@@ -77,7 +77,10 @@ fn a_guest_without_a_driver_is_stopped_at_what_it_may_have_and_goes_on_when_ther
         blocked(&host, "deaf") == 0 && backed(&host, "deaf") > 200 * MIB
     });
     let events = host.overview()["host"]["events"].to_string();
-    assert!(events.contains("is blocked: it touches more than"), "{events}");
+    assert!(
+        events.contains("is blocked: it touches more than"),
+        "{events}"
+    );
     assert!(events.contains("is not blocked any more"), "{events}");
 }
 

@@ -234,8 +234,12 @@ fn sampling(options: &Options) -> Result<Vec<Row>> {
     let mut vm = host.vm(2 * IDLE_VM, SAMPLED_WORKLOAD)?;
     vm.wait_until_resident(128 * MIB)?;
     let (mut sampled, mut left_alone): ([Samples; 2], [Samples; 2]) = Default::default();
-    for _ in 0..options.rounds {
-        for (period, samples) in [(OFTEN, &mut sampled), (NEVER, &mut left_alone)] {
+    for round in 0..options.rounds {
+        let mut turns = [(OFTEN, &mut sampled), (NEVER, &mut left_alone)];
+        if round % 2 > 0 {
+            turns.reverse();
+        }
+        for (period, samples) in turns {
             host.set(&[period])?;
             // A new period begins with a new sample, whose pages have been touched by then.
             sleep(SETTLING_TIME);

@@ -20,6 +20,10 @@ use policy::{
 };
 use std::time::{Duration, Instant};
 
+/// How often a sample is looked at, so that a rise is seen long before its end,
+const LOOKS: u32 = 8;
+/// and of a VM that gets all that it may hold, of which a rise changes nothing.
+const FEW_LOOKS: u32 = 2;
 /// A sample that nobody has begun to watch for so long is asked for anew.
 const BEGIN_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -121,6 +125,7 @@ impl Sampling {
             number: self.number,
             size: sample_size(known, precision, period, &limits),
             period,
+            looks: if unlimited { FEW_LOOKS } else { LOOKS },
         }
     }
 
@@ -215,6 +220,7 @@ mod tests {
             number: 1,
             size: 97,
             period: PERIOD,
+            looks: FEW_LOOKS,
         };
         assert_eq!(asked, Some(first), "at once");
         let rounds = [(None, 0), (Some(0), 0), (Some(29), 30)];

@@ -22,10 +22,6 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// How often a sample is looked at in its period. Each look is a call for each page, and what it finds
-/// before the end only tells sooner that a VM uses more.
-const LOOKS: u32 = 8;
-
 /// How a sample stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SampleReport {
@@ -48,6 +44,9 @@ pub struct SampleOrder {
     pub size: u32,
     /// How long they are to be watched.
     pub period: Duration,
+    /// How often they are looked at meanwhile. Each look is a call for each page, and what it finds before the
+    /// end only tells sooner that a VM uses more.
+    pub looks: u32,
 }
 
 /// One sample of a VM.
@@ -64,10 +63,12 @@ pub(super) struct TouchSample {
     watched: Option<Duration>,
     /// How long it is to be watched.
     period: Duration,
+    /// The time between two looks.
+    pause: Duration,
 }
 
 impl TouchSample {
-    fn new(number: u64, period: Duration, drawn: Drawn) -> Self {
+    fn new(order: SampleOrder, drawn: Drawn) -> Self {
         // What lies beyond 16 TiB is not sampled.
         let asked: Vec<u32> = drawn
             .pages
@@ -75,21 +76,22 @@ impl TouchSample {
             .filter_map(|page| u32::try_from(page).ok())
             .collect();
         Self {
-            number,
+            number: order.number,
             population: PageCount(drawn.seen),
             pages: asked.iter().map(|&page| (page.into(), None)).collect(),
             counts: Sample::default(),
             asked,
             since: None,
             watched: None,
-            period,
+            period: order.period,
+            pause: order.period / order.looks.max(1),
         }
     }
 
     /// For how long it has been watched, if it is time to look.
     fn is_due(&self) -> Option<Duration> {
         let (gone, watched) = (self.since?.elapsed(), self.watched?);
-        let next = watched + self.period / LOOKS;
+        let next = watched + self.pause;
         let is_last = watched < self.period && gone >= self.period;
         (gone >= next || is_last).then_some(gone)
     }
@@ -198,13 +200,10 @@ impl ScannedVm {
     /// store is mapped.
     pub(in crate::host::sharing) fn begin_sample(
         &mut self,
-        SampleOrder {
-            number,
-            size,
-            period,
-        }: SampleOrder,
+        order: SampleOrder,
         mapped: impl Fn(u32) -> PageSet,
     ) {
+        let SampleOrder { number, size, .. } = order;
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         let seed = number.wrapping_mul(0x1_0001) ^ u64::from(self.pid) << 32;
         let mut drawn = Drawn::new(size.min(MOST_SAMPLED), seed);
@@ -220,7 +219,7 @@ impl ScannedVm {
                 tracing::debug!("pages of process {} are not sampled: {error}", self.pid);
             }
         }
-        let sample = TouchSample::new(number, period, drawn);
+        let sample = TouchSample::new(order, drawn);
         self.unsent.push_back(ToAgent::Sample {
             number,
             pages: sample.asked.clone(),
