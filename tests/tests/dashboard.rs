@@ -232,14 +232,14 @@ fn a_vm_that_is_blocked_is_marked_in_its_row_and_its_page_says_what_it_may_touch
         "and what it may touch",
         "const said = document.querySelector('#vm-blocked'); return !said.hidden && /may touch [0-9.]+ MiB/.test(said.textContent)",
     );
-    browser.wait_until(
-        "and what the policy makes of what it uses",
-        "return [...document.querySelectorAll('#vm-tiles div')].some((tile) => /^Policy assumes[0-9.]+ [KMG]iB/.test(tile.textContent) && tile.title.includes('slow to fall'))",
-    );
     host.ok(&["set", "host", "memory=640M"]);
     browser.wait_until(
         "it runs freely, and nothing is said",
         "return document.querySelector('#vm-blocked').hidden && document.querySelector('#vm-state').textContent === 'running'",
+    );
+    browser.wait_until(
+        "and what the policy makes of what it uses, now that it can be seen",
+        "return [...document.querySelectorAll('#vm-tiles div')].some((tile) => /^Policy assumes[0-9.]+ [KMG]iB/.test(tile.textContent) && tile.title.includes('slow to fall'))",
     );
     assert_eq!(browser.errors(), Vec::<String>::new());
 }
