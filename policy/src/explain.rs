@@ -150,10 +150,7 @@ pub fn explain(
         bounds: bounds(snapshot, vm, step, by_shares_alone),
         state: snapshot.state,
         witness: guest.witness(vm.evidence.active.as_ref()),
-        balloon: vm
-            .evidence
-            .balloon
-            .map_or(BalloonHealth::Settled, |watch| watch.health()),
+        balloon: vm.evidence.balloon_health(),
         by_other_means: step.by_other_means,
         limit: step.limit,
         backed: vm.backed(),

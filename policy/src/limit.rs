@@ -77,7 +77,7 @@ impl Need {
 
     fn of_vm(self, vm: &VmSnapshot, step: &Step) -> bool {
         let (min, backed) = (vm.settings.effective_min(), vm.backed());
-        match health(vm) {
+        match vm.evidence.balloon_health() {
             _ if vm.stage == Stage::Waiting => false,
             _ if self.is_overexposed && is_unbridled(vm) => true,
             BalloonHealth::Following => false,
@@ -96,13 +96,9 @@ fn reach(vm: &VmSnapshot) -> PageCount {
 
 /// Whether nothing but its own will keeps a guest to its grant.
 fn is_unbridled(vm: &VmSnapshot) -> bool {
-    let is_above = vm.held() > vm.granted && health(vm) == BalloonHealth::Stuck;
+    let is_stuck = vm.evidence.balloon_health() == BalloonHealth::Stuck;
+    let is_above = vm.held() > vm.granted && is_stuck;
     vm.stage == Stage::Running && (vm.evidence.has_no_driver || is_above)
-}
-
-fn health(vm: &VmSnapshot) -> BalloonHealth {
-    let watch = vm.evidence.balloon;
-    watch.map_or(BalloonHealth::Settled, |watch| watch.health())
 }
 
 /// What it has touched already, up to a limit that it got before, is not taken from it by stopping it.

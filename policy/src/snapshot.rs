@@ -1,6 +1,6 @@
 //! What the policy knows: one moment of the host, complete, so that it can be recorded and replayed.
 
-use crate::balloon::{BalloonRound, BalloonWatch};
+use crate::balloon::{BalloonHealth, BalloonRound, BalloonWatch};
 use crate::guest::GuestFigures;
 use crate::working_set::ActiveSet;
 use crate::{MemoryState, TaxRate, VmSettings};
@@ -85,6 +85,15 @@ pub struct Evidence {
     pub backed: Option<PageCount>,
     /// Beyond what it was slowed down by the last plan.
     pub limit: Option<PageCount>,
+}
+
+impl Evidence {
+    /// How its balloon does. One that was never watched has nothing to follow.
+    #[must_use]
+    pub fn balloon_health(&self) -> BalloonHealth {
+        self.balloon
+            .map_or(BalloonHealth::Settled, |watch| watch.health())
+    }
 }
 
 /// How far a VM's life has come, as far as memory is concerned.

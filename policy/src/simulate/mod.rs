@@ -20,9 +20,9 @@ pub use trace::{HostPoint, RefusedVm, Trace, VmPoint, VmTrace};
 use crate::random::Random;
 use crate::snapshot::total;
 use crate::{
-    BalloonHealth, BalloonRound, BalloonWatch, Evidence, MemoryState, OVERHEAD, Plan, Precision,
-    Reason, Rebalance, SampleLimits, Snapshot, Stage, Step, Thresholds, VmSettings, VmSnapshot,
-    admit, plan, sample_size,
+    BalloonRound, Evidence, MemoryState, OVERHEAD, Plan, Precision, Reason, Rebalance,
+    SampleLimits, Snapshot, Stage, Step, Thresholds, VmSettings, VmSnapshot, admit, plan,
+    sample_size,
 };
 use guest::Guest;
 use page::{PageCount, VmId};
@@ -101,7 +101,6 @@ impl Vm<'_> {
     fn point(&self, at_s: u32) -> VmPoint {
         let guest = self.guest();
         let pages = |count: fn(&Guest) -> PageCount| guest.map_or(PageCount::ZERO, count);
-        let watch = self.evidence.balloon;
         VmPoint {
             at_s,
             target: self.step.map_or(PageCount::ZERO, |step| step.target),
@@ -109,7 +108,7 @@ impl Vm<'_> {
             backed: pages(|guest| guest.backed),
             active: self.evidence.active,
             working_set: pages(Guest::wanted),
-            balloon: watch.map_or(BalloonHealth::Settled, BalloonWatch::health),
+            balloon: self.evidence.balloon_health(),
             is_blocked: guest.is_some_and(Guest::is_blocked),
             throughput_permille: guest.map_or(0, Guest::throughput),
         }

@@ -1,8 +1,12 @@
 //! What is to be simulated, as people write it: sizes in MiB, times in seconds. Made for TOML.
 
-use crate::{BalloonSettings, InvalidSettings, SIZE_LIMIT, Scale, SharesSpec, TaxRate, VmSettings};
+use crate::{
+    BalloonSettings, InvalidSettings, REBALANCE_INTERVAL, SAMPLE_PERIOD, SIZE_LIMIT, Scale,
+    SharesSpec, TaxRate, VmSettings,
+};
 use page::PageCount;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 use thiserror::Error;
 
 /// No simulation has more VMs.
@@ -44,10 +48,10 @@ pub struct HostModel {
     #[serde(default)]
     pub swap_mib: u64,
     /// How long each sample is watched.
-    #[serde(default = "half_a_minute")]
+    #[serde(default = "sample_period_s")]
     pub sample_period_s: u32,
     /// How long targets hold if nothing happens.
-    #[serde(default = "a_quarter_of_a_minute")]
+    #[serde(default = "rebalance_interval_s")]
     pub rebalance_interval_s: u32,
     /// How balloons are used.
     #[serde(default)]
@@ -126,12 +130,16 @@ fn every_second() -> u32 {
     1
 }
 
-fn half_a_minute() -> u32 {
-    30
+fn sample_period_s() -> u32 {
+    whole_seconds(SAMPLE_PERIOD)
 }
 
-fn a_quarter_of_a_minute() -> u32 {
-    15
+fn rebalance_interval_s() -> u32 {
+    whole_seconds(REBALANCE_INTERVAL)
+}
+
+fn whole_seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }
 
 fn one() -> u32 {

@@ -1,7 +1,7 @@
 //! What the policy does to whole loads.
 
 use super::*;
-use crate::{SharesSpec, TaxRate};
+use crate::{BalloonHealth, SharesSpec, TaxRate};
 use proptest::prelude::*;
 use std::iter;
 
