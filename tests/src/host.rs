@@ -78,6 +78,12 @@ impl TestHost {
         self.json(&[&["run", "--name", name], words].concat())
     }
 
+    /// Starts a VM of 320 MiB whose guest takes no balloon, with more arguments.
+    pub fn start_deaf_vm(&self, name: &str, words: &[&str]) -> Value {
+        let deaf = ["--memory", "320M", "--cmdline", "balloon=off"];
+        self.start_vm(name, &[&deaf, words].concat())
+    }
+
     /// Starts a command that takes its time.
     ///
     /// # Panics

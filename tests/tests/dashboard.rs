@@ -197,18 +197,8 @@ fn rows_tell_the_working_set_with_its_interval_once_it_is_known() {
 
 /// A VM whose balloon is dead: it may touch a part of what it wants only.
 fn start_deaf(host: &TestHost, name: &str) {
-    let words = [
-        "--memory",
-        "320M",
-        "--min",
-        "64M",
-        "--cmdline",
-        "balloon=off",
-    ];
-    host.start_vm(
-        name,
-        &[&words[..], &["--workload", "toucher:size=max"]].concat(),
-    );
+    let words = ["--min", "64M", "--workload", "toucher:size=max"];
+    host.start_deaf_vm(name, &words);
 }
 
 #[test]

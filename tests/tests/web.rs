@@ -177,15 +177,7 @@ fn prometheus_understands_what_it_scrapes_and_the_alerts_on_it() {
     let host = TestHost::start_by(place, command);
     let web = Web::of(&host);
     host.boot_vm("a", &["--memory", "64M"]);
-    let deaf = [
-        "--memory",
-        "320M",
-        "--min",
-        "16M",
-        "--cmdline",
-        "balloon=off",
-    ];
-    host.start_vm("deaf", &deaf);
+    host.start_deaf_vm("deaf", &["--min", "16M"]);
     // What not every VM has.
     wait_until(
         "a sample was watched to its end, and a limit was set",
