@@ -7,7 +7,7 @@
 //! three is acted on**, or what is stated (below) if that is more: it rises within a period and falls over
 //! many, for memory taken from a busy guest hurts it more than memory left to an idle one hurts the others.
 //!
-//! What is good to act on is not what is true: the largest of three noisy figures lies above the truth
+//! What is good to act on is not what is true: the largest of several noisy figures lies above the truth
 //! most of the time. So what is *stated* is another figure, with the interval in which the truth lies with
 //! 95 % confidence: an average over the periods that agree with each other. One that contradicts those
 //! before it is where the average begins anew, and an unfinished one that does is believed before its end.
@@ -576,7 +576,7 @@ mod tests {
         }
     }
 
-    /// The largest of three averages lies above the truth. What is stated does not, over many VMs.
+    /// The largest of several averages lies above the truth. What is stated does not, over many VMs.
     #[test]
     fn what_is_stated_is_right_on_average_and_what_is_acted_on_is_above() {
         let (mut likely, mut used) = (0, 0);

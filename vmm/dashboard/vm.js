@@ -67,7 +67,7 @@ export class VmPage {
       ["Holds", bytes(vm.used), `of ${bytes(vm.memsz)}`],
       ["Target", bytes(vm.sztgt), isPinned(vm) ? "fixed by hand" : `with ${vm.ashrs} shares`],
       ["Working set", bytes(vm.tchd), range(vm.tchd_low, vm.tchd_high) || "not known yet", "", "What it uses, estimated from random pages, and between what that lies with 95 % confidence"],
-      ["Policy assumes", bytes(vm.tchd_believed), "decides on its target", "", "What the policy takes its working set for, the highest of three averages: quick to rise and slow to fall, so that a short pause costs it nothing"],
+      ["Policy assumes", bytes(vm.tchd_believed), "decides on its target", "", "What the policy takes its working set for, the highest of its estimate and three averages: quick to rise and slow to fall, so that a short pause costs it nothing"],
       ...(vm.limit ? [["May touch", bytes(vm.limit.slow_above_bytes), "slowed above that", "", limitText(vm)]] : []),
       ["Balloon", bytes(vm.mctlsz), vm.mctl ? `${bytes(vm.mctltgt)} wanted` : "no driver in the guest yet"],
       ["Shared", bytes(vm.shrd), `${bytes(vm.shrdsvd)} saved`],

@@ -142,7 +142,7 @@ pub struct VmFigures {
     pub tchd_low: Option<u64>,
     /// and no more than this.
     pub tchd_high: Option<u64>,
-    /// Beyond esxtop: what the policy takes it for, by the largest of the three averages.
+    /// Beyond esxtop: what the policy takes it for: the largest of its estimate and the three averages.
     #[serde(default)]
     pub tchd_believed: Option<u64>,
     /// TCHD_W: what of it is written to.

@@ -389,7 +389,7 @@ impl From<Limit> for LimitView {
 pub struct WorkingSetView {
     /// What it uses: what samples that agree show on average, and all that it touched anew since.
     pub estimate_bytes: u64,
-    /// What the policy takes it for: by the largest of the three averages.
+    /// What the policy takes it for: by the largest of the estimate and the three averages.
     #[serde(default)]
     pub believed_bytes: u64,
     /// With 95 % confidence it uses no less than this,
