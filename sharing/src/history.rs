@@ -171,6 +171,13 @@ impl History {
         );
     }
 
+    /// The first look at what a page holds since it broke.
+    pub(crate) fn first_seen(&mut self, block: u32, index: usize, now: ContentHash) {
+        let level = self.level(block, index);
+        let mark = mark(now);
+        self.set(block, index, Memory { level, mark });
+    }
+
     /// A page that was found zero is in use again.
     pub(crate) fn zero_came_back(&mut self, block: u32, index: usize) {
         let level = self.level(block, index);

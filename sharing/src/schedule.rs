@@ -10,7 +10,7 @@ use crate::cost::Pressure;
 use crate::order::{BlockOrder, mix};
 use crate::rate::{Bucket, RateSettings};
 use page::{PageCount, VmId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// What a look costs that reads nothing, in pages. It costs less; but where nobody writes, there is no hurry:
@@ -31,6 +31,8 @@ pub enum Next {
 #[derive(Debug)]
 struct ScannedVm {
     pages: u64,
+    /// Blocks before those whose turn it is.
+    preferred: BTreeSet<u32>,
     order: BlockOrder,
     bucket: Bucket,
     clock: Duration,
@@ -68,6 +70,7 @@ impl Schedule {
         let clock = self.vms.values().map(|vm| vm.clock).min();
         let vm = ScannedVm {
             pages: size.0,
+            preferred: BTreeSet::new(),
             order: BlockOrder::new(block_count, mix(self.seed ^ u64::from(id.0))),
             bucket: Bucket::new(self.vm_rate(size.0), now),
             clock: clock.unwrap_or(now),
@@ -124,8 +127,16 @@ impl Schedule {
         }
     }
 
+    /// A block is to be the next of its VM, before those whose turn it is.
+    pub fn prefer(&mut self, block: Block) {
+        if let Some(vm) = self.vms.get_mut(&block.vm) {
+            vm.preferred.insert(block.number);
+        }
+    }
+
     fn scan(&mut self, id: VmId) -> Next {
-        let block = self.vms.get_mut(&id).and_then(|vm| vm.order.next());
+        let next = |vm: &mut ScannedVm| vm.preferred.pop_first().or_else(|| vm.order.next());
+        let block = self.vms.get_mut(&id).and_then(next);
         match block {
             Some(number) => Next::Scan(Block { vm: id, number }),
             None => Next::Idle,
@@ -258,6 +269,33 @@ mod tests {
             }
         }
         assert!((50 * 60..=1100 * 60).contains(&looks), "{looks}");
+    }
+
+    #[test]
+    fn a_preferred_block_comes_next_and_costs_no_other_its_turn() {
+        let mut schedule = Schedule::new(fast(), 1, S);
+        let (vm, blocks) = (VmId(1), 8);
+        schedule.add_vm(vm, PageCount(blocks * BLOCK_PAGES as u64), S);
+        let preferred = Block { vm, number: 5 };
+        let (mut now, mut seen) = (S, Vec::new());
+        while schedule.passes(vm) == Some(0) {
+            match schedule.next(now) {
+                Next::Scan(block) => {
+                    schedule.scanned(block, 1, Duration::ZERO, now);
+                    seen.push(block);
+                    if seen.len() == 2 {
+                        (0..2).for_each(|_| schedule.prefer(preferred));
+                    }
+                }
+                Next::Wait(until) => now = until,
+                Next::Idle => unreachable!(),
+            }
+        }
+        assert_eq!(seen.remove(2), preferred);
+        // The last one belongs to the next pass.
+        seen.truncate(8);
+        let all: BTreeSet<u32> = seen.iter().map(|block| block.number).collect();
+        assert_eq!(all, (0..8).collect());
     }
 
     #[test]

@@ -66,6 +66,10 @@ pub(crate) struct Vm {
     pub(crate) history: History,
     /// Pages by block that may have become equal to others without having been written.
     pub(crate) revisits: BTreeMap<u32, PageSet>,
+    /// Pages by block that were found broken and not read since.
+    pub(crate) unread: BTreeMap<u32, PageSet>,
+    /// Pages that its agent was asked to map, so far.
+    pub(crate) asked: u64,
 }
 
 impl Vm {
@@ -74,6 +78,19 @@ impl Vm {
             used: self.own_areas.used + self.ledger.counts().areas,
             limit: self.own_areas.limit,
         }
+    }
+
+    /// Whether this is the first look at what a page holds since it was found broken.
+    pub(crate) fn take_unread(&mut self, block: u32, index: usize) -> bool {
+        let Some(pages) = self.unread.get_mut(&block) else {
+            return false;
+        };
+        let is_first = pages.contains(index);
+        pages.remove(index);
+        if pages.is_empty() {
+            self.unread.remove(&block);
+        }
+        is_first
     }
 }
 
@@ -108,6 +125,8 @@ impl Vms {
             ledger: Ledger::new(block_count as usize),
             history: History::new(block_count as usize),
             revisits: BTreeMap::new(),
+            unread: BTreeMap::new(),
+            asked: 0,
         };
         let entry = usize::from(slot.get());
         self.vms.resize_with(self.vms.len().max(entry + 1), || None);

@@ -15,6 +15,7 @@ function amount(value, [name, unit]) {
 
 export function bytes(value) {
   if (!isKnown(value)) return UNKNOWN;
+  if (value < 0) return `−${bytes(-value)}`;
   const unit = unitOf(value);
   return `${amount(value, unit)} ${unit[0]}`;
 }

@@ -236,6 +236,22 @@ impl Frames {
         }
     }
 
+    /// Another user is to come: the frame is new.
+    pub(crate) fn expect_company(&mut self, frame: Frame) {
+        self.windows[frame.window()].expect_company(frame.index());
+    }
+
+    /// A page that shows the frame was looked at. A second look that finds it alone makes it lonely.
+    pub(crate) fn wait(&mut self, frame: Frame) {
+        self.windows[frame.window()].wait(frame.index());
+    }
+
+    /// Whether the frame has one user, and no other is waited for: they left it, or never came.
+    pub(crate) fn is_lonely(&self, frame: Frame) -> bool {
+        let window = self.windows.get(frame.window());
+        window.is_some_and(|window| window.is_lonely(frame.index()))
+    }
+
     /// A mapping of the frame lies over a guest page from now on.
     pub(crate) fn cover(&mut self, frame: Frame) {
         self.windows[frame.window()].covered += 1;

@@ -4,6 +4,7 @@
 //! frame is freed, so that the index's entry for it dies without being looked for.
 
 use super::BLOCK_PAGES;
+use crate::block::PageSet;
 use crate::content::Domain;
 
 const REFERENCE_MASK: u32 = 0x00ff_ffff;
@@ -32,6 +33,10 @@ pub(super) struct Window {
     /// Guest pages over which a mapping of this window lies, readable or under a broken page.
     pub(super) covered: u32,
     frames: Box<[u32; BLOCK_PAGES]>,
+    /// Frames with one reference whose other user was waited for once.
+    waited: PageSet,
+    /// Frames with one reference for which nobody is waited any more.
+    lonely: PageSet,
 }
 
 impl Window {
@@ -42,6 +47,8 @@ impl Window {
             unpunched: 0,
             covered: 0,
             frames: Box::new([0; BLOCK_PAGES]),
+            waited: PageSet::EMPTY,
+            lonely: PageSet::EMPTY,
         }
     }
 
@@ -106,7 +113,29 @@ impl Window {
         assert!(references > 0, "a reference to the freed frame {frame}");
         let has_room = references < MOST_REFERENCES;
         self.frames[frame] += u32::from(has_room);
+        self.expect_company(frame);
         has_room
+    }
+
+    /// Whatever was waited for in vain, from now on it is waited anew.
+    pub(super) fn expect_company(&mut self, frame: usize) {
+        self.waited.remove(frame);
+        self.lonely.remove(frame);
+    }
+
+    /// Its one user was looked at, and nobody else had come.
+    pub(super) fn wait(&mut self, frame: usize) {
+        if self.references(frame) != 1 {
+            return;
+        }
+        match self.waited.contains(frame) {
+            true => self.lonely.insert(frame),
+            false => self.waited.insert(frame),
+        }
+    }
+
+    pub(super) fn is_lonely(&self, frame: usize) -> bool {
+        self.lonely.contains(frame)
     }
 
     /// True if it was the last one.
@@ -115,8 +144,12 @@ impl Window {
         assert!(references > 0, "frame {frame} released too often");
         if references > 1 {
             self.frames[frame] -= 1;
+            if references == 2 {
+                self.lonely.insert(frame);
+            }
             return false;
         }
+        self.expect_company(frame);
         let generation = self.frames[frame] & !REFERENCE_MASK;
         self.frames[frame] = generation.wrapping_add(ONE_GENERATION) | UNPUNCHED;
         self.live -= 1;

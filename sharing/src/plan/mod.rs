@@ -19,6 +19,9 @@ pub struct BlockPlan {
     pub fills: Vec<Fill>,
     /// The scanned block's request and those of the blocks that hold its pages' equals.
     pub requests: Vec<Request>,
+    /// Blocks to look at next, rather than within a pass: so many of their pages have got a frame by this
+    /// plan or those before that it pays to come for them. Until somebody comes, the frames save nothing.
+    pub next: Vec<Block>,
 }
 
 /// Copy the page into the frame, then hash the copy: the guest may have written since it was hashed.

@@ -15,7 +15,7 @@ use crate::plan::layout::{Lines, lay_out};
 use crate::plan::spans::{Want, Wants, spans};
 use crate::plan::{BlockPlan, Fill, Request, Ticket};
 use crate::vms::VmSlot;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Giving one page back: the dearest way, alone and beside a running thread.
 const PUNCH_NS: u64 = 14_000;
@@ -23,6 +23,9 @@ const PUNCH_NS: u64 = 14_000;
 /// falls on few. If it would be mapped in runs shorter than this on average, it is better mapped when it
 /// is scanned itself and finds all its frames at once. Until then nothing is saved and nothing lost.
 const PARTNER_RUN_MEAN_MIN: usize = 4;
+/// Pages of a block that may wait for its turn, each for a frame that nobody else uses. With more, the
+/// block is looked at out of turn.
+const MOST_WAITING: usize = 32;
 
 /// Pages of one content that no frame holds.
 #[derive(Debug)]
@@ -78,7 +81,12 @@ impl Sharing {
         requests.extend(self.own_request(slot, examined, &promoted, &frames, pressure));
         requests.extend(self.partner_requests(&promoted, &frames, pressure));
         let fills = self.end_promotion(examined.block, &promoted, &frames);
-        BlockPlan { fills, requests }
+        let next = self.waiting_blocks(&promoted);
+        BlockPlan {
+            fills,
+            requests,
+            next,
+        }
     }
 
     /// The contents that have a second holder, in the order of their first pages. Pages that are alone
@@ -222,12 +230,17 @@ impl Sharing {
     /// Asks for every mapped page of a block to be brought back into the VM's memory file. None if there
     /// is none or another request is pending.
     pub fn unshare(&mut self, block: Block) -> Option<Request> {
+        let mapped = self.mapped(block);
+        self.bring_home(block, mapped)
+    }
+
+    /// Asks for mapped pages of a block to be brought back, unless another request is pending.
+    pub(super) fn bring_home(&mut self, block: Block, pages: PageSet) -> Option<Request> {
         if self.busy.contains(&block) {
             return None;
         }
-        let rehomes = self.mapped(block);
         let mut request = self.empty_request(block);
-        request.rehomes = rehomes;
+        request.rehomes = pages;
         self.ask(request, Hashes::new())
     }
 
@@ -364,6 +377,21 @@ impl Sharing {
         self.ask(request, hashes)
     }
 
+    /// The partners' blocks that were not asked and of which much waits.
+    fn waiting_blocks(&self, promoted: &[Group]) -> Vec<Block> {
+        let partners = promoted.iter().filter_map(|group| group.partner);
+        let blocks: BTreeSet<Block> = partners.map(Page::block).collect();
+        let waiting = |block: &Block| {
+            let slot = self.vms.slot(block.vm)?;
+            self.vms.of(slot).revisits.get(&block.number)
+        };
+        let is_next = |block: &Block| {
+            !self.busy.contains(block)
+                && waiting(block).is_some_and(|pages| pages.count() > MOST_WAITING)
+        };
+        blocks.into_iter().filter(is_next).collect()
+    }
+
     fn empty_request(&mut self, block: Block) -> Request {
         let ticket = Ticket(self.ticket_count);
         self.ticket_count += 1;
@@ -390,6 +418,10 @@ impl Sharing {
         for frame in pending.frames() {
             let has_room = self.frames.add_reference(frame);
             assert!(has_room, "{frame:?} was chosen with room for references");
+        }
+        if let Some(slot) = self.vms.slot(request.block.vm) {
+            let pages: usize = request.spans.iter().map(|span| span.count).sum();
+            self.vms.of_mut(slot).asked += pages as u64;
         }
         self.busy.insert(request.block);
         self.pending.insert(request.ticket, pending);
@@ -421,6 +453,7 @@ impl Sharing {
         for (group, frame) in promoted.iter().zip(frames) {
             if let Some(frame) = *frame {
                 self.frames.release(frame);
+                self.frames.expect_company(frame);
             }
             match frame.filter(|&frame| self.frames.references(frame) > 0) {
                 Some(frame) => {

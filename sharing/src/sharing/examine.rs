@@ -92,21 +92,26 @@ impl Sharing {
     /// Makes the ledger agree with what was seen. False if the page has just disappointed.
     fn reconcile(&mut self, slot: VmSlot, block: u32, index: usize, seen: Seen) -> bool {
         let place = self.vms.of(slot).ledger.place(block, index);
-        let history = &mut self.vms.of_mut(slot).history;
+        let vm = self.vms.of_mut(slot);
         match (place, seen) {
-            (Place::Shared(_), Seen::Shared) => history.still_shared(block, index),
+            (Place::Shared(_), Seen::Shared) => vm.history.still_shared(block, index),
             (Place::Shared(frame), Seen::Broken(now)) => {
-                history.broke(block, index, now.map(hash_of));
+                vm.history.broke(block, index, now.map(hash_of));
                 self.set_place(slot, block, index, Place::Broken(frame));
                 return false;
             }
+            // As if it had been read when it was found broken.
+            (Place::Broken(_), Seen::Broken(Some(now))) if vm.take_unread(block, index) => {
+                vm.history.first_seen(block, index, hash_of(now));
+                return false;
+            }
             (Place::Shared(_), Seen::Private(now)) => {
-                history.broke(block, index, Some(hash_of(now)));
+                vm.history.broke(block, index, Some(hash_of(now)));
                 self.set_place(slot, block, index, Place::Own);
                 return false;
             }
             (Place::Zero, Seen::Private(_)) => {
-                history.zero_came_back(block, index);
+                vm.history.zero_came_back(block, index);
                 self.set_place(slot, block, index, Place::Own);
                 return false;
             }

@@ -3,6 +3,7 @@
 mod audit;
 mod decide;
 mod examine;
+mod lonely;
 mod settle;
 
 use crate::block::{Block, Page, PageSet};
@@ -177,7 +178,8 @@ impl Sharing {
             counts.zero += own.zero;
             counts.broken += own.broken;
             counts.table_bytes += vm.ledger.bytes() + vm.history.bytes();
-            counts.table_bytes += vm.revisits.len() * size_of::<(u32, PageSet)>() * 2;
+            let sets = vm.revisits.len() + vm.unread.len();
+            counts.table_bytes += sets * size_of::<(u32, PageSet)>() * 2;
         }
         counts.saving = counts.shared.cast_signed() - counts.common.cast_signed();
         counts
@@ -188,6 +190,13 @@ impl Sharing {
     pub fn vm_counts(&self, id: VmId) -> Option<VmCounts> {
         let slot = self.vms.slot(id)?;
         Some(self.vms.of(slot).ledger.counts())
+    }
+
+    /// Pages that a VM's agent was asked to map so far: it has copied no more, whatever it says.
+    #[must_use]
+    pub fn asked_pages(&self, id: VmId) -> u64 {
+        let slot = self.vms.slot(id);
+        slot.map_or(0, |slot| self.vms.of(slot).asked)
     }
 
     /// Pages of a VM of which the index holds a hint (ESX: COWH).

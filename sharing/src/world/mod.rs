@@ -328,18 +328,51 @@ impl World {
         }
     }
 
-    /// Scans every block of every VM once, in any order, each request settled before the next block.
+    /// Scans every block of every VM once, in any order but for those that are to be next, each request
+    /// settled before the next block.
     pub(super) fn pass(&mut self) {
-        let mut blocks: Vec<Block> = Vec::new();
+        let mut blocks = self.blocks();
+        self.chance.shuffle(&mut blocks);
+        while let Some(block) = blocks.pop() {
+            self.sharing.wait_for_others(block);
+            let plan = self.plan(block);
+            for request in &plan.requests {
+                let outcome = self.carry_out(request);
+                assert!(self.sharing.settle(request.ticket, &outcome));
+                self.punch();
+            }
+            blocks.extend(plan.next);
+        }
+    }
+
+    fn blocks(&self) -> Vec<Block> {
+        let mut blocks = Vec::new();
         for (&vm, guest) in &self.guests {
             let count = guest.backs.len().div_ceil(BLOCK_PAGES);
             blocks.extend((0..u32::try_from(count).unwrap()).map(|number| Block { vm, number }));
         }
-        self.chance.shuffle(&mut blocks);
-        for block in blocks {
-            let plan = self.plan(block);
-            for request in &plan.requests {
-                let outcome = self.carry_out(request);
+        blocks
+    }
+
+    /// Looks at the page tables alone: which mapped pages are anonymous.
+    pub(super) fn sweep(&mut self) {
+        for block in self.blocks() {
+            let guest = &self.guests[&block.vm];
+            let is_over = |&index: &usize| {
+                let back = guest.backs.get(at(block.page(index)));
+                matches!(back, Some(Back::Over(..)))
+            };
+            let broken: PageSet = (0..BLOCK_PAGES).filter(is_over).collect();
+            self.sharing.broke(block, &broken);
+            self.punch();
+        }
+    }
+
+    /// Gives up every frame that has fewer than two users.
+    pub(super) fn give_up(&mut self) {
+        for block in self.blocks() {
+            if let Some(request) = self.sharing.give_up(block, &PageSet::ALL) {
+                let outcome = self.carry_out(&request);
                 assert!(self.sharing.settle(request.ticket, &outcome));
                 self.punch();
             }

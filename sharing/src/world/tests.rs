@@ -140,6 +140,129 @@ fn what_was_shared_can_be_brought_home() {
     assert_eq!((counts.shared, counts.common, counts.broken), (0, 0, 0));
 }
 
+/// All guests write to what they share, and nobody reads their pages for a long time.
+#[test]
+fn a_frame_is_free_as_soon_as_the_page_tables_show_that_nobody_uses_it() {
+    let mut world = two_equal_vms(&(1..=512).collect::<Vec<Value>>());
+    (0..2).for_each(|_| world.pass());
+    assert_eq!(world.memory(), 512);
+    for gfn in (0..512).map(Gfn) {
+        for vm in world.ids() {
+            world.write(Page { vm, gfn }, 9_000 + gfn.0);
+        }
+    }
+    assert_eq!(world.memory(), 3 * 512, "an unnoticed break costs a page");
+    world.sweep();
+    world.check();
+    assert_eq!(world.memory(), 2 * 512);
+    // What was found broken is read, and shared again when its turn comes.
+    (0..60).for_each(|_| world.pass());
+    world.check();
+    assert!(world.saved_percent() >= 99, "{} %", world.saved_percent());
+}
+
+#[test]
+fn a_frame_that_one_page_alone_uses_is_given_up() {
+    let mut world = two_equal_vms(&(1..=512).collect::<Vec<Value>>());
+    (0..2).for_each(|_| world.pass());
+    let lonely = |world: &World| {
+        let block = |vm| Block { vm, number: 0 };
+        world
+            .ids()
+            .into_iter()
+            .map(|vm| world.sharing.lonely(block(vm)).count())
+            .sum::<usize>()
+    };
+    assert_eq!(lonely(&world), 0);
+    for gfn in (0..100).map(Gfn) {
+        world.write(Page { vm: VmId(2), gfn }, 9_000 + gfn.0);
+    }
+    world.sweep();
+    assert_eq!(lonely(&world), 100);
+    world.give_up();
+    world.check();
+    assert_eq!((lonely(&world), world.sharing.counts().common), (0, 412));
+    assert_eq!(world.memory(), 512 + 100, "it costs nothing");
+}
+
+/// Of a block whose pages' equals have got frames much waits, so it is looked at before its turn.
+#[test]
+fn lone_pages_are_shared_within_one_pass() {
+    let mut world = World::new(6, 1 << 16);
+    for id in 1..=2 {
+        let mut values: Vec<Value> = (1..=4096).collect();
+        world.chance.shuffle(&mut values);
+        world.start(id, Some("web"), &values);
+    }
+    world.pass();
+    world.check();
+    assert!(world.saved_percent() >= 85, "{} %", world.saved_percent());
+}
+
+/// The equal of a page that is promoted alone is looked at within a pass, and may map the frame then.
+#[test]
+fn a_new_frame_waits_a_pass_for_its_second_user() {
+    let mut world = World::new(6, 1 << 16);
+    for id in 1..=2 {
+        let mut values: Vec<Value> = (1..=4096).collect();
+        world.chance.shuffle(&mut values);
+        world.start(id, Some("web"), &values);
+    }
+    world.pass();
+    assert!(world.sharing.counts().common > 0, "frames were filled");
+    let filled = world.sharing.counts().common;
+    world.give_up();
+    // Few blocks were looked at twice meanwhile.
+    assert!(world.sharing.counts().common > filled * 99 / 100);
+    for _ in 0..4 {
+        world.pass();
+        world.give_up();
+    }
+    world.check();
+    assert!(world.saved_percent() >= 97, "{} %", world.saved_percent());
+    world.end(VmId(2));
+    (0..2).for_each(|_| world.pass());
+    world.give_up();
+    world.check();
+    assert_eq!(world.sharing.counts().common, 0, "nobody else is left");
+}
+
+/// A page whose only equal changed before it was mapped.
+#[test]
+fn a_frame_whose_second_user_never_comes_is_given_up_after_two_looks() {
+    let mut world = World::new(6, 1 << 16);
+    for id in 1..=2 {
+        let mut values: Vec<Value> = (1..=2048).collect();
+        world.chance.shuffle(&mut values);
+        world.start(id, Some("web"), &values);
+    }
+    world.pass();
+    let (one, other) = (VmId(1), VmId(2));
+    let shown = |world: &World, vm| {
+        let pages = (0..2048).map(move |gfn| Page { vm, gfn: Gfn(gfn) });
+        pages
+            .filter(|&page| world.sharing.frame_of(page).is_some())
+            .count()
+    };
+    assert!(shown(&world, one) + shown(&world, other) > 0);
+    for gfn in (0..2048).map(Gfn) {
+        let page = |vm| Page { vm, gfn };
+        for (vm, partner) in [(one, other), (other, one)] {
+            if shown(&world, partner) > shown(&world, vm)
+                && world.sharing.frame_of(page(vm)).is_none()
+            {
+                world.write(page(vm), 1 << 40 | gfn.0);
+            }
+        }
+    }
+    (0..3).for_each(|_| world.pass());
+    world.sweep();
+    world.give_up();
+    world.check();
+    let counts = world.sharing.counts();
+    assert!(counts.shared >= 2 * counts.common, "{counts:?}");
+}
+
 #[test]
 fn without_a_group_a_vm_shares_with_itself_alone() {
     let mut world = World::new(4, 1 << 16);
@@ -327,6 +450,8 @@ enum Event {
     Balloon(usize, u64),
     Start(u32, bool),
     End(usize),
+    Sweep,
+    GiveUp,
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -337,6 +462,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         4 => (any::<usize>(), any::<u64>()).prop_map(|(vm, gfn)| Event::Balloon(vm, gfn)),
         1 => (0u32..3, any::<bool>()).prop_map(|(group, is_clone)| Event::Start(group, is_clone)),
         1 => any::<usize>().prop_map(Event::End),
+        2 => Just(Event::Sweep),
+        1 => Just(Event::GiveUp),
     ];
     prop::collection::vec(event, 20..120)
 }
@@ -401,6 +528,8 @@ fn step(world: &mut World, pending: &mut Vec<Request>, next_id: &mut u32, event:
             start(world, *next_id, group, is_clone);
             *next_id += 1;
         }
+        Event::Sweep => world.sweep(),
+        Event::GiveUp => world.give_up(),
         Event::End(choice) => {
             if let Some(vm) = pick(world, choice) {
                 world.end(vm);

@@ -55,8 +55,8 @@ pub struct HostFigures {
     pub pshare_shared: u64,
     /// PSHARE common: the machine memory of those frames.
     pub pshare_common: u64,
-    /// PSHARE saving: shared less common.
-    pub pshare_saving: u64,
+    /// PSHARE saving: shared less common. Below zero where sharing costs.
+    pub pshare_saving: i64,
     /// SWAP curr.
     pub swap_curr: u64,
     /// ZIP zipped: guest memory in the compressed pool.

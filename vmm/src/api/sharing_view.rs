@@ -13,7 +13,8 @@ pub struct SharingView {
     pub shared_bytes: u64,
     /// Machine memory of those frames, as the kernel counts it (common).
     pub common_bytes: u64,
-    /// `shared - common` (saving). Below zero for a moment while frames are filled.
+    /// `shared - common` (saving). Below zero where sharing costs: while frames are filled, and until it is
+    /// noticed that guests wrote to what they shared.
     pub saving_bytes: i64,
     /// Guest memory that was found zero and given back.
     pub zero_bytes: u64,

@@ -10,6 +10,8 @@ pub(super) enum Cell {
     Text(String),
     /// Bytes.
     Size(u64),
+    /// Bytes, more or fewer.
+    Difference(i64),
     Number(u64),
     Percent(f64),
     /// A ratio, such as that of overcommitment.
@@ -54,6 +56,17 @@ impl Unit {
             Self::Gibibytes => rounded(bytes, 30, 1),
         }
     }
+
+    /// As [`Self::text`], of a difference.
+    pub(super) fn difference(self, bytes: i64) -> String {
+        with_sign(bytes, |size| self.text(size))
+    }
+}
+
+/// A difference in words, by what says a size in words.
+pub(super) fn with_sign(bytes: i64, text: impl FnOnce(u64) -> String) -> String {
+    let sign = if bytes < 0 { "-" } else { "" };
+    format!("{sign}{}", text(bytes.unsigned_abs()))
 }
 
 /// In units of 2^`shift` bytes, with that many decimals.
@@ -77,6 +90,7 @@ impl Cell {
         match self {
             Self::Text(text) => text.clone(),
             Self::Size(bytes) => unit.text(*bytes),
+            Self::Difference(bytes) => unit.difference(*bytes),
             Self::Number(number) => number.to_string(),
             Self::Percent(percent) => format!("{percent:.0}"),
             Self::Ratio(ratio) => format!("{ratio:.2}"),
@@ -88,6 +102,7 @@ impl Cell {
     pub(super) fn for_programs(&self) -> String {
         match self {
             Self::Size(bytes) => rounded(*bytes, 20, 2),
+            Self::Difference(bytes) => with_sign(*bytes, |size| rounded(size, 20, 2)),
             Self::Percent(number) | Self::Ratio(number) => format!("{number:.2}"),
             Self::Unknown => String::new(),
             _ => self.text(Unit::default()),
@@ -106,7 +121,7 @@ impl Cell {
     fn number(&self) -> Option<u64> {
         match self {
             Self::Size(number) | Self::Number(number) => Some(*number),
-            Self::Percent(_) | Self::Ratio(_) => Some(0),
+            Self::Percent(_) | Self::Ratio(_) | Self::Difference(_) => Some(0),
             Self::Text(_) | Self::Unknown => None,
         }
     }
@@ -242,7 +257,7 @@ pub(super) const HOST_COUNTERS: [HostCounter; 22] = [
     ("Kernel State", |host| host.state.clone().map_or(Cell::Unknown, Cell::Text)),
     ("PShare Shared MBytes", |host| Cell::Size(host.pshare_shared)),
     ("PShare Common MBytes", |host| Cell::Size(host.pshare_common)),
-    ("PShare Savings MBytes", |host| Cell::Size(host.pshare_saving)),
+    ("PShare Savings MBytes", |host| Cell::Difference(host.pshare_saving)),
     ("Memctl Current MBytes", |host| Cell::Size(host.memctl_curr)),
     ("Memctl Target MBytes", |host| Cell::Size(host.memctl_target)),
     ("Memctl Max MBytes", |host| Cell::Size(host.memctl_max)),
@@ -286,6 +301,8 @@ mod tests {
         assert_eq!(Unit::Gibibytes.text(100 << 30), "100.0");
         assert_eq!(Unit::Kibibytes.text(4096), "4");
         assert_eq!(Cell::Size(1 << 19).for_programs(), "0.50");
+        assert_eq!(Cell::Difference(-(7 << 20)).for_programs(), "-7.00");
+        assert_eq!(Unit::Mebibytes.difference(-(7 << 20)), "-7.0");
     }
 
     #[test]

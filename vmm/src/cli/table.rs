@@ -1,5 +1,6 @@
 //! Tables for people. Sizes are MiB, because that is what a glance can compare.
 
+use super::counters::with_sign;
 use crate::api::{
     EventView, HostView, NetView, Overview, QueuedView, SharingPace, SharingView, VmPhase,
     VmSharingView, VmView,
@@ -117,7 +118,7 @@ fn sharing(sharing: &SharingView) -> String {
         "      sharing{how}: {} MiB in {}, saving {}, {} zero, {} broken; reserve {}, lent {}\n      scan: {} pages/s, {} read, {}.{} % of a core; {} merges/s, {} breaks/s\n",
         mebibytes(sharing.shared_bytes),
         mebibytes(sharing.common_bytes),
-        mebibytes(u64::try_from(sharing.saving_bytes).unwrap_or(0)),
+        with_sign(sharing.saving_bytes, mebibytes),
         mebibytes(sharing.zero_bytes),
         mebibytes(sharing.broken_bytes),
         mebibytes(sharing.reserve_bytes),
@@ -144,6 +145,9 @@ pub(super) fn audit(audit: &Audit) -> String {
     );
     for what in &audit.told {
         text.push_str(&format!("  {what}\n"));
+    }
+    for vm in &audit.not_compared {
+        text.push_str(&format!("  {} was not compared: {}\n", vm.name, vm.why));
     }
     text
 }

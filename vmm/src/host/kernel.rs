@@ -30,7 +30,7 @@ impl VmUse {
 
 /// Anonymous pages of a process: the second field of its statm is all resident pages, the third
 /// those of files and shared memory (proc_pid_statm(5)).
-fn anonymous_pages(pid: u32) -> Option<PageCount> {
+pub(super) fn anonymous_pages(pid: u32) -> Option<PageCount> {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let mut fields = statm
         .split_ascii_whitespace()

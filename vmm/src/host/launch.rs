@@ -4,10 +4,10 @@ use super::console::Console;
 use super::error::HostError;
 use super::link::Link;
 use super::sharing::ScannedVmSpec;
-use super::vm::{Running, Vm};
+use super::vm::Running;
 use super::{Host, orphans};
 use crate::api::VmPhase;
-use crate::memory::ram::allocated_pages;
+use crate::memory::ram::{allocated_pages, punch_all};
 use crate::protocol::page_sharing::SharingSocket;
 use crate::protocol::{Channel, ChannelError, Description, FromVm, Received, ToVm};
 use page::{PageCount, VmId};
@@ -212,6 +212,7 @@ fn adopt(
     let pid = child.id().unwrap_or(description.pid);
     let to_scan = ScannedVmSpec {
         id,
+        name: description.config.name,
         group: description.config.trust_group,
         size: description.config.settings.size,
         pid,
@@ -272,12 +273,12 @@ async fn attend(
     let status = exit_status(&mut child).await;
     // Only now: the process's mappings of the store are gone with it.
     host.shared.sharing.remove_vm(id);
+    let freed = free_memory(&host, id).await;
     let said = stderr.await.unwrap_or_default();
     let stopping = host
         .lock()
         .vm(id)
         .is_ok_and(|vm| vm.phase == VmPhase::Stopping);
-    let freed = host.lock().vm(id).map(held_by).unwrap_or_default();
     let what = obituary(stopping, last_words, status, &said);
     host.remove(id, &format!("{what}; its {freed} are free again"));
 }
@@ -306,12 +307,28 @@ async fn exit_status(child: &mut Child) -> Option<ExitStatus> {
     }
 }
 
-/// What the VM held last: its memory file frees it when the last descriptor is closed, which is
-/// the host's own.
-fn held_by(vm: &Vm) -> PageCount {
-    let file = vm.running.as_ref().map(|running| &running.memory_file);
-    file.and_then(|file| allocated_pages(file).ok())
-        .unwrap_or_default()
+/// Gives back what the memory file of a VM holds whose process has ended. Returns how much that was.
+///
+/// The file is punched, not only closed: others have it open, the scanner for one, and close it when they
+/// come to it. Until this returns the VM is there, and what it holds counts as used.
+async fn free_memory(host: &Host, id: VmId) -> PageCount {
+    let file = {
+        let state = host.lock();
+        let running = state.vms.get(&id).and_then(|vm| vm.running.as_ref());
+        running.and_then(|running| running.memory_file.try_clone().ok())
+    };
+    let Some(file) = file else {
+        return PageCount::ZERO;
+    };
+    // Freeing some GiB takes a second, in which the host has other things to do.
+    let freeing = tokio::task::spawn_blocking(move || {
+        let held = allocated_pages(&file).unwrap_or_default();
+        if let Err(error) = punch_all(&file) {
+            tracing::error!("the memory of a VM that has ended is not freed yet: {error}");
+        }
+        held
+    });
+    freeing.await.unwrap_or_default()
 }
 
 /// What is to be said about a VM that has ended.

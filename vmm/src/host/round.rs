@@ -5,8 +5,8 @@ use super::recording::Decision;
 use super::sampling::Conditions;
 use super::state::State;
 use crate::api::VmPhase;
-use crate::host::sharing::PageSharing;
 use crate::host::sharing::account::{MemoryRound, VmRound};
+use crate::host::sharing::{Conditions as SharingConditions, PageSharing};
 use crate::host::vm::Vm;
 use ::sharing::Pressure;
 use page::PageCount;
@@ -117,7 +117,16 @@ impl State {
             true => Pressure::Short,
             false => Pressure::Plenty,
         };
-        sharing.adapt(self.account.reserve.pace, pressure, free);
+        let processes = self.vms.iter();
+        sharing.adapt(SharingConditions {
+            pace: self.account.reserve.pace,
+            pressure,
+            free,
+            anonymous: processes.map(|(&id, vm)| (id, vm.used.anonymous)).collect(),
+        });
+        if self.account.saving < 0 {
+            sharing.sweep();
+        }
     }
 
     fn watch_blocked(&mut self) {

@@ -262,13 +262,11 @@ impl State {
     }
 
     fn sharing_view(&self) -> SharingView {
-        let states = || self.vms.values().map(Vm::states);
-        let shared = states().map(|states| states.shared).sum();
-        let broken = states().map(|states| states.broken).sum();
+        let broken = self.vms.values().map(|vm| vm.broken).sum();
         SharingView {
             rates: self.rates,
             priority: self.scan_priority,
-            ..self.account.view(shared, broken)
+            ..self.account.view(broken)
         }
     }
 

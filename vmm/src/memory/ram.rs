@@ -259,6 +259,16 @@ pub fn allocated_pages(file: &File) -> rustix::io::Result<PageCount> {
     Ok(PageCount(blocks * BLOCK / PAGE_SIZE))
 }
 
+/// Frees all that a memory file holds, whoever else has it open.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn punch_all(file: &File) -> rustix::io::Result<()> {
+    let size = u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0);
+    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(file, hole, 0, size)
+}
+
 fn sealed_memory_file(size: PageCount) -> Result<File, MemoryError> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = rustix::fs::memfd_create("ballonet-ram", flags).map_err(MemoryError::MakeRam)?;

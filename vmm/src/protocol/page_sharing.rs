@@ -39,6 +39,11 @@ pub enum ToAgent {
         /// Their places in the memory file; at most [`MOST_SAMPLED`].
         pages: Vec<u32>,
     },
+    /// Answer with [`FromAgent::Synced`] once all that was done before has been told.
+    Sync {
+        /// Comes back with the answer.
+        number: u64,
+    },
 }
 
 /// Pages in a sample at most: enough for an interval of four points either way.
@@ -84,6 +89,11 @@ pub enum FromAgent {
         /// The pages whose mappings were dropped, by their places in the list that was sent.
         dropped: PageSet,
     },
+    /// All that was done before [`ToAgent::Sync`] came has been told.
+    Synced {
+        /// Which.
+        number: u64,
+    },
 }
 
 impl From<&Request> for BlockRequest {
@@ -105,6 +115,8 @@ const OUTCOME: u8 = 2;
 const UNMAPPED: u8 = 3;
 const SAMPLE: u8 = 4;
 const SAMPLED: u8 = 5;
+const SYNC: u8 = 6;
+const SYNCED: u8 = 7;
 
 impl ToAgent {
     fn encode(&self) -> Vec<u8> {
@@ -131,6 +143,10 @@ impl ToAgent {
                 pages
                     .iter()
                     .for_each(|page| bytes.extend(page.to_le_bytes()));
+            }
+            Self::Sync { number } => {
+                bytes.push(SYNC);
+                bytes.extend(number.to_le_bytes());
             }
         }
         bytes
@@ -164,6 +180,9 @@ impl ToAgent {
                 }
                 Self::Sample { number, pages }
             }
+            SYNC => Self::Sync {
+                number: cursor.u64()?,
+            },
             _ => return None,
         };
         cursor.0.is_empty().then_some(message)
@@ -196,6 +215,10 @@ impl FromAgent {
                 bytes.extend(number.to_le_bytes());
                 put_set(&mut bytes, dropped);
             }
+            Self::Synced { number } => {
+                bytes.push(SYNCED);
+                bytes.extend(number.to_le_bytes());
+            }
         }
         bytes
     }
@@ -225,6 +248,9 @@ impl FromAgent {
             SAMPLED => Self::Sampled {
                 number: cursor.u64()?,
                 dropped: cursor.set()?,
+            },
+            SYNCED => Self::Synced {
+                number: cursor.u64()?,
             },
             _ => return None,
         };
@@ -492,6 +518,9 @@ mod tests {
             let answer = FromAgent::Sampled { number, dropped };
             prop_assert!(answer.encode().len() <= LARGEST_ANSWER);
             prop_assert_eq!(FromAgent::decode(&answer.encode()), Some(answer));
+            let (sync, synced) = (ToAgent::Sync { number }, FromAgent::Synced { number });
+            prop_assert_eq!(ToAgent::decode(&sync.encode()), Some(sync));
+            prop_assert_eq!(FromAgent::decode(&synced.encode()), Some(synced));
         }
 
         #[test]

@@ -91,7 +91,7 @@ fn host_lines(model: &Model, width: u16) -> Vec<Line<'static>> {
             "PSHARE /{name}: {:>7} shared,{:>7} common,{:>7} saving,{:>7} broken",
             m(host.pshare_shared),
             m(host.pshare_common),
-            m(host.pshare_saving),
+            u.difference(host.pshare_saving),
             m(host.broken),
         )),
         Line::from(format!(

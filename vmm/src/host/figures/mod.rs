@@ -144,7 +144,7 @@ fn host_figures(overview: &Overview, vms: &[VmFigures]) -> HostFigures {
         overcommit_avg: [host.overcommit; 3],
         pshare_shared: sharing.shared_bytes,
         pshare_common: sharing.common_bytes,
-        pshare_saving: u64::try_from(sharing.saving_bytes).unwrap_or(0),
+        pshare_saving: sharing.saving_bytes,
         swap_curr: sum(|vm| vm.swcur),
         zip_zipped: sum(|vm| vm.zip),
         memctl_curr: sum(|vm| vm.mctlsz),
@@ -416,7 +416,7 @@ mod tests {
         assert_eq!(host[1..6].iter().sum::<u64>(), host[0]);
         let vm = vm_row(&overview.vms[0], &figures.vms[0]);
         assert_eq!(vm[3..10].iter().copied().sum::<Option<u64>>(), vm[0]);
-        assert_eq!(figures.host.pshare_saving, 0, "below zero for a moment");
+        assert_eq!(figures.host.pshare_saving, -1, "what sharing costs is told");
     }
 
     #[test]

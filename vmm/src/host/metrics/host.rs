@@ -52,11 +52,6 @@ const HOST_BYTES: &[Named<HostFigures>] = &[
         |host| host.pshare_shared,
     ),
     (
-        "host_sharing_saved",
-        "Guest memory that shows frames less the memory of the frames",
-        |host| host.pshare_saving,
-    ),
-    (
         "host_sharing_reserve",
         "Memory kept free for shared pages that guests may write to",
         |host| host.reserve,
@@ -187,6 +182,14 @@ fn register_memory(registry: &mut Registry, host: &HostFigures) {
     for (name, help, figure) in HOST_BYTES {
         registry.register_with_unit(*name, *help, Unit::Bytes, gauge(figure(host)));
     }
+    let saving = Gauge::<i64>::default();
+    saving.set(host.pshare_saving);
+    registry.register_with_unit(
+        "host_sharing_saved",
+        "Guest memory that shows frames less the memory of the frames: below zero where sharing costs",
+        Unit::Bytes,
+        saving,
+    );
     let overcommit = Family::<OfWindow, Gauge<f64, AtomicU64>>::default();
     for (window, average) in OVERCOMMIT_WINDOWS.into_iter().zip(host.overcommit_avg) {
         overcommit.get_or_create(&OfWindow { window }).set(average);

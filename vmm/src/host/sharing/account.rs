@@ -4,7 +4,7 @@
 //! beyond the reserve is lent to guests, and some room is kept for frames that are filled before the
 //! pages that they replace are given back.
 
-use super::{Direction, Report};
+use super::{Direction, Report, VmReport};
 use crate::api::{ScanTotals, SharingPace, SharingView, VmSharingView};
 use crate::memory::agent::SharingCounters;
 use page::{PAGE_SIZE, PageCount, PageStates, VmId};
@@ -16,9 +16,6 @@ use std::time::Duration;
 /// How long it takes until memory comes from elsewhere after pages were broken: a round to see it, one
 /// for a guest to be told, and one for its balloon.
 const REACTION_ROUNDS: u32 = 3;
-/// Anonymous memory by which a VM's process may grow for itself after its guest has begun to share.
-const OWN_GROWTH: PageCount = PageCount::from_mebibytes(1);
-
 /// What is known of one VM in a round.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::host) struct VmRound {
@@ -43,6 +40,8 @@ struct VmAccount {
     /// What its process held before anything was shared.
     own: Option<PageCount>,
     counters: SharingCounters,
+    /// Pages that its agent copied into mappings.
+    copied: u64,
     rate: BreakRate,
     per_s: PerSecond,
     covered: u64,
@@ -62,6 +61,10 @@ pub(in crate::host) struct Account {
     pub(in crate::host) report: Report,
     pub(in crate::host) stored: PageCount,
     pub(in crate::host) reserve: Reserve,
+    /// Guest pages that show frames.
+    shared: PageCount,
+    /// Those less the frames, in pages.
+    pub(in crate::host) saving: i64,
     /// What guests may have beyond the budget, because sharing saves it.
     pub(in crate::host) saved: PageCount,
     /// What nobody may have, because sharing needs it.
@@ -80,6 +83,8 @@ impl Default for Account {
                 keep_free: PageCount::ZERO,
                 pace: Pace::GoOn,
             },
+            shared: PageCount::ZERO,
+            saving: 0,
             saved: PageCount::ZERO,
             kept: PageCount::ZERO,
             core_permille: 0,
@@ -108,16 +113,16 @@ impl Account {
         self.vms
             .retain(|id, _| vms.iter().any(|round| round.id == *id));
         for round in vms {
-            let covered = self.report.vms.get(&round.id);
-            let covered = covered.map_or(0, |vm| vm.figures.covered);
+            let seen = self.report.vms.get(&round.id).copied().unwrap_or_default();
             // Nothing is known of what happened before the first round.
             let account = self.vms.entry(round.id).or_insert(VmAccount {
                 anonymous: round.anonymous.0,
+                copied: round.copied(&seen),
                 counters: round.counters,
-                covered,
+                covered: seen.figures.covered,
                 ..VmAccount::default()
             });
-            account.update(round, covered, time);
+            account.update(round, &seen, time);
         }
         self.provide(vms, memory, round_time * REACTION_ROUNDS);
     }
@@ -127,6 +132,8 @@ impl Account {
         let free = memory.budget.saturating_sub(memory.used);
         self.reserve = reserve(&breakable, reaction, free);
         let shared: PageCount = breakable.iter().map(|vm| vm.shared).sum();
+        self.shared = shared;
+        self.saving = shared.0.cast_signed() - memory.stored.0.cast_signed();
         let is_sharing = self.report.direction == Direction::Share && !vms.is_empty();
         let in_flight = if is_sharing {
             FRAMES_IN_FLIGHT
@@ -144,22 +151,30 @@ impl Account {
     fn breakable(&self, round: &VmRound) -> Breakable {
         let account = self.vms.get(&round.id);
         Breakable {
-            shared: round.counters.mapped - self.broken(round),
+            shared: self.mapped(round) - self.broken(round),
             rate: account.map(|account| account.rate).unwrap_or_default(),
             vcpus: round.vcpus.into(),
         }
     }
 
-    /// Of a VM's mapped pages, those that its guest has written to. The scanner may be an hour behind, but
-    /// such pages are anonymous memory, which the kernel counts: what the process has more of it than it
-    /// had before anything was shared is broken pages, but for what it may need itself by now.
+    /// Pages of a VM over which the store is mapped. The VM knows best, but its word is a claim, and what
+    /// others get hangs on it: it is believed as far as the host's own ledger goes.
+    fn mapped(&self, round: &VmRound) -> PageCount {
+        let seen = self.report.vms.get(&round.id);
+        let known = seen.map_or(0, |vm| vm.counts.shared + vm.counts.broken);
+        round.counters.mapped.min(PageCount(known))
+    }
+
+    /// Of a VM's mapped pages, those that its guest has written to. The scanner may be late, but such pages
+    /// are anonymous memory, which the kernel counts: what the process has more of it than was its own
+    /// when that was looked at last is broken pages.
     pub(in crate::host) fn broken(&self, round: &VmRound) -> PageCount {
         let seen = self.report.vms.get(&round.id);
+        let own = seen.and_then(|vm| vm.own_anonymous);
+        let own = own.or_else(|| self.vms.get(&round.id).and_then(|account| account.own));
+        let counted = round.anonymous.saturating_sub(own.unwrap_or(OVERHEAD));
         let seen = PageCount(seen.map_or(0, |vm| vm.counts.broken));
-        let own = self.vms.get(&round.id).and_then(|account| account.own);
-        let own = own.map_or(OVERHEAD, |own| own + OWN_GROWTH);
-        let counted = round.anonymous.saturating_sub(own);
-        seen.max(counted).min(round.counters.mapped)
+        seen.max(counted).min(self.mapped(round))
     }
 
     fn per_second(&self, id: VmId) -> PerSecond {
@@ -188,15 +203,15 @@ impl Account {
         }
     }
 
-    /// All VMs, whose shared and broken pages are these.
-    pub(in crate::host) fn view(&self, shared: PageCount, broken: PageCount) -> SharingView {
+    /// All VMs, of whose pages so many are broken.
+    pub(in crate::host) fn view(&self, broken: PageCount) -> SharingView {
         let (counts, totals) = (self.report.counts, self.report.totals);
         let per_s = self.total_per_second();
         SharingView {
             on: self.report.direction == Direction::Share,
-            shared_bytes: shared.bytes(),
+            shared_bytes: self.shared.bytes(),
             common_bytes: self.stored.bytes(),
-            saving_bytes: shared.bytes().cast_signed() - self.stored.bytes().cast_signed(),
+            saving_bytes: self.saving * PAGE_SIZE.cast_signed(),
             zero_bytes: PageCount(counts.zero).bytes(),
             broken_bytes: broken.bytes(),
             reserve_bytes: self.reserve.keep_free.bytes(),
@@ -241,17 +256,32 @@ impl Account {
     }
 }
 
+impl VmRound {
+    /// Pages that its agent says that it copied: no more than it was asked to map.
+    fn copied(&self, seen: &VmReport) -> u64 {
+        self.counters.copied.0.min(seen.asked)
+    }
+}
+
 impl VmAccount {
-    fn update(&mut self, round: &VmRound, covered: u64, time: Duration) {
+    fn update(&mut self, round: &VmRound, seen: &VmReport, time: Duration) {
         let (old, new) = (self.counters, round.counters);
-        let merged = (new.shared.0 + new.zeroed.0).saturating_sub(old.shared.0 + old.zeroed.0);
+        let copied = round.copied(seen);
+        let covered = seen.figures.covered;
+        let grown = |figure: fn(&SharingCounters) -> PageCount| {
+            figure(&new).0.saturating_sub(figure(&old).0)
+        };
+        let merged = grown(|count| count.shared).saturating_add(grown(|count| count.zeroed));
         // Anonymous memory grew by what guests broke and by what the agent copied, and shrank by the
         // copies that it dropped or brought home.
-        let removed = (new.dropped.0 + new.rehomed.0).saturating_sub(old.dropped.0 + old.rehomed.0);
-        let added = new.copied.saturating_sub(old.copied).0;
-        let broken = match new.mapped.0 + old.mapped.0 {
-            0 => 0,
-            _ => (round.anonymous.0 + removed).saturating_sub(self.anonymous + added),
+        let removed = grown(|count| count.dropped).saturating_add(grown(|count| count.rehomed));
+        let added = copied.saturating_sub(self.copied);
+        let is_mapped = new.mapped > PageCount::ZERO || old.mapped > PageCount::ZERO;
+        let has_frames = seen.counts.shared + seen.counts.broken > 0;
+        let broken = match is_mapped || has_frames {
+            false => 0,
+            true => (round.anonymous.0.saturating_add(removed))
+                .saturating_sub(self.anonymous.saturating_add(added)),
         };
         self.rate.record(PageCount(broken), time);
         self.per_s = PerSecond {
@@ -259,11 +289,11 @@ impl VmAccount {
             breaks: per_second(broken.into(), time),
             covered: per_second(covered.saturating_sub(self.covered).into(), time),
         };
-        if new.mapped == PageCount::ZERO {
+        if new.mapped == PageCount::ZERO && !has_frames {
             self.own = Some(round.anonymous);
         }
         self.anonymous = round.anonymous.0;
-        self.counters = new;
+        (self.counters, self.copied) = (new, copied);
         self.covered = covered;
     }
 }
@@ -275,7 +305,6 @@ fn per_second(count: u128, time: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::VmReport;
     use super::*;
 
     const S: Duration = Duration::from_secs(1);
@@ -301,18 +330,21 @@ mod tests {
         }
     }
 
+    /// What the scanner knows of two VMs, of which the first has so many broken pages.
     fn report(broken: u64) -> Report {
-        let mut report = Report::default();
-        let counts = sharing::VmCounts {
-            broken,
-            ..Default::default()
-        };
-        let vm = VmReport {
-            counts,
+        let vm = |broken| VmReport {
+            counts: sharing::VmCounts {
+                shared: 300_000 - broken,
+                broken,
+                ..Default::default()
+            },
+            asked: 1000,
             ..VmReport::default()
         };
-        report.vms.insert(VmId(1), vm);
-        report
+        Report {
+            vms: [(VmId(1), vm(broken)), (VmId(2), vm(0))].into(),
+            ..Report::default()
+        }
     }
 
     #[test]
@@ -354,18 +386,62 @@ mod tests {
     #[test]
     fn what_the_kernel_counts_is_broken_before_the_scanner_has_seen_it() {
         let mut account = Account::default();
-        let own = 500;
-        account.update(report(0), &[round(1, own, 0, 0)], memory(0, 0), S, S);
-        let seen = 30;
+        let (own, seen) = (500, 30);
         let mut broken = |anonymous| {
             let round = round(1, anonymous, 10_000, 10_000);
-            account.update(report(seen), &[round], memory(0, 50), S, S);
+            let mut report = report(seen);
+            let vm = report.vms.get_mut(&VmId(1)).unwrap();
+            vm.own_anonymous = Some(PageCount(own));
+            account.update(report, &[round], memory(0, 50), S, S);
             account.broken(&round).0
         };
         assert_eq!(broken(own + 30), seen);
-        assert_eq!(broken(own + OWN_GROWTH.0 + 7_000), 7_000);
-        assert_eq!(broken(own + OWN_GROWTH.0 + 70_000), 10_000);
+        assert_eq!(broken(own + 7_000), 7_000);
+        assert_eq!(broken(own + 70_000), 10_000);
         assert_eq!(broken(own), seen);
+    }
+
+    /// A VM process that its guest has taken over may say anything.
+    #[test]
+    fn a_vm_that_claims_to_share_what_it_does_not_brings_nobody_more() {
+        let honest = [
+            round(1, 100, 300_000, 300_000),
+            round(2, 100, 300_000, 300_000),
+        ];
+        let mut account = Account::default();
+        account.update(report(0), &honest, memory(0, 300_000), S, S);
+        let (saved, saving) = (account.saved, account.saving);
+        for claimed in [1 << 18, 1 << 63, u64::MAX] {
+            let mut liar = round(3, 100, claimed, claimed);
+            liar.counters.copied = PageCount(claimed);
+            liar.counters.dropped = PageCount(claimed);
+            liar.counters.zeroed = PageCount(claimed);
+            let all = [honest[0], honest[1], liar];
+            for _ in 0..3 {
+                account.update(report(0), &all, memory(0, 300_000), S, S);
+                assert_eq!((account.saved, account.saving), (saved, saving));
+            }
+        }
+    }
+
+    /// What the agent copied is no break. What it says that it copied, and was not asked for, is.
+    #[test]
+    fn a_vm_that_claims_copies_does_not_hide_its_breaks() {
+        let mut account = Account::default();
+        let mut vm = round(1, 500, 100, 100);
+        account.update(report(0), &[vm], memory(0, 50), S, S);
+        vm.anonymous = PageCount(5500);
+        vm.counters.copied = PageCount(1 << 60);
+        account.update(report(0), &[vm], memory(0, 50), S, S);
+        assert_eq!(account.per_second(VmId(1)).breaks, 4000);
+    }
+
+    #[test]
+    fn what_sharing_costs_is_told_as_a_loss() {
+        let mut account = Account::default();
+        account.update(report(0), &[round(1, 0, 100, 100)], memory(0, 150), S, S);
+        assert_eq!(account.view(PageCount(0)).saving_bytes, -50 * 4096);
+        assert_eq!(account.saved, PageCount(0));
     }
 
     #[test]

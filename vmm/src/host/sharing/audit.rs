@@ -1,4 +1,8 @@
 //! Compares what the host believes with what the kernel's page tables say, page by page.
+//!
+//! Guests go on giving pages up while their maps are read, and their agents' word of that comes later. So
+//! what is not as the books say is a *doubt* at first. The agent is then asked to say when all that it
+//! did before has been told; a doubt that the books still hold against after that is a disagreement.
 
 use super::vm::ScannedVm;
 use page::{Gfn, PAGE_SIZE, VmId};
@@ -14,8 +18,11 @@ const MOST_TOLD: usize = 20;
 /// What an audit found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Audit {
-    /// VMs whose memory maps were walked.
+    /// VMs whose memory maps were compared.
     pub vms: u64,
+    /// VMs that could not be compared, and why.
+    #[serde(default)]
+    pub not_compared: Vec<NotCompared>,
     /// Guest pages over which the kernel has the store mapped.
     pub mapped_pages: u64,
     /// Of those, the ones that guests have written to: an anonymous page each.
@@ -32,6 +39,15 @@ pub struct Audit {
     pub told: Vec<String>,
 }
 
+/// A VM that an audit says nothing of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NotCompared {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub why: String,
+}
+
 impl Audit {
     fn disagree(&mut self, what: String) {
         self.disagreements += 1;
@@ -39,65 +55,141 @@ impl Audit {
             self.told.push(what);
         }
     }
+
+    fn leave_out(&mut self, vm: &ScannedVm, why: &str) {
+        self.not_compared.push(NotCompared {
+            name: vm.name.to_string(),
+            why: why.into(),
+        });
+    }
 }
 
-/// Walks the maps of all VMs, but for those whose agents hang.
-pub(super) fn audit(sharing: &Sharing, vms: &BTreeMap<VmId, ScannedVm>) -> Audit {
-    let mut result = Audit::default();
-    if let Err(error) = sharing.audit() {
-        result.disagree(error.to_string());
-    }
-    let mut stored = BTreeMap::new();
-    // What an agent is at work on is between two states.
-    for (&id, vm) in vms.iter().filter(|(_, vm)| vm.pending == 0) {
-        result.vms += 1;
-        audit_vm(sharing, id, vm, &mut result);
-        if let (Ok(inode), Ok(frames)) = (vm.store.inode(), vm.store.allocated()) {
-            stored.insert(inode, frames.0);
-        }
-    }
-    let is_whole = vms.values().all(|vm| vm.pending == 0);
-    result.frames = sharing.counts().common;
-    result.stored_frames = stored.values().sum();
-    if is_whole && result.frames != result.stored_frames {
-        result.disagree(format!(
-            "{} frames are in use, the stores hold {}",
-            result.frames, result.stored_frames
-        ));
-    }
-    result
+/// A page that was not found as it is believed to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Doubt {
+    page: Page,
+    believed: Belief,
+    found: Option<Frame>,
 }
 
-fn audit_vm(sharing: &Sharing, id: VmId, vm: &ScannedVm, result: &mut Audit) {
-    let Some((areas, mapped)) = mapped_frames(vm) else {
-        result.disagree(format!("the map of VM {id} cannot be read"));
-        return;
-    };
-    result.areas += areas;
-    result.mapped_pages += mapped.len() as u64;
-    let anonymous = anonymous_pages(vm, &mapped);
-    result.anonymous_pages += anonymous.len() as u64;
-    for number in 0..vm.blocks() {
-        let first = u64::from(number) * BLOCK_PAGES as u64;
-        for gfn in first..(first + BLOCK_PAGES as u64).min(vm.size().0) {
-            let page = Page {
-                vm: id,
-                gfn: Gfn(gfn),
-            };
-            let (believed, found) = (sharing.mapped_frame(page), mapped.get(&gfn).copied());
-            if believed != found {
-                result.disagree(format!(
-                    "page {gfn} of VM {id}: {believed:?} by the books, {found:?} by the kernel"
-                ));
-            }
-            // The other way round is no disagreement: a guest may have written since.
-            let is_broken = believed.is_some() && sharing.frame_of(page).is_none();
-            if is_broken && !anonymous.contains(&gfn) {
-                result.disagree(format!(
-                    "page {gfn} of VM {id}: broken by the books, not by the kernel"
-                ));
-            }
+/// What the books say of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Belief {
+    mapped: Option<Frame>,
+    is_broken: bool,
+}
+
+impl Belief {
+    fn of(sharing: &Sharing, page: Page) -> Self {
+        let mapped = sharing.mapped_frame(page);
+        Self {
+            mapped,
+            is_broken: mapped.is_some() && sharing.frame_of(page).is_none(),
         }
+    }
+}
+
+/// A VM's memory map beside the books.
+#[derive(Debug)]
+pub(super) struct Walk {
+    areas: u64,
+    mapped_pages: u64,
+    anonymous_pages: u64,
+    doubts: Vec<Doubt>,
+}
+
+/// Walks a VM's memory map. None if it cannot be read.
+pub(super) fn walk(sharing: &Sharing, id: VmId, vm: &ScannedVm) -> Option<Walk> {
+    let (areas, mapped) = mapped_frames(vm)?;
+    let anonymous = anonymous_pages(vm, &mapped)?;
+    let mut doubts = Vec::new();
+    for gfn in 0..vm.size().0 {
+        let page = Page {
+            vm: id,
+            gfn: Gfn(gfn),
+        };
+        let believed = Belief::of(sharing, page);
+        let found = mapped.get(&gfn).copied();
+        // The other way round is no disagreement: a guest may have written since.
+        let is_broken_by_books_alone = believed.is_broken && !anonymous.contains(&gfn);
+        if believed.mapped != found || is_broken_by_books_alone {
+            doubts.push(Doubt {
+                page,
+                believed,
+                found,
+            });
+        }
+    }
+    Some(Walk {
+        areas,
+        mapped_pages: mapped.len() as u64,
+        anonymous_pages: anonymous.len() as u64,
+        doubts,
+    })
+}
+
+impl Walk {
+    pub(super) fn has_doubts(&self) -> bool {
+        !self.doubts.is_empty()
+    }
+}
+
+/// An audit in the making.
+#[derive(Debug, Default)]
+pub(super) struct Auditor {
+    audit: Audit,
+}
+
+impl Auditor {
+    /// A VM of which nothing can be said.
+    pub(super) fn leave_out(&mut self, vm: &ScannedVm, why: &str) {
+        self.audit.leave_out(vm, why);
+    }
+
+    /// A VM's map was walked, and all that its agent had done by then is in the books now.
+    pub(super) fn compare(&mut self, sharing: &Sharing, vm: &ScannedVm, walk: &Walk) {
+        let audit = &mut self.audit;
+        audit.vms += 1;
+        audit.areas += walk.areas;
+        audit.mapped_pages += walk.mapped_pages;
+        audit.anonymous_pages += walk.anonymous_pages;
+        let name = &vm.name;
+        for doubt in &walk.doubts {
+            // What the books have been told since explains what was found.
+            if Belief::of(sharing, doubt.page) != doubt.believed {
+                continue;
+            }
+            let (gfn, believed) = (doubt.page.gfn.0, doubt.believed.mapped);
+            audit.disagree(match doubt.found {
+                found if found == believed => {
+                    format!("page {gfn} of {name}: broken by the books, not by the kernel")
+                }
+                found => format!(
+                    "page {gfn} of {name}: {believed:?} by the books, {found:?} by the kernel"
+                ),
+            });
+        }
+    }
+
+    /// The sums, when every VM was looked at.
+    pub(super) fn end(mut self, sharing: &Sharing, vms: &BTreeMap<VmId, ScannedVm>) -> Audit {
+        if let Err(error) = sharing.audit() {
+            self.audit.disagree(error.to_string());
+        }
+        let stores = vms.values().map(|vm| &vm.store);
+        let stored: BTreeMap<u64, u64> = stores
+            .filter_map(|store| Some((store.inode().ok()?, store.allocated().ok()?.0)))
+            .collect();
+        let mut audit = self.audit;
+        audit.frames = sharing.counts().common;
+        audit.stored_frames = stored.values().sum();
+        if sharing.counts().pending == 0 && audit.frames != audit.stored_frames {
+            audit.disagree(format!(
+                "{} frames are in use, the stores hold {}",
+                audit.frames, audit.stored_frames
+            ));
+        }
+        audit
     }
 }
 
@@ -119,7 +211,7 @@ fn mapped_frames(vm: &ScannedVm) -> Option<(u64, BTreeMap<u64, Frame>)> {
     Some((text.lines().count() as u64, mapped))
 }
 
-fn anonymous_pages(vm: &ScannedVm, mapped: &BTreeMap<u64, Frame>) -> BTreeSet<u64> {
+fn anonymous_pages(vm: &ScannedVm, mapped: &BTreeMap<u64, Frame>) -> Option<BTreeSet<u64>> {
     let mut anonymous = BTreeSet::new();
     let blocks: BTreeSet<u64> = mapped
         .keys()
@@ -128,18 +220,16 @@ fn anonymous_pages(vm: &ScannedVm, mapped: &BTreeMap<u64, Frame>) -> BTreeSet<u6
     for block in blocks {
         let first = block * BLOCK_PAGES as u64;
         let pages = first..(first + BLOCK_PAGES as u64).min(vm.size().0);
-        let found = vm.anonymous(pages, |run| {
+        let scanned = vm.anonymous(pages, |run| {
             let first = vm.page_at(run.start).unwrap_or(u64::MAX);
             let count = (run.end - run.start) / PAGE_SIZE;
             anonymous.extend(
                 (first..first.saturating_add(count)).filter(|page| mapped.contains_key(page)),
             );
         });
-        if found.is_err() {
-            break;
-        }
+        scanned.ok()?;
     }
-    anonymous
+    Some(anonymous)
 }
 
 /// A line of `/proc/PID/maps` (proc_pid_maps(5)): `start-end perms offset dev inode path`.

@@ -9,7 +9,7 @@ mod priority;
 mod scanner;
 mod vm;
 
-pub use audit::Audit;
+pub use audit::{Audit, NotCompared};
 pub use scanner::Totals;
 pub use vm::{SampleOrder, SampleReport, ScannedVmSpec, VmFigures};
 
@@ -18,6 +18,7 @@ use crate::event::Event;
 use crate::memory::store::Store;
 use listener::Listener;
 use page::{PageCount, VmId};
+use priority::Loan;
 use scanner::{Scanner, ScannerParts};
 use sharing::{Counts, Domain, Pace, Pressure, RateSettings, VmCounts};
 use std::collections::BTreeMap;
@@ -51,13 +52,24 @@ enum Command {
     RemoveVm(VmId),
     Rates(RateSettings, ScanPriority),
     Direct(Direction),
-    Adapt {
-        pace: Pace,
-        pressure: Pressure,
-        free: PageCount,
-    },
+    Adapt(Box<Conditions>),
+    /// Sharing costs more than it saves: look for frames that nobody uses.
+    Sweep,
     Audit(SyncSender<Audit>),
     Sample(VmId, SampleOrder),
+}
+
+/// How things stand with memory.
+#[derive(Clone, Debug)]
+pub struct Conditions {
+    /// How to go on.
+    pub pace: Pace,
+    /// Whether memory is short.
+    pub pressure: Pressure,
+    /// What may be used to bring pages home.
+    pub free: PageCount,
+    /// Anonymous pages of the VMs' processes, by the kernel.
+    pub anonymous: Vec<(VmId, PageCount)>,
 }
 
 /// What the scanner last said of itself.
@@ -84,6 +96,10 @@ pub struct Report {
 pub struct VmReport {
     /// Its pages.
     pub counts: VmCounts,
+    /// Pages that its agent was asked to map so far.
+    pub asked: u64,
+    /// Anonymous pages of its process that are no guest's, once that was looked at.
+    pub own_anonymous: Option<PageCount>,
     /// What its shared pages cost, each frame divided by its references, in thousandths of a page.
     pub charge_millipages: u64,
     /// Pages that are nominated for sharing.
@@ -104,6 +120,7 @@ pub struct PageSharing {
     // `None` only while it is being dropped.
     commands: Option<Sender<Command>>,
     wake: Event,
+    loan: Arc<Loan>,
     report: Arc<Mutex<Report>>,
     stores: Stores,
 }
@@ -118,8 +135,10 @@ impl PageSharing {
         let wake = Event::new()?;
         let report = Arc::new(Mutex::new(Report::default()));
         let stores = Stores::default();
+        let loan = Arc::new(Loan::default());
         let parts = ScannerParts {
             commands: inbox,
+            loan: Arc::clone(&loan),
             listener: Listener::new(wake.clone())?,
             report: Arc::clone(&report),
             stores: Arc::clone(&stores),
@@ -135,6 +154,7 @@ impl PageSharing {
         Ok(Self {
             commands: Some(commands),
             wake,
+            loan,
             report,
             stores,
         })
@@ -145,9 +165,9 @@ impl PageSharing {
         self.say(Command::AddVm(Box::new(spec)));
     }
 
-    /// A VM's process has ended.
+    /// A VM's process has ended. The frames that it alone showed are freed soon, however busy the machine is.
     pub fn remove_vm(&self, id: VmId) {
-        self.say(Command::RemoveVm(id));
+        self.say_and_wait(Command::RemoveVm(id));
     }
 
     /// Scan at another rate.
@@ -160,13 +180,15 @@ impl PageSharing {
         self.say(Command::Direct(direction));
     }
 
-    /// How things stand with memory: how to go on, and what may be used to bring pages home.
-    pub fn adapt(&self, pace: Pace, pressure: Pressure, free: PageCount) {
-        self.say(Command::Adapt {
-            pace,
-            pressure,
-            free,
-        });
+    /// How things stand with memory.
+    pub fn adapt(&self, conditions: Conditions) {
+        self.loan.lend();
+        self.say(Command::Adapt(Box::new(conditions)));
+    }
+
+    /// Sharing costs more than it saves: frames that nobody uses are looked for at once.
+    pub fn sweep(&self) {
+        self.say_and_wait(Command::Sweep);
     }
 
     /// Watch which of some random private pages a VM touches from now on, instead of those watched before.
@@ -178,7 +200,7 @@ impl PageSharing {
     #[must_use]
     pub fn audit(&self) -> Receiver<Audit> {
         let (answer, result) = sync_channel(1);
-        self.say(Command::Audit(answer));
+        self.say_and_wait(Command::Audit(answer));
         result
     }
 
@@ -199,6 +221,13 @@ impl PageSharing {
             .values()
             .filter_map(|store| store.allocated().ok())
             .sum()
+    }
+
+    /// Says what somebody waits for, and lends the scanner a place meanwhile.
+    fn say_and_wait(&self, command: Command) {
+        self.loan.want();
+        self.say(command);
+        self.loan.lend();
     }
 
     fn say(&self, command: Command) {

@@ -11,11 +11,12 @@
 //! frame freed while somebody maps it, so frames are freed on the agents' own words alone, or when a
 //! VM's process has ended.
 
-use super::audit::{Audit, audit};
+use super::audit::{Audit, Auditor, Walk, walk};
 use super::hash::PageHash;
 use super::listener::Listener;
+use super::priority::{Loan, Place};
 use super::vm::{Look, SampleOrder, ScannedVm, ScannedVmSpec, Source};
-use super::{Command, Direction, Report, Stores, VmReport};
+use super::{Command, Conditions, Direction, Report, Stores, VmReport};
 use crate::api::ScanPriority;
 use crate::memory::store::Store;
 use crate::protocol::page_sharing::FromAgent;
@@ -46,15 +47,15 @@ const WATCH_EVERY: Duration = Duration::from_millis(250);
 const SHORTEST_SLEEP: Duration = Duration::from_millis(100);
 /// How long an idle scanner sleeps before it looks whether anything has changed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
-/// How long news is waited for that explains what an audit found.
-const NEWS_PATIENCE: Duration = Duration::from_millis(300);
-/// How often an audit is begun anew because guests gave pages up meanwhile.
-const AUDIT_TRIES: u32 = 20;
+/// How long an audit waits for an agent to tell what it has done.
+const SYNC_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a full agent is waited for before its VM loses its turn.
 const AGENT_PATIENCE: Duration = Duration::from_millis(2);
 
 pub(super) struct Scanner {
     commands: Receiver<Command>,
+    loan: Arc<Loan>,
+    place: Place,
     listener: Listener,
     report: Arc<Mutex<Report>>,
     stores: Stores,
@@ -77,8 +78,6 @@ pub(super) struct Scanner {
     audits: Vec<SyncSender<Audit>>,
     /// Blocks looked at since something was read.
     unread_blocks: u64,
-    /// Times that an agent said that its guest gave shared pages up.
-    unmappings: u64,
     totals: Totals,
     begin: Instant,
     watched: Instant,
@@ -103,6 +102,7 @@ pub struct Totals {
 /// What a scanner is made of.
 pub(super) struct ScannerParts {
     pub(super) commands: Receiver<Command>,
+    pub(super) loan: Arc<Loan>,
     pub(super) listener: Listener,
     pub(super) report: Arc<Mutex<Report>>,
     pub(super) stores: Stores,
@@ -113,10 +113,13 @@ pub(super) struct ScannerParts {
 }
 
 impl Scanner {
+    /// To be called by the thread that will run it.
     pub(super) fn new(parts: ScannerParts) -> Self {
         let begin = Instant::now();
         Self {
             commands: parts.commands,
+            place: Place::of_scanner(&parts.loan),
+            loan: parts.loan,
             listener: parts.listener,
             report: parts.report,
             stores: parts.stores,
@@ -138,7 +141,6 @@ impl Scanner {
             },
             audits: Vec::new(),
             unread_blocks: 0,
-            unmappings: 0,
             totals: Totals::default(),
             begin,
             watched: begin,
@@ -148,11 +150,12 @@ impl Scanner {
 
     /// Runs until the host ends.
     pub(super) fn run(mut self) {
-        super::priority::set(self.priority, self.pressure);
+        self.take_place();
         while self.obey().is_ok() {
+            self.place.give_back(&self.loan);
             self.hear_agents();
             self.answer_audits();
-            self.watch_samples_now_and_then();
+            self.watch_now_and_then();
             self.publish_now_and_then();
             let sleep = match self.direction {
                 _ if !self.audits.is_empty() => Some(AGENT_PATIENCE),
@@ -169,6 +172,13 @@ impl Scanner {
         self.begin.elapsed()
     }
 
+    /// Among all that want a core.
+    fn take_place(&mut self) {
+        let is_home_coming = self.direction == Direction::BringHome;
+        self.place
+            .set(self.priority, self.pressure, is_home_coming, &self.loan);
+    }
+
     /// `Err` when the host has gone.
     fn obey(&mut self) -> Result<(), ()> {
         loop {
@@ -183,36 +193,49 @@ impl Scanner {
     fn obey_one(&mut self, command: Command) {
         match command {
             Command::AddVm(spec) => self.add_vm(*spec),
-            Command::RemoveVm(id) => self.remove_vm(id),
+            Command::RemoveVm(id) => {
+                self.remove_vm(id);
+                self.loan.done();
+            }
             Command::Rates(rates, priority) => {
                 self.priority = priority;
-                super::priority::set(priority, self.pressure);
+                self.take_place();
                 let now = self.now();
                 self.schedule.set_settings(rates, now);
             }
             Command::Direct(direction) => {
                 self.direction = direction;
+                self.take_place();
                 self.vms.values_mut().for_each(ScannedVm::forget_looks);
             }
-            Command::Adapt {
-                pace,
-                pressure,
-                free,
-            } => self.adapt(pace, pressure, free),
+            Command::Adapt(conditions) => self.adapt(*conditions),
+            Command::Sweep => {
+                let ids: Vec<VmId> = self.vms.keys().copied().collect();
+                ids.into_iter().for_each(|id| self.sweep(id));
+                self.publish();
+                self.loan.done();
+            }
             Command::Audit(answer) => self.audits.push(answer),
             Command::Sample(vm, order) => self.begin_sample(vm, order),
         }
     }
 
-    fn adapt(&mut self, pace: Pace, pressure: Pressure, free: PageCount) {
-        if pressure != self.pressure {
+    fn adapt(&mut self, conditions: Conditions) {
+        let Conditions { pace, pressure, .. } = conditions;
+        for (id, pages) in conditions.anonymous {
+            if let Some(vm) = self.vms.get_mut(&id) {
+                vm.set_anonymous(pages);
+            }
+        }
+        let is_new = pressure != self.pressure;
+        (self.pace, self.pressure, self.free) = (pace, pressure, conditions.free.0);
+        if is_new {
             let now = self.now();
             self.schedule.set_pressure(pressure, now);
             // What did not pay then may pay now.
             self.vms.values_mut().for_each(ScannedVm::forget_looks);
-            super::priority::set(self.priority, pressure);
+            self.take_place();
         }
-        (self.pace, self.pressure, self.free) = (pace, pressure, free.0);
     }
 
     fn begin_sample(&mut self, id: VmId, order: SampleOrder) {
@@ -224,19 +247,67 @@ impl Scanner {
         self.listen_to(id);
     }
 
-    fn watch_samples_now_and_then(&mut self) {
-        if self.watched.elapsed() >= WATCH_EVERY {
-            self.watched = Instant::now();
-            self.vms
-                .values_mut()
-                .for_each(ScannedVm::watch_sample_in_time);
+    fn watch_now_and_then(&mut self) {
+        if self.watched.elapsed() < WATCH_EVERY {
+            return;
+        }
+        self.watched = Instant::now();
+        self.vms
+            .values_mut()
+            .for_each(ScannedVm::watch_sample_in_time);
+        let vms = self.vms.iter();
+        let due = vms.filter(|(_, vm)| vm.is_sweep_due()).map(|(&id, _)| id);
+        for id in due.collect::<Vec<_>>() {
+            self.sweep(id);
+        }
+    }
+
+    /// Looks which of a VM's mapped pages its guest has written to, and which frames are left with one user.
+    fn sweep(&mut self, id: VmId) {
+        let Some(vm) = self.vms.get_mut(&id) else {
+            return;
+        };
+        let begin = vm.begin_sweep();
+        let is_lonely_look = vm.is_lonely_look_due();
+        let mut found = None;
+        for block in (0..vm.blocks()).map(|number| Block { vm: id, number }) {
+            let mapped = self.sharing.mapped(block);
+            if !mapped.is_empty() {
+                let Ok(broken) = vm.broken(block.number, &mapped) else {
+                    found = None;
+                    break;
+                };
+                *found.get_or_insert(0) += broken.count() as u64;
+                self.sharing.broke(block, &broken);
+            }
+            if is_lonely_look {
+                vm.note_lonely(block.number, self.sharing.lonely(block));
+            }
+        }
+        vm.end_sweep(begin, found.map(PageCount));
+        self.punch_freed();
+    }
+
+    /// Brings pages back that are alone with their frames, as far as agents have room.
+    fn give_up_lonely(&mut self) {
+        let ids: Vec<VmId> = self.vms.keys().copied().collect();
+        for id in ids {
+            while self.has_room(id)
+                && let Some(vm) = self.vms.get_mut(&id)
+                && let Some((number, pages)) = vm.next_to_give_up()
+            {
+                let block = Block { vm: id, number };
+                if let Some(request) = self.sharing.give_up(block, &pages) {
+                    self.ask(&request);
+                }
+            }
         }
     }
 
     fn add_vm(&mut self, spec: ScannedVmSpec) {
-        let (id, size) = (spec.id, spec.size);
+        let (id, size, name) = (spec.id, spec.size, spec.name.clone());
         if let Err(error) = self.try_add_vm(spec) {
-            tracing::warn!("VM {id} does not share pages: {error}");
+            tracing::warn!("{name} does not share pages: {error}");
             self.sharing.remove_vm(id);
             let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
             report.not_sharing.insert(id, error);
@@ -354,9 +425,11 @@ impl Scanner {
                     self.unread_blocks = 0;
                 }
             }
-            FromAgent::Unmapped(range) => {
-                self.unmappings += 1;
-                self.sharing.unmapped(id, range);
+            FromAgent::Unmapped(range) => self.sharing.unmapped(id, range),
+            FromAgent::Synced { number } => {
+                if let Some(vm) = self.vms.get_mut(&id) {
+                    vm.synced(number);
+                }
             }
             FromAgent::Sampled { number, dropped } => {
                 if let Some(vm) = self.vms.get_mut(&id) {
@@ -384,6 +457,7 @@ impl Scanner {
 
     /// Scans the next block. How long to sleep, if there is none now.
     fn scan(&mut self) -> Option<Duration> {
+        self.give_up_lonely();
         if self.waits_for_agents() {
             return Some(AGENT_PATIENCE);
         }
@@ -446,6 +520,7 @@ impl Scanner {
         if self.sharing.is_busy(block) {
             return 0;
         }
+        self.sharing.wait_for_others(block);
         let pass = self.schedule.passes(block.vm).unwrap_or(0);
         let to_read = self.sharing.to_read(block);
         let sharing = &self.sharing;
@@ -530,6 +605,9 @@ impl Scanner {
         for request in &plan.requests {
             self.ask(request);
         }
+        for &block in &plan.next {
+            self.schedule.prefer(block);
+        }
     }
 
     /// Copies neighbouring pages into neighbouring frames.
@@ -609,33 +687,61 @@ impl Scanner {
         if self.audits.is_empty() || !self.is_quiet() {
             return;
         }
-        let result = self.audit_undisturbed();
+        let result = self.audit();
         for answer in self.audits.drain(..) {
             // Who asked may have gone.
             drop(answer.send(result.clone()));
+            self.loan.done();
         }
     }
 
-    /// Guests go on giving pages up while their maps are read, and the agents' word of that comes later.
-    /// What disagrees is looked at again after such news.
-    fn audit_undisturbed(&mut self) -> Audit {
-        for _ in 1..AUDIT_TRIES {
-            let heard = self.unmappings;
-            let result = audit(&self.sharing, &self.vms);
-            if result.disagreements == 0 {
-                return result;
-            }
-            // An agent speaks when it has given back all that it was asked to, so it may take a while.
-            let begin = Instant::now();
-            while self.unmappings == heard && begin.elapsed() < NEWS_PATIENCE {
-                self.sleep(AGENT_PATIENCE);
-                self.hear_agents();
-            }
-            if self.unmappings == heard {
-                return result;
+    /// Compares VM by VM, and leaves out whose agent does not answer.
+    fn audit(&mut self) -> Audit {
+        let mut auditor = Auditor::default();
+        let ids: Vec<VmId> = self.vms.keys().copied().collect();
+        for id in ids {
+            let compared = self.walk_undisturbed(id);
+            let Some(vm) = self.vms.get(&id) else {
+                continue;
+            };
+            match compared {
+                Ok(walk) => auditor.compare(&self.sharing, vm, &walk),
+                Err(why) => auditor.leave_out(vm, why),
             }
         }
-        audit(&self.sharing, &self.vms)
+        auditor.end(&self.sharing, &self.vms)
+    }
+
+    /// A VM's map. What its agent had done when it was walked is in the books when this returns.
+    fn walk_undisturbed(&mut self, id: VmId) -> Result<Walk, &'static str> {
+        let vm = self.vms.get(&id).ok_or("it has gone")?;
+        // What an agent is at work on is between two states.
+        if vm.pending > 0 {
+            return Err("its agent has not answered a request");
+        }
+        let walk = walk(&self.sharing, id, vm).ok_or("its memory map cannot be read")?;
+        if walk.has_doubts() && !self.sync(id) {
+            return Err("its agent does not answer, or its process has ended");
+        }
+        Ok(walk)
+    }
+
+    /// Waits until a VM's agent has told all that it did before. False if it does not.
+    fn sync(&mut self, id: VmId) -> bool {
+        if let Some(vm) = self.vms.get_mut(&id) {
+            vm.sync();
+        }
+        self.listen_to(id);
+        let begin = Instant::now();
+        loop {
+            self.hear_agents();
+            match self.vms.get(&id) {
+                Some(vm) if vm.is_synced() => return true,
+                Some(vm) if !vm.is_gone() && begin.elapsed() < SYNC_PATIENCE => {}
+                _ => return false,
+            }
+            self.sleep(AGENT_PATIENCE);
+        }
     }
 
     fn publish_now_and_then(&mut self) {
@@ -676,6 +782,8 @@ impl Scanner {
         let charge = charge.or_else(|| self.sharing.charge_millipages(id));
         VmReport {
             counts: self.sharing.vm_counts(id).unwrap_or_default(),
+            asked: self.sharing.asked_pages(id),
+            own_anonymous: vm.own_anonymous(),
             charge_millipages: charge.unwrap_or_default(),
             hints: self.sharing.hints_of(id),
             areas_limit: self.areas_limit,

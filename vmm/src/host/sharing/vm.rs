@@ -4,6 +4,7 @@
 //! mapping of the store is read from the process's memory. Only pages that were written since the last
 //! look are read, as the kernel's page tables tell; all others are what they were.
 
+mod breaks;
 mod sample;
 
 pub use sample::{SampleOrder, SampleReport};
@@ -13,8 +14,10 @@ use crate::memory::MemoryError;
 use crate::memory::pagemap::Pagemap;
 use crate::memory::residency::FileResidency;
 use crate::memory::store::{Store, read_all};
+use crate::name::VmName;
 use crate::protocol::page_sharing::{BlockRequest, FromAgent, SharingSocket, ToAgent};
 use crate::protocol::{ChannelError, RamMapping};
+use breaks::Sweeps;
 use page::{PAGE_SIZE, PageCount, VmId};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
@@ -43,6 +46,8 @@ const READ_AT_ONCE: usize = 64;
 pub struct ScannedVmSpec {
     /// Which.
     pub id: VmId,
+    /// As people know it.
+    pub name: VmName,
     /// With whom it may share.
     pub group: Option<sharing::TrustGroup>,
     /// Its size.
@@ -60,6 +65,7 @@ pub struct ScannedVmSpec {
 /// A VM that is scanned.
 #[derive(Debug)]
 pub(super) struct ScannedVm {
+    pub(super) name: VmName,
     size: u64,
     pid: u32,
     mappings: Vec<RamMapping>,
@@ -78,11 +84,19 @@ pub(super) struct ScannedVm {
     pub(super) pending: usize,
     /// When the last was sent or answered.
     heard: Instant,
+    /// The last [`ToAgent::Sync`] that was sent, and the last that was answered.
+    syncs: (u64, u64),
     /// By block: pages that are to be looked at whether the page tables say that they were written or not.
     unknown: Vec<PageSet>,
     /// The blocks that the agent was asked to change, and what was unknown of each before.
     asked: BTreeMap<u32, PageSet>,
     sample: Option<TouchSample>,
+    sweeps: Sweeps,
+    /// By block: pages that were alone with their frames when that was looked at last.
+    lonely: BTreeMap<u32, PageSet>,
+    lonely_looked: Instant,
+    /// By block: pages whose frames are to be given up.
+    to_give_up: BTreeMap<u32, PageSet>,
     /// Pages that were written to and are armed since, and that the scanner has not read.
     owed: BTreeSet<u64>,
     pub(super) figures: VmFigures,
@@ -119,6 +133,7 @@ impl ScannedVm {
         let memory = File::open(format!("/proc/{}/mem", spec.pid));
         let blocks = usize::try_from(size.div_ceil(BLOCK_PAGES as u64)).unwrap_or(usize::MAX);
         let vm = Self {
+            name: spec.name,
             size,
             pid: spec.pid,
             mappings: spec.mappings,
@@ -133,9 +148,14 @@ impl ScannedVm {
             is_gone: false,
             pending: 0,
             heard: Instant::now(),
+            syncs: (0, 0),
             unknown: vec![PageSet::ALL; blocks],
             asked: BTreeMap::new(),
             sample: None,
+            sweeps: Sweeps::new(),
+            lonely: BTreeMap::new(),
+            lonely_looked: Instant::now(),
+            to_give_up: BTreeMap::new(),
             owed: BTreeSet::new(),
             figures: VmFigures::default(),
             buffer: vec![0; READ_AT_ONCE * PAGE_BYTES],
@@ -404,6 +424,23 @@ impl ScannedVm {
             let changed = PageSet::ALL.without(unwritten);
             self.unknown[number as usize] = before.union(&changed);
         }
+    }
+
+    /// Asks the agent to say when all that it has done so far is told.
+    pub(super) fn sync(&mut self) {
+        self.syncs.0 += 1;
+        let number = self.syncs.0;
+        self.unsent.push_back(ToAgent::Sync { number });
+        self.send_unsent();
+    }
+
+    /// All that the agent did before this sync is known now.
+    pub(super) fn synced(&mut self, number: u64) {
+        self.syncs.1 = number;
+    }
+
+    pub(super) fn is_synced(&self) -> bool {
+        self.syncs.0 == self.syncs.1
     }
 
     /// Whether its agent does not speak any more.

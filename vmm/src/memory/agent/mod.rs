@@ -323,6 +323,11 @@ impl Agent {
                     .push_back(FromAgent::Sampled { number, dropped });
                 self.send_unsent();
             }
+            // Behind all that is to be said before it.
+            Ok((ToAgent::Sync { number }, _)) => {
+                self.unsent.push_back(FromAgent::Synced { number });
+                self.send_unsent();
+            }
             Err(ChannelError::Socket(Errno::AGAIN | Errno::INTR)) => {}
             Err(error) => {
                 tracing::debug!("no more sharing: {error}");

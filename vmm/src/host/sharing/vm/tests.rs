@@ -25,6 +25,7 @@ impl Bench {
         let agent = AgentHandle::start(&ram, Some(vm)).unwrap();
         let spec = ScannedVmSpec {
             id: VmId(1),
+            name: "a".parse().unwrap(),
             group: None,
             size: PageCount(PAGES),
             pid: std::process::id(),

@@ -86,7 +86,8 @@ impl Bench {
                     return outcome;
                 }
                 Ok(FromAgent::Sampled { dropped, .. }) => self.sampled += dropped.count() as u64,
-                Ok(FromAgent::Unmapped(_)) | Err(crate::protocol::ChannelError::Socket(_)) => {
+                Ok(FromAgent::Unmapped(_) | FromAgent::Synced { .. })
+                | Err(crate::protocol::ChannelError::Socket(_)) => {
                     thread::yield_now();
                 }
                 Err(error) => panic!("{error}"),
@@ -250,13 +251,15 @@ fn pages_that_a_guest_gives_up_leave_the_store_and_the_host_is_told() {
         count: PageCount(2),
     };
     bench.agent.give_back(vec![range]);
-    let told = loop {
+    bench.host.ask(&ToAgent::Sync { number: 9 }, None).unwrap();
+    let next = || loop {
         if let Ok(message) = bench.host.hear_agent() {
             break message;
         }
         thread::yield_now();
     };
-    assert_eq!(told, FromAgent::Unmapped(range));
+    assert_eq!(next(), FromAgent::Unmapped(range));
+    assert_eq!(next(), FromAgent::Synced { number: 9 });
     assert_eq!((bench.value(4), bench.value(5)), (0, 0));
     bench.write(4, 3);
     assert_eq!(bench.value(4), 3);

@@ -96,7 +96,9 @@ impl Scanner {
         loop {
             match self.socket.hear_agent() {
                 Ok(FromAgent::Outcome { .. }) => return,
-                Ok(FromAgent::Unmapped(_) | FromAgent::Sampled { .. })
+                Ok(
+                    FromAgent::Unmapped(_) | FromAgent::Sampled { .. } | FromAgent::Synced { .. },
+                )
                 | Err(crate::protocol::ChannelError::Socket(_)) => {
                     thread::yield_now();
                 }
