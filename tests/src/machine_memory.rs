@@ -111,6 +111,33 @@ pub fn mapped_frames(pid: u32) -> BTreeSet<Frame> {
         .collect()
 }
 
+/// Bytes of a process that show a frame of a store: mapped from there, and not written to since.
+///
+/// # Panics
+/// If the process is gone.
+#[must_use]
+pub fn shown_bytes(pid: u32) -> u64 {
+    let pagemap = File::open(format!("/proc/{pid}/pagemap")).expect("root may look");
+    let shown = |area: Area| {
+        let pages =
+            usize::try_from((area.end - area.start) / PAGE_BYTES as u64).expect("it is mapped");
+        let mut entries = vec![0; pages * 8];
+        let start = area.start / PAGE_BYTES as u64 * 8;
+        pagemap
+            .read_exact_at(&mut entries, start)
+            .expect("the process runs");
+        let (entries, _) = entries.as_chunks::<8>();
+        let is_shown = |entry: &&[u8; 8]| {
+            // Present, and of a file or shared (proc_pid_pagemap(5)). One that nobody has touched shows it too.
+            let bits = u64::from_le_bytes(**entry);
+            bits >> 63 == 0 || bits >> 61 & 1 == 1
+        };
+        entries.iter().filter(is_shown).count()
+    };
+    let pages: usize = store_areas(pid).into_iter().map(shown).sum();
+    (pages * PAGE_BYTES) as u64
+}
+
 /// The stores that a process has a descriptor of, and whether each can be written through it.
 ///
 /// # Panics

@@ -5,7 +5,7 @@ use crate::cpu;
 use crate::holder::{Holder, Job, Kind};
 use anyhow::{Context, Result, bail, ensure};
 use ballonet::api::ScanPriority;
-use ballonet::host::sharing::{PageSharing, Report, ScannedVmSpec};
+use ballonet::host::sharing::{Conditions, PageSharing, Report, ScannedVmSpec};
 use page::{PAGE_SIZE, PageCount, VmId};
 use sharing::{Pace, Pressure, RateSettings, TrustGroup};
 use std::fs::File;
@@ -92,6 +92,7 @@ impl Ours {
         for (number, (vm, file)) in (1..).zip(self.vms.iter_mut().zip(&self.files)) {
             let spec = ScannedVmSpec {
                 id: VmId(number),
+                name: format!("vm-{number}").parse()?,
                 group: Some(TrustGroup::try_from(String::from("bench"))?),
                 size: PageCount(file.metadata()?.len() / PAGE_SIZE),
                 pid: vm.pid(),
@@ -109,8 +110,13 @@ impl Ours {
 
     /// As when memory is short: then not even a pass a second is kept to.
     pub(crate) fn hurry(&self) -> Result<()> {
-        self.sharing()?
-            .adapt(Pace::GoOn, Pressure::Short, PageCount::ZERO);
+        let conditions = Conditions {
+            pace: Pace::GoOn,
+            pressure: Pressure::Short,
+            free: PageCount::ZERO,
+            anonymous: Vec::new(),
+        };
+        self.sharing()?.adapt(conditions);
         Ok(())
     }
 
