@@ -464,6 +464,9 @@ pub struct DiskView {
     pub read_only: bool,
     /// Whether the host's page cache is left out.
     pub direct: bool,
+    /// Whether the guest gets the file as it stands even where that looks like no raw image.
+    #[serde(default)]
+    pub raw: bool,
     /// Its size.
     pub size_bytes: u64,
     /// What the guest did with it.
@@ -476,6 +479,7 @@ impl DiskView {
             path: spec.path.clone(),
             read_only: spec.read_only,
             direct: spec.direct,
+            raw: spec.raw,
             size_bytes: figures.size_bytes,
             counters: figures.counters,
         }

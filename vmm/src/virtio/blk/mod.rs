@@ -15,6 +15,7 @@
 //! nobody who cuts it can stop the VM.
 
 mod engine;
+mod format;
 mod image;
 mod operation;
 mod plan;
