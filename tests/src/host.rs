@@ -3,6 +3,7 @@
 use crate::console::GuestConsole;
 use crate::place::Place;
 use crate::process::{self, Signal};
+use crate::program::program;
 use crate::wait::{patience, wait_until};
 use crate::{Value, number, text, vms};
 use std::fs::File;
@@ -13,6 +14,10 @@ use std::time::{Duration, Instant};
 
 /// Rounds are short, so that tests are.
 const INTERVAL_MS: &str = "200";
+
+/// Makes two taps, up, and something that is none.
+const MAKE_TAPS: &str = "for tap in tap0 tap1; do ip tuntap add $tap mode tap && \
+     ip link set $tap up || exit; done; ip tuntap add tun0 mode tun";
 
 /// A running host in a place of its own. Told to end when it is dropped.
 #[derive(Debug)]
@@ -32,6 +37,27 @@ impl TestHost {
     #[must_use]
     pub fn start_in(place: Place, budget: &str) -> Self {
         let command = place.command(&["host", "--memory", budget, "--interval-ms", INTERVAL_MS]);
+        Self::start_by(place, command)
+    }
+
+    /// A host in a network of its own, in which there are `tap0` and `tap1`, and `tun0`, which is no tap.
+    #[must_use]
+    pub fn start_with_taps(budget: &str) -> Self {
+        Self::start_after(MAKE_TAPS, budget, INTERVAL_MS)
+    }
+
+    /// A host with a network and mounts of its own, as a script leaves them; the script runs in the place's folder.
+    #[must_use]
+    pub fn start_after(script: &str, budget: &str, interval_ms: &str) -> Self {
+        let place = Place::new();
+        let script = format!("{{ {script}; }} && exec \"$@\"");
+        let mut command = Command::new("unshare");
+        command
+            .args(["--net", "--mount", "sh", "-c", &script, "sh"])
+            .arg(program())
+            .args(["host", "--memory", budget, "--interval-ms", interval_ms])
+            .current_dir(place.path());
+        place.adapt(&mut command);
         Self::start_by(place, command)
     }
 

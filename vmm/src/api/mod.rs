@@ -471,6 +471,9 @@ pub struct DiskView {
     pub size_bytes: u64,
     /// What the guest did with it.
     pub counters: DiskCounters,
+    /// What the kernel said of the last request that its file failed.
+    #[serde(default)]
+    pub last_error: Option<String>,
 }
 
 impl DiskView {
@@ -482,8 +485,13 @@ impl DiskView {
             raw: spec.raw,
             size_bytes: figures.size_bytes,
             counters: figures.counters,
+            last_error: figures.last_error.map(os_error),
         }
     }
+}
+
+fn os_error(number: i32) -> String {
+    std::io::Error::from_raw_os_error(number).to_string()
 }
 
 /// A balloon, in bytes.
