@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::Command;
 use tests::linux::{GuestMemory, Image, LinuxGuest, LinuxKernel, where_linux_runs};
 use tests::process::{self, Signal};
@@ -16,6 +17,41 @@ use tests::{Done, MIB, Place, TestHost, number, wait_for, wait_until};
 /// How long the outer machine may run for one claim, in seconds; the longest takes half on a machine
 /// that is busy with other things.
 const LIMIT: u32 = 500;
+
+/// What `tests/linux/build` would download, where apt has that folder for a cache, if any.
+fn packages(cache: Option<&Path>) -> String {
+    let mut build = Command::new(BUILD);
+    build.arg("--packages");
+    if let Some(cache) = cache {
+        build.env("APT_CONFIG", cache.join("apt.conf"));
+    }
+    tests::run_to_end(&mut build).expect_success()
+}
+
+const BUILD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/linux/build");
+
+/// apt does not speak of what it has.
+#[test]
+fn what_guests_are_made_of_does_not_follow_from_what_lies_in_apts_cache() {
+    const PACKAGE: &str = "liblzma5";
+    let all = packages(None);
+    assert!(all.contains(PACKAGE), "{all}");
+    let cache = tempfile::tempdir().expect("a temporary folder can be made");
+    let setting = format!("Dir::Cache::archives \"{}\";\n", cache.path().display());
+    std::fs::write(cache.path().join("apt.conf"), setting).expect("a file can be written");
+    let mut apt = Command::new("apt-get");
+    let uris = ["download", "--print-uris", "-qq", PACKAGE];
+    let told = tests::run_to_end(apt.args(uris).current_dir(cache.path())).expect_success();
+    let words: Vec<&str> = told.split(' ').collect();
+    let [_, name, size, ..] = words[..] else {
+        panic!("no name and size in {told}");
+    };
+    // apt looks at its length only.
+    let file = File::create(cache.path().join(name)).expect("a file can be made");
+    let size = size.parse().expect("a number");
+    file.set_len(size).expect("a hole is cheap");
+    assert_eq!(packages(Some(cache.path())), all);
+}
 
 /// A kernel that runs as it should on so many processors.
 fn check_kernel(guest: &mut LinuxGuest<'_>, kernel: &LinuxKernel, vcpus: &str) {
