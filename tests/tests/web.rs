@@ -146,12 +146,9 @@ fn histories_have_a_point_a_second_for_the_host_and_each_vm() {
             );
         }
     }
-    assert_eq!(
-        json(&web.get("/v1/history?vm=a&span=1d").body)["time_ms"]
-            .as_array()
-            .map(Vec::len),
-        Some(1)
-    );
+    let day = json(&web.get("/v1/history?vm=a&span=1d").body);
+    let minutes = day["time_ms"].as_array().map_or(0, Vec::len);
+    assert!(minutes > 0, "{day}");
     for (path, status) in [
         ("/v1/history?vm=b", 404),
         ("/v1/history?span=2h", 400),
