@@ -1,6 +1,6 @@
 //! A browser that a test drives, through Chromium's own driver.
 
-use crate::wait::{PATIENCE, wait_for};
+use crate::wait::{patience, wait_for};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -170,8 +170,8 @@ impl Browser {
         let body = body.to_string();
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the driver listens");
         stream
-            .set_read_timeout(Some(PATIENCE))
-            .expect("60 s are a time-out");
+            .set_read_timeout(Some(patience()))
+            .expect("it is not zero");
         write!(
             stream,
             "{method} {path} HTTP/1.1\r\nHost: localhost:{}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",

@@ -1,7 +1,7 @@
 //! Lines to and from a guest, through `ballonet console` with its input from a pipe.
 
 use crate::place::Place;
-use crate::wait::wait_for;
+use crate::wait::wait_while_progress;
 use crate::{Value, number};
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, Stdio};
@@ -49,9 +49,25 @@ impl Printed {
     /// # Panics
     /// If it does not come.
     pub fn wait_for(&self, text: &str, start: usize) {
-        wait_for(&format!("'{text}' is printed"), || {
-            self.text_from(start).contains(text).then_some(())
+        self.wait_for_part(&format!("'{text}' is printed"), start, |printed| {
+            printed.contains(text).then_some(())
         });
+    }
+
+    /// Waits until there is something to find in what comes after the first `start` bytes, as long as more comes.
+    ///
+    /// # Panics
+    /// If it does not come.
+    pub fn wait_for_part<T>(
+        &self,
+        what: &str,
+        start: usize,
+        find: impl Fn(&str) -> Option<T>,
+    ) -> T {
+        wait_while_progress(what, || {
+            let count = self.count();
+            find(&self.text_from(start)).ok_or(count)
+        })
     }
 }
 
@@ -111,8 +127,8 @@ impl GuestConsole {
         let start = self.printed.count();
         self.type_line(line);
         let echo = format!("{line}\r\n");
-        wait_for(&format!("the guest answers '{line}'"), || {
-            let text = self.printed.text_from(start);
+        let what = format!("the guest answers '{line}'");
+        self.printed.wait_for_part(&what, start, |text| {
             let (_, answer) = text.split_once(&echo)?;
             let (answer, _) = answer.split_once("> ")?;
             Some(answer.to_owned())
@@ -150,9 +166,22 @@ impl GuestConsole {
 
     /// Waits until the guest has checked more pages than `count`; its report then.
     pub fn wait_for_checks(&mut self, count: u64) -> Value {
-        wait_for("the guest checks pages", || {
+        self.wait_for_figure("/checks", count + 1)
+    }
+
+    /// Waits until the guest holds so much memory; its report then.
+    pub fn wait_until_held(&mut self, bytes: u64) -> Value {
+        self.wait_for_figure("/held", bytes / 4096)
+    }
+
+    /// Waits until a figure of the guest's report is as large, as long as it rises; the report then.
+    pub fn wait_for_figure(&mut self, pointer: &str, least: u64) -> Value {
+        wait_while_progress(&format!("{pointer} of the guest's report rises"), || {
             let report = self.report();
-            (number(&report, "/checks") > count).then_some(report)
+            match number(&report, pointer) {
+                figure if figure >= least => Ok(report),
+                figure => Err(figure),
+            }
         })
     }
 }

@@ -3,16 +3,20 @@
 use crate::console::GuestConsole;
 use crate::place::Place;
 use crate::process::{self, Signal};
-use crate::wait::{patience, wait_until};
+use crate::program::program;
+use crate::wait::{wait_for, wait_until, wait_until_at_least, wait_while_progress};
 use crate::{Value, number, text, vms};
+use std::cmp::Reverse;
 use std::fs::File;
 use std::ops::Deref;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 /// Rounds are short, so that tests are.
 const INTERVAL_MS: &str = "200";
+
+/// Makes two taps, up, and something that is none.
+const MAKE_TAPS: &str = "for tap in tap0 tap1; do ip tuntap add $tap mode tap && \
+     ip link set $tap up || exit; done; ip tuntap add tun0 mode tun";
 
 /// A running host in a place of its own. Told to end when it is dropped.
 #[derive(Debug)]
@@ -32,6 +36,27 @@ impl TestHost {
     #[must_use]
     pub fn start_in(place: Place, budget: &str) -> Self {
         let command = place.command(&["host", "--memory", budget, "--interval-ms", INTERVAL_MS]);
+        Self::start_by(place, command)
+    }
+
+    /// A host in a network of its own, in which there are `tap0` and `tap1`, and `tun0`, which is no tap.
+    #[must_use]
+    pub fn start_with_taps(budget: &str) -> Self {
+        Self::start_after(MAKE_TAPS, budget, INTERVAL_MS)
+    }
+
+    /// A host with a network and mounts of its own, as a script leaves them; the script runs in the place's folder.
+    #[must_use]
+    pub fn start_after(script: &str, budget: &str, interval_ms: &str) -> Self {
+        let place = Place::new();
+        let script = format!("{{ {script}; }} && exec \"$@\"");
+        let mut command = Command::new("unshare");
+        command
+            .args(["--net", "--mount", "sh", "-c", &script, "sh"])
+            .arg(program())
+            .args(["host", "--memory", budget, "--interval-ms", interval_ms])
+            .current_dir(place.path());
+        place.adapt(&mut command);
         Self::start_by(place, command)
     }
 
@@ -138,11 +163,25 @@ impl TestHost {
 
     /// Waits until the balloon of a VM has the size that it should have, and nothing moves.
     pub fn wait_for_balloon(&self, name: &str, held_bytes: u64) {
-        wait_until("the balloon has its size", || {
+        wait_while_progress("the balloon has its size", || {
             let vm = self.vm(name);
-            number(&vm, "/balloon/held") == held_bytes
-                && number(&vm, "/balloon/target") == held_bytes
+            let missing = |figure| number(&vm, figure).abs_diff(held_bytes);
+            match missing("/balloon/held") + missing("/balloon/target") {
+                0 => Ok(()),
+                missing => Err(Reverse(missing)),
+            }
         });
+    }
+
+    /// Waits until a figure of a VM is as large, as long as it rises.
+    pub fn wait_for_figure(&self, name: &str, pointer: &str, least: u64) {
+        let what = format!("{pointer} of {name} rises to {least}");
+        wait_until_at_least(&what, least, || number(&self.vm(name), pointer));
+    }
+
+    /// Waits until so much of a VM's memory is backed.
+    pub fn wait_until_backed(&self, name: &str, bytes: u64) {
+        self.wait_for_figure(name, "/memory_file_bytes", bytes);
     }
 
     /// Sends the host a signal and waits for its end; the place stays.
@@ -166,18 +205,11 @@ impl TestHost {
     }
 }
 
+/// One that does not end is killed by its place.
 fn wait_for_end(child: &mut Child) -> ExitStatus {
-    let begin = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().expect("a child can be waited for") {
-            return status;
-        }
-        if begin.elapsed() > patience() {
-            child.kill().expect("a child can be killed");
-            panic!("the host does not end");
-        }
-        sleep(Duration::from_millis(10));
-    }
+    wait_for("the host ends", || {
+        child.try_wait().expect("a child can be waited for")
+    })
 }
 
 impl Deref for TestHost {

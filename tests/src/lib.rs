@@ -3,7 +3,7 @@
 //! Each test has a [`Place`] of its own: a temporary folder with a socket, in which a host may
 //! live. At its end the place looks whether anything was left behind there, a process, a socket,
 //! a lock or a file, and fails the test if so. Nothing here measures time: what is waited for
-//! comes, or does not come within a generous time.
+//! comes, or nothing has moved for a long time.
 
 pub mod browser;
 pub mod console;
@@ -28,7 +28,9 @@ pub use host::TestHost;
 pub use place::Place;
 pub use program::{Done, run_to_end};
 pub use serde_json::{Value, json};
-pub use wait::{PATIENCE, patience, wait_for, wait_until};
+pub use wait::{
+    patience, wait_for, wait_until, wait_until_at_least, wait_until_at_most, wait_while_progress,
+};
 
 /// Bytes in a MiB.
 pub const MIB: u64 = 1 << 20;

@@ -6,7 +6,7 @@
 use crate::console::GuestConsole;
 use crate::host::TestHost;
 use crate::outer_machine::test_inside_with;
-use crate::wait::{SLOWNESS_VARIABLE, wait_for, wait_until};
+use crate::wait::{SLOWNESS_VARIABLE, wait_until, wait_while_progress};
 use crate::{Value, vms};
 use std::collections::BTreeMap;
 use std::env;
@@ -230,10 +230,10 @@ pub struct LinuxGuest<'a> {
 
 impl LinuxGuest<'_> {
     fn wait_until_ready(self) -> Self {
-        wait_for("the guest is ready", || {
-            self.lines()
-                .any(|line| line.starts_with("ready "))
-                .then_some(())
+        wait_while_progress("the guest is ready", || {
+            let printed = self.console.text().len();
+            let is_ready = self.lines().any(|line| line.starts_with("ready "));
+            if is_ready { Ok(()) } else { Err(printed) }
         });
         assert!(
             !self.console.text().contains("failed: "),
@@ -273,12 +273,15 @@ impl LinuxGuest<'_> {
     /// If there is none.
     #[must_use]
     pub fn answer(&self, order: u32) -> (String, u8) {
-        wait_for(&format!("order {order} is done"), || {
-            let text = self.console.text();
+        let done = |text: &str| {
             let (_, answer) = text.split_once(&format!("begin {order}\n"))?;
             let (answer, status) = answer.split_once(&format!("end {order} "))?;
             let (status, _) = status.split_once('\n')?;
             Some((answer.to_owned(), status.parse().ok()?))
+        };
+        wait_while_progress(&format!("order {order} is done"), || {
+            let text = self.console.text();
+            done(&text).ok_or(text.len())
         })
     }
 

@@ -193,7 +193,7 @@ impl Drop for Place {
         let begin = Instant::now();
         let mut left = self.left_behind();
         // A test that has failed already has left things in the middle.
-        while !left.is_empty() && !std::thread::panicking() && begin.elapsed() < patience() / 4 {
+        while !left.is_empty() && !std::thread::panicking() && begin.elapsed() < patience() {
             sleep(POLL);
             left = self.left_behind();
         }

@@ -1,5 +1,6 @@
 //! The program under test and its commands.
 
+use crate::process::cpu_ticks;
 use crate::wait::patience;
 use std::env;
 use std::io::{Read, Write};
@@ -114,12 +115,17 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Done {
         // A command that does not read its input is free not to.
         drop(stdin.write_all(input));
     }
-    let begin = Instant::now();
+    let (mut worked, mut moved) = (0, Instant::now());
     let status = loop {
         if let Some(status) = child.try_wait().expect("a child can be waited for") {
             break status;
         }
-        if begin.elapsed() > patience() * 2 {
+        let ticks = cpu_ticks(child.id());
+        if ticks > worked {
+            (worked, moved) = (ticks, Instant::now());
+        }
+        // Some wait for a minute by themselves.
+        if moved.elapsed() > patience() * 2 {
             child.kill().expect("a child can be killed");
             panic!("`{words}` does not end");
         }

@@ -3,8 +3,9 @@
 use crate::console::{Printed, parse_report};
 use crate::guest_image::guest_image;
 use crate::process::resident_bytes;
-use crate::wait::{PATIENCE, wait_for};
-use crate::{Value, json};
+use crate::wait::{patience, wait_for, wait_while_progress};
+use crate::{Value, json, number};
+use std::cmp::Reverse;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -77,8 +78,8 @@ impl Qemu {
             UnixStream::connect(&socket).ok()
         });
         stream
-            .set_read_timeout(Some(PATIENCE))
-            .expect("60 s are a time-out");
+            .set_read_timeout(Some(patience()))
+            .expect("it is not zero");
         let mut qemu = Self {
             process,
             input,
@@ -121,9 +122,12 @@ impl Qemu {
     /// Asks the balloon to leave the guest that many bytes, and waits until it has.
     pub fn balloon_to(&mut self, bytes: u64) {
         self.execute("balloon", &json!({ "value": bytes }));
-        wait_for("the balloon has its size", || {
+        wait_while_progress("the balloon has its size", || {
             let left = self.execute("query-balloon", &json!({}));
-            (left.get("actual") == Some(&json!(bytes))).then_some(())
+            match number(&left, "/actual").abs_diff(bytes) {
+                0 => Ok(()),
+                missing => Err(Reverse(missing)),
+            }
         });
     }
 
@@ -149,8 +153,8 @@ impl Qemu {
         let start = self.printed.count();
         writeln!(self.input, "{line}").expect("QEMU reads");
         let echo = format!("{line}\r\n");
-        wait_for(&format!("the guest answers '{line}'"), || {
-            let text = self.printed.text_from(start);
+        let what = format!("the guest answers '{line}'");
+        self.printed.wait_for_part(&what, start, |text| {
             let (_, answer) = text.split_once(&echo)?;
             Some(answer.split_once("> ")?.0.to_owned())
         })

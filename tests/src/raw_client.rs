@@ -1,6 +1,6 @@
 //! A client of the host's socket that need not keep to any protocol.
 
-use crate::wait::PATIENCE;
+use crate::wait::patience;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -18,11 +18,11 @@ impl RawClient {
     pub fn connect(socket: &Path) -> Self {
         let stream = UnixStream::connect(socket).expect("a host listens");
         stream
-            .set_read_timeout(Some(PATIENCE))
-            .expect("60 s are a time-out");
+            .set_read_timeout(Some(patience()))
+            .expect("it is not zero");
         stream
-            .set_write_timeout(Some(PATIENCE))
-            .expect("60 s are a time-out");
+            .set_write_timeout(Some(patience()))
+            .expect("it is not zero");
         Self(stream)
     }
 

@@ -2,7 +2,7 @@
 //! alike, the proof that the host's books are right, and trouble.
 
 use crate::machine_memory::used_bytes;
-use crate::{GuestConsole, Place, TestHost, Value, number, states_total, vms, wait_until};
+use crate::{GuestConsole, Place, TestHost, Value, number, states_total, vms};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -35,10 +35,7 @@ pub fn boot(host: &TestHost, name: &str, memory: &str, group: Option<&str>, work
 
 /// Waits until a guest's workload holds that much.
 pub fn wait_until_held(host: &TestHost, name: &str, bytes: u64) {
-    let mut console = host.console(name);
-    wait_until("the guest holds its memory", || {
-        number(&console.report(), "/held") * 4096 >= bytes
-    });
+    host.console(name).wait_until_held(bytes);
 }
 
 /// Has the host compare its books with the kernel's page tables: they must agree.

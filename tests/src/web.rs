@@ -2,7 +2,7 @@
 
 use crate::host::TestHost;
 use crate::place::Place;
-use crate::wait::{PATIENCE, wait_for};
+use crate::wait::{patience, wait_for};
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -129,8 +129,8 @@ impl Web {
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).expect("the host listens");
         stream
-            .set_read_timeout(Some(PATIENCE))
-            .expect("60 s are a time-out");
+            .set_read_timeout(Some(patience()))
+            .expect("it is not zero");
         stream
     }
 

@@ -275,6 +275,43 @@ fn files_that_cannot_be_disks_are_refused_by_name() {
     fs::remove_dir(file("folder")).expect("it was made above");
 }
 
+/// The guest would take the file for the disk itself, and might write over its header.
+#[test]
+fn an_image_that_is_not_raw_is_refused_with_the_command_that_makes_a_raw_one_of_it() {
+    let host = TestHost::start("256M");
+    let path = host.temporary_folder().join("disk");
+    let disk = path.display().to_string();
+    let run = |disk: &str| host.run(&["run", "--name", "a", "--memory", "64M", "--disk", disk]);
+    for (at, bytes, command) in [
+        (
+            0,
+            &b"QFI\xfb\0\0\0\x03"[..],
+            "qemu-img convert -f qcow2 -O raw",
+        ),
+        (0, b"KDMV", "qemu-img convert -f vmdk -O raw"),
+        (7680, b"conectix", "qemu-img convert -f vpc -O raw"),
+        (64, b"\x7f\x10\xda\xbe", "qemu-img convert -f vdi -O raw"),
+        (0, b"\x1f\x8b\x08\0", "gzip -dc"),
+    ] {
+        let mut contents = vec![0; 8192];
+        contents[at..at + bytes.len()].copy_from_slice(bytes);
+        fs::write(&path, contents).expect("a file can be made");
+        let said = [&*disk, command, ",raw"];
+        run(&disk).expect_failure(1, &said);
+        run(&format!("{disk},ro")).expect_failure(1, &said);
+        let body = format!(r#"{{"memory_bytes": 67108864, "disks": [{{"path": "{disk}"}}]}}"#);
+        let answer = ask(&host.socket(), "POST", "/v1/vms", body.as_bytes());
+        assert_eq!(status_of(&answer), "422", "{answer}");
+        assert!(answer.contains(command), "{answer}");
+        assert_untouched(&host);
+    }
+    let _started = run(&format!("{disk},raw")).expect_success();
+    assert_eq!(host.vm("a")["disks"][0]["raw"], true);
+    assert!(host.ok(&["run", "--help"]).contains(",raw"));
+    host.ok(&["stop", "a"]);
+    fs::remove_file(path).expect("it was made above");
+}
+
 #[test]
 fn a_disk_has_one_vm_that_writes_it() {
     let host = TestHost::start("512M");

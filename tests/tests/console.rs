@@ -29,7 +29,7 @@ fn a_console_takes_the_terminal_raw_and_gives_it_back_as_it_was() {
     terminal.shown.wait_for("the VM runs on", 0);
     assert!(terminal.wait_for_end().success());
     assert!(!terminal.is_raw(), "{}", terminal.modes());
-    assert_eq!(host.vm("a")["responding"], true);
+    wait_until("the VM runs on", || host.vm("a")["responding"] == true);
 }
 
 #[test]
@@ -272,14 +272,15 @@ fn top_erases_nothing_and_writes_only_what_has_changed() {
         samples() > first + 25
     });
     let written = terminal.shown.text_from(start);
+    let rounds = usize::try_from(samples() - first).expect("a few");
     assert!(
         !written.contains("\x1b[2J") && !written.contains("\x1b[J"),
         "{written}"
     );
-    // Whole screens would be some dozen times 80 columns of 24 rows.
+    // A whole screen would be 80 columns of 24 rows each time.
     assert!(
-        (1..20_000).contains(&written.len()),
-        "{} bytes",
+        (1..800 * rounds).contains(&written.len()),
+        "{} bytes in {rounds} rounds",
         written.len()
     );
     terminal.type_keys(CTRL_C);

@@ -78,6 +78,28 @@ fn a_change_on_the_page_reaches_the_vm_once_the_token_was_given() {
     assert_eq!(browser.errors(), Vec::<String>::new());
 }
 
+#[test]
+fn the_page_of_a_vm_shows_its_disks_and_nothing_of_the_kind_where_there_are_none() {
+    let (host, web) = Web::start("256M");
+    let disk = host.temporary_folder().join("disk.img");
+    std::fs::write(&disk, [0; 8192]).expect("a file can be made");
+    let path = disk.display().to_string();
+    host.boot_vm("a", &["--memory", "64M", "--disk", &format!("{path},ro")]);
+    host.boot_vm("b", &["--memory", "64M"]);
+    let browser = open(&web);
+    browser.go(&format!("http://{}/#/vm/a", web.address));
+    for words in [&*path, "8 KiB, read only", "0 reads"] {
+        browser.wait_until(words, &says("#vm-devices", words));
+    }
+    browser.go(&format!("http://{}/#/vm/b", web.address));
+    browser.wait_until(
+        "no disks",
+        "return document.querySelector('#vm-name').textContent === 'b' && document.querySelector('#devices-panel').hidden",
+    );
+    assert_eq!(browser.errors(), Vec::<String>::new());
+    std::fs::remove_file(disk).expect("it was made above");
+}
+
 /// The host's own checks, in its own words, where they were caused.
 #[test]
 fn what_the_host_refuses_is_said_beside_what_was_typed() {

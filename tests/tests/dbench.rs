@@ -6,7 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tests::qemu::Qemu;
-use tests::{GuestConsole, MIB, TestHost, Value, number, wait_for, wait_until};
+use tests::{
+    GuestConsole, MIB, TestHost, Value, number, wait_until, wait_until_at_least, wait_until_at_most,
+};
 
 /// The first word of every block that `dbench` of the guest wrote.
 const MAGIC: u64 = 0x424e_4c54;
@@ -30,11 +32,9 @@ fn has_no_errors(report: &Value) {
 
 fn wait_for_more(console: &mut GuestConsole, key: &str, more: u64) -> Value {
     let before = number(&console.report(), key);
-    wait_for(&format!("{key} rises by {more}"), || {
-        let report = console.report();
-        has_no_errors(&report);
-        (number(&report, key) >= before + more).then_some(report)
-    })
+    let report = console.wait_for_figure(key, before + more);
+    has_no_errors(&report);
+    report
 }
 
 /// Blocks of the image that name a guest and their own number, and those that do not but have contents.
@@ -82,8 +82,9 @@ fn files_are_right_whatever_the_balloon_does_and_all_on_the_disk_at_the_end() {
     let report = console.report();
     assert!(number(&report, "/misses") > 0, "{report:#}");
     console.ask("stop");
-    wait_until("the cache is gone", || {
-        number(&console.report(), "/held") == 0
+    // What was not written back yet is now.
+    wait_until_at_most("the cache is gone", 0, || {
+        number(&console.report(), "/held")
     });
     has_no_errors(&console.report());
     let (right, wrong) = blocks_of(&image, number(&report, "/guest"));
@@ -171,14 +172,14 @@ fn files_are_right_on_qemus_disk_too() {
     for left in [96 * MIB, 64 * MIB, 128 * MIB] {
         qemu.balloon_to(left);
         let before = number(&qemu.report(), "/misses");
-        wait_until("clients go on", || {
+        wait_until_at_least("clients go on", before + 500, || {
             let report = qemu.report();
             has_no_errors(&report);
-            number(&report, "/misses") > before + 500
+            number(&report, "/misses")
         });
     }
     qemu.ask("stop");
-    wait_until("the cache is gone", || number(&qemu.report(), "/held") == 0);
+    wait_until_at_most("the cache is gone", 0, || number(&qemu.report(), "/held"));
     let (right, wrong) = blocks_of(&image, 1);
     assert_eq!(wrong, 0);
     assert!(right > 48 * MIB / 4096, "{right} blocks were written");

@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::Instant;
 use tests::process::{self, Signal, cpu_ticks};
 use tests::{
-    GuestConsole, MIB, PATIENCE, Place, TestHost, Value, number, text, vms, wait_for, wait_until,
+    GuestConsole, MIB, Place, TestHost, Value, number, patience, text, vms, wait_for, wait_until,
 };
 
 const SMALL: [&str; 4] = ["--memory", "64M", "--workload", "verify:size=16M"];
@@ -29,12 +29,14 @@ fn a_vm_that_is_killed_takes_nothing_from_the_others() {
     }
     let others = ["a", "b", "d"];
     let mut consoles: Vec<GuestConsole> = others.iter().map(|name| host.console(name)).collect();
-    wait_until("the guests hold their memory", || {
-        let overview = host.overview();
-        vms(&overview)
-            .iter()
-            .all(|vm| number(vm, "/used_bytes") > 16 * MIB)
-    });
+    for console in &mut consoles {
+        console.wait_until_held(16 * MIB);
+    }
+    host.wait_until_backed("c", 16 * MIB);
+    for name in others {
+        // All that it will ever use.
+        host.wait_until_backed(name, 16 * MIB);
+    }
     let used_before = number(&host.overview(), "/host/used_bytes");
     process::signal(host.pid("c"), Signal::KILL);
 
@@ -59,8 +61,14 @@ fn a_vm_that_is_killed_takes_nothing_from_the_others() {
 #[test]
 fn a_vm_that_is_killed_while_it_starts_is_reported_and_leaves_its_name_free() {
     let host = TestHost::start("256M");
-    let mut told = 0;
-    for _ in 0..20 {
+    let (begin, mut told, mut tries) = (Instant::now(), 0, 0);
+    // On a machine with other work it may often be too late.
+    while tries < 20 || told == 0 {
+        tries += 1;
+        assert!(
+            begin.elapsed() < 2 * patience(),
+            "no start of {tries} was early enough to be killed"
+        );
         let run = host
             .command(&["run", "--name", "x", "--memory", "64M"])
             .stdout(Stdio::null())
@@ -81,14 +89,13 @@ fn a_vm_that_is_killed_while_it_starts_is_reported_and_leaves_its_name_free() {
         }
         wait_until("nothing of it is left", || !is_listed(&host, "x"));
     }
-    assert!(told > 0, "no start was early enough to be killed");
     host.boot_vm("x", &SMALL);
 }
 
 /// Kills the first process that is neither the host nor a command, as soon as it is there.
 fn kill_at_birth(host: &TestHost, run: u32) {
     let begin = Instant::now();
-    while begin.elapsed() < PATIENCE {
+    while begin.elapsed() < patience() {
         let newborn = host
             .processes()
             .into_iter()
@@ -199,9 +206,7 @@ fn a_vm_whose_memory_does_not_come_is_refused_and_holds_up_nobody() {
         "verify:size=max",
     ];
     host.boot_vm("a", &busy);
-    wait_until("it holds most of the memory", || {
-        number(&host.vm("a"), "/memory_file_bytes") > 150 * MIB
-    });
+    host.wait_until_backed("a", 150 * MIB);
     let pid = host.pid("a");
     process::signal(pid, Signal::STOP);
     std::thread::scope(|scope| {
@@ -240,9 +245,7 @@ fn a_host_that_is_told_to_end_does_not_wait_for_vms_that_wait() {
         "verify:size=max",
     ];
     host.boot_vm("a", &busy);
-    wait_until("it holds most of the memory", || {
-        number(&host.vm("a"), "/memory_file_bytes") > 150 * MIB
-    });
+    host.wait_until_backed("a", 150 * MIB);
     process::signal(host.pid("a"), Signal::STOP);
     let mut run = host
         .command(&["run", "--name", "b", "--memory", "128M", "--min", "96M"])
@@ -276,7 +279,9 @@ fn a_vm_that_does_not_answer_holds_up_nobody_and_is_stopped_by_force() {
     wait_until("it shows", || host.vm("silent")["responding"] == false);
     assert!(host.ok(&["ps"]).contains("silent "));
 
-    assert_eq!(host.vm("other")["responding"], true);
+    wait_until("the other answers", || {
+        host.vm("other")["responding"] == true
+    });
     let mut console = host.console("other");
     let before = number(&console.report(), "/checks");
     console.wait_for_checks(before + 1000);

@@ -18,7 +18,6 @@ fn a_demo_moves_memory_between_overcommitted_guests_and_every_byte_is_right() {
     let used_max = number(&summary, "/used_max_bytes");
     assert!(used_max > 0 && used_max <= budget, "{summary:#}");
     assert_eq!(number(&summary, "/verify_errors"), 0, "{summary:#}");
-    assert!(number(&summary, "/verify_checks") > 100_000, "{summary:#}");
     assert_eq!(number(&summary, "/state_sum_violations"), 0, "{summary:#}");
     let names: Vec<&Value> = vms(&summary).iter().map(|vm| &vm["name"]).collect();
     assert_eq!(names, NAMES);

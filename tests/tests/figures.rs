@@ -5,7 +5,7 @@ use std::time::Duration;
 use tests::machine_memory::used_bytes;
 use tests::process::{self, Signal};
 use tests::web::{Web, json, next_moment};
-use tests::{MIB, TestHost, Value, number, text, vms, wait_for, wait_until};
+use tests::{MIB, TestHost, Value, number, text, vms, wait_for, wait_until, wait_until_at_least};
 
 /// Every sample of a scrape by its name and labels.
 fn samples(scraped: &str) -> BTreeMap<String, f64> {
@@ -103,7 +103,8 @@ const OF_SOME_VMS: [(&str, &str, &str); 4] = [
 
 #[test]
 fn one_moment_has_one_set_of_figures_wherever_it_is_read() {
-    let (host, web) = Web::start("256M");
+    // Long enough for a busy machine to look in all ways within one.
+    let (host, web) = Web::start_with_rounds_of(1000, "256M");
     host.ok(&["set", "host", "sample-period=1"]);
     // Something is to change all the time.
     let busy = [
@@ -210,8 +211,8 @@ fn what_vms_hold_is_what_the_kernel_counts_for_their_processes() {
     host.ok(&[&["set", "host", "scan-priority=normal"], &fast[..]].concat());
     host.boot_vm("a", &holds);
     host.boot_vm("b", &holds);
-    wait_until("pages are shared", || {
-        number(&host.overview(), "/host/sharing/shared_bytes") > 20 * MIB
+    wait_until_at_least("pages are shared", 20 * MIB, || {
+        number(&host.overview(), "/host/sharing/shared_bytes")
     });
     let pids = ["a", "b"].map(|name| host.pid(name));
     // The kernel is asked twice, so that a moment in which something moved is not held against anybody.

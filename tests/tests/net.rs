@@ -4,24 +4,7 @@
 //! The embedded guest has no driver for them. What goes through a card is tested beside the device,
 //! on a tap of the kernel.
 
-use std::process::Command;
-use tests::program::program;
-use tests::{Place, TestHost, Value, text, vms};
-
-/// Makes two taps, up, and something that is none, and is the program from then on.
-const IN_OWN_NETWORK: &str = "for tap in tap0 tap1; do ip tuntap add $tap mode tap && \
-     ip link set $tap up || exit; done; ip tuntap add tun0 mode tun || exit; exec \"$@\"";
-
-fn host_with_taps() -> TestHost {
-    let place = Place::new();
-    let mut command = Command::new("unshare");
-    command
-        .args(["--net", "sh", "-c", IN_OWN_NETWORK, "sh"])
-        .arg(program())
-        .args(["host", "--memory", "256M"]);
-    place.adapt(&mut command);
-    TestHost::start_by(place, command)
-}
+use tests::{TestHost, Value, text, vms};
 
 fn net(tap: &str) -> [&str; 5] {
     ["run", "--memory", "32M", "--net", tap]
@@ -35,7 +18,7 @@ fn expect_vms(host: &TestHost, count: usize) {
 
 #[test]
 fn a_vm_has_the_cards_that_were_asked_for_each_with_an_address_of_its_own() {
-    let host = host_with_taps();
+    let host = TestHost::start_with_taps("256M");
     let words = ["--memory", "32M", "--net", "tap=tap0,rate=1M"];
     let more = ["--net", "tap=tap1,mac=52:54:00:12:34:56"];
     let vm = host.start_vm("a", &[&words[..], &more].concat());
@@ -56,7 +39,7 @@ fn a_vm_has_the_cards_that_were_asked_for_each_with_an_address_of_its_own() {
 
 #[test]
 fn a_tap_belongs_to_one_vm_until_it_ends() {
-    let host = host_with_taps();
+    let host = TestHost::start_with_taps("256M");
     host.start_vm("a", &["--memory", "32M", "--net", "tap=tap0"]);
     host.fails(
         &net("tap=tap0"),
@@ -70,7 +53,7 @@ fn a_tap_belongs_to_one_vm_until_it_ends() {
 
 #[test]
 fn a_card_that_cannot_be_had_is_refused_with_the_remedy_and_nothing_is_left() {
-    let host = host_with_taps();
+    let host = TestHost::start_with_taps("256M");
     let missing = ["no interface 'tap7'", "ip tuntap add tap7 mode tap"];
     host.fails(&net("tap=tap7"), 1, &missing);
     host.fails(&net("tap=tap7"), 1, &missing);

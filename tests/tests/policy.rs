@@ -28,14 +28,19 @@ fn known_use(host: &TestHost, name: &str) -> (Value, u64) {
 fn the_estimate_of_a_working_set_covers_the_truth() {
     let host = policy_host("512M");
     host.boot_vm("a", &["--memory", "256M", "--workload", "toucher:size=64M"]);
+    host.console("a").wait_until_held(64 * MIB);
+    // The first samples saw how it took its memory.
+    wait_until("an estimate covers it", || {
+        let (uses, _) = known_use(&host, "a");
+        number(&uses, "/high_bytes") >= 64 * MIB
+            && number(&uses, "/written_bytes") > 32 * MIB
+            && number(&uses, "/samples") > 30
+    });
     let (uses, private) = known_use(&host, "a");
-    assert!(number(&uses, "/high_bytes") >= 64 * MIB, "{uses:#}");
     assert!(number(&uses, "/low_bytes") <= private, "{uses:#}");
     let estimate = number(&uses, "/estimate_bytes");
     let ends = number(&uses, "/low_bytes")..=number(&uses, "/high_bytes");
     assert!(ends.contains(&estimate), "{uses:#}");
-    assert!(number(&uses, "/samples") > 30, "{uses:#}");
-    assert!(number(&uses, "/written_bytes") > 32 * MIB, "{uses:#}");
 }
 
 /// 192 MiB that are held and of which hardly any is touched.
@@ -47,11 +52,11 @@ fn memory_that_a_guest_holds_and_leaves_alone_is_not_in_its_working_set() {
         &["--memory", "256M", "--workload", "verify:size=192M,rate=1"],
     );
     // The estimate falls slowly by design; the fast average shows the same at once.
-    wait_until("the guest has filled it and rests", || {
+    host.wait_for_figure("a", "/states/private", 190 * MIB);
+    wait_until("the guest rests", || {
         let vm = host.vm("a");
         let fast = vm.pointer("/working_set/actvf_percent");
-        number(&vm, "/states/private") > 190 * MIB
-            && fast.and_then(Value::as_f64).is_some_and(|fast| fast < 10.0)
+        fast.and_then(Value::as_f64).is_some_and(|fast| fast < 10.0)
     });
 }
 
@@ -71,8 +76,9 @@ fn idle_memory_goes_to_a_busy_guest_if_it_is_taxed_and_only_then() {
         number(&host.vm("busy"), "/memory_file_bytes")
             > number(&host.vm("idle"), "/memory_file_bytes") + 16 * MIB
     });
-    let why = host.ok(&["explain", "idle"]);
-    assert!(why.contains("idle tax of 75 %"), "{why}");
+    wait_until("the tax is named", || {
+        host.ok(&["explain", "idle"]).contains("idle tax of 75 %")
+    });
     host.ok(&["set", "host", "idle-tax=0"]);
     wait_until("without the tax each has its share", || {
         target("busy").abs_diff(target("idle")) < 4 * MIB
@@ -98,8 +104,10 @@ fn recorded_decisions_are_made_again_and_a_changed_one_is_found() {
     host.boot_vm("b", &["--memory", "128M", "--workload", "verify:size=64M"]);
     let recording = host.path().join("host.decisions");
     let file = recording.to_str().expect("a name in letters");
-    let replayed = host.json(&["replay", file]);
-    assert!(number(&replayed, "/decisions") > 2, "{replayed:#}");
+    let replayed = wait_for("there are decisions", || {
+        let replayed = host.json(&["replay", file]);
+        (number(&replayed, "/decisions") > 2).then_some(replayed)
+    });
     assert_eq!(number(&replayed, "/different"), 0, "{replayed:#}");
     let lines = fs::read_to_string(&recording).expect("it was just read");
     let mut last: Value = lines

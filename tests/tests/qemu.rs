@@ -1,7 +1,7 @@
 //! Claims about the guest's balloon driver against a device that nobody here wrote: QEMU's.
 
 use tests::qemu::Qemu;
-use tests::{MIB, Value, number, wait_for, wait_until};
+use tests::{MIB, Value, number, wait_for, wait_until, wait_until_at_least, wait_until_at_most};
 
 fn has_no_errors(report: &Value) {
     for never in ["/errors", "/leaks"] {
@@ -21,11 +21,10 @@ fn balloon_both_ways(accelerator: &str, rounds: usize) {
             has_no_errors(&report);
         }
     }
-    let report = wait_for("the guest checks pages", || {
-        let report = qemu.report();
-        (number(&report, "/checks") > 5_000).then_some(report)
+    wait_until_at_least("the guest checks pages", 5_000, || {
+        number(&qemu.report(), "/checks")
     });
-    has_no_errors(&report);
+    has_no_errors(&qemu.report());
 }
 
 #[test]
@@ -41,13 +40,13 @@ fn the_driver_inflates_and_deflates_qemus_balloon_on_tcg() {
 #[test]
 fn pages_in_qemus_balloon_are_really_gone() {
     let mut qemu = Qemu::boot("kvm", "256M", "verify:size=max,rate=1000");
-    wait_until("the guest holds its memory", || {
-        number(&qemu.report(), "/held") * 4096 > 250 * MIB
+    wait_until_at_least("the guest holds its memory", 250 * 256, || {
+        number(&qemu.report(), "/held")
     });
     let before = qemu.resident_bytes();
     qemu.balloon_to(64 * MIB);
-    wait_until("the balloon has taken it", || {
-        qemu.resident_bytes() + 180 * MIB < before
+    wait_until_at_most("the balloon has taken it", before - 180 * MIB, || {
+        qemu.resident_bytes()
     });
     has_no_errors(&qemu.report());
 }
@@ -73,23 +72,24 @@ fn qemu_gets_statistics() {
 fn memory_that_the_guest_frees_leaves_qemu_by_free_page_reporting() {
     for accelerator in ["kvm", "tcg"] {
         let mut qemu = Qemu::boot(accelerator, "256M", "verify:size=192M,rate=1000");
-        wait_until("the guest holds its memory", || {
-            number(&qemu.report(), "/held") == 192 * 256 && qemu.resident_bytes() > 192 * MIB
+        wait_until_at_least("the guest holds its memory", 192 * 256, || {
+            number(&qemu.report(), "/held")
         });
+        wait_until_at_least("and QEMU for it", 192 * MIB, || qemu.resident_bytes());
         let before = qemu.resident_bytes();
         qemu.ask("stop");
-        wait_until("QEMU has given it back", || {
-            qemu.resident_bytes() + 150 * MIB < before
+        wait_until_at_most("QEMU has given it back", before - 150 * MIB, || {
+            qemu.resident_bytes()
         });
         let report = qemu.report();
         assert!(number(&report, "/reported") > 0, "{report:#}");
         assert_eq!(number(&report, "/balloon_actual"), 0, "{report:#}");
         qemu.ask("workload verify:size=192M,rate=0");
         let checks = number(&qemu.report(), "/checks");
-        wait_until("it can be had again", || {
+        wait_until_at_least("it can be had again", checks + 2000, || {
             let report = qemu.report();
             has_no_errors(&report);
-            number(&report, "/checks") > checks + 2000
+            number(&report, "/checks")
         });
     }
 }
@@ -99,9 +99,9 @@ fn a_guest_out_of_memory_takes_pages_back_from_qemus_balloon() {
     let mut qemu = Qemu::boot("kvm", "256M", "idle");
     qemu.balloon_to(64 * MIB);
     qemu.ask("workload toucher:size=128M");
-    let report = wait_for("the guest has its memory", || {
-        let report = qemu.report();
-        (number(&report, "/held") == 128 * 256).then_some(report)
+    wait_until_at_least("the guest has its memory", 128 * 256, || {
+        number(&qemu.report(), "/held")
     });
+    let report = qemu.report();
     assert!(number(&report, "/oom_deflated") > 0, "{report:#}");
 }

@@ -3,7 +3,10 @@
 use rustix::fs::{SeekFrom, ftruncate};
 use std::fs::File;
 use tests::process;
-use tests::{MIB, TestHost, number, states_total, text, wait_for, wait_until};
+use tests::{
+    MIB, TestHost, number, states_total, text, wait_for, wait_until, wait_until_at_least,
+    wait_until_at_most,
+};
 
 #[test]
 fn a_vm_starts_with_one_two_and_eight_processors() {
@@ -29,17 +32,13 @@ fn a_vm_larger_than_its_host_uses_memory_above_4_gib() {
     host.boot_vm("big", &["--memory", "5G", "--min", "512M"]);
     let mut console = host.console("big");
     console.workload("verify:size=3100M,rate=0");
-    let report = wait_for("the guest has its memory", || {
-        let report = console.report();
-        (number(&report, "/held") == 3100 * 256).then_some(report)
-    });
+    let report = console.wait_until_held(3100 * MIB);
     let file = File::open(process::memory_file(host.pid("big"))).expect("root may open it");
     let above = rustix::fs::seek(&file, SeekFrom::Data(3 << 30));
     assert!(above.is_ok(), "no page above 4 GiB is in use");
     let report = console.wait_for_checks(number(&report, "/checks") + 50_000);
     assert_eq!(number(&report, "/errors") + number(&report, "/leaks"), 0);
-    let vm = host.vm("big");
-    assert!(number(&vm, "/balloon/held") > 1400 * MIB, "{vm:#}");
+    host.wait_for_figure("big", "/balloon/held", 1400 * MIB);
     assert!(number(&host.overview(), "/host/used_max_bytes") <= 3500 * MIB);
 }
 
@@ -116,10 +115,7 @@ fn a_guest_that_runs_out_of_memory_takes_it_back_from_its_balloon_and_lives() {
     host.wait_for_balloon("a", 80 * MIB);
     let mut console = host.console("a");
     console.workload("toucher:size=100M");
-    let report = wait_for("the guest has all its memory", || {
-        let report = console.report();
-        (number(&report, "/held") == 100 * MIB / 4096).then_some(report)
-    });
+    let report = console.wait_until_held(100 * MIB);
     assert!(number(&report, "/oom_deflated") > 0, "{report:#}");
     wait_until("its balloon is smaller than wanted", || {
         let vm = host.vm("a");
@@ -137,17 +133,15 @@ fn memory_that_a_guest_frees_leaves_the_host_without_a_balloon() {
     host.boot_vm("a", &["--memory", "128M"]);
     let mut console = host.console("a");
     console.workload("verify:size=96M,rate=0");
-    wait_until("the guest holds it", || {
-        number(&host.vm("a"), "/memory_file_bytes") > 96 * MIB
-    });
+    host.wait_until_backed("a", 96 * MIB);
     let pid = host.pid("a");
     console.ask("stop");
-    wait_until("the host has it back", || {
-        process::memory_file_bytes(pid) < 16 * MIB
+    wait_until_at_most("the host has it back", 16 * MIB, || {
+        process::memory_file_bytes(pid)
     });
     let vm = wait_for("the host sees that", || {
         let vm = host.vm("a");
-        (number(&vm, "/memory_file_bytes") < 16 * MIB).then_some(vm)
+        (number(&vm, "/memory_file_bytes") <= 16 * MIB).then_some(vm)
     });
     assert_eq!(number(&vm, "/balloon/held"), 0, "{vm:#}");
     assert!(number(&vm, "/balloon/counters/reported") > 20_000, "{vm:#}");
@@ -182,8 +176,8 @@ fn shares_move_memory_between_min_and_max() {
     host.ok(&["set", "b", "shares=1000000", "min=100M"]);
     host.ok(&["set", "a", "shares=low", "max=128M"]);
     wait_until("it turns round", || target("b") > target("a"));
-    wait_until("the new max holds", || {
-        number(&host.vm("a"), "/used_bytes") <= 129 * MIB
+    wait_until_at_most("the new max holds", 129 * MIB, || {
+        number(&host.vm("a"), "/used_bytes")
     });
     assert!(number(&host.overview(), "/host/used_max_bytes") <= 300 * MIB);
 }
@@ -201,22 +195,17 @@ fn a_smaller_budget_takes_memory_from_the_guests_and_a_larger_gives_it_back() {
     ];
     host.boot_vm("a", &busy);
     host.boot_vm("b", &busy);
-    wait_until("the guests use all there is", || {
-        number(&host.overview(), "/host/used_bytes") > 300 * MIB
-    });
+    let used = || number(&host.overview(), "/host/used_bytes");
+    wait_until_at_least("the guests use all there is", 300 * MIB, used);
     host.ok(&["set", "host", "memory=200M"]);
-    wait_until("they use less", || {
-        number(&host.overview(), "/host/used_bytes") <= 200 * MIB
-    });
+    wait_until_at_most("they use less", 200 * MIB, used);
     host.fails(
         &["set", "host", "memory=64M"],
         1,
         &["64 MiB", "promised", "lower a VM's min"],
     );
     host.ok(&["set", "host", "memory=400M"]);
-    wait_until("they use more again", || {
-        number(&host.overview(), "/host/used_bytes") > 300 * MIB
-    });
+    wait_until_at_least("they use more again", 300 * MIB, used);
     for name in ["a", "b"] {
         let report = host.report(name);
         assert_eq!(number(&report, "/errors") + number(&report, "/leaks"), 0);

@@ -4,7 +4,9 @@
 
 use std::fs;
 use tests::process::Signal;
-use tests::{MIB, TestHost, Value, number, text, wait_until};
+use tests::{
+    MIB, TestHost, Value, number, text, wait_until, wait_until_at_least, wait_until_at_most,
+};
 
 const BUDGET: u64 = 260 * MIB;
 /// Two VMs like this deserve 115 MiB each.
@@ -59,23 +61,24 @@ fn a_guest_without_a_driver_is_stopped_at_what_it_may_have_and_goes_on_when_ther
         let deaf = host.vm("deaf");
         text(&deaf, "/balloon_health") == "stuck" && number(&deaf, "/blocked_permille") > 500
     });
-    let deaf = host.vm("deaf");
-    assert!(backed(&host, "deaf") >= DUE, "{deaf:#}");
-    assert!(number(&deaf, "/limit/slow_above_bytes") >= DUE, "{deaf:#}");
-    assert!(backed(&host, "good") >= DUE, "its neighbour has its due");
-    assert_eq!(blocked(&host, "good"), 0);
-    let why = host.ok(&["explain", "deaf"]);
-    assert!(why.contains("blocked most of the time"), "{why}");
-    assert!(why.contains("no driver for its balloon"), "{why}");
+    host.wait_until_backed("deaf", DUE);
+    host.wait_until_backed("good", DUE);
+    host.wait_for_figure("deaf", "/limit/slow_above_bytes", DUE);
+    wait_until("its neighbour is not blocked", || {
+        blocked(&host, "good") == 0
+    });
+    wait_until("it is explained", || {
+        let why = host.ok(&["explain", "deaf"]);
+        why.contains("blocked most of the time") && why.contains("no driver for its balloon")
+    });
     let touches = number(&host.report("good"), "/touches");
     wait_until("its neighbour gets on", || {
         number(&host.report("good"), "/touches") > touches
     });
     assert_promises_are_kept(&host);
     host.ok(&["set", "host", "memory=640M"]);
-    wait_until("nobody blocks it now, and it has all it wants", || {
-        blocked(&host, "deaf") == 0 && backed(&host, "deaf") > 200 * MIB
-    });
+    host.wait_until_backed("deaf", 200 * MIB);
+    wait_until("nobody blocks it now", || blocked(&host, "deaf") == 0);
     let events = host.overview()["host"]["events"].to_string();
     assert!(
         events.contains("is blocked: it touches more than"),
@@ -92,7 +95,7 @@ fn a_vm_that_is_blocked_when_its_host_dies_runs_on() {
     wait_until("it is blocked", || blocked(&host, "deaf") > 500);
     let pid = number(&host.vm("deaf"), "/pid");
     host.end_by(Signal::KILL);
-    wait_until("it touches all it wants", || shared_memory(pid) > 200 * MIB);
+    wait_until_at_least("it touches all it wants", 200 * MIB, || shared_memory(pid));
     host.into_place().clear();
 }
 
@@ -115,19 +118,20 @@ fn a_guest_that_lies_about_its_need_keeps_its_share_and_no_more() {
         "verify:size=max,rate=1",
     ];
     boot(&host, "liar", &words);
-    wait_until("it has filled what it has, and its word is known", || {
-        let liar = host.vm("liar");
-        number(&liar, "/memory_file_bytes") > 180 * MIB
-            && liar.pointer("/guest/available") == Some(&Value::from(0))
+    host.wait_until_backed("liar", 180 * MIB);
+    wait_until("its word is known", || {
+        host.vm("liar").pointer("/guest/available") == Some(&Value::from(0))
     });
     boot(&host, "good", &["--workload", "toucher:size=max"]);
-    wait_until("its neighbour has its due", || backed(&host, "good") >= DUE);
+    host.wait_until_backed("good", DUE);
     wait_until("what it touches contradicts it, and that is said", || {
         let witness = &host.vm("liar")["working_set"]["witness"];
         witness.get("says_busier").is_some()
     });
-    let why = host.ok(&["explain", "liar"]);
-    assert!(why.contains("Its guest says that it needs"), "{why}");
+    wait_until("it is explained", || {
+        host.ok(&["explain", "liar"])
+            .contains("Its guest says that it needs")
+    });
     wait_until("it deserves less than its share", || {
         number(&host.vm("liar"), "/target_bytes") < 100 * MIB
     });
@@ -143,15 +147,13 @@ fn a_guest_that_allocates_everything_at_once_gets_its_share_and_is_not_blocked()
     for _ in 0..4 {
         let mut console = host.console("greedy");
         console.workload("verify:size=max,rate=0");
-        wait_until("it has its share", || backed(&host, "greedy") >= DUE);
+        host.wait_until_backed("greedy", DUE);
         assert_eq!(blocked(&host, "greedy"), 0, "its balloon is bridle enough");
         console.workload("idle");
-        wait_until("it has given it back", || {
-            backed(&host, "greedy") < 32 * MIB
-        });
+        wait_until_at_most("it has given it back", 32 * MIB, || backed(&host, "greedy"));
         assert_promises_are_kept(&host);
     }
     let report = host.report("good");
     assert_eq!(number(&report, "/errors") + number(&report, "/leaks"), 0);
-    assert!(backed(&host, "good") >= 80 * MIB);
+    host.wait_until_backed("good", 80 * MIB);
 }

@@ -73,6 +73,9 @@ export class VmPage {
       ["Shared", bytes(vm.shrd), `${bytes(vm.shrdsvd)} saved`],
       ["Up", duration(vm.uptime_s), `${bytes(vm.amin)} guaranteed`],
     ]);
+    const devices = [...vm.disks.map(diskTerm), ...vm.nets.map(netTerm)];
+    setHidden($("devices-panel"), devices.length === 0);
+    fillTerms($("vm-devices"), devices);
     const isThere = (name) => vm[name] !== null && vm[name] !== undefined;
     fillTerms($("vm-figures"), [
       ...[...SIZES, ...RARE_SIZES.filter((name) => vm[name] > 0)].filter(isThere).map((name) => [name.toUpperCase(), bytes(vm[name])]),
@@ -155,6 +158,37 @@ export class VmPage {
 function absence(queued) {
   if (!queued) return "There is no VM of this name now.";
   return `It has waited to be admitted for ${duration(queued.waited_s)}: ${queued.why}.`;
+}
+
+/// A disk: what it failed comes before what it did.
+function diskTerm({ path, size_bytes, read_only, direct, raw, counters, last_error }, index) {
+  const kind = [bytes(size_bytes), read_only && "read only", direct && "direct", raw && "raw"].filter(Boolean).join(", ");
+  const did = `${counters.reads} reads (${bytes(counters.read_bytes)}), ${counters.writes} writes (${bytes(counters.written_bytes)}), ${counters.flushes} flushes`;
+  const wrong = [
+    [counters.errors, `I/O errors${last_error ? `, the last: ${last_error}` : ""}`],
+    [counters.refused, "requests refused"],
+    [counters.malformed, "malformed"],
+  ];
+  return deviceTerm(`Disk ${index}, ${kind}: ${path}`, did, wrong, counters.errors > 0);
+}
+
+function netTerm({ tap, mac, bytes_per_s, has_driver, counters }) {
+  const kind = [mac, bytes_per_s && `${bytes(bytes_per_s)} a second`, !has_driver && "no driver in the guest yet"].filter(Boolean).join(", ");
+  const did = `${counters.received_packets} packets in (${bytes(counters.received_bytes)}), ${counters.sent_packets} out (${bytes(counters.sent_bytes)})`;
+  const wrong = [
+    [counters.sent_refused, "packets not taken by the tap"],
+    [counters.received_no_room, "had no room"],
+    [counters.received_unwanted, "unwanted"],
+    [counters.sent_too_long, "too long"],
+    [counters.sent_bad_header, "with bad headers"],
+    [counters.malformed, "malformed"],
+  ];
+  return deviceTerm(`Network card on ${tap}, ${kind}`, did, wrong, counters.sent_refused > 0);
+}
+
+function deviceTerm(name, did, wrong, isBad) {
+  const told = wrong.filter(([count]) => count > 0).map(([count, what]) => `${count} ${what}`).join("; ");
+  return isBad ? [name, told, did, "bad"] : [name, did, told];
 }
 
 const isPinned = (vm) => vm.pinned !== null && vm.pinned !== undefined;

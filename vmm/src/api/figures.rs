@@ -1,7 +1,7 @@
 //! The figures of one moment, under the names that an administrator knows from esxtop's memory panel.
 //! Sizes are bytes, where esxtop shows megabytes. What a host does not know is absent, not zero.
 
-use super::{EventView, LimitView, QueuedView, VmPhase};
+use super::{DiskView, EventView, LimitView, NetView, QueuedView, VmPhase};
 use crate::name::VmName;
 use page::VmId;
 use policy::{BalloonHealth, Thresholds, Witness};
@@ -223,6 +223,12 @@ pub struct VmFigures {
     pub inflated_pages: u64,
     /// Pages that came out of its balloon since it started.
     pub deflated_pages: u64,
+    /// Its network cards.
+    #[serde(default)]
+    pub nets: Vec<NetView>,
+    /// Its disks.
+    #[serde(default)]
+    pub disks: Vec<DiskView>,
 }
 
 /// How far back a history goes.

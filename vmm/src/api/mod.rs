@@ -464,10 +464,16 @@ pub struct DiskView {
     pub read_only: bool,
     /// Whether the host's page cache is left out.
     pub direct: bool,
+    /// Whether the guest gets the file as it stands even where that looks like no raw image.
+    #[serde(default)]
+    pub raw: bool,
     /// Its size.
     pub size_bytes: u64,
     /// What the guest did with it.
     pub counters: DiskCounters,
+    /// What the kernel said of the last request that its file failed.
+    #[serde(default)]
+    pub last_error: Option<String>,
 }
 
 impl DiskView {
@@ -476,10 +482,16 @@ impl DiskView {
             path: spec.path.clone(),
             read_only: spec.read_only,
             direct: spec.direct,
+            raw: spec.raw,
             size_bytes: figures.size_bytes,
             counters: figures.counters,
+            last_error: figures.last_error.map(os_error),
         }
     }
+}
+
+fn os_error(number: i32) -> String {
+    std::io::Error::from_raw_os_error(number).to_string()
 }
 
 /// A balloon, in bytes.

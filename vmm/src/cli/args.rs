@@ -312,8 +312,9 @@ pub(super) struct RunArgs {
     #[arg(long = "net", value_name = "SPEC")]
     pub(super) nets: Vec<NetRequest>,
     /// A disk: a raw image or block device, with `,ro` only to be read, with `,direct` passing by
-    /// the host's page cache. Can be given several times.
-    #[arg(long, value_name = "FILE[,ro][,direct]", value_hint = ValueHint::FilePath)]
+    /// the host's page cache. A file that is a qcow2 image, packed or the like is refused, with the
+    /// command that converts it; `,raw` gives any file as it stands. Can be given several times.
+    #[arg(long, value_name = "FILE[,ro][,direct][,raw]", value_hint = ValueHint::FilePath)]
     pub(super) disk: Vec<DiskSpec>,
     /// More for the kernel's command line.
     #[arg(long, value_name = "TEXT")]

@@ -2,8 +2,8 @@
 
 use super::counters::with_sign;
 use crate::api::{
-    EventView, HostView, NetView, Overview, QueuedView, SharingPace, SharingView, VmPhase,
-    VmSharingView, VmView,
+    DiskView, EventView, HostView, NetView, Overview, QueuedView, SharingPace, SharingView,
+    VmPhase, VmSharingView, VmView,
 };
 use crate::host::sharing::Audit;
 
@@ -225,6 +225,7 @@ pub(super) fn vm(vm: &VmView) -> String {
         ("limit", limit(vm)),
         ("uses", working_set(vm)),
     ];
+    lines.extend(vm.disks.iter().map(|of_vm| ("disk", disk(of_vm))));
     lines.extend(vm.nets.iter().map(|net| ("network", network(net))));
     if let Some(guest) = &vm.guest {
         let figure = |name: &str, bytes: Option<u64>| {
@@ -339,7 +340,38 @@ fn traffic(vm: &VmView) -> String {
     )
 }
 
-fn network(net: &NetView) -> String {
+/// A disk in a line.
+pub(super) fn disk(disk: &DiskView) -> String {
+    let counters = disk.counters;
+    let manners = [
+        (disk.read_only, ", read only"),
+        (disk.direct, ", direct"),
+        (disk.raw, ", raw"),
+    ];
+    let manners = manners.iter().filter(|(has_it, _)| *has_it);
+    let errors = match &disk.last_error {
+        Some(error) => format!("{} errors, the last: {error}", counters.errors),
+        None => format!("{} errors", counters.errors),
+    };
+    format!(
+        "{}, {}{}: {} reads ({}), {} writes ({}), {} flushes, {} discards, {} zeroings; {errors}; refused: {}, {} malformed",
+        disk.path.display(),
+        with_unit(disk.size_bytes),
+        manners.map(|(_, word)| *word).collect::<String>(),
+        counters.reads,
+        with_unit(counters.read_bytes),
+        counters.writes,
+        with_unit(counters.written_bytes),
+        counters.flushes,
+        counters.discards,
+        counters.zeroings,
+        counters.refused,
+        counters.malformed,
+    )
+}
+
+/// A network card in a line.
+pub(super) fn network(net: &NetView) -> String {
     let NetView {
         tap, mac, counters, ..
     } = net;

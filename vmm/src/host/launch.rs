@@ -279,6 +279,8 @@ async fn attend(
         .lock()
         .vm(id)
         .is_ok_and(|vm| vm.phase == VmPhase::Stopping);
+    // Its last observation came after the last round.
+    host.lock().watch_devices();
     let what = obituary(stopping, last_words, status, &said);
     host.remove(id, &format!("{what}; its {freed} are free again"));
 }

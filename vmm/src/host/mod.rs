@@ -16,6 +16,7 @@
 //!   answer holds up nobody.
 
 pub mod console;
+mod device_watch;
 mod error;
 mod events;
 mod figures;

@@ -78,6 +78,7 @@ impl State {
             vm.read_use();
             self.state_sum_violations += u64::from(!vm.states_add_up());
         }
+        self.watch_devices();
         let stored = sharing.stored();
         let by_vms: PageCount = self.vms.values().map(|vm| vm.used.total()).sum();
         self.used = by_vms + stored;
@@ -126,6 +127,14 @@ impl State {
         });
         if self.account.saving < 0 {
             sharing.sweep();
+        }
+    }
+
+    pub(super) fn watch_devices(&mut self) {
+        for vm in self.vms.values_mut() {
+            for what in vm.watch_devices() {
+                self.events.add(Some(&vm.config.name), what);
+            }
         }
     }
 

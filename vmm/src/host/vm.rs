@@ -2,6 +2,7 @@
 
 use crate::api::{DiskView, LimitView, NetView, VmPhase, VmView};
 use crate::host::console::Console;
+use crate::host::device_watch::DeviceWatch;
 use crate::host::kernel::VmUse;
 use crate::host::link::Link;
 use crate::host::sampling::Sampling;
@@ -71,6 +72,8 @@ pub(super) struct Vm {
     figures: GuestFigures,
     /// Whether its pages by state did not add up when they were looked at last.
     is_miscounted: bool,
+    /// What was told of its disks and network cards.
+    device_watch: DeviceWatch,
     /// Told to end its process by force.
     pub(super) kill: Arc<Notify>,
     /// Becomes true when nothing of the VM is left.
@@ -158,6 +161,7 @@ impl Vm {
             blocked: Blocked::default(),
             figures: GuestFigures::default(),
             is_miscounted: false,
+            device_watch: DeviceWatch::default(),
             kill: Arc::default(),
             gone: watch::Sender::new(false),
         }
@@ -235,6 +239,14 @@ impl Vm {
             (true, _) if permille == 0 => Some("is not blocked any more".into()),
             _ => None,
         }
+    }
+
+    /// What there is to tell about its disks and network cards.
+    pub(super) fn watch_devices(&mut self) -> Vec<String> {
+        let Some(seen) = &self.observation else {
+            return Vec::new();
+        };
+        self.device_watch.look(&self.config, seen, Instant::now())
     }
 
     /// The part of its time that it was blocked before its last answer, in thousandths.

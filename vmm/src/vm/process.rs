@@ -271,8 +271,24 @@ impl Process<'_> {
         let result = self.handle_all();
         // The processors run on until the process ends; their requests are not answered any more.
         self.disks.iter().for_each(|disk| disk.close());
+        self.tell_of_disk_errors();
         self.bus.console.send_backlog_within(LAST_WORDS_PATIENCE);
         result
+    }
+
+    /// There may be some of which nobody will ask any more: what was written may be lost only when the disk is
+    /// closed.
+    fn tell_of_disk_errors(&self) {
+        let mut figures = self.disks.iter().map(|disk| disk.figures());
+        if !figures.any(|figures| figures.counters.errors > 0) {
+            return;
+        }
+        let told = self
+            .observation(0, false)
+            .and_then(|last| self.answer(&FromVm::Observation(Box::new(last))));
+        if let Err(error) = told {
+            tracing::debug!("nobody hears of the disks' errors: {error}");
+        }
     }
 
     fn handle_all(&mut self) -> Result<(), VmError> {

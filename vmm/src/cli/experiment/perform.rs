@@ -142,6 +142,7 @@ impl Stage<'_> {
                 path,
                 read_only: false,
                 direct: false,
+                raw: false,
             });
         }
         let workload = request.workload.clone().unwrap_or_default();

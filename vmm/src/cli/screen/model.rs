@@ -287,6 +287,8 @@ pub(super) mod tests {
             breaks_per_s: 0,
             inflated_pages: 0,
             deflated_pages: 0,
+            nets: Vec::new(),
+            disks: Vec::new(),
         }
     }
 

@@ -5,6 +5,7 @@ use super::bars::bars;
 use super::model::{Details, Model};
 use crate::api::{EventView, HistoryView, VmFigures};
 use crate::cli::counters::{COLUMNS, Column, Unit, blocked_percent, state};
+use crate::cli::table;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::Line;
 
@@ -52,6 +53,7 @@ pub(super) fn lines(model: &Model, width: usize) -> Vec<Line<'static>> {
             .iter()
             .flat_map(|details| events(&details.events, model.figures.time_ms, width)),
     );
+    lines.extend(devices(vm, width));
     lines.extend(figures(vm, model.unit, width));
     lines
 }
@@ -122,6 +124,21 @@ fn events(events: &[EventView], now_ms: u64, width: usize) -> Vec<Line<'static>>
     });
     let lines = told.flat_map(|text| wrapped(&text, width)).collect();
     section("What happened to it", lines)
+}
+
+/// Its disks and network cards, if it has any.
+fn devices(vm: &VmFigures, width: usize) -> Vec<Line<'static>> {
+    let disks = vm
+        .disks
+        .iter()
+        .map(|disk| format!("disk {}", table::disk(disk)));
+    let nets = vm.nets.iter();
+    let told = disks.chain(nets.map(|net| format!("network {}", table::network(net))));
+    let lines: Vec<String> = told.flat_map(|text| wrapped(&text, width)).collect();
+    match lines.is_empty() {
+        true => Vec::new(),
+        false => section("Its disks and network cards", lines),
+    }
 }
 
 /// All columns but its name, as many beside each other as fit.

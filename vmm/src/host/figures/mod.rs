@@ -217,6 +217,8 @@ fn vm_figures(vm: &VmView) -> VmFigures {
         breaks_per_s: sharing.breaks_per_s,
         inflated_pages: vm.balloon.counters.inflated,
         deflated_pages: vm.balloon.counters.deflated,
+        nets: vm.nets.clone(),
+        disks: vm.disks.clone(),
     }
 }
 

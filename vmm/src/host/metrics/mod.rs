@@ -4,6 +4,7 @@
 //! gone from the next answer, and labels are as bounded as VMs are: a VM's name, and words from lists
 //! in these files. A state is a gauge for each that there is, of which one is 1.
 
+mod devices;
 mod host;
 mod vms;
 
@@ -44,6 +45,7 @@ pub(super) fn text(figures: &Figures, format: Format) -> String {
     let mut registry = Registry::with_prefix("ballonet");
     host::register(&mut registry, figures);
     vms::register(&mut registry, &figures.vms);
+    devices::register(&mut registry, &figures.vms);
     let mut text = String::new();
     encode(&mut text, &registry).expect("a text in memory takes everything");
     match format {

@@ -1,11 +1,12 @@
 //! The file behind a disk: opened, locked against other VMs, and measured, before a guest sees it.
 
+use super::format::{Format, HEAD_BYTES, TAIL_BYTES};
 use super::spec::DiskSpec;
 use super::wire::{Geometry, SECTOR, SERIAL_BYTES};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thiserror::Error;
@@ -19,6 +20,12 @@ pub enum DiskError {
     Open { path: PathBuf, source: Errno },
     #[error("the disk '{}' is {what}: give a raw image or a block device", .path.display())]
     NoDisk { path: PathBuf, what: &'static str },
+    #[error("the disk '{}' is {format}, which the guest would take for the disk itself: make a raw image of it with `{remedy}`, or insist on it as it stands with ',raw'", .path.display())]
+    NotRaw {
+        path: PathBuf,
+        format: &'static str,
+        remedy: String,
+    },
     #[error("the disk '{path}' is in use by another VM, or given twice: stop that VM, copy the file, or give it to all as '{path},ro'", path = .0.display())]
     InUse(PathBuf),
     #[error("the disk '{}' has {bytes} bytes, and the smallest has {block_size}: make one with `truncate -s 1G {}`", .path.display(), .path.display())]
@@ -81,10 +88,19 @@ impl DiskImage {
             return Err(DiskError::NoDisk { path, what });
         }
         lock(&file, spec)?;
+        let cannot_read = |error| examine(Errno::from_io_error(&error).unwrap_or(Errno::IO));
+        let bytes = file.seek(SeekFrom::End(0)).map_err(cannot_read)?;
+        if !spec.raw
+            && let Some(format) = format(&mut file, bytes).map_err(cannot_read)?
+        {
+            return Err(DiskError::NotRaw {
+                path: path.clone(),
+                format: format.name,
+                remedy: format.remedy(path),
+            });
+        }
+        rustix::fs::fcntl_setfl(&file, cache(spec)).map_err(examine)?;
         let block_size = block_size(&file, file_type, spec.direct).map_err(examine)?;
-        let bytes = file
-            .seek(SeekFrom::End(0))
-            .map_err(|error| examine(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
         Ok(Self {
             geometry: measure(path, bytes, block_size)?,
             serial: serial([stat.st_dev, stat.st_rdev, stat.st_ino]),
@@ -101,17 +117,14 @@ impl DiskImage {
     }
 }
 
+/// The file, through the page cache for now.
 fn open(spec: &DiskSpec) -> Result<File, DiskError> {
     let access = match spec.read_only {
         true => OFlags::RDONLY,
         false => OFlags::RDWR,
     };
-    let cache = match spec.direct {
-        true => OFlags::DIRECT,
-        false => OFlags::empty(),
-    };
     // Not blocking: a pipe would wait for its other end.
-    let flags = access | cache | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let flags = access | cache(spec) | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     let cannot_open = |source| match source {
         Errno::INVAL if spec.direct => DiskError::NoDirectAccess(spec.path.clone()),
         _ => DiskError::Open {
@@ -121,8 +134,28 @@ fn open(spec: &DiskSpec) -> Result<File, DiskError> {
     };
     let file = rustix::fs::open(&spec.path, flags, Mode::empty()).map_err(cannot_open)?;
     // From here on waiting is right: io_uring would give up where a disk makes it wait.
-    rustix::fs::fcntl_setfl(&file, cache).map_err(cannot_open)?;
+    rustix::fs::fcntl_setfl(&file, OFlags::empty()).map_err(cannot_open)?;
     Ok(File::from(file))
+}
+
+fn cache(spec: &DiskSpec) -> OFlags {
+    match spec.direct {
+        true => OFlags::DIRECT,
+        false => OFlags::empty(),
+    }
+}
+
+/// Which kind of file it is, if it is certainly no raw image.
+fn format(file: &mut File, bytes: u64) -> io::Result<Option<&'static Format>> {
+    let mut read = |from, count| {
+        file.seek(SeekFrom::Start(from))?;
+        let mut bytes = Vec::new();
+        file.take(count).read_to_end(&mut bytes)?;
+        io::Result::Ok(bytes)
+    };
+    let head = read(0, HEAD_BYTES)?;
+    let tail = read(bytes.saturating_sub(TAIL_BYTES), TAIL_BYTES)?;
+    Ok(Format::recognize(&head, &tail))
 }
 
 fn why_no_disk(file_type: FileType) -> Option<&'static str> {

@@ -15,6 +15,7 @@
 //! nobody who cuts it can stop the VM.
 
 mod engine;
+mod format;
 mod image;
 mod operation;
 mod plan;
@@ -82,15 +83,17 @@ pub struct DiskFigures {
     pub size_bytes: u64,
     /// What the guest did with it.
     pub counters: DiskCounters,
+    /// The kernel's number for the last error of its file.
+    #[serde(default)]
+    pub last_error: Option<i32>,
 }
 
 /// The device. Ends its thread when it is dropped.
 #[derive(Debug)]
 pub struct Disk {
-    size_bytes: u64,
     features: u64,
     config: [u8; CONFIG_BYTES],
-    counters: Arc<Mutex<DiskCounters>>,
+    figures: Arc<Mutex<DiskFigures>>,
     orders: Sender<Order>,
     wake: Event,
 }
@@ -116,11 +119,15 @@ impl Disk {
         };
         let wake = Event::new().map_err(no_thread)?;
         let (orders, inbox) = channel();
-        let disk = Self {
+        let figures = DiskFigures {
             size_bytes: image.geometry.sectors * SECTOR,
+            counters: DiskCounters::default(),
+            last_error: None,
+        };
+        let disk = Self {
             features: offered(spec),
             config: image.geometry.config_space(),
-            counters: Arc::default(),
+            figures: Arc::new(Mutex::new(figures)),
             orders,
             wake: wake.clone(),
         };
@@ -129,7 +136,7 @@ impl Disk {
             wires,
             orders: inbox,
             wake,
-            counters: Arc::clone(&disk.counters),
+            figures: Arc::clone(&disk.figures),
             engine,
         };
         thread::Builder::new()
@@ -142,10 +149,7 @@ impl Disk {
     /// How things stand.
     #[must_use]
     pub fn figures(&self) -> DiskFigures {
-        DiskFigures {
-            size_bytes: self.size_bytes,
-            counters: *self.lock_counters(),
-        }
+        *self.lock_figures()
     }
 
     /// Finishes what is in flight, makes it safe, and ends the disk's thread. Requests that come
@@ -160,8 +164,8 @@ impl Disk {
         self.ask(Order::Settle);
     }
 
-    fn lock_counters(&self) -> std::sync::MutexGuard<'_, DiskCounters> {
-        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_figures(&self) -> std::sync::MutexGuard<'_, DiskFigures> {
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns when the order has been carried out. A thread that has ended holds nothing that it
@@ -210,7 +214,7 @@ impl Device for Disk {
 
     fn write_config(&self, _offset: u64, _data: &[u8]) {
         // Nothing that is offered can be written.
-        self.lock_counters().malformed += 1;
+        self.lock_figures().counters.malformed += 1;
     }
 
     fn activate(&self, features: u64, queues: Vec<Queue>) {

@@ -19,25 +19,29 @@ pub struct DiskSpec {
     /// Whether the host's page cache is left out.
     #[serde(default)]
     pub direct: bool,
+    /// Whether the guest gets the file as it stands even where that looks like no raw image.
+    #[serde(default)]
+    pub raw: bool,
 }
 
 /// Why a text names no disk.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
-    "'{0}' names no file: write FILE, FILE,ro to read only, or FILE,direct to pass by the page cache"
+    "'{0}' names no file: write FILE, FILE,ro to read only, FILE,direct to pass by the page cache, or FILE,raw to give it as it stands"
 )]
 pub struct InvalidDisk(String);
 
 impl FromStr for DiskSpec {
     type Err = InvalidDisk;
 
-    /// `FILE[,ro][,direct]`. A comma before anything else belongs to the file's name.
+    /// `FILE[,ro][,direct][,raw]`. A comma before anything else belongs to the file's name.
     fn from_str(text: &str) -> Result<Self, InvalidDisk> {
-        let (mut path, mut read_only, mut direct) = (text, false, false);
+        let (mut path, mut read_only, mut direct, mut raw) = (text, false, false, false);
         while let Some((before, word)) = path.rsplit_once(',') {
             match word {
                 "ro" => read_only = true,
                 "direct" => direct = true,
+                "raw" => raw = true,
                 _ => break,
             }
             path = before;
@@ -49,6 +53,7 @@ impl FromStr for DiskSpec {
             path: path.into(),
             read_only,
             direct,
+            raw,
         })
     }
 }
@@ -57,27 +62,31 @@ impl FromStr for DiskSpec {
 mod tests {
     use super::*;
 
-    fn words(text: &str) -> (String, bool, bool) {
-        let spec: DiskSpec = text.parse().unwrap();
-        (
-            spec.path.to_str().unwrap().into(),
-            spec.read_only,
-            spec.direct,
-        )
-    }
-
     #[test]
     fn options_follow_the_file_in_any_order() {
-        assert_eq!(words("a"), ("a".into(), false, false));
-        assert_eq!(words("a,ro"), ("a".into(), true, false));
-        assert_eq!(words("a,direct,ro"), ("a".into(), true, true));
-        assert_eq!(words("a,b,ro"), ("a,b".into(), true, false));
-        assert_eq!(words("a,ro,b"), ("a,ro,b".into(), false, false));
+        let cases: [(&str, &str, [bool; 3]); 7] = [
+            ("a", "a", [false, false, false]),
+            ("a,ro", "a", [true, false, false]),
+            ("a,direct,ro", "a", [true, true, false]),
+            ("a,raw", "a", [false, false, true]),
+            ("a,raw,direct", "a", [false, true, true]),
+            ("a,b,ro", "a,b", [true, false, false]),
+            ("a,ro,b", "a,ro,b", [false, false, false]),
+        ];
+        for (text, path, [read_only, direct, raw]) in cases {
+            let meant = DiskSpec {
+                path: path.into(),
+                read_only,
+                direct,
+                raw,
+            };
+            assert_eq!(text.parse(), Ok(meant), "{text}");
+        }
     }
 
     #[test]
     fn a_disk_without_a_file_is_refused() {
-        for text in ["", ",ro", ",direct,ro"] {
+        for text in ["", ",ro", ",direct,ro", ",raw"] {
             assert!(text.parse::<DiskSpec>().is_err(), "{text}");
         }
     }

@@ -78,6 +78,7 @@ fn spec(path: &Path) -> DiskSpec {
         path: path.into(),
         read_only: false,
         direct: false,
+        raw: false,
     }
 }
 

@@ -5,13 +5,13 @@
 //! says has ended has ended. It holds no lock while it touches guest memory, for there it may have to
 //! wait for the agent.
 
-use super::DiskCounters;
 use super::engine::{Ended, Engine, EngineKind, Submission};
 use super::image::DiskImage;
 use super::operation::{After, Bounce, Operation};
 use super::plan::{self, BOUNCE_BYTES, Manner, Step};
 use super::request::{self, Fault, Kind, Refused, Request, Rules};
 use super::wire::{F_FLUSH, Status};
+use super::{DiskCounters, DiskFigures};
 use crate::event::Event;
 use crate::virtio::chain::Chain;
 use crate::virtio::{Interrupt, InterruptCause};
@@ -71,7 +71,7 @@ pub(super) struct WorkerParts {
     pub(super) wires: DiskWires,
     pub(super) orders: Receiver<Order>,
     pub(super) wake: Event,
-    pub(super) counters: Arc<Mutex<DiskCounters>>,
+    pub(super) figures: Arc<Mutex<DiskFigures>>,
     pub(super) engine: EngineKind,
 }
 
@@ -86,7 +86,7 @@ struct Worker {
     wires: DiskWires,
     orders: Receiver<Order>,
     wake: Event,
-    counters: Arc<Mutex<DiskCounters>>,
+    figures: Arc<Mutex<DiskFigures>>,
     engine: Engine,
     submission: Submission,
     driver: Option<Driver>,
@@ -162,7 +162,7 @@ impl Worker {
             wires: parts.wires,
             orders: parts.orders,
             wake: parts.wake,
-            counters: parts.counters,
+            figures: parts.figures,
             submission: Submission::Complete,
             driver: None,
             tasks: std::iter::repeat_with(|| None).take(most).collect(),
@@ -291,8 +291,8 @@ impl Worker {
         if !self.image.spec.read_only
             && let Err(error) = rustix::fs::fdatasync(&self.image.file)
         {
-            let path = self.image.spec.path.display();
-            tracing::error!("the disk '{path}' may have lost what was not flushed: {error}");
+            // Written before, and lost now.
+            self.note(|figures| figures.fail(error));
         }
         self.image.unlock();
     }
@@ -334,7 +334,7 @@ impl Worker {
     /// The driver has made the queue unusable: nothing of it is answered until it resets the device.
     fn give_up(&mut self) {
         self.driver = None;
-        self.count(|counters| counters.broken_queues += 1);
+        self.note(|figures| figures.counters.broken_queues += 1);
         self.wires.interrupt.demand_reset();
     }
 
@@ -434,7 +434,11 @@ impl Worker {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => Status::Unsupported,
             Err(_) => Status::IoError,
         };
-        self.count(|counters| counters.count(task.deed, result));
+        self.note(|figures| match result {
+            Ok(()) => figures.counters.count(task.deed),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => figures.counters.refused += 1,
+            Err(errno) => figures.fail(errno),
+        });
         let data_bytes = match (result, task.deed) {
             (Ok(()), Deed::Read { bytes } | Deed::Identify { bytes }) => bytes,
             _ => 0,
@@ -443,9 +447,11 @@ impl Worker {
     }
 
     fn refuse(&mut self, head: u16, refused: Refused) {
-        self.count(|counters| match refused.fault {
-            Fault::Malformed => counters.malformed += 1,
-            Fault::OutOfRange | Fault::ReadOnly | Fault::Unsupported => counters.refused += 1,
+        self.note(|figures| match refused.fault {
+            Fault::Malformed => figures.counters.malformed += 1,
+            Fault::OutOfRange | Fault::ReadOnly | Fault::Unsupported => {
+                figures.counters.refused += 1;
+            }
         });
         let status = refused
             .status
@@ -484,8 +490,8 @@ impl Worker {
         }
     }
 
-    fn count(&self, count: impl FnOnce(&mut DiskCounters)) {
-        count(&mut self.counters.lock().unwrap_or_else(PoisonError::into_inner));
+    fn note(&self, note: impl FnOnce(&mut DiskFigures)) {
+        note(&mut self.figures.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -495,23 +501,29 @@ fn tell(done: &SyncSender<()>) {
     debug_assert!(heard, "nobody waited for the disk's thread");
 }
 
+impl DiskFigures {
+    /// The file failed a request.
+    fn fail(&mut self, errno: Errno) {
+        self.counters.errors += 1;
+        self.last_error = Some(errno.raw_os_error());
+    }
+}
+
 impl DiskCounters {
-    fn count(&mut self, deed: Deed, result: Result<(), Errno>) {
-        match (result, deed) {
-            (Err(Errno::OPNOTSUPP | Errno::NOSYS), _) => self.refused += 1,
-            (Err(_), _) => self.errors += 1,
-            (Ok(()), Deed::Read { bytes }) => {
+    fn count(&mut self, deed: Deed) {
+        match deed {
+            Deed::Read { bytes } => {
                 self.reads += 1;
                 self.read_bytes += bytes;
             }
-            (Ok(()), Deed::Write { bytes }) => {
+            Deed::Write { bytes } => {
                 self.writes += 1;
                 self.written_bytes += bytes;
             }
-            (Ok(()), Deed::Flush) => self.flushes += 1,
-            (Ok(()), Deed::Discard) => self.discards += 1,
-            (Ok(()), Deed::WriteZeroes) => self.zeroings += 1,
-            (Ok(()), Deed::Identify { .. }) => {}
+            Deed::Flush => self.flushes += 1,
+            Deed::Discard => self.discards += 1,
+            Deed::WriteZeroes => self.zeroings += 1,
+            Deed::Identify { .. } => {}
         }
     }
 }

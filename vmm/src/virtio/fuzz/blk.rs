@@ -59,6 +59,7 @@ impl Guest {
             path: format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
             read_only,
             direct: false,
+            raw: false,
         };
         let engine = match ring {
             true => EngineKind::Best,

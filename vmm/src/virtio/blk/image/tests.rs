@@ -7,6 +7,7 @@ fn spec(path: &Path, read_only: bool) -> DiskSpec {
         path: path.into(),
         read_only,
         direct: false,
+        raw: false,
     }
 }
 
@@ -85,4 +86,76 @@ fn a_disk_of_one_sector_is_a_disk() {
         block_size: 512,
     };
     assert_eq!(image.geometry, geometry);
+}
+
+/// A file of 64 KiB with these bytes at that place; from the end if it is negative.
+fn file_with(path: &Path, at: i64, bytes: &[u8]) {
+    let mut contents = vec![0; 64 << 10];
+    let at = usize::try_from(at).unwrap_or_else(|_| {
+        let from_end = usize::try_from(-at).unwrap();
+        contents.len() - from_end
+    });
+    contents[at..at + bytes.len()].copy_from_slice(bytes);
+    fs::write(path, contents).unwrap();
+}
+
+/// As qemu-img and the packers make them.
+const NO_RAW_IMAGES: [(i64, &[u8], &str); 19] = [
+    (0, b"QFI\xfb\0\0\0\x01", "-f qcow -O raw"),
+    (0, b"QFI\xfb\0\0\0\x02", "-f qcow2 -O raw"),
+    (0, b"QFI\xfb\0\0\0\x03", "-f qcow2 -O raw"),
+    (0, b"QED\0", "-f qed"),
+    (0, b"KDMV\x01\0\0\0", "-f vmdk"),
+    (0, b"COWD", "-f vmdk"),
+    (0, b"# Disk DescriptorFile\nversion=1", "-f vmdk"),
+    (0, b"conectix", "-f vpc"),
+    (-512, b"conectix", "-f vpc"),
+    (0, b"vhdxfile", "-f vhdx"),
+    (64, b"\x7f\x10\xda\xbe", "-f vdi"),
+    (0, b"WithoutFreeSpace", "-f parallels"),
+    (-512, b"koly", "-f dmg"),
+    (0, b"\x3a\xff\x26\xed", "simg2img"),
+    (0, b"\x1f\x8b\x08\0", "gzip -dc"),
+    (0, b"BZh91AY&SY", "bzip2 -dc"),
+    (0, b"\xfd7zXZ\0", "xz -dc"),
+    (0, b"\x28\xb5\x2f\xfd", "zstd -dc"),
+    (257, b"ustar", "tar -xf"),
+];
+
+#[test]
+fn what_is_no_raw_image_is_refused_with_the_command_that_makes_one_of_it() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("disk");
+    let name = path.to_str().unwrap();
+    for (at, bytes, command) in NO_RAW_IMAGES {
+        file_with(&path, at, bytes);
+        for read_only in [false, true] {
+            let text = refusal(&path, read_only);
+            says(&text, &[command, name, "',raw'"]);
+        }
+    }
+}
+
+/// A guest may write what it likes into its disk.
+#[test]
+fn who_insists_gets_any_file_as_it_stands() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("disk");
+    for (at, bytes, _) in NO_RAW_IMAGES {
+        file_with(&path, at, bytes);
+        let insists = DiskSpec {
+            raw: true,
+            ..spec(&path, false)
+        };
+        assert!(DiskImage::open(&insists).is_ok(), "{bytes:?}");
+    }
+}
+
+/// What is short, or not of whole sectors, is named by what it is, not by its length.
+#[test]
+fn a_short_packed_file_is_called_what_it_is() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("disk.gz");
+    fs::write(&path, b"\x1f\x8b\x08\0 and a little").unwrap();
+    says(&refusal(&path, true), &["gzip file", "gzip -dc"]);
 }
