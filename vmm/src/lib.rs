@@ -44,6 +44,7 @@ pub mod host;
 pub mod memory;
 pub mod name;
 pub mod protocol;
+mod regular_file;
 pub mod size;
 pub mod virtio;
 pub mod vm;

@@ -24,6 +24,14 @@ pub enum HostError {
     )]
     LargerThanMachine { size: PageCount, machine: PageCount },
     #[error(
+        "a budget of {budget} is less than the process of one VM needs: give a --memory from {least} to {machine}, which this machine has"
+    )]
+    BudgetTooSmall {
+        budget: PageCount,
+        least: PageCount,
+        machine: PageCount,
+    },
+    #[error(
         "a budget of {budget} is larger than this machine, which has {machine}: give a smaller --memory"
     )]
     BudgetLargerThanMachine {
