@@ -801,21 +801,21 @@ fn the_log_of_a_background_host_is_bounded() {
     let mut size = 0;
     for round in 0..20_000_u64 {
         if round % 2000 == 0 {
-            size = log_bytes(place.path());
+            size = log_bytes(&place.host_folder());
         }
         let memory = 256 * MIB + round % 2 * 4096;
         let body = format!("{{\"memory_bytes\": {memory}}}");
         let answer = ask(&socket, "PATCH", "/v1/host", body.as_bytes());
         assert_eq!(status_of(&answer), "200", "{answer}");
     }
-    size = size.max(log_bytes(place.path()));
+    size = size.max(log_bytes(&place.host_folder()));
     assert!(size > 0, "changes of the budget are logged");
     assert!(size <= 2 * MIB + 16384, "the log has {size} bytes");
     place.ok(&["stop", "a"]);
 }
 
 fn log_bytes(folder: &Path) -> u64 {
-    let sizes = ["host.log", "host.log.old"].map(|name| fs::metadata(folder.join(name)));
+    let sizes = ["log", "log.old"].map(|name| fs::metadata(folder.join(name)));
     sizes.iter().flatten().map(fs::Metadata::len).sum()
 }
 

@@ -45,6 +45,7 @@ pub mod memory;
 pub mod name;
 pub mod protocol;
 mod regular_file;
+mod signals;
 pub mod size;
 pub mod virtio;
 pub mod vm;

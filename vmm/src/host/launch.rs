@@ -3,6 +3,7 @@
 use super::console::Console;
 use super::error::HostError;
 use super::link::Link;
+use super::runtime_dir::Place;
 use super::sharing::ScannedVmSpec;
 use super::vm::Running;
 use super::{Host, orphans};
@@ -17,7 +18,6 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,7 +57,7 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
         name: name.clone(),
         why,
     };
-    let (mut newborn, agent_socket) = spawn(name.as_str(), &host.shared.socket)
+    let (mut newborn, agent_socket) = spawn(name.as_str(), &host.shared.place)
         .map_err(|error| failed(crate::error_chain(&error)))?;
     let sent = newborn.link.send_with(&boot, agent_socket.as_fd());
     drop(agent_socket);
@@ -76,7 +76,7 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
 }
 
 /// Starts a process. Also returns the end of the scanner's socket that its agent is to have.
-fn spawn(name: &str, socket: &Path) -> std::io::Result<(Newborn, SharingSocket)> {
+fn spawn(name: &str, place: &Place) -> std::io::Result<(Newborn, SharingSocket)> {
     let (sharing, agent_socket) = SharingSocket::pair().map_err(std::io::Error::other)?;
     let (ours, theirs) = Channel::pair().map_err(std::io::Error::other)?;
     let kinds = (
@@ -87,7 +87,7 @@ fn spawn(name: &str, socket: &Path) -> std::io::Result<(Newborn, SharingSocket)>
     let (our_console, their_console) = socketpair(kinds.0, kinds.1, kinds.2, None)?;
     let mut child = Command::new(OWN_PROGRAM)
         .arg0("ballonet")
-        .args(orphans::arguments(name, socket))
+        .args(orphans::arguments(name, place))
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::from(their_console))
         .stderr(Stdio::piped())

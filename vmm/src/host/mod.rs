@@ -27,6 +27,7 @@ mod orphans;
 mod publication;
 mod queue;
 pub mod recording;
+pub(crate) mod rotating;
 mod round;
 mod routes;
 pub mod runtime_dir;
@@ -54,10 +55,10 @@ use page::{PageCount, VmId};
 use policy::{OVERHEAD, TaxRate, VmSettings};
 use publication::Publication;
 use recording::Recorder;
+use runtime_dir::Place;
 use sharing::{Audit, Direction, PageSharing, Report};
 use state::{Beginning, State};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
@@ -109,8 +110,6 @@ pub struct HostOptions {
     pub sample_period: Duration,
     /// How long targets hold if nothing happens.
     pub rebalance_interval: Duration,
-    /// Where clients find it.
-    pub socket: PathBuf,
     /// Where browsers and scrapers find it, if they should.
     pub http: Option<HttpOptions>,
 }
@@ -140,7 +139,7 @@ pub struct Host {
 #[derive(Debug)]
 struct Shared {
     interval: Duration,
-    socket: PathBuf,
+    place: Place,
     state: Mutex<State>,
     /// A VM has answered.
     answered: Notify,
@@ -158,11 +157,11 @@ struct Shared {
 }
 
 impl Host {
-    /// A host without VMs. Starts its rounds, so it must be called inside a runtime.
+    /// A host without VMs at a place. Starts its rounds, so it must be called inside a runtime.
     ///
     /// # Errors
     /// When the budget is above what the machine has.
-    pub fn start(options: &HostOptions) -> Result<Self, HostError> {
+    pub fn start(options: &HostOptions, place: &Place) -> Result<Self, HostError> {
         let machine = MachineMemory::read()
             .map_err(HostError::MachineMemory)?
             .total;
@@ -177,7 +176,7 @@ impl Host {
         let host = Self {
             shared: Arc::new(Shared {
                 interval: options.interval,
-                socket: options.socket.clone(),
+                place: place.clone(),
                 state: Mutex::new(State::new(Beginning {
                     budget: options.budget,
                     machine,
@@ -186,12 +185,14 @@ impl Host {
                     idle_tax: options.idle_tax,
                     sample_period: options.sample_period,
                     rebalance_interval: options.rebalance_interval,
-                    recorder: Recorder::new(&options.socket),
+                    recorder: Recorder::new(place.decisions()),
                 })),
                 answered: Notify::new(),
                 round_wanted: Notify::new(),
                 count: watch::Sender::new(0),
-                console_places: Arc::new(Semaphore::new(MOST_CONSOLE_CLIENTS)),
+                console_places: Arc::new(Semaphore::new(descriptors::clients(
+                    MOST_CONSOLE_CLIENTS,
+                ))),
                 stream_places: Arc::new(Semaphore::new(MOST_STREAM_CLIENTS)),
                 rounds: watch::Sender::new(0),
                 sharing,
