@@ -49,6 +49,7 @@ use crate::api::{
 };
 use crate::name::VmName;
 use crate::protocol::ToVm;
+use crate::vm::POWER_OFF_PATIENCE;
 use ::sharing::RateSettings;
 use console::Console;
 use page::{PageCount, VmId};
@@ -70,8 +71,6 @@ use wish::{
 
 /// How long a VM may wait until its memory was taken from others.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a kernel has to switch itself off when its power button is pressed.
-const POWER_OFF_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a VM process may take to end in order.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
