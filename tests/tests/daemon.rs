@@ -202,3 +202,42 @@ fn a_vm_without_a_host_ends_in_order_too() {
     let host = TestHost::start_in(host.into_place(), "256M");
     assert!(vms(&host.overview()).is_empty());
 }
+
+#[test]
+fn a_host_that_has_no_descriptors_left_says_so_and_lives_on() {
+    let script = "ulimit -n 64; exec \"$1\" host --memory 1G --interval-ms 200";
+    let host = host_by(Place::new(), script);
+    let run = |index: u32| {
+        let name = format!("vm{index}");
+        host.run(&["run", "--name", &name, "--memory", "32M"])
+    };
+    let refused = (0..32).map(run).find(|done| done.status != Some(0));
+    let refused = refused.expect("64 descriptors are not enough for 32 VMs");
+    refused.expect_failure(
+        1,
+        &[
+            "64 descriptors",
+            "ulimit -Hn",
+            "LimitNOFILE",
+            "stop another",
+        ],
+    );
+    let running = |overview: &Value| vms(overview).len();
+    let before = running(&host.overview());
+    assert!(before >= 3, "{before} VMs run");
+    // Nothing of the refused one is left, and a place that comes free is used.
+    assert_eq!(host.processes().len(), before + 1);
+    host.ok(&["stop", "vm0"]);
+    wait_until("its descriptors are closed", || run(0).status == Some(0));
+    assert_eq!(running(&host.overview()), before);
+}
+
+#[test]
+fn a_host_may_have_as_many_descriptors_as_its_user() {
+    let script = "ulimit -Sn 64; exec \"$1\" host --memory 1G --interval-ms 200";
+    let host = host_by(Place::new(), script);
+    for index in 0..8 {
+        host.start_vm(&format!("vm{index}"), &["--memory", "32M"]);
+    }
+    assert_eq!(vms(&host.overview()).len(), 8);
+}

@@ -16,6 +16,7 @@
 //!   answer holds up nobody.
 
 pub mod console;
+mod descriptors;
 mod error;
 mod events;
 mod figures;
@@ -192,7 +193,7 @@ impl Host {
                 console_places: Arc::new(Semaphore::new(descriptors::clients(
                     MOST_CONSOLE_CLIENTS,
                 ))),
-                stream_places: Arc::new(Semaphore::new(MOST_STREAM_CLIENTS)),
+                stream_places: Arc::new(Semaphore::new(descriptors::clients(MOST_STREAM_CLIENTS))),
                 rounds: watch::Sender::new(0),
                 sharing,
             }),
@@ -569,6 +570,8 @@ impl Host {
             return Err(HostError::OthersWait { count });
         }
         policy::admit(&state.snapshot(), &config.settings, OVERHEAD)?;
+        let starting = state.vms.values().filter(|vm| vm.running.is_none());
+        descriptors::check(starting.count())?;
         let (id, name) = (config.id, config.name.clone());
         let (grant, first_grant) = oneshot::channel();
         state.next_id += 1;

@@ -2,7 +2,7 @@
 
 use super::runtime_dir::{Claim, Place};
 use super::web::{self, Hangup, Token, TokenFile};
-use super::{Host, HostError, HostOptions, HttpOptions, orphans, routes};
+use super::{Host, HostError, HostOptions, HttpOptions, descriptors, orphans, routes};
 use axum::Router;
 use axum::serve::Listener;
 use hyper::Request;
@@ -66,6 +66,7 @@ pub async fn serve(
     end: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
     let place = claim.place();
+    descriptors::raise_limit();
     refuse_orphans(place)?;
     let host = Host::start(options, place)?;
     let listener = listen(place)?;
@@ -163,7 +164,7 @@ where
     L: Listener,
     L::Io: 'static,
 {
-    let places = Arc::new(Semaphore::new(MOST_CLIENTS));
+    let places = Arc::new(Semaphore::new(descriptors::clients(MOST_CLIENTS)));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
