@@ -24,7 +24,12 @@ use tracing_subscriber::EnvFilter;
 /// Time between rounds, unless told otherwise.
 const INTERVAL_MS: u64 = 1000;
 
-pub(super) async fn host(args: HostArgs, socket: &Path) -> Result<()> {
+pub(super) async fn host(mut args: HostArgs, socket: &Path) -> Result<()> {
+    let file = match &args.config {
+        Some(path) => ConfigFile::read(path)?,
+        None => ConfigFile::default(),
+    };
+    file.complete(&mut args);
     let end = end_at(match args.background {
         true => OnHangup::GoOn,
         false => OnHangup::End,
@@ -37,7 +42,7 @@ pub(super) async fn host(args: HostArgs, socket: &Path) -> Result<()> {
     // The log of another host at this socket must not be cut, so it is opened after the claim.
     let log = args.background.then(|| claim.place().log());
     start_log(log.clone())?;
-    let ended = serve_as_told(args, &claim, end).await;
+    let ended = serve_as_told(&args, &file, &claim, end).await;
     match (&ended, log) {
         // All went well: there is nothing to look up. Another host may come once the claim is dropped.
         (Ok(()), _) => claim.forget(),
@@ -49,15 +54,11 @@ pub(super) async fn host(args: HostArgs, socket: &Path) -> Result<()> {
 }
 
 async fn serve_as_told(
-    mut args: HostArgs,
+    args: &HostArgs,
+    file: &ConfigFile,
     claim: &Claim,
     end: impl Future<Output = ()>,
 ) -> Result<()> {
-    let file = match &args.config {
-        Some(path) => ConfigFile::read(path)?,
-        None => ConfigFile::default(),
-    };
-    file.complete(&mut args);
     let budget = match args.memory {
         Some(size) => size.0,
         None => default_budget()?,
@@ -72,7 +73,7 @@ async fn serve_as_told(
         idle_tax: args.idle_tax.unwrap_or_default(),
         sample_period: seconds_or(args.sample_period, SAMPLE_PERIOD),
         rebalance_interval: seconds_or(args.rebalance_interval, REBALANCE_INTERVAL),
-        http: http_options(&args)?,
+        http: http_options(args)?,
     };
     let socket = claim.place().socket();
     let ready = |_: &_| {

@@ -398,13 +398,19 @@ fn open_lock(path: &Path) -> io::Result<File> {
     Ok(lock)
 }
 
-/// An empty file for its owner alone, whatever the umask; also where one was.
+/// A file for its owner alone, whatever the umask, in place of any that is there.
 pub(super) fn create_private_file(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut options = File::options();
-    let options = options.append(true).create(true);
-    let file = options.mode(0o600).open(path)?;
+    let file = options
+        .append(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
-    file.set_len(0)?;
     Ok(file)
 }
 
