@@ -233,6 +233,26 @@ fn a_host_that_has_no_descriptors_left_says_so_and_lives_on() {
 }
 
 #[test]
+fn a_vm_costs_its_host_nine_descriptors_and_gives_them_back() {
+    let host = TestHost::start("1G");
+    let open = || process::descriptors(host.host_pid(), "").len();
+    host.ok(&["ps"]);
+    wait_until("something was decided", || {
+        host.host_folder().join("decisions").exists()
+    });
+    let before = open();
+    for name in ["a", "b", "c", "d"] {
+        host.boot_vm(name, &SMALL);
+    }
+    // Clients come and go.
+    wait_until("no more are open than these need", || {
+        open() <= before + 4 * 9
+    });
+    host.stop_all_but("");
+    wait_until("they are closed", || open() <= before);
+}
+
+#[test]
 fn a_host_may_have_as_many_descriptors_as_its_user() {
     let script = "ulimit -Sn 64; exec \"$1\" host --memory 1G --interval-ms 200";
     let host = host_by(Place::new(), script);

@@ -6,8 +6,8 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use std::{fs, io};
 
 /// Those that a VM takes: its process's end (1), the ways to the process, its console, its agent and its error
-/// output (4), its memory file (2), page tables and memory (2), and the store of its trust group (2).
-const OF_A_VM: u64 = 11;
+/// output (4), its memory file, page tables and memory (3), and the store of its trust group (1).
+const OF_A_VM: u64 = 9;
 /// Kept for clients and for what is opened for a moment.
 const SPARE: u64 = 8;
 /// Clients of one kind may take an eighth of all.

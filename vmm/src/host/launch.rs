@@ -66,8 +66,10 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
         Err(error) => Err(NotStarted::Silent(crate::error_chain(&error))),
     };
     match started {
-        Ok((description, memory_file)) => adopt(host, id, newborn, description, memory_file)
-            .map_err(|error| failed(format!("its memory file cannot be opened twice: {error}"))),
+        Ok((description, memory_file)) => {
+            adopt(host, id, newborn, description, memory_file);
+            Ok(())
+        }
         Err(why) => {
             let said = bury(&mut newborn).await;
             Err(failed(why.with(&said)))
@@ -195,13 +197,9 @@ async fn bury(newborn: &mut Newborn) -> String {
     (&mut newborn.stderr).await.unwrap_or_default()
 }
 
-fn adopt(
-    host: &Host,
-    id: VmId,
-    newborn: Newborn,
-    description: Description,
-    memory_file: File,
-) -> std::io::Result<()> {
+fn adopt(host: &Host, id: VmId, newborn: Newborn, description: Description, memory_file: File) {
+    // One descriptor for all who read it.
+    let memory_file = Arc::new(memory_file);
     let Newborn {
         child,
         link,
@@ -217,12 +215,12 @@ fn adopt(
         size: description.config.settings.size,
         pid,
         mappings: description.mappings,
-        memory_file: memory_file.try_clone()?,
+        memory_file: Arc::clone(&memory_file),
         socket: sharing,
     };
     let mut state = host.lock();
     let Some(vm) = state.vms.get_mut(&id) else {
-        return Ok(());
+        return;
     };
     vm.phase = VmPhase::Running;
     vm.running = Some(Running {
@@ -245,7 +243,6 @@ fn adopt(
     drop(state);
     host.shared.sharing.add_vm(to_scan);
     tokio::spawn(attend(host.clone(), id, child, link, stderr));
-    Ok(())
 }
 
 /// Listens to a VM until its process has ended, then frees what it held.
@@ -315,7 +312,7 @@ async fn free_memory(host: &Host, id: VmId) -> PageCount {
     let file = {
         let state = host.lock();
         let running = state.vms.get(&id).and_then(|vm| vm.running.as_ref());
-        running.and_then(|running| running.memory_file.try_clone().ok())
+        running.map(|running| Arc::clone(&running.memory_file))
     };
     let Some(file) = file else {
         return PageCount::ZERO;
