@@ -49,6 +49,12 @@ impl Place {
         self.path().join("host.sock")
     }
 
+    /// What its host keeps: it goes with a host that ends in order.
+    #[must_use]
+    pub fn host_folder(&self) -> PathBuf {
+        self.path().join("host.sock.d")
+    }
+
     /// Where commands put what is temporary; looked at in the end.
     #[must_use]
     pub fn temporary_folder(&self) -> PathBuf {
@@ -136,10 +142,9 @@ impl Place {
     /// whose host was killed.
     pub fn clear(&self) {
         self.kill_all();
-        for file in ["host.sock", "host.lock"] {
-            // It may not have been there.
-            drop(fs::remove_file(self.path().join(file)));
-        }
+        // They may not have been there.
+        drop(fs::remove_file(self.socket()));
+        drop(fs::remove_dir_all(self.host_folder()));
     }
 
     fn kill_all(&self) {
@@ -159,14 +164,7 @@ impl Place {
         };
         let processes = self.processes();
         let mut left: Vec<String> = processes.iter().map(|&pid| describe(pid)).collect();
-        let logs = [
-            "tmp",
-            "host.log",
-            "host.log.old",
-            // Kept when a host was killed.
-            "host.decisions",
-            "host.decisions.old",
-        ];
+        let logs = ["tmp", "host.log"];
         left.extend(
             files(self.path())
                 .into_iter()

@@ -72,8 +72,8 @@ impl Web {
             let (_, rest) = log.split_once("dashboard at http://")?;
             rest.split_once('/')?.0.parse().ok()
         });
-        let token = fs::read_to_string(host.path().join("host.token"))
-            .expect("the token is beside the socket");
+        let token = fs::read_to_string(host.host_folder().join("token"))
+            .expect("the token is in the host's folder");
         Self {
             address,
             token: token.trim().into(),

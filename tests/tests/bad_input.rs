@@ -562,6 +562,55 @@ fn a_host_whose_socket_cannot_be_made_says_so() {
         1,
         &["larger than this machine", "--memory"],
     );
+    for size in ["0", "1M"] {
+        place.fails(
+            &["host", "--memory", size],
+            1,
+            &["give a --memory from 6 MiB to", "this machine has"],
+        );
+    }
+}
+
+/// Neither a pipe without a writer nor a device without an end is waited for.
+#[test]
+fn files_that_are_pipes_or_devices_are_refused_at_once() {
+    let host = TestHost::start("256M");
+    let pipe = host.temporary_folder().join("pipe");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    let kind = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).expect("a pipe can be made");
+    let pipe = pipe.display().to_string();
+    let image = tests::guest_image::guest_image().display().to_string();
+    let other = host.path().join("other.sock").display().to_string();
+    for (file, kind) in [(&*pipe, "a pipe"), ("/dev/zero", "a device")] {
+        let commands: [&[&str]; 6] = [
+            &["run", "--memory", "64M", "--kernel", file],
+            &[
+                "run", "--memory", "64M", "--kernel", &image, "--initrd", file,
+            ],
+            &["--socket", &other, "host", "--config", file],
+            &["replay", file],
+            &["simulate", file],
+            &["experiment", "run", file],
+        ];
+        for words in commands {
+            host.fails(words, 1, &[file, kind]);
+        }
+        assert_untouched(&host);
+    }
+    fs::remove_file(&pipe).expect("it was made above");
+    // A file of settings or decisions that is larger than any is not read whole.
+    let large = host.temporary_folder().join("large");
+    let file = fs::File::create(&large).expect("a file can be made");
+    file.set_len(1 << 40).expect("a hole is cheap");
+    let name = large.display().to_string();
+    for words in [
+        &["--socket", &other, "host", "--config", &name][..],
+        &["replay", &name],
+    ] {
+        host.fails(words, 1, &[&name, "the most that is read"]);
+    }
+    fs::remove_file(&large).expect("it was made above");
 }
 
 /// A `run` that had to start a host and then fails takes the host away again.
@@ -789,21 +838,21 @@ fn the_log_of_a_background_host_is_bounded() {
     let mut size = 0;
     for round in 0..20_000_u64 {
         if round % 2000 == 0 {
-            size = log_bytes(place.path());
+            size = log_bytes(&place.host_folder());
         }
         let memory = 256 * MIB + round % 2 * 4096;
         let body = format!("{{\"memory_bytes\": {memory}}}");
         let answer = ask(&socket, "PATCH", "/v1/host", body.as_bytes());
         assert_eq!(status_of(&answer), "200", "{answer}");
     }
-    size = size.max(log_bytes(place.path()));
+    size = size.max(log_bytes(&place.host_folder()));
     assert!(size > 0, "changes of the budget are logged");
     assert!(size <= 2 * MIB + 16384, "the log has {size} bytes");
     place.ok(&["stop", "a"]);
 }
 
 fn log_bytes(folder: &Path) -> u64 {
-    let sizes = ["host.log", "host.log.old"].map(|name| fs::metadata(folder.join(name)));
+    let sizes = ["log", "log.old"].map(|name| fs::metadata(folder.join(name)));
     sizes.iter().flatten().map(fs::Metadata::len).sum()
 }
 

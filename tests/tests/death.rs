@@ -166,7 +166,8 @@ fn runs_at_the_same_moment_start_one_host_with_a_whole_log() {
         }
     });
     assert_eq!(vms(&place.overview()).len(), 8);
-    let log = std::fs::read(place.path().join("host.log")).expect("a host in the background logs");
+    let log =
+        std::fs::read(place.host_folder().join("log")).expect("a host in the background logs");
     let log = String::from_utf8(log).expect("it is text");
     assert!(
         !log.contains('\0'),

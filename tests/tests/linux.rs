@@ -112,6 +112,24 @@ fn each_kernel_boots_from_its_elf_file_and_shuts_down_when_it_is_stopped() {
     });
 }
 
+#[test]
+fn a_guest_whose_process_is_told_to_end_by_a_signal_shuts_down_first() {
+    let name = "a_guest_whose_process_is_told_to_end_by_a_signal_shuts_down_first";
+    where_linux_runs(name, LIMIT, |guests| {
+        let host = TestHost::start("512M");
+        let guest = guests
+            .newest()
+            .boot(&host, "a", Image::Elf, &["--memory", "192M"]);
+        process::signal(host.pid("a"), Signal::TERM);
+        guest.wait_for_end();
+        let printed = guest.printed();
+        assert!(
+            printed.contains("the power button was pressed"),
+            "{printed}"
+        );
+    });
+}
+
 /// A guest of the newest kernel whose memory nobody but the balloon moves.
 fn lone_guest<'a>(kernel: &LinuxKernel, host: &'a TestHost) -> LinuxGuest<'a> {
     host.ok(&["set", "host", "sharing=off"]);

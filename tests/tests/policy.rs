@@ -102,7 +102,7 @@ fn recorded_decisions_are_made_again_and_a_changed_one_is_found() {
     let host = policy_host("300M");
     host.boot_vm("a", &["--memory", "128M"]);
     host.boot_vm("b", &["--memory", "128M", "--workload", "verify:size=64M"]);
-    let recording = host.path().join("host.decisions");
+    let recording = host.host_folder().join("decisions");
     let file = recording.to_str().expect("a name in letters");
     let replayed = wait_for("there are decisions", || {
         let replayed = host.json(&["replay", file]);

@@ -75,7 +75,7 @@ fn other_sites_and_rebound_names_are_refused_whatever_they_know() {
 #[test]
 fn the_token_is_for_the_owner_alone_and_goes_with_the_host() {
     let (host, web) = Web::start("256M");
-    let file = host.path().join("host.token");
+    let file = host.host_folder().join("token");
     let mode = std::fs::metadata(file)
         .expect("it is there")
         .permissions()

@@ -44,6 +44,8 @@ pub mod host;
 pub mod memory;
 pub mod name;
 pub mod protocol;
+mod regular_file;
+mod signals;
 pub mod size;
 pub mod virtio;
 pub mod vm;

@@ -10,6 +10,7 @@ use page::{PAGE_SIZE, PageCount, VmId};
 use sharing::{Pace, Pressure, RateSettings, TrustGroup};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -97,7 +98,7 @@ impl Ours {
                 size: PageCount(file.metadata()?.len() / PAGE_SIZE),
                 pid: vm.pid(),
                 mappings: vm.mappings()?,
-                memory_file: file.try_clone()?,
+                memory_file: Arc::new(file.try_clone()?),
                 socket: vm.take_socket()?,
             };
             self.sharing

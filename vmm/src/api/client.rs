@@ -1,6 +1,7 @@
 //! Speaks to a host over its socket.
 
 use super::{CONSOLE_PROTOCOL, Problem};
+use crate::host::runtime_dir::{self, PlaceError};
 use crate::name::VmName;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -23,6 +24,8 @@ use tokio::net::UnixStream;
 pub enum ClientError {
     #[error("no host answers at {}: start one with `ballonet host`, or `ballonet run` which starts it", .socket.display())]
     NoHost { socket: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     #[error("the host broke off")]
     Http(#[from] hyper::Error),
     #[error("{}", .0.detail)]
@@ -113,6 +116,7 @@ impl Client {
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
+        runtime_dir::check(&self.socket)?;
         let stream =
             UnixStream::connect(&self.socket)
                 .await

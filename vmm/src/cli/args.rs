@@ -31,6 +31,9 @@ pub(super) enum Command {
     /// Four VMs with twice the memory there is: a live view, then a summary.
     Demo(DemoArgs),
     /// The daemon that owns the memory and starts VMs; `run` starts one if none runs.
+    #[command(
+        after_help = "What a host keeps lies beside its socket, in a folder of the socket's name and .d: its decisions, the token of\n--http, the log of one that `run` started. The folder goes with a host that ends in order.\n\nSignals: SIGTERM, SIGINT (Ctrl-C), SIGQUIT and SIGHUP end a host and its VMs in order, as `stop` does; one that\n`run` started takes no notice of SIGHUP. What was ignored at its start, as by nohup, stays ignored. SIGUSR1,\nSIGUSR2 and others that are sent by habit do nothing; there is no log to be opened anew. The same signals to a\nVM's process end that VM.\n\nExamples:\n  ballonet host --memory 8G\n  ballonet host --config /etc/ballonet.toml --http 127.0.0.1:9000\n  nohup ballonet host --memory 8G 2>host.log &"
+    )]
     Host(HostArgs),
     /// Start a VM. Without --kernel it boots the embedded guest.
     #[command(
@@ -99,7 +102,7 @@ pub(super) enum Command {
     },
     /// Make recorded decisions again, and compare.
     #[command(
-        after_help = "A host records its decisions beside its socket, in a file that ends in .decisions. Exits with 1 if a decision would be another now.\n\nExamples:\n  ballonet replay /run/ballonet/host.decisions"
+        after_help = "A host records its decisions in its folder beside its socket. Exits with 1 if a decision would be another now.\n\nExamples:\n  ballonet replay /run/ballonet/host.sock.d/decisions"
     )]
     Replay {
         /// A recording.
@@ -247,7 +250,7 @@ pub(super) struct HostArgs {
     #[arg(long, value_parser = clap::value_parser!(u64).range(50..=60_000))]
     pub(super) interval_ms: Option<u64>,
     /// Serve the dashboard, the interface under /v1 and /metrics at this address, as in 127.0.0.1:9000.
-    /// Changes there need a token, which is printed and lies beside the socket. /v1/openapi.json describes
+    /// Changes there need a token, which is printed and lies in the host's folder. /v1/openapi.json describes
     /// the interface.
     #[arg(long, value_name = "ADDRESS")]
     pub(super) http: Option<SocketAddr>,
@@ -267,7 +270,7 @@ pub(super) struct HostArgs {
     /// End when the last VM has ended.
     #[arg(long)]
     pub(super) exit_when_empty: bool,
-    /// Log to a file of bounded size beside the socket instead of the terminal.
+    /// Log to a file of bounded size in the host's folder instead of the terminal.
     #[arg(long, hide = true)]
     pub(super) background: bool,
 }

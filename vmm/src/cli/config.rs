@@ -2,14 +2,17 @@
 
 use super::args::HostArgs;
 use crate::api::ScanPriority;
+use crate::regular_file::read_text;
 use crate::size::Size;
 use anyhow::{Context, Result};
 use policy::TaxRate;
 use serde::{Deserialize, Deserializer};
 use sharing::RateSettings;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+
+/// Bytes of a file of settings, many times more than all of them need.
+const LARGEST: u64 = 1 << 20;
 
 /// The settings that a file gives. vmm/systemd/host.toml explains each.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -42,7 +45,7 @@ struct ScanFile {
 impl ConfigFile {
     /// Reads a file.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path)
+        let text = read_text(path, LARGEST)
             .with_context(|| format!("cannot read {}: give another --config", path.display()))?;
         Self::parse(&text).with_context(|| format!("{} is not understood", path.display()))
     }

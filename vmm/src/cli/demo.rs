@@ -105,11 +105,10 @@ pub(super) async fn demo(args: DemoArgs) -> Result<()> {
         idle_tax: TaxRate::default(),
         sample_period: SAMPLE_PERIOD,
         rebalance_interval: REBALANCE_INTERVAL,
-        socket: folder.socket(),
         http: None,
     };
     let script = async |host: &Host| play(host, &args).await;
-    let summary = with_private_host(&options, end_signal()?, script).await?;
+    let summary = with_private_host(&folder, &options, end_signal()?, script).await?;
     if args.json {
         print_json(&summary)?
     } else {

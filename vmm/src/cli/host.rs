@@ -2,22 +2,24 @@
 
 use super::args::HostArgs;
 use super::config::ConfigFile;
-use crate::host::runtime_dir::{Claim, ClaimError, log_of};
+use crate::host::rotating::RotatingFile;
+use crate::host::runtime_dir::{Claim, PlaceError};
 use crate::host::{HostOptions, HttpOptions, MachineMemory, serve};
+use crate::signals::{ENDING, HARMLESS, not_ignored};
 use anyhow::{Context, Result, bail};
 use page::PageCount;
 use policy::{REBALANCE_INTERVAL, SAMPLE_PERIOD};
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
 use std::fs::File;
+use std::future::poll_fn;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-
-/// Size in bytes at which the log starts anew; the one before is kept beside it.
-const LOG_LIMIT: u64 = 1 << 20;
 
 /// Time between rounds, unless told otherwise.
 const INTERVAL_MS: u64 = 1000;
@@ -28,15 +30,35 @@ pub(super) async fn host(mut args: HostArgs, socket: &Path) -> Result<()> {
         None => ConfigFile::default(),
     };
     file.complete(&mut args);
+    let end = end_at(match args.background {
+        true => OnHangup::GoOn,
+        false => OnHangup::End,
+    })?;
     let claim = match Claim::take(socket) {
         // A background host is started to have one there: so it is.
-        Err(ClaimError::Taken { .. }) if args.background => return Ok(()),
+        Err(PlaceError::Taken { .. }) if args.background => return Ok(()),
         other => other?,
     };
-    raise_descriptor_limit();
     // The log of another host at this socket must not be cut, so it is opened after the claim.
-    let log = args.background.then(|| log_of(socket));
+    let log = args.background.then(|| claim.place().log());
     start_log(log.clone())?;
+    let ended = serve_as_told(&args, &file, &claim, end).await;
+    match (&ended, log) {
+        // All went well: there is nothing to look up. Another host may come once the claim is dropped.
+        (Ok(()), _) => claim.forget(),
+        // It did not start: whoever started it is told why.
+        (Err(_), Some(log)) => drop(std::fs::remove_file(log)),
+        (Err(_), None) => {}
+    }
+    ended
+}
+
+async fn serve_as_told(
+    args: &HostArgs,
+    file: &ConfigFile,
+    claim: &Claim,
+    end: impl Future<Output = ()>,
+) -> Result<()> {
     let budget = match args.memory {
         Some(size) => size.0,
         None => default_budget()?,
@@ -51,21 +73,17 @@ pub(super) async fn host(mut args: HostArgs, socket: &Path) -> Result<()> {
         idle_tax: args.idle_tax.unwrap_or_default(),
         sample_period: seconds_or(args.sample_period, SAMPLE_PERIOD),
         rebalance_interval: seconds_or(args.rebalance_interval, REBALANCE_INTERVAL),
-        socket: socket.into(),
-        http: http_options(&args)?,
+        http: http_options(args)?,
     };
+    let socket = claim.place().socket();
     let ready = |_: &_| {
         tracing::info!("serving {} with a budget of {budget}", socket.display());
         if args.background {
             leave_terminal();
         }
     };
-    serve(&options, &claim, ready, end_signal()?).await?;
+    serve(&options, claim, ready, end).await?;
     tracing::info!("ended");
-    // All went well: there is nothing to look up. Another host may come once the claim is dropped.
-    log.iter()
-        .flat_map(|log| [log.clone(), older(log)])
-        .for_each(|log| drop(std::fs::remove_file(log)));
     Ok(())
 }
 
@@ -97,15 +115,6 @@ fn leave_terminal() {
     silenced.unwrap_or_else(|error| tracing::warn!("errors are still printed: {error}"));
 }
 
-/// Every VM and every client takes some descriptors: as many as this user may have.
-fn raise_descriptor_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!("the limit of open files stays low: {error}");
-    }
-}
-
 /// 80 % of what is available now: the rest is for the machine's own programs.
 fn default_budget() -> Result<PageCount> {
     let available = MachineMemory::read()
@@ -114,65 +123,79 @@ fn default_budget() -> Result<PageCount> {
     Ok(PageCount(available.0 / 5 * 4))
 }
 
-/// Done at Ctrl-C, SIGTERM or a hang-up.
+/// Done when a signal tells the process to end.
 pub(super) fn end_signal() -> Result<impl Future<Output = ()>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    })
+    end_at(OnHangup::End)
 }
 
-/// Logs to the terminal, or to a file of bounded size. `RUST_LOG` chooses what.
+/// What a closed terminal is to a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OnHangup {
+    End,
+    /// One in the background has no terminal.
+    GoOn,
+}
+
+fn end_at(on_hangup: OnHangup) -> Result<impl Future<Output = ()>> {
+    let ends = |signal: &Signal| *signal != Signal::HUP || on_hangup == OnHangup::End;
+    let (ending, also_harmless): (Vec<_>, Vec<_>) = ENDING.into_iter().partition(ends);
+    // What was listened for once ends nothing any more, listened for or not.
+    drop(listen_for(&HARMLESS)?);
+    drop(listen_for(&also_harmless)?);
+    let mut ending = listen_for(&ending)?;
+    Ok(poll_fn(move |context| {
+        let mut came = ending.iter_mut();
+        match came.any(|signal| signal.poll_recv(context).is_ready()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }))
+}
+
+fn listen_for(signals: &[Signal]) -> Result<Vec<SignalStream>> {
+    let kinds = not_ignored(signals).into_iter();
+    kinds
+        .map(|kind| signal(SignalKind::from_raw(kind.as_raw())))
+        .collect::<io::Result<_>>()
+        .context("cannot listen for signals")
+}
+
+/// Logs to the terminal, or to a file of bounded size. `RUST_LOG` chooses what. Nothing that cannot be logged ends
+/// or holds up who logs it.
 pub(super) fn start_log(file: Option<PathBuf>) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_target(false);
+        .with_target(false)
+        // They would be printed, to where perhaps nothing can be written.
+        .log_internal_errors(false);
     match file {
         Some(path) => {
-            let log_file = BoundedLog::open(path)?;
+            let log_file = LogFile::create(path)?;
             log.with_ansi(false)
                 .with_writer(move || log_file.clone())
                 .init();
         }
-        None => log.with_writer(io::stderr).init(),
+        None => log.with_writer(|| Stderr).init(),
     }
     Ok(())
 }
 
-/// A log file that starts anew when it is full, so that no guest or client can fill the disk.
-#[derive(Clone, Debug)]
-struct BoundedLog(Arc<Mutex<(PathBuf, File, u64)>>);
+/// The error output, as far as it takes what is written: a terminal that was stopped with Ctrl-S, or a pipe whose
+/// reader does not read, would make the host wait.
+#[derive(Clone, Copy, Debug)]
+struct Stderr;
 
-impl BoundedLog {
-    fn open(path: PathBuf) -> Result<Self> {
-        let make = || -> io::Result<File> {
-            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-            File::create(&path)
-        };
-        let file = make().with_context(|| format!("cannot write the log {}", path.display()))?;
-        Ok(Self(Arc::new(Mutex::new((path, file, 0)))))
-    }
-}
-
-impl Write for BoundedLog {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (path, file, size) = &mut *log;
-        if *size > LOG_LIMIT {
-            std::fs::rename(&*path, older(path))?;
-            *file = File::create(&*path)?;
-            *size = 0;
+impl Write for Stderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let stderr = rustix::stdio::stderr();
+        let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
+        let now = Timespec::default();
+        if matches!(poll(&mut ready, Some(&now)), Ok(1..)) {
+            // It may be full, or its reader gone: there is nobody to be told.
+            rustix::io::write(stderr, line).ok();
         }
-        let count = file.write(bytes)?;
-        *size += count as u64;
-        Ok(count)
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -180,28 +203,27 @@ impl Write for BoundedLog {
     }
 }
 
-/// Where a full log is kept.
-fn older(log: &Path) -> PathBuf {
-    log.with_extension("log.old")
+/// A log of bounded size, so that no guest or client can fill the disk.
+#[derive(Clone, Debug)]
+struct LogFile(Arc<Mutex<RotatingFile>>);
+
+impl LogFile {
+    fn create(path: PathBuf) -> Result<Self> {
+        let failed = format!("cannot write the log {}", path.display());
+        let file = RotatingFile::create(path).context(failed)?;
+        Ok(Self(Arc::new(Mutex::new(file))))
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Write for LogFile {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The disk may be full: the next line is tried again.
+        drop(log.append(line));
+        Ok(line.len())
+    }
 
-    #[test]
-    fn the_log_never_grows_beyond_twice_its_limit() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("host.log");
-        let mut log = BoundedLog::open(path.clone()).unwrap();
-        for _ in 0..5000 {
-            log.write_all(&[b'x'; 1024]).unwrap();
-        }
-        let total: u64 = std::fs::read_dir(folder.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().metadata().unwrap().len())
-            .sum();
-        assert!(total <= 2 * (LOG_LIMIT + 2048), "{total} bytes");
-        assert!(path.exists());
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! A host for one command alone, in a folder that goes with it: no user's host is touched, and nothing is
 //! left behind, also when the command is interrupted.
 
-use crate::host::runtime_dir::Claim;
+use crate::host::runtime_dir::{Claim, make_private_folder, temporary_folder};
 use crate::host::{Host, HostOptions, serve};
 use anyhow::{Context, Result, anyhow};
 use std::path::{Path, PathBuf};
@@ -15,18 +15,13 @@ impl PrivateFolder {
     /// One for a command of that name.
     pub(super) fn make(command: &str) -> Result<Self> {
         let name = format!("ballonet-{command}-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let path = temporary_folder().join(name);
+        make_private_folder(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self(path))
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.0
-    }
-
-    /// Where a host serves in it.
-    pub(super) fn socket(&self) -> PathBuf {
-        self.0.join("host.sock")
     }
 }
 
@@ -40,6 +35,7 @@ impl Drop for PrivateFolder {
 
 /// Does something with a host of its own, which ends with it. Breaks off when `interrupt` is done.
 pub(super) async fn with_private_host<T>(
+    folder: &PrivateFolder,
     options: &HostOptions,
     interrupt: impl Future<Output = ()>,
     script: impl AsyncFnOnce(&Host) -> Result<T>,
@@ -55,7 +51,7 @@ pub(super) async fn with_private_host<T>(
             () = interrupt => {}
         }
     };
-    let claim = Claim::take(&options.socket)?;
+    let claim = Claim::take(&folder.path().join("host.sock"))?;
     serve(options, &claim, ready, play).await?;
     result
 }

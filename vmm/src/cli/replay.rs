@@ -2,10 +2,13 @@
 
 use super::{print, print_json};
 use crate::host::recording::{differences, parse_recording};
+use crate::regular_file::read_text;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::path::Path;
 
+/// Bytes of a recording: a host's own has 1 MiB, several may have been joined.
+const LARGEST: u64 = 1 << 28;
 /// Decisions whose differences are printed; what is wrong shows in the first few.
 const MOST_SHOWN: usize = 10;
 
@@ -27,7 +30,7 @@ struct DecisionDifferences {
 
 pub(super) fn replay(file: &Path, json: bool) -> Result<()> {
     let shown = file.display();
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {shown}"))?;
+    let text = read_text(file, LARGEST).with_context(|| format!("cannot read {shown}"))?;
     let decisions = parse_recording(&text).with_context(|| format!("cannot replay {shown}"))?;
     let mut differing = decisions
         .iter()

@@ -1,14 +1,18 @@
 //! `ballonet simulate`: the policy over a described load.
 
 use super::{print, print_json, table};
+use crate::regular_file::read_text;
 use anyhow::{Context, Result};
 use page::PageCount;
 use policy::simulate::{HostPoint, Scenario, Trace, VmPoint, VmTrace, simulate as run};
 use std::path::Path;
 
+/// Bytes of a scenario.
+const LARGEST: u64 = 1 << 24;
+
 pub(super) fn simulate(file: &Path, csv: bool, json: bool) -> Result<()> {
     let shown = file.display();
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {shown}"))?;
+    let text = read_text(file, LARGEST).with_context(|| format!("cannot read {shown}"))?;
     let scenario: Scenario =
         toml::from_str(&text).with_context(|| format!("{shown} is not a scenario"))?;
     let trace = run(&scenario).with_context(|| format!("cannot simulate {shown}"))?;

@@ -24,6 +24,14 @@ pub enum HostError {
     )]
     LargerThanMachine { size: PageCount, machine: PageCount },
     #[error(
+        "a budget of {budget} is less than the process of one VM needs: give a --memory from {least} to {machine}, which this machine has"
+    )]
+    BudgetTooSmall {
+        budget: PageCount,
+        least: PageCount,
+        machine: PageCount,
+    },
+    #[error(
         "a budget of {budget} is larger than this machine, which has {machine}: give a smaller --memory"
     )]
     BudgetLargerThanMachine {
@@ -63,6 +71,10 @@ pub enum HostError {
         seconds: u64,
         keepers: Keepers,
     },
+    #[error(
+        "the host may have {limit} descriptors, {open} are open, and {needed} must be free to start a VM: stop another, or raise the limit (`ulimit -Hn`, or LimitNOFILE= of the service) before the host is started"
+    )]
+    TooFewDescriptors { open: u64, limit: u64, needed: u64 },
     #[error("VM '{name}' did not start: {why}")]
     DidNotStart { name: VmName, why: String },
     #[error("VM '{0}' does not run yet: try again in a moment")]
@@ -144,7 +156,10 @@ impl HostError {
 
     /// Whether waiting may help.
     pub(super) fn may_pass(&self) -> bool {
-        matches!(self, Self::Refused(_) | Self::OthersWait { .. })
+        matches!(
+            self,
+            Self::Refused(_) | Self::OthersWait { .. } | Self::TooFewDescriptors { .. }
+        )
     }
 
     /// What kind of error clients are told.
@@ -152,9 +167,10 @@ impl HostError {
         match self {
             Self::UnknownVm(_) => ProblemKind::UnknownVm,
             Self::NameInUse(_) => ProblemKind::NameInUse,
-            Self::Refused(_) | Self::OthersWait { .. } | Self::WaitedInVain { .. } => {
-                ProblemKind::NotAdmitted
-            }
+            Self::Refused(_)
+            | Self::OthersWait { .. }
+            | Self::WaitedInVain { .. }
+            | Self::TooFewDescriptors { .. } => ProblemKind::NotAdmitted,
             Self::QueueFull(_) => ProblemKind::QueueFull,
             Self::NoMemoryInTime { .. } => ProblemKind::NoMemoryInTime,
             Self::EndedWhileWaiting(_) => ProblemKind::HostEnded,

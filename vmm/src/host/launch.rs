@@ -3,6 +3,7 @@
 use super::console::Console;
 use super::error::HostError;
 use super::link::Link;
+use super::runtime_dir::Place;
 use super::sharing::ScannedVmSpec;
 use super::vm::Running;
 use super::{Host, orphans};
@@ -17,7 +18,6 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,7 +57,7 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
         name: name.clone(),
         why,
     };
-    let (mut newborn, agent_socket) = spawn(name.as_str(), &host.shared.socket)
+    let (mut newborn, agent_socket) = spawn(name.as_str(), &host.shared.place)
         .map_err(|error| failed(crate::error_chain(&error)))?;
     let sent = newborn.link.send_with(&boot, agent_socket.as_fd());
     drop(agent_socket);
@@ -66,8 +66,10 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
         Err(error) => Err(NotStarted::Silent(crate::error_chain(&error))),
     };
     match started {
-        Ok((description, memory_file)) => adopt(host, id, newborn, description, memory_file)
-            .map_err(|error| failed(format!("its memory file cannot be opened twice: {error}"))),
+        Ok((description, memory_file)) => {
+            adopt(host, id, newborn, description, memory_file);
+            Ok(())
+        }
         Err(why) => {
             let said = bury(&mut newborn).await;
             Err(failed(why.with(&said)))
@@ -76,7 +78,7 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
 }
 
 /// Starts a process. Also returns the end of the scanner's socket that its agent is to have.
-fn spawn(name: &str, socket: &Path) -> std::io::Result<(Newborn, SharingSocket)> {
+fn spawn(name: &str, place: &Place) -> std::io::Result<(Newborn, SharingSocket)> {
     let (sharing, agent_socket) = SharingSocket::pair().map_err(std::io::Error::other)?;
     let (ours, theirs) = Channel::pair().map_err(std::io::Error::other)?;
     let kinds = (
@@ -87,7 +89,7 @@ fn spawn(name: &str, socket: &Path) -> std::io::Result<(Newborn, SharingSocket)>
     let (our_console, their_console) = socketpair(kinds.0, kinds.1, kinds.2, None)?;
     let mut child = Command::new(OWN_PROGRAM)
         .arg0("ballonet")
-        .args(orphans::arguments(name, socket))
+        .args(orphans::arguments(name, place))
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::from(their_console))
         .stderr(Stdio::piped())
@@ -195,13 +197,9 @@ async fn bury(newborn: &mut Newborn) -> String {
     (&mut newborn.stderr).await.unwrap_or_default()
 }
 
-fn adopt(
-    host: &Host,
-    id: VmId,
-    newborn: Newborn,
-    description: Description,
-    memory_file: File,
-) -> std::io::Result<()> {
+fn adopt(host: &Host, id: VmId, newborn: Newborn, description: Description, memory_file: File) {
+    // One descriptor for all who read it.
+    let memory_file = Arc::new(memory_file);
     let Newborn {
         child,
         link,
@@ -217,12 +215,12 @@ fn adopt(
         size: description.config.settings.size,
         pid,
         mappings: description.mappings,
-        memory_file: memory_file.try_clone()?,
+        memory_file: Arc::clone(&memory_file),
         socket: sharing,
     };
     let mut state = host.lock();
     let Some(vm) = state.vms.get_mut(&id) else {
-        return Ok(());
+        return;
     };
     vm.phase = VmPhase::Running;
     vm.running = Some(Running {
@@ -245,7 +243,6 @@ fn adopt(
     drop(state);
     host.shared.sharing.add_vm(to_scan);
     tokio::spawn(attend(host.clone(), id, child, link, stderr));
-    Ok(())
 }
 
 /// Listens to a VM until its process has ended, then frees what it held.
@@ -317,7 +314,7 @@ async fn free_memory(host: &Host, id: VmId) -> PageCount {
     let file = {
         let state = host.lock();
         let running = state.vms.get(&id).and_then(|vm| vm.running.as_ref());
-        running.and_then(|running| running.memory_file.try_clone().ok())
+        running.map(|running| Arc::clone(&running.memory_file))
     };
     let Some(file) = file else {
         return PageCount::ZERO;

@@ -16,6 +16,7 @@
 //!   answer holds up nobody.
 
 pub mod console;
+mod descriptors;
 mod device_watch;
 mod error;
 mod events;
@@ -28,6 +29,7 @@ mod orphans;
 mod publication;
 mod queue;
 pub mod recording;
+pub(crate) mod rotating;
 mod round;
 mod routes;
 pub mod runtime_dir;
@@ -49,16 +51,17 @@ use crate::api::{
 };
 use crate::name::VmName;
 use crate::protocol::ToVm;
+use crate::vm::POWER_OFF_PATIENCE;
 use ::sharing::RateSettings;
 use console::Console;
 use page::{PageCount, VmId};
 use policy::{OVERHEAD, TaxRate, VmSettings};
 use publication::Publication;
 use recording::Recorder;
+use runtime_dir::Place;
 use sharing::{Audit, Direction, PageSharing, Report};
 use state::{Beginning, State};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
@@ -70,8 +73,6 @@ use wish::{
 
 /// How long a VM may wait until its memory was taken from others.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a kernel has to switch itself off when its power button is pressed.
-const POWER_OFF_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a VM process may take to end in order.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -110,8 +111,6 @@ pub struct HostOptions {
     pub sample_period: Duration,
     /// How long targets hold if nothing happens.
     pub rebalance_interval: Duration,
-    /// Where clients find it.
-    pub socket: PathBuf,
     /// Where browsers and scrapers find it, if they should.
     pub http: Option<HttpOptions>,
 }
@@ -141,7 +140,7 @@ pub struct Host {
 #[derive(Debug)]
 struct Shared {
     interval: Duration,
-    socket: PathBuf,
+    place: Place,
     state: Mutex<State>,
     /// A VM has answered.
     answered: Notify,
@@ -159,11 +158,11 @@ struct Shared {
 }
 
 impl Host {
-    /// A host without VMs. Starts its rounds, so it must be called inside a runtime.
+    /// A host without VMs at a place. Starts its rounds, so it must be called inside a runtime.
     ///
     /// # Errors
     /// When the budget is above what the machine has.
-    pub fn start(options: &HostOptions) -> Result<Self, HostError> {
+    pub fn start(options: &HostOptions, place: &Place) -> Result<Self, HostError> {
         let machine = MachineMemory::read()
             .map_err(HostError::MachineMemory)?
             .total;
@@ -178,7 +177,7 @@ impl Host {
         let host = Self {
             shared: Arc::new(Shared {
                 interval: options.interval,
-                socket: options.socket.clone(),
+                place: place.clone(),
                 state: Mutex::new(State::new(Beginning {
                     budget: options.budget,
                     machine,
@@ -187,13 +186,15 @@ impl Host {
                     idle_tax: options.idle_tax,
                     sample_period: options.sample_period,
                     rebalance_interval: options.rebalance_interval,
-                    recorder: Recorder::new(&options.socket),
+                    recorder: Recorder::new(place.decisions()),
                 })),
                 answered: Notify::new(),
                 round_wanted: Notify::new(),
                 count: watch::Sender::new(0),
-                console_places: Arc::new(Semaphore::new(MOST_CONSOLE_CLIENTS)),
-                stream_places: Arc::new(Semaphore::new(MOST_STREAM_CLIENTS)),
+                console_places: Arc::new(Semaphore::new(descriptors::clients(
+                    MOST_CONSOLE_CLIENTS,
+                ))),
+                stream_places: Arc::new(Semaphore::new(descriptors::clients(MOST_STREAM_CLIENTS))),
                 rounds: watch::Sender::new(0),
                 sharing,
             }),
@@ -570,6 +571,8 @@ impl Host {
             return Err(HostError::OthersWait { count });
         }
         policy::admit(&state.snapshot(), &config.settings, OVERHEAD)?;
+        let starting = state.vms.values().filter(|vm| vm.running.is_none());
+        descriptors::check(starting.count())?;
         let (id, name) = (config.id, config.name.clone());
         let (grant, first_grant) = oneshot::channel();
         state.next_id += 1;

@@ -1,19 +1,13 @@
-//! Every decision on disk, beside the socket, so that it can be looked at and made again: a line of JSON
-//! with the snapshot that was decided on and the plan that came of it.
-//!
-//! A round that decides what the one before did is not written. The file starts anew when it is full, and
-//! the one before is kept beside it, so the disk holds no more than two such files.
+//! Every decision on disk, in the host's folder, so that it can be looked at and made again: a line of JSON
+//! with the snapshot that was decided on and the plan that came of it. A round that decides what the one before
+//! did is not written.
 
+use super::rotating::RotatingFile;
 use page::PageCount;
 use policy::{Plan, Reason, Snapshot};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-
-/// Bytes after which the file starts anew.
-const LIMIT: u64 = 1 << 20;
+use std::io;
+use std::path::PathBuf;
 
 /// One decision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,41 +32,20 @@ impl Decision {
     }
 }
 
-/// Where a host at this socket writes its decisions.
-#[must_use]
-pub fn recording_of(socket: &Path) -> PathBuf {
-    socket.with_extension("decisions")
-}
-
-fn older(recording: &Path) -> PathBuf {
-    recording.with_extension("decisions.old")
-}
-
-/// Removes what a host has written there.
-pub(super) fn remove(socket: &Path) {
-    let recording = recording_of(socket);
-    for file in [older(&recording), recording] {
-        // What is not there is gone already.
-        drop(fs::remove_file(file));
-    }
-}
-
 /// The file that decisions go to.
 #[derive(Debug)]
 pub(super) struct Recorder {
     path: PathBuf,
-    file: Option<File>,
-    size: u64,
+    file: Option<RotatingFile>,
     last: Option<Plan>,
 }
 
 impl Recorder {
-    /// What an earlier host has left there is kept beside it.
-    pub(super) fn new(socket: &Path) -> Self {
+    /// Nothing is written before the first decision.
+    pub(super) fn new(path: PathBuf) -> Self {
         Self {
-            path: recording_of(socket),
+            path,
             file: None,
-            size: 0,
             last: None,
         }
     }
@@ -86,37 +59,18 @@ impl Recorder {
         self.last = Some(decision.plan.clone());
         if let Err(error) = self.write(decision) {
             tracing::debug!("a decision is not recorded: {error}");
-            self.file = None;
         }
     }
 
     fn write(&mut self, decision: &Decision) -> io::Result<()> {
         let mut line = serde_json::to_vec(decision)?;
         line.push(b'\n');
-        if self.size > LIMIT {
-            self.file = None;
-        }
         let file = match &mut self.file {
             Some(file) => file,
-            none => {
-                self.size = 0;
-                none.insert(start_anew(&self.path)?)
-            }
+            none => none.insert(RotatingFile::create(self.path.clone())?),
         };
-        file.write_all(&line)?;
-        self.size += line.len() as u64;
-        Ok(())
+        file.append(&line)
     }
-}
-
-fn start_anew(path: &Path) -> io::Result<File> {
-    match fs::rename(path, older(path)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(path)
 }
 
 /// Why a recording cannot be made again.
@@ -124,7 +78,7 @@ fn start_anew(path: &Path) -> io::Result<File> {
 #[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum UnreadableRecording {
     #[error(
-        "line {line} is no decision: give a file that a host has recorded, as beside its socket"
+        "line {line} is no decision: give a file that a host has recorded, as in its folder beside its socket"
     )]
     Line {
         line: usize,
@@ -183,7 +137,9 @@ pub fn differences(recorded: &Plan, now: &Plan) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rotating::LIMIT;
     use super::*;
+    use std::fs;
 
     fn decision(budget: u64, reason: Option<Reason>) -> Decision {
         let snapshot = Snapshot {
@@ -199,10 +155,10 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_never_grows_beyond_twice_its_limit_and_can_be_read() {
+    fn what_is_recorded_can_be_read_also_after_the_file_was_full() {
         let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("host.sock");
-        let mut recorder = Recorder::new(&socket);
+        let path = folder.path().join("decisions");
+        let mut recorder = Recorder::new(path.clone());
         for budget in 0..20_000 {
             recorder.record(&decision(budget, None));
         }
@@ -212,7 +168,7 @@ mod tests {
             .collect();
         assert_eq!(sizes.len(), 2);
         assert!(sizes.iter().all(|&size| size < LIMIT + 4096), "{sizes:?}");
-        let text = fs::read_to_string(recording_of(&socket)).unwrap();
+        let text = fs::read_to_string(path).unwrap();
         let decisions = parse_recording(&text).unwrap();
         assert_eq!(decisions.last(), Some(&decision(19_999, None)));
         assert!(
@@ -220,20 +176,18 @@ mod tests {
                 .iter()
                 .all(|decision| decision.differs().is_none())
         );
-        remove(&socket);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]
     fn a_decision_that_changes_nothing_is_written_once() {
         let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("host.sock");
-        let mut recorder = Recorder::new(&socket);
+        let path = folder.path().join("decisions");
+        let mut recorder = Recorder::new(path.clone());
         let again = [None, None, Some(Reason::Interval), None];
         again
             .iter()
             .for_each(|&reason| recorder.record(&decision(7, reason)));
-        let text = fs::read_to_string(recording_of(&socket)).unwrap();
+        let text = fs::read_to_string(path).unwrap();
         assert_eq!(parse_recording(&text).unwrap().len(), 2);
     }
 

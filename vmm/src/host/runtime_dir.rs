@@ -1,114 +1,439 @@
-//! Where a host's socket and log lie, and how two hosts keep out of each other's way.
+//! Where a host's socket and files lie, and how two hosts keep out of each other's way.
+//!
+//! ```text
+//!   PATH                          the socket
+//!   PATH.d/lock                   held by the host that serves there, with its process's number in it
+//!   PATH.d/log, log.old           what a host in the background logs
+//!   PATH.d/decisions, .old        what was decided
+//!   PATH.d/token                  what changes over --http need
+//! ```
+//!
+//! So nothing of anybody else's is ever overwritten: at PATH only a socket is replaced that nobody serves, and a
+//! folder that has something in it and no lock is not a host's. Nobody else may write there: who could, could put
+//! links there that lead a host to other files. Folders and files have their modes whatever the umask is.
+//!
+//! A place can be spelled in many ways. Its folder's true path is what processes are told, and the lock, being one
+//! file, is the same by every spelling. The socket alone is used as it was given, for the kernel takes no long paths.
 
 use rustix::fs::FlockOperation;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::fs::{self, DirBuilder, File, Metadata, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 /// The environment variable that names another socket.
 pub const SOCKET_VARIABLE: &str = "BALLONET_SOCKET";
+/// The longest path of a socket in bytes: `sun_path` has one more, for a zero.
+const LONGEST_SOCKET: usize = 107;
+/// Clients that wait to be accepted.
+const BACKLOG: i32 = 1024;
+const LOCK: &str = "lock";
 
 /// The socket of this user's host, unless told otherwise.
 #[must_use]
 pub fn default_socket() -> PathBuf {
-    let user = rustix::process::geteuid();
-    let base = match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(directory) if !user.is_root() => PathBuf::from(directory),
-        _ if user.is_root() => PathBuf::from("/run"),
-        _ => std::env::temp_dir().join(format!("ballonet-{}", user.as_raw())),
+    let base = match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
+        _ if rustix::process::geteuid().is_root() => PathBuf::from("/run"),
+        // The specification of base directories has a relative path ignored.
+        Some(directory) if directory.is_absolute() => directory,
+        _ => shared_base(),
     };
     base.join("ballonet/host.sock")
+}
+
+/// A folder of this user's among those of all users. Somebody else may have made it.
+fn shared_base() -> PathBuf {
+    let user = rustix::process::geteuid().as_raw();
+    temporary_folder().join(format!("ballonet-{user}"))
+}
+
+/// Where what is temporary is put: `$TMPDIR`, if it is an absolute path.
+pub(crate) fn temporary_folder() -> PathBuf {
+    let folder = std::env::var_os("TMPDIR").map(PathBuf::from);
+    folder
+        .filter(|folder| folder.is_absolute())
+        .unwrap_or_else(|| "/tmp".into())
 }
 
 /// Where a host that runs in the background logs.
 #[must_use]
 pub fn log_of(socket: &Path) -> PathBuf {
-    socket.with_extension("log")
+    folder_of(socket).join("log")
 }
 
-/// The right to be the host at a socket, held until it is dropped.
-#[derive(Debug)]
-pub struct Claim {
-    _lock: File,
-    lock_path: PathBuf,
-    socket: PathBuf,
+fn folder_of(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".d");
+    path.into()
 }
 
-/// Why a socket cannot be claimed.
+/// Why no host can be at a place, or none be looked for.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant's message says what it is")]
-pub enum ClaimError {
+pub enum PlaceError {
+    #[error("the socket's path {} has {length} bytes, and the kernel takes {LONGEST_SOCKET}: give a shorter --socket", .socket.display())]
+    TooLong { socket: PathBuf, length: usize },
+    #[error("{} names no file: give a --socket as in /run/ballonet/host.sock", .0.display())]
+    NoName(PathBuf),
+    #[error("{} is there already and is no socket: give another --socket, for this one would be lost", .0.display())]
+    NotASocket(PathBuf),
+    #[error("another program serves {}: give another --socket", .0.display())]
+    Served(PathBuf),
+    #[error("{} is there already and is not a host's: give another --socket, or move it away", .0.display())]
+    NotAHosts(PathBuf),
+    #[error("{} is not safe: it is {why}, and should be a folder of user {user} with mode 700; remove it, or give another --socket", .folder.display())]
+    NotPrivate {
+        folder: PathBuf,
+        why: String,
+        user: u32,
+    },
     #[error("a host already serves {}{}: use it, stop it, or give another --socket", .socket.display(), .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
     Taken { socket: PathBuf, pid: Option<u32> },
     #[error("cannot prepare {}: give another --socket", .path.display())]
     Prepare { path: PathBuf, source: io::Error },
 }
 
-impl Claim {
-    /// Claims a socket, and removes what a host that died has left there.
-    ///
-    /// # Errors
-    /// When another host lives there, or its folder cannot be made.
-    pub fn take(socket: &Path) -> Result<Self, ClaimError> {
-        let lock_path = socket.with_extension("lock");
-        let failed = |source| ClaimError::Prepare {
+/// What every command looks at before it uses a socket.
+///
+/// # Errors
+/// When the kernel cannot take its path, or others could have put something else there.
+pub fn check(socket: &Path) -> Result<(), PlaceError> {
+    let length = socket.as_os_str().len();
+    if length > LONGEST_SOCKET {
+        return Err(PlaceError::TooLong {
+            socket: socket.into(),
+            length,
+        });
+    }
+    let base = shared_base();
+    match socket.starts_with(&base) {
+        true => check_private(&base),
+        false => Ok(()),
+    }
+}
+
+/// A folder in which others could write is worse than none.
+fn check_private(folder: &Path) -> Result<(), PlaceError> {
+    let user = rustix::process::geteuid().as_raw();
+    let why = match fs::symlink_metadata(folder) {
+        Ok(metadata) => why_not_private(&metadata, user),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => Some(format!("not to be looked at ({error})")),
+    };
+    match why {
+        None => Ok(()),
+        Some(why) => Err(PlaceError::NotPrivate {
+            folder: folder.into(),
+            why,
+            user,
+        }),
+    }
+}
+
+fn why_not_private(metadata: &Metadata, user: u32) -> Option<String> {
+    let mode = metadata.permissions().mode() & 0o777;
+    if metadata.is_symlink() {
+        Some("a symbolic link".into())
+    } else if !metadata.is_dir() {
+        Some("no folder".into())
+    } else if metadata.uid() != user {
+        Some(format!("user {}'s", metadata.uid()))
+    } else if mode & 0o077 != 0 {
+        Some(format!("open to others with mode {mode:o}"))
+    } else {
+        None
+    }
+}
+
+/// Where a host is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    socket: PathBuf,
+    true_socket: PathBuf,
+}
+
+impl Place {
+    /// Finds the true path of a place, and makes the folders above it.
+    pub(super) fn prepare(socket: &Path) -> Result<Self, PlaceError> {
+        check(socket)?;
+        let name = socket
+            .file_name()
+            .ok_or_else(|| PlaceError::NoName(socket.into()))?;
+        let failed = |source| PlaceError::Prepare {
             path: socket.into(),
             source,
         };
-        make_private_folder(socket).map_err(failed)?;
+        let above = match socket.parent() {
+            Some(above) if !above.as_os_str().is_empty() => above,
+            _ => Path::new("."),
+        };
+        make_private_folders(above).map_err(failed)?;
+        let above = above.canonicalize().map_err(failed)?;
+        Ok(Self {
+            socket: socket.into(),
+            true_socket: above.join(name),
+        })
+    }
+
+    /// The socket, as it was given.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The socket's path, the same however it was given.
+    #[must_use]
+    pub fn true_socket(&self) -> &Path {
+        &self.true_socket
+    }
+
+    /// What all files of the host lie in.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        folder_of(&self.true_socket)
+    }
+
+    /// What a host in the background logs.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        log_of(&self.true_socket)
+    }
+
+    /// What was decided.
+    #[must_use]
+    pub fn decisions(&self) -> PathBuf {
+        self.folder().join("decisions")
+    }
+
+    /// What changes over HTTP need.
+    pub(super) fn token(&self) -> PathBuf {
+        self.folder().join("token")
+    }
+
+    fn lock(&self) -> PathBuf {
+        self.folder().join(LOCK)
+    }
+
+    /// Listens at the socket, which nobody but its owner can connect to at any moment.
+    pub(super) fn listen(&self) -> io::Result<UnixListener> {
+        let listener = new_socket()?;
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&self.socket)?)?;
+        // Until it listens nobody can connect, whatever the umask let the mode be.
+        fs::set_permissions(&self.socket, Permissions::from_mode(0o600))?;
+        rustix::net::listen(&listener, BACKLOG)?;
+        Ok(listener.into())
+    }
+
+    /// Makes the folder if it is not there.
+    fn make_folder(&self) -> Result<(), PlaceError> {
+        let folder = self.folder();
+        let failed = |source| PlaceError::Prepare {
+            path: folder.clone(),
+            source,
+        };
+        match make_private_folder(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other.map_err(failed),
+        }
+        check_private(&folder)?;
+        let is_a_hosts = match names_in(&folder) {
+            Ok(names) => names.is_empty() || names.iter().any(|name| name == LOCK),
+            // Its host has just gone, and the folder with it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => return Err(failed(error)),
+        };
+        match is_a_hosts {
+            true => Ok(()),
+            false => Err(PlaceError::NotAHosts(folder)),
+        }
+    }
+
+    /// Locks the place. None if its folder went at this moment.
+    fn try_lock(&self) -> Result<Option<File>, PlaceError> {
+        self.make_folder()?;
+        let failed = |source| PlaceError::Prepare {
+            path: self.lock(),
+            source,
+        };
+        let mut lock = match open_lock(&self.lock()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(failed)?,
+        };
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(PlaceError::Taken {
+                socket: self.socket.clone(),
+                pid: pid_in(&mut lock),
+            });
+        }
+        // A host that just ended may have removed the file that was opened here.
+        let is_there = lock.metadata().map_err(failed)?.nlink() > 0;
+        Ok(is_there.then_some(lock))
+    }
+
+    /// Removes the socket of a host that is gone.
+    fn remove_dead_socket(&self) -> Result<(), PlaceError> {
+        let failed = |source| PlaceError::Prepare {
+            path: self.socket.clone(),
+            source,
+        };
+        match look_at(&self.socket).map_err(failed)? {
+            Found::Nothing => Ok(()),
+            Found::DeadSocket => fs::remove_file(&self.socket).map_err(failed),
+            Found::Served => Err(PlaceError::Served(self.socket.clone())),
+            Found::SomethingElse => Err(PlaceError::NotASocket(self.socket.clone())),
+        }
+    }
+}
+
+/// What lies at a socket's path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// A socket that nobody serves any more.
+    DeadSocket,
+    Served,
+    SomethingElse,
+}
+
+fn look_at(socket: &Path) -> io::Result<Found> {
+    match fs::symlink_metadata(socket) {
+        Ok(metadata) if metadata.file_type().is_socket() => {}
+        Ok(_) => return Ok(Found::SomethingElse),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) => return Err(error),
+    }
+    match rustix::net::connect(new_socket()?, &SocketAddrUnix::new(socket)?) {
+        // Full, or of another type.
+        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Ok(Found::Served),
+        Err(Errno::CONNREFUSED) => Ok(Found::DeadSocket),
+        Err(Errno::NOENT) => Ok(Found::Nothing),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn new_socket() -> io::Result<rustix::fd::OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok(socket)
+}
+
+/// The right to be the host at a place, held until it is dropped.
+#[derive(Debug)]
+pub struct Claim {
+    place: Place,
+    _lock: File,
+}
+
+impl Claim {
+    /// Claims a place, and removes the socket that a host that died has left there. Its log and its decisions stay.
+    ///
+    /// # Errors
+    /// When another host lives there, something of somebody else's lies there, or its folder cannot be made.
+    pub fn take(socket: &Path) -> Result<Self, PlaceError> {
+        let place = Place::prepare(socket)?;
+        // Before anything is made: the socket of a host that lives is found served, and is told of below.
+        if matches!(look_at(socket), Ok(Found::SomethingElse)) {
+            return Err(PlaceError::NotASocket(socket.into()));
+        }
         let mut lock = loop {
-            let mut lock = open_lock(&lock_path).map_err(failed)?;
-            if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-                return Err(ClaimError::Taken {
-                    socket: socket.into(),
-                    pid: pid_in(&mut lock),
-                });
-            }
-            // A host that just ended may have removed the file that was opened here.
-            if lock.metadata().map_err(failed)?.nlink() > 0 {
+            if let Some(lock) = place.try_lock()? {
                 break lock;
             }
         };
-        lock.set_len(0).map_err(failed)?;
-        write!(lock, "{}", std::process::id()).map_err(failed)?;
-        match fs::remove_file(socket) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
+        let written = lock
+            .set_len(0)
+            .and_then(|()| write!(lock, "{}", std::process::id()));
+        let claim = Self { place, _lock: lock };
+        written.map_err(|source| PlaceError::Prepare {
+            path: claim.place.lock(),
+            source,
+        })?;
+        claim.place.remove_dead_socket()?;
+        Ok(claim)
+    }
+
+    /// What was claimed.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Removes what the host has written for those who look why it ended.
+    pub fn forget(&self) {
+        for file in [self.place.log(), self.place.decisions()] {
+            // What is not there is gone already.
+            drop(fs::remove_file(super::rotating::older(&file)));
+            drop(fs::remove_file(file));
         }
-        Ok(Self {
-            _lock: lock,
-            lock_path,
-            socket: socket.into(),
-        })
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // Files that are gone already are what is wanted. The lock is held until its file is
-        // closed, after this, so what is removed here is this host's own.
-        drop(fs::remove_file(&self.socket));
-        drop(fs::remove_file(&self.lock_path));
+        // What is gone already, or is not a host's, is what is wanted. The lock is held until its file is closed,
+        // after this, so what is removed here is this host's own. It stays where something else does, for it says
+        // whose folder this is.
+        drop(self.place.remove_dead_socket());
+        let folder = self.place.folder();
+        if names_in(&folder).is_ok_and(|names| names == [LOCK]) {
+            drop(fs::remove_file(self.place.lock()));
+            drop(fs::remove_dir(folder));
+        }
     }
 }
 
-fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
+fn names_in(folder: &Path) -> io::Result<Vec<std::ffi::OsString>> {
+    let entries = fs::read_dir(folder)?;
+    entries.map(|entry| Ok(entry?.file_name())).collect()
 }
 
-fn make_private_folder(socket: &Path) -> io::Result<()> {
-    match socket.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() && !folder.exists() => {
-            DirBuilder::new().recursive(true).mode(0o700).create(folder)
-        }
-        _ => Ok(()),
+fn open_lock(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    let options = options.read(true).write(true).create(true).truncate(false);
+    let lock = options.mode(0o600).open(path)?;
+    lock.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(lock)
+}
+
+/// A file for its owner alone, whatever the umask, in place of any that is there.
+pub(super) fn create_private_file(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = File::options();
+    let file = options
+        .append(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+/// A folder for its owner alone, whatever the umask.
+pub(crate) fn make_private_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(folder)?;
+    fs::set_permissions(folder, Permissions::from_mode(0o700))
+}
+
+fn make_private_folders(folder: &Path) -> io::Result<()> {
+    if folder.as_os_str().is_empty() || folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = folder.parent() {
+        make_private_folders(above)?;
+    }
+    match make_private_folder(folder) {
+        // Another host may have been faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match folder.is_dir() {
+            true => Ok(()),
+            false => Err(Errno::NOTDIR.into()),
+        },
+        other => other,
     }
 }
 
@@ -127,10 +452,72 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("deep/host.sock");
         let claim = Claim::take(&socket).unwrap();
-        let error = Claim::take(&socket).unwrap_err().to_string();
-        assert!(error.contains(&std::process::id().to_string()), "{error}");
+        for spelling in ["deep/host.sock", "deep/../deep/./host.sock"] {
+            let error = Claim::take(&folder.path().join(spelling)).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains(&std::process::id().to_string()), "{error}");
+        }
         drop(claim);
         assert_eq!(fs::read_dir(folder.path().join("deep")).unwrap().count(), 0);
         assert!(Claim::take(&socket).is_ok());
+    }
+
+    #[test]
+    fn a_socket_is_replaced_only_when_nobody_serves_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("x");
+        let listener = UnixListener::bind(&socket).unwrap();
+        assert_eq!(look_at(&socket).unwrap(), Found::Served);
+        assert!(matches!(Claim::take(&socket), Err(PlaceError::Served(_))));
+        assert_eq!(names_in(folder.path()).unwrap(), ["x"]);
+        drop(listener);
+        assert_eq!(look_at(&socket).unwrap(), Found::DeadSocket);
+        drop(Claim::take(&socket).unwrap());
+        assert!(names_in(folder.path()).unwrap().is_empty());
+
+        fs::write(&socket, "mine").unwrap();
+        assert!(matches!(
+            Claim::take(&socket),
+            Err(PlaceError::NotASocket(_))
+        ));
+        assert_eq!(fs::read(&socket).unwrap(), b"mine");
+        assert_eq!(names_in(folder.path()).unwrap(), ["x"]);
+    }
+
+    #[test]
+    fn a_folder_that_is_not_a_hosts_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("x");
+        let theirs = folder.path().join("x.d");
+        make_private_folder(&theirs).unwrap();
+        fs::write(theirs.join("log"), "mine").unwrap();
+        assert!(matches!(
+            Claim::take(&socket),
+            Err(PlaceError::NotAHosts(_))
+        ));
+        // One that a host has left when it was killed is.
+        fs::write(theirs.join(LOCK), "1").unwrap();
+        drop(Claim::take(&socket).unwrap());
+        assert_eq!(fs::read(theirs.join("log")).unwrap(), b"mine");
+        let claim = Claim::take(&socket).unwrap();
+        claim.forget();
+        drop(claim);
+        assert!(!theirs.exists());
+    }
+
+    #[test]
+    fn a_folder_that_others_can_reach_is_not_trusted() {
+        let folder = tempfile::tempdir().unwrap();
+        let (open, link) = (folder.path().join("open"), folder.path().join("link"));
+        let user = rustix::process::geteuid().as_raw();
+        make_private_folder(&open).unwrap();
+        assert!(check_private(&open).is_ok());
+        std::os::unix::fs::symlink(&open, &link).unwrap();
+        assert!(check_private(&link).is_err());
+        fs::set_permissions(&open, Permissions::from_mode(0o750)).unwrap();
+        let error = check_private(&open).unwrap_err().to_string();
+        assert!(error.contains("mode 750"), "{error}");
+        let metadata = fs::symlink_metadata(&open).unwrap();
+        assert!(why_not_private(&metadata, user + 1).is_some());
     }
 }

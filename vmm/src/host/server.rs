@@ -1,8 +1,8 @@
 //! Serves clients at the socket until told to end.
 
-use super::runtime_dir::Claim;
+use super::runtime_dir::{Claim, Place};
 use super::web::{self, Hangup, Token, TokenFile};
-use super::{Host, HostError, HostOptions, HttpOptions, orphans, recording, routes};
+use super::{Host, HostError, HostOptions, HttpOptions, descriptors, orphans, routes};
 use axum::Router;
 use axum::serve::Listener;
 use hyper::Request;
@@ -14,8 +14,6 @@ use hyper_util::service::TowerToHyperService;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -44,9 +42,9 @@ pub enum ServerError {
         address: SocketAddr,
         source: io::Error,
     },
-    #[error("cannot keep the token of --http beside {}: give another --socket", .socket.display())]
+    #[error("cannot keep the token of --http in {}: give another --socket", .folder.display())]
     Token {
-        socket: std::path::PathBuf,
+        folder: std::path::PathBuf,
         source: io::Error,
     },
     #[error("cannot listen at {}: give another --socket", .socket.display())]
@@ -63,15 +61,17 @@ pub enum ServerError {
 /// When the host cannot start. Nothing is left behind then.
 pub async fn serve(
     options: &HostOptions,
-    _claim: &Claim,
+    claim: &Claim,
     ready: impl FnOnce(&Host),
     end: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
-    refuse_orphans(&options.socket)?;
-    let host = Host::start(options)?;
-    let listener = listen(options)?;
+    let place = claim.place();
+    descriptors::raise_limit();
+    refuse_orphans(place)?;
+    let host = Host::start(options, place)?;
+    let listener = listen(place)?;
     let http = match options.http {
-        Some(http) => Some(listen_http(&host, http, &options.socket).await?),
+        Some(http) => Some(listen_http(&host, http, place).await?),
         None => None,
     };
     ready(&host);
@@ -82,13 +82,11 @@ pub async fn serve(
         () = end => {}
     }
     host.stop_all().await;
-    // All went well: there is nothing to look up.
-    recording::remove(&options.socket);
     Ok(())
 }
 
-fn refuse_orphans(socket: &Path) -> Result<(), ServerError> {
-    let orphans = orphans::find(socket);
+fn refuse_orphans(place: &Place) -> Result<(), ServerError> {
+    let orphans = orphans::find(place);
     if orphans.is_empty() {
         return Ok(());
     }
@@ -98,15 +96,12 @@ fn refuse_orphans(socket: &Path) -> Result<(), ServerError> {
     Err(ServerError::Orphans(described.collect()))
 }
 
-fn listen(options: &HostOptions) -> Result<UnixListener, ServerError> {
-    let failed = |source| ServerError::Listen {
-        socket: options.socket.clone(),
+fn listen(place: &Place) -> Result<UnixListener, ServerError> {
+    let listener = place.listen().and_then(UnixListener::from_std);
+    listener.map_err(|source| ServerError::Listen {
+        socket: place.socket().into(),
         source,
-    };
-    let listener = UnixListener::bind(&options.socket).map_err(failed)?;
-    let only_owner = std::fs::Permissions::from_mode(0o600);
-    std::fs::set_permissions(&options.socket, only_owner).map_err(failed)?;
-    Ok(listener)
+    })
 }
 
 /// Done when the last VM has ended or the first was refused, or when nobody came to ask for one.
@@ -130,7 +125,7 @@ struct Http {
     _token_file: TokenFile,
 }
 
-async fn listen_http(host: &Host, http: HttpOptions, socket: &Path) -> Result<Http, ServerError> {
+async fn listen_http(host: &Host, http: HttpOptions, place: &Place) -> Result<Http, ServerError> {
     let failed = |source| ServerError::ListenHttp {
         address: http.address,
         source,
@@ -138,11 +133,11 @@ async fn listen_http(host: &Host, http: HttpOptions, socket: &Path) -> Result<Ht
     let listener = TcpListener::bind(http.address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let no_token = |source| ServerError::Token {
-        socket: socket.into(),
+        folder: place.folder(),
         source,
     };
     let token = Token::new().map_err(no_token)?;
-    let token_file = token.store(socket).map_err(no_token)?;
+    let token_file = token.store(place.token()).map_err(no_token)?;
     tracing::info!(
         "dashboard at http://{address}/; changes there need the token in {}",
         token_file.path().display()
@@ -169,7 +164,7 @@ where
     L: Listener,
     L::Io: 'static,
 {
-    let places = Arc::new(Semaphore::new(MOST_CLIENTS));
+    let places = Arc::new(Semaphore::new(descriptors::clients(MOST_CLIENTS)));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;

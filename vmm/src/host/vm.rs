@@ -33,7 +33,7 @@ pub(super) struct Running {
     pub(super) pid: u32,
     pub(super) link: Arc<Link>,
     pub(super) console: Console,
-    pub(super) memory_file: File,
+    pub(super) memory_file: Arc<File>,
     /// Since when its guest runs.
     pub(super) since: Instant,
     pub(super) start_us: u64,

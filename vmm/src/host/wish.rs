@@ -8,13 +8,20 @@ use crate::protocol::NetConfig;
 use crate::virtio::net::MacAddress;
 use crate::vm::MOST_NETS;
 use page::{PAGE_SIZE, PageCount};
-use policy::VmSettings;
+use policy::{OVERHEAD, VmSettings};
 use sharing::RateSettings;
 use std::time::Duration;
 
 pub(super) fn check_budget(budget: PageCount, machine: PageCount) -> Result<(), HostError> {
     if budget > machine {
         return Err(HostError::BudgetLargerThanMachine { budget, machine });
+    }
+    if budget < OVERHEAD {
+        return Err(HostError::BudgetTooSmall {
+            budget,
+            least: OVERHEAD,
+            machine,
+        });
     }
     Ok(())
 }

@@ -18,7 +18,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 #[derive(Debug)]
 pub struct Store {
     file: File,
-    read_only: OwnedFd,
 }
 
 impl Store {
@@ -34,19 +33,19 @@ impl Store {
         rustix::fs::fcntl_add_seals(&file, seals).map_err(MemoryError::Store)?;
         // Whoever has the descriptor below cannot open the file anew for writing, root excepted.
         rustix::fs::fchmod(&file, Mode::RUSR).map_err(MemoryError::Store)?;
-        let own = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let read_only = rustix::fs::open(own, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(MemoryError::Store)?;
         Ok(Self {
             file: File::from(file),
-            read_only,
         })
     }
 
-    /// The descriptor for VM processes: it can be read and mapped, not written.
-    #[must_use]
-    pub fn read_only(&self) -> BorrowedFd<'_> {
-        self.read_only.as_fd()
+    /// A descriptor for a VM process: it can be read and mapped, not written.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn read_only(&self) -> Result<OwnedFd, MemoryError> {
+        let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        rustix::fs::open(own, flags, Mode::empty()).map_err(MemoryError::Store)
     }
 
     /// The file's number in the kernel, by which its mappings are known in `/proc/PID/maps`.
@@ -172,7 +171,7 @@ mod tests {
         let store = Store::new(1024).unwrap();
         store.fill(Frame(7), &[9; PAGE_BYTES]).unwrap();
         assert_eq!(store.allocated().unwrap(), PageCount(1));
-        let view = StoreView::new(store.read_only().try_clone_to_owned().unwrap(), 1024).unwrap();
+        let view = StoreView::new(store.read_only().unwrap(), 1024).unwrap();
         let mut pages = [1; 2 * PAGE_BYTES];
         view.read(Frame(6), &mut pages).unwrap();
         assert!(is_zero(&pages[..PAGE_BYTES]) && pages[PAGE_BYTES..] == [9; PAGE_BYTES]);
@@ -195,7 +194,7 @@ mod tests {
     #[test]
     fn a_store_that_is_too_small_is_refused() {
         let store = Store::new(8).unwrap();
-        let file = store.read_only().try_clone_to_owned().unwrap();
+        let file = store.read_only().unwrap();
         assert!(StoreView::new(file, 9).is_none());
     }
 }

@@ -59,8 +59,8 @@ pub enum VmError {
     Not64Bit(PathBuf),
     #[error("cannot read the initrd '{}': give a cpio archive, compressed or not", .path.display())]
     ReadInitrd { path: PathBuf, source: io::Error },
-    #[error("the initrd '{}' is empty or no file: give a cpio archive, compressed or not", .0.display())]
-    NoInitrd(PathBuf),
+    #[error("the initrd '{}' is empty: give a cpio archive, compressed or not", .0.display())]
+    EmptyInitrd(PathBuf),
     #[error("the initrd '{}' of {bytes} bytes does not fit beside the kernel into a VM of {size}: give the VM more --memory", .path.display())]
     InitrdTooLarge {
         path: PathBuf,

@@ -1,5 +1,8 @@
 //! A VM process from its first message to its end: builds the machine, then waits for whatever
-//! comes first, a message, console input or room for output, a notified queue or the guest's end.
+//! comes first, a message, console input or room for output, a notified queue, a signal or the guest's end.
+//!
+//! A signal that tells the process to end does what the host's `stop` does: a kernel's power button is pressed and
+//! it has some time, the embedded guest has nothing to put in order.
 
 use crate::event::Event as Wake;
 use crate::memory::agent::AgentHandle;
@@ -15,11 +18,13 @@ use crate::vm::boot;
 use crate::vm::bus::Bus;
 use crate::vm::console::{Backlog, Console, InputState};
 use crate::vm::devices::{Devices, RunningNet, ServedQueue, Wires};
+use crate::vm::end_signals::EndSignals;
 use crate::vm::error::VmError;
 use crate::vm::gate::Gate;
 use crate::vm::machine::Machine;
 use crate::vm::vcpu::{self, Ending};
 use crate::vm::warden::Warden;
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -29,6 +34,8 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+/// How long a kernel has to switch itself off when its power button is pressed.
+pub const POWER_OFF_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a VM's end may wait for whoever reads the guest's last words.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(100);
 
@@ -37,7 +44,9 @@ const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(100);
 /// # Errors
 /// When the VM cannot start or go on. The host has been told then, if it is still there.
 pub fn main(channel: Channel, console: OwnedFd) -> Result<(), VmError> {
-    let result = start(&channel, console).and_then(|mut process| process.run());
+    let result = EndSignals::take()
+        .map_err(VmError::StartThread)
+        .and_then(|signals| start(&channel, console, signals)?.run());
     if let Err(error) = &result {
         let error = crate::error_chain(error);
         ignore_gone_host(channel.send(&FromVm::Failed { error }, &[]));
@@ -60,6 +69,7 @@ enum Source {
     ConsoleRoom,
     ConsoleOutput,
     Ending,
+    EndSignal,
     Queue(usize),
 }
 
@@ -72,7 +82,8 @@ impl Source {
             Self::ConsoleRoom => 2,
             Self::ConsoleOutput => 3,
             Self::Ending => 4,
-            Self::Queue(index) => 5 + index as u64,
+            Self::EndSignal => 5,
+            Self::Queue(index) => 6 + index as u64,
         }
     }
 
@@ -83,7 +94,8 @@ impl Source {
             2 => Self::ConsoleRoom,
             3 => Self::ConsoleOutput,
             4 => Self::Ending,
-            queue => Self::Queue(usize::try_from(queue - 5).unwrap_or(usize::MAX)),
+            5 => Self::EndSignal,
+            queue => Self::Queue(usize::try_from(queue - 6).unwrap_or(usize::MAX)),
         }
     }
 }
@@ -104,12 +116,15 @@ struct Process<'a> {
     warden: Warden,
     endings: Receiver<Ending>,
     ended: Wake,
+    signals: EndSignals,
+    /// When a guest that was told to switch itself off has had its time.
+    power_off_by: Option<Instant>,
     epoll: OwnedFd,
     // KVM's side of the machine lives as long as this.
     _machine: Machine,
 }
 
-fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
+fn start(channel: &Channel, console: OwnedFd, signals: EndSignals) -> Result<Process<'_>, VmError> {
     let first: Received<ToVm> = channel.receive().map_err(VmError::Channel)?;
     let ToVm::Boot(config) = first.message else {
         return Err(VmError::NoBoot);
@@ -180,6 +195,8 @@ fn start(channel: &Channel, console: OwnedFd) -> Result<Process<'_>, VmError> {
         warden,
         endings,
         ended,
+        signals,
+        power_off_by: None,
         epoll,
         _machine: machine,
     };
@@ -215,6 +232,7 @@ impl Process<'_> {
         self.watch(self.bus.console.backlog(), Source::ConsoleOutput)?;
         self.watch_console_output()?;
         self.watch(&self.ended, Source::Ending)?;
+        self.watch(self.signals.event(), Source::EndSignal)?;
         for (index, queue) in self.queues.iter().enumerate() {
             self.watch(&queue.notified, Source::Queue(index))?;
         }
@@ -268,6 +286,7 @@ impl Process<'_> {
     }
 
     fn run(&mut self) -> Result<(), VmError> {
+        self.signals.let_in();
         let result = self.handle_all();
         // The processors run on until the process ends; their requests are not answered any more.
         self.disks.iter().for_each(|disk| disk.close());
@@ -298,12 +317,24 @@ impl Process<'_> {
                     return Ok(());
                 }
             }
+            if self.time_to_switch_off() == Some(Duration::ZERO) {
+                self.say_ended("its process was told to end by a signal, and its guest did not switch itself off");
+                return Ok(());
+            }
         }
+    }
+
+    /// What is left of it, if the guest was told to.
+    fn time_to_switch_off(&self) -> Option<Duration> {
+        let by = self.power_off_by?;
+        Some(by.saturating_duration_since(Instant::now()))
     }
 
     fn wait(&self) -> Result<Vec<Source>, VmError> {
         let mut events = [MaybeUninit::<Event>::uninit(); 16];
-        match epoll::wait(&self.epoll, &mut events, None) {
+        let time = self.time_to_switch_off().map(Timespec::try_from);
+        let time = time.transpose().unwrap_or_default();
+        match epoll::wait(&self.epoll, &mut events, time.as_ref()) {
             Ok((events, _)) => Ok(events
                 .iter()
                 .map(|event| Source::from_number(event.data.u64()))
@@ -325,6 +356,7 @@ impl Process<'_> {
             Source::ConsoleOutput => self.send_console_output()?,
             Source::Queue(index) => self.serve(index),
             Source::Ending => return Ok(self.take_ending()),
+            Source::EndSignal => return Ok(self.take_end_signal()),
         }
         Ok(Next::GoOn)
     }
@@ -358,13 +390,25 @@ impl Process<'_> {
         let Ok(ending) = self.endings.try_recv() else {
             return Next::GoOn;
         };
-        ignore_gone_host(self.channel.send(
-            &FromVm::Ended {
-                reason: ending.reason(),
-            },
-            &[],
-        ));
+        self.say_ended(&ending.reason());
         Next::End
+    }
+
+    fn take_end_signal(&mut self) -> Next {
+        self.signals.event().drain();
+        if self.config.kernel.is_none() {
+            self.say_ended("its process was told to end by a signal");
+            return Next::End;
+        }
+        self.power_button.signal();
+        self.power_off_by
+            .get_or_insert_with(|| Instant::now() + POWER_OFF_PATIENCE);
+        Next::GoOn
+    }
+
+    fn say_ended(&self, reason: &str) {
+        let reason = reason.to_owned();
+        ignore_gone_host(self.channel.send(&FromVm::Ended { reason }, &[]));
     }
 
     fn take_message(&mut self) -> Result<Next, VmError> {

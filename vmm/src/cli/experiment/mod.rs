@@ -12,14 +12,18 @@ use crate::experiment::outcome::{Outcome, Performed};
 use crate::experiment::plan::{Run, plan};
 use crate::experiment::report::{Circumstances, Report};
 use crate::experiment::scenario::Scenario;
+use crate::regular_file::read_text;
 use anyhow::{Context, Result, anyhow, bail};
 use files::Files;
 use perform::{Looks, perform};
 use progress::Progress;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
+
+/// Bytes of an experiment's file.
+const LARGEST: u64 = 1 << 24;
 
 pub(super) async fn experiment(command: ExperimentCommand) -> Result<()> {
     match command {
@@ -124,7 +128,7 @@ async fn run(args: &ExperimentArgs) -> Result<()> {
 fn wanted(args: &ExperimentArgs) -> Result<Wanted> {
     let is_file = args.scenario.ends_with(".toml") || args.scenario.contains('/');
     let text = if is_file {
-        std::fs::read_to_string(&args.scenario)
+        read_text(Path::new(&args.scenario), LARGEST)
             .with_context(|| format!("cannot read {}", args.scenario))?
     } else {
         built_in(&args.scenario)?.text.to_owned()

@@ -16,7 +16,7 @@ use page::PageCount;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -61,7 +61,7 @@ pub(super) async fn perform(
     tick: impl Fn(f64),
 ) -> Result<Record> {
     let folder = PrivateFolder::make("experiment")?;
-    let options = options(&run.host, folder.socket());
+    let options = options(&run.host);
     let script = async |host: &Host| {
         let stage = Stage {
             host,
@@ -75,14 +75,14 @@ pub(super) async fn perform(
         }
         Ok(stage.live.into_inner().record)
     };
-    let performed = with_private_host(&options, interrupt, script).await;
+    let performed = with_private_host(&folder, &options, interrupt, script).await;
     performed.with_context(|| match run.combination.to_string() {
         nothing if nothing.is_empty() => "the run broke off".into(),
         combination => format!("the run with {combination} broke off"),
     })
 }
 
-fn options(host: &PlannedHost, socket: PathBuf) -> HostOptions {
+fn options(host: &PlannedHost) -> HostOptions {
     HostOptions {
         budget: host.budget,
         interval: host.interval,
@@ -93,7 +93,6 @@ fn options(host: &PlannedHost, socket: PathBuf) -> HostOptions {
         idle_tax: host.idle_tax,
         sample_period: host.sample_period,
         rebalance_interval: host.rebalance_interval,
-        socket,
         http: None,
     }
 }

@@ -20,7 +20,7 @@ use utoipa::{IntoResponses, OpenApi as _};
         description = "Who holds how much memory, who uses it, and what the host does about it. Sizes are bytes. \
             The same interface is served on the host's Unix socket, whose owner may do everything, and with \
             `ballonet host --http` on TCP: there whoever changes something needs the token that the host printed \
-            at its start and keeps beside its socket, and a host that other machines can reach wants it for reading, \
+            at its start and keeps in its folder beside its socket, and a host that other machines can reach wants it for reading, \
             too. Errors are problem details (RFC 9457); /v1/problems lists their kinds.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),

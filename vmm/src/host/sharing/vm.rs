@@ -57,7 +57,7 @@ pub struct ScannedVmSpec {
     /// Where that maps its memory file.
     pub mappings: Vec<RamMapping>,
     /// Its memory file, for reading.
-    pub memory_file: File,
+    pub memory_file: Arc<File>,
     /// The way to its agent.
     pub socket: SharingSocket,
 }
@@ -69,7 +69,7 @@ pub(super) struct ScannedVm {
     size: u64,
     pid: u32,
     mappings: Vec<RamMapping>,
-    file: File,
+    file: Arc<File>,
     residency: FileResidency,
     pagemap: Pagemap,
     /// The process's memory, as `/proc/PID/mem` gives it.
@@ -161,7 +161,8 @@ impl ScannedVm {
             buffer: vec![0; READ_AT_ONCE * PAGE_BYTES],
         };
         let message = ToAgent::Store { frames };
-        let sent = vm.socket.ask(&message, Some(vm.store.read_only()));
+        let store = vm.store.read_only()?;
+        let sent = vm.socket.ask(&message, Some(store.as_fd()));
         sent.map_err(|_unsent| MemoryError::Store(Errno::PIPE))?;
         Ok(vm)
     }

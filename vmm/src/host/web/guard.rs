@@ -29,7 +29,7 @@ pub(super) enum Denial {
     #[error("requests from other sites ('{0}') are not served: open the dashboard itself")]
     Site(String),
     #[error(
-        "this needs the host's token, as `Authorization: Bearer TOKEN`: the host printed it at its start and keeps it beside its socket"
+        "this needs the host's token, as `Authorization: Bearer TOKEN`: the host printed it at its start and keeps it in its folder beside its socket"
     )]
     Token,
 }

@@ -92,6 +92,7 @@ pub(in crate::host) mod tests {
     use super::*;
     use crate::api::{Figures, Moment, ScanPriority};
     use crate::host::HostOptions;
+    use crate::host::runtime_dir::Place;
     use page::PageCount;
     use policy::TaxRate;
     use sharing::RateSettings;
@@ -110,10 +111,10 @@ pub(in crate::host) mod tests {
             idle_tax: TaxRate::default(),
             sample_period: Duration::from_secs(30),
             rebalance_interval: Duration::from_secs(15),
-            socket: folder.path().join("host.sock"),
             http: None,
         };
-        (Host::start(&options).unwrap(), folder)
+        let place = Place::prepare(&folder.path().join("host.sock")).unwrap();
+        (Host::start(&options, &place).unwrap(), folder)
     }
 
     #[test]

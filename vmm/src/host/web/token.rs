@@ -1,9 +1,9 @@
-//! The secret that lets a client on TCP change things. It lies beside the socket for as long as the host
+//! The secret that lets a client on TCP change things. It lies in the host's folder for as long as the host
 //! lives, readable for those who may use the socket.
 
-use std::fs::{self, OpenOptions};
+use crate::host::runtime_dir::create_private_file;
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Random bytes in a token: beyond any guessing.
@@ -55,19 +55,9 @@ impl Token {
         own.len() == given.len() && differences == 0
     }
 
-    /// Writes it beside a socket.
-    pub(in crate::host) fn store(&self, socket: &Path) -> io::Result<TokenFile> {
-        let path = socket.with_extension("token");
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            // One of a host that was killed must not lend its mode or owner to this.
-            _ => {}
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
+    /// Writes it into a file. One of a host that was killed may be there.
+    pub(in crate::host) fn store(&self, path: PathBuf) -> io::Result<TokenFile> {
+        let mut file = create_private_file(&path)?;
         let stored = TokenFile(path);
         writeln!(file, "{}", self.0)?;
         Ok(stored)
@@ -100,10 +90,10 @@ mod tests {
     #[test]
     fn only_the_owner_can_read_the_file_and_it_goes_with_the_host() {
         let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("host.sock");
-        fs::write(folder.path().join("host.token"), "old").unwrap();
+        let path = folder.path().join("token");
+        fs::write(&path, "old").unwrap();
         let token = Token::new().unwrap();
-        let file = token.store(&socket).unwrap();
+        let file = token.store(path).unwrap();
         let mode = fs::metadata(file.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let text = fs::read_to_string(file.path()).unwrap();

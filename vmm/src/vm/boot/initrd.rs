@@ -1,9 +1,9 @@
 //! An initial RAM disk: at the top of the memory that a kernel can reach while it starts.
 
 use crate::memory::ram::{GAP_START, GuestRam};
+use crate::regular_file;
 use crate::vm::error::VmError;
 use page::{PAGE_SIZE, PageCount};
-use std::fs::File;
 use std::path::Path;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -26,10 +26,10 @@ impl Initrd {
             path: path.into(),
             source,
         };
-        let mut file = File::open(path).map_err(cannot_read)?;
+        let mut file = regular_file::open(path).map_err(cannot_read)?;
         let metadata = file.metadata().map_err(cannot_read)?;
-        if !metadata.is_file() || metadata.len() == 0 {
-            return Err(VmError::NoInitrd(path.into()));
+        if metadata.len() == 0 {
+            return Err(VmError::EmptyInitrd(path.into()));
         }
         let initrd =
             Self::place(metadata.len(), ram.layout().size(), lowest, highest).ok_or_else(|| {

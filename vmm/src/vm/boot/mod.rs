@@ -13,6 +13,7 @@ mod reset;
 
 use crate::memory::ram::GuestRam;
 use crate::protocol::VmConfig;
+use crate::regular_file;
 use crate::vm::bus::DeviceSlot;
 use crate::vm::error::VmError;
 use initrd::Initrd;
@@ -101,7 +102,7 @@ fn open(path: &Path) -> Result<(File, Vec<u8>), VmError> {
         path: path.into(),
         source,
     };
-    let mut file = File::open(path).map_err(cannot_open)?;
+    let mut file = regular_file::open(path).map_err(cannot_open)?;
     let mut start = Vec::new();
     let mut first = Read::by_ref(&mut file).take(1024);
     first.read_to_end(&mut start).map_err(cannot_open)?;

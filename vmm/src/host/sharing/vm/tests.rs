@@ -30,7 +30,7 @@ impl Bench {
             size: PageCount(PAGES),
             pid: std::process::id(),
             mappings: ram.mappings(),
-            memory_file: ram.file().try_clone().unwrap(),
+            memory_file: Arc::new(ram.file().try_clone().unwrap()),
             socket: host,
         };
         let hash = Arc::new(PageHash::new().unwrap());

@@ -8,6 +8,7 @@ use crate::protocol::page_sharing::{FromAgent, SharingSocket, ToAgent};
 use page::{Gfn, GfnRange};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use rustix::fd::AsFd;
 use sharing::Ticket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,7 +40,8 @@ impl Bench {
         let agent = AgentHandle::start(&ram, Some(vm)).unwrap();
         let store = Store::new(FRAMES).unwrap();
         let message = ToAgent::Store { frames: FRAMES };
-        host.ask(&message, Some(store.read_only())).unwrap();
+        let file = store.read_only().unwrap();
+        host.ask(&message, Some(file.as_fd())).unwrap();
         Self {
             ram,
             agent,

@@ -8,6 +8,7 @@ use crate::memory::store::Store;
 use crate::protocol::page_sharing::{BlockRequest, FromAgent, SharingSocket, ToAgent};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use rustix::fd::AsFd;
 use sharing::{Frame, PageSet, Span, Ticket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -46,7 +47,8 @@ impl Scanner {
         let agent = AgentHandle::start(ram, Some(vm)).unwrap();
         let store = Store::new(FRAMES).unwrap();
         let message = ToAgent::Store { frames: FRAMES };
-        socket.ask(&message, Some(store.read_only())).unwrap();
+        let file = store.read_only().unwrap();
+        socket.ask(&message, Some(file.as_fd())).unwrap();
         for frame in (0..FRAMES).filter(|frame| frame % VALUES != 0) {
             let number = Frame(u32::try_from(frame).unwrap());
             store.fill(number, &content(frame % VALUES)).unwrap();
