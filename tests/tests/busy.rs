@@ -72,7 +72,7 @@ impl Fleet<'_> {
             "--memory",
             "192M",
             "--min",
-            "48M",
+            "70M",
             "--trust-group",
             "g",
             "--workload",
@@ -84,11 +84,23 @@ impl Fleet<'_> {
         }
         wait_until("there is room for it", || {
             let run = self.host.run(&words);
-            println!("{}", run.stderr);
+            if run.status != Some(0) {
+                println!("{}{}", run.stderr, self.explained());
+            }
             run.status == Some(0)
         });
         let pid = self.host.pid(name);
         self.pids.lock().expect("no thread has panicked").push(pid);
+    }
+
+    /// Why each holds what it holds.
+    fn explained(&self) -> String {
+        let overview = self.host.overview();
+        let names = vms(&overview).iter().map(|vm| text(vm, "/name"));
+        let all: Vec<String> = names
+            .map(|name| self.host.run(&["explain", name]).stdout)
+            .collect();
+        all.join("\n")
     }
 
     fn kill(&self, name: &str) {
@@ -144,7 +156,7 @@ impl Fleet<'_> {
             }
             13 => drop(host.ok(&["balloon", name, "auto"])),
             _ => {
-                let size = random.random_range(0..=(Self::MEMORY - 48) * 256) * 4;
+                let size = random.random_range(0..=(Self::MEMORY - 70) * 256) * 4;
                 host.ok(&["balloon", name, &format!("{size}K")]);
             }
         }
