@@ -144,7 +144,7 @@ fn a_guest_that_allocates_everything_at_once_gets_its_share_and_is_not_blocked()
         let mut console = host.console("greedy");
         console.workload("verify:size=max,rate=0");
         wait_until("it has its share", || backed(&host, "greedy") >= DUE);
-        assert_eq!(blocked(&host, "greedy"), 0, "its balloon is bridle enough");
+        assert_eq!(blocked(&host, "greedy"), 0, "its balloon suffices");
         console.workload("idle");
         wait_until("it has given it back", || {
             backed(&host, "greedy") < 32 * MIB

@@ -159,7 +159,7 @@ pub struct VmFigures {
     /// Beyond esxtop: how its balloon follows.
     #[serde(default)]
     pub balloon_health: Option<BalloonHealth>,
-    /// Beyond esxtop: what its guest may have touched before it is stopped, where its balloon is no bridle.
+    /// Beyond esxtop: what its guest may have touched before it is stopped, where its balloon does not keep it within its memory.
     #[serde(default)]
     pub limit: Option<LimitView>,
     /// Beyond esxtop: the part of its time that it was stopped in the last second, in thousandths.

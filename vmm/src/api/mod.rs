@@ -350,7 +350,7 @@ pub struct VmView {
     /// How its balloon follows.
     #[serde(default)]
     pub balloon_health: Option<BalloonHealth>,
-    /// What its guest may have touched before it is stopped, where its balloon is no bridle.
+    /// What its guest may have touched before it is stopped, where its balloon does not keep it within its memory.
     #[serde(default)]
     pub limit: Option<LimitView>,
     /// The part of its time that it was stopped in the last second, in thousandths.

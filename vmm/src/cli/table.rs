@@ -245,7 +245,7 @@ pub(super) fn vm(vm: &VmView) -> String {
 
 fn limit(vm: &VmView) -> String {
     let Some(limit) = vm.limit else {
-        return "none: its balloon is bridle enough".into();
+        return "none: its balloon keeps it within its memory".into();
     };
     format!(
         "runs freely up to {}, stands still beyond {}; blocked {:.0} % of the time",

@@ -440,7 +440,7 @@ mod tests {
             ("private", "▄      1.0"),
             ("target", "█      2.0"),
             ("Why", ""),
-            ("b should hold", "from VM 9."),
+            ("'b' should hold", "from 'c'."),
             ("What happened", ""),
             ("      0 s", "started as process 7"),
         ] {

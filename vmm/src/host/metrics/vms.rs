@@ -142,12 +142,12 @@ const VM_OPTIONAL_BYTES: &[Optional<u64>] = &[
     ),
     (
         "vm_limit_slow",
-        "The VM runs a tenth of its time once it has touched more, where its balloon is no bridle",
+        "The VM runs a tenth of its time once it has touched more, where its balloon does not suffice",
         |vm| Some(vm.limit?.slow_above_bytes),
     ),
     (
         "vm_limit_stop",
-        "The VM stands still once it has touched more, where its balloon is no bridle",
+        "The VM stands still once it has touched more, where its balloon does not suffice",
         |vm| Some(vm.limit?.stop_above_bytes),
     ),
 ];
