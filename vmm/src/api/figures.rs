@@ -126,6 +126,9 @@ pub struct VmFigures {
     pub phase: VmPhase,
     /// Whether its process answered the last question in time.
     pub responding: bool,
+    /// Whether all that its process ever said of itself can be true. What cannot be is not taken in.
+    #[serde(default = "super::believed")]
+    pub credible: bool,
     /// Seconds since it was asked for.
     pub uptime_s: f64,
     /// MEMSZ: its size.

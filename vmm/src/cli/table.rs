@@ -175,7 +175,16 @@ pub(super) fn holdings(vms: &[VmView]) -> String {
 /// Everything about one VM.
 pub(super) fn vm(vm: &VmView) -> String {
     let mut lines = vec![
-        ("state", state(vm).to_owned()),
+        (
+            "state",
+            match vm.credible {
+                true => state(vm).to_owned(),
+                false => format!(
+                    "{}: its process has said what cannot be true; its last good figures stand",
+                    state(vm)
+                ),
+            },
+        ),
         (
             "process",
             vm.pid
@@ -363,6 +372,7 @@ fn state(vm: &VmView) -> &'static str {
         VmPhase::Starting => "starting",
         VmPhase::Stopping => "stopping",
         VmPhase::Running if !vm.responding => "silent",
+        VmPhase::Running if !vm.credible => "doubtful",
         VmPhase::Running if vm.blocked_permille > 0 => "blocked",
         VmPhase::Running => "running",
     }

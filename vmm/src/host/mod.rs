@@ -15,7 +15,9 @@
 //! * One thread runs everything here; no call blocks, and a VM process or client that does not
 //!   answer holds up nobody.
 
+mod claim;
 pub mod console;
+mod drop_elsewhere;
 mod error;
 mod events;
 mod figures;
@@ -26,6 +28,7 @@ mod metrics;
 mod orphans;
 mod publication;
 mod queue;
+mod rate_limit;
 pub mod recording;
 mod round;
 mod routes;
@@ -34,6 +37,7 @@ mod sampling;
 mod server;
 pub mod sharing;
 mod state;
+mod untrusted_stream;
 mod vm;
 mod web;
 mod wish;

@@ -232,7 +232,7 @@ fn table(frame: &mut Frame<'_>, area: Rect, model: &Model) {
 }
 
 fn vm_style(vm: &VmFigures) -> Style {
-    match vm.responding {
+    match vm.responding && vm.credible {
         true if is_blocked(vm) => WARNING,
         true => Style::new(),
         false => ALARM,

@@ -242,6 +242,7 @@ pub(super) mod tests {
             id: page::VmId(1),
             phase: crate::api::VmPhase::Running,
             responding: true,
+            credible: true,
             uptime_s: 1.0,
             memsz,
             grant: 0,

@@ -76,6 +76,11 @@ const VM_NUMBERS: &[Named<VmFigures>] = &[
         |vm| vm.responding.into(),
     ),
     (
+        "vm_credible",
+        "Whether all that the VM's process ever said of itself can be true",
+        |vm| vm.credible.into(),
+    ),
+    (
         "vm_merges_per_second",
         "Pages a second that became shared or were given back as zero",
         |vm| vm.merges_per_s,
