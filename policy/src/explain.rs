@@ -1,8 +1,8 @@
 //! Why a VM holds what it holds, and what it would take to hold more.
 //!
 //! The figures come from the same functions that decide: what it would take is found by asking what the
-//! targets would be then. [`explain`] gives them as data, and their [`Display`](fmt::Display) says them in
-//! plain sentences. It is made for one VM when somebody asks, and costs some hundred divisions.
+//! targets would be then. [`explain`] gives them as data, and [`Explanation::text`] says them in plain
+//! sentences. It is made for one VM when somebody asks, and costs some hundred divisions.
 
 use crate::balloon::Ask;
 use crate::snapshot::total;
@@ -14,7 +14,7 @@ use crate::{
 };
 use page::{PageCount, VmId};
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::fmt::{self, Write};
 use std::num::NonZeroU32;
 use utoipa::ToSchema;
 
@@ -334,22 +334,28 @@ impl fmt::Display for Price {
     }
 }
 
-impl fmt::Display for Explanation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Explanation {
+    /// The same in sentences, in which VMs have names.
+    #[must_use]
+    pub fn text(&self, name_of: impl Fn(VmId) -> String) -> String {
+        let mut text = String::new();
+        self.write(&mut text, &name_of)
+            .expect("a text in memory takes everything");
+        text
+    }
+
+    fn write(&self, f: &mut String, name_of: &dyn Fn(VmId) -> String) -> fmt::Result {
         let Self {
-            id,
-            size,
-            target,
-            held,
-            ..
+            size, target, held, ..
         } = self;
+        let name = name_of(self.id);
         write!(
             f,
-            "VM {id} should hold {target} of its {size}, and its balloon leaves it {held} now."
+            "'{name}' should hold {target} of its {size}, and its balloon leaves it {held} now."
         )?;
         self.write_worth(f)?;
         self.write_use(f)?;
-        self.write_price(f)?;
+        self.write_price(f, name_of)?;
         for bound in &self.bounds {
             write!(f, " {}", sentence(*bound))?;
         }
@@ -363,10 +369,8 @@ impl fmt::Display for Explanation {
         self.write_balloon(f)?;
         self.more.map_or(Ok(()), |more| self.write_more(f, &more))
     }
-}
 
-impl Explanation {
-    fn write_worth(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write_worth(&self, f: &mut String) -> fmt::Result {
         let Self {
             shares,
             all_shares,
@@ -379,7 +383,7 @@ impl Explanation {
         )
     }
 
-    fn write_use(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write_use(&self, f: &mut String) -> fmt::Result {
         let Some(ActiveSet {
             pages,
             likely,
@@ -390,7 +394,7 @@ impl Explanation {
         else {
             return write!(
                 f,
-                " How much it uses is not known yet, so nothing of it is taxed."
+                " How much it uses is not known yet, so nothing of it is taxed as idle."
             );
         };
         write!(
@@ -398,22 +402,25 @@ impl Explanation {
             " It uses {likely} (with 95 % confidence {low} to {high})"
         )?;
         if pages != likely {
-            write!(f, " and is believed {pages}, for belief falls slowly")?;
+            write!(
+                f,
+                "; the policy counts {pages} as used, the largest of this estimate and its recent averages"
+            )?;
         }
         if self.taxed == PageCount::ZERO {
-            return write!(f, ", and nothing of what it is to hold is taxed.");
+            return write!(f, ". Nothing of what it should hold is taxed as idle.");
         }
         let times = 10_000u64.div_ceil(self.tax.kept_permille());
         let (taxed, tax) = (self.taxed, self.tax);
         let times = tenths(times);
         write!(
             f,
-            "; {taxed} of what it is to hold are idle, and at an idle tax of {tax} each such page costs it as \
-             much as {times} that it uses."
+            ". Of what it should hold, {taxed} are idle: at an idle tax of {tax} each idle page costs it as much \
+             as {times} that it uses."
         )
     }
 
-    fn write_price(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write_price(&self, f: &mut String, name_of: &dyn Fn(VmId) -> String) -> fmt::Result {
         let Some(price) = self.price else {
             return Ok(());
         };
@@ -422,20 +429,21 @@ impl Explanation {
             Some((id, _)) if id == self.id => {
                 write!(
                     f,
-                    " Nobody who could give memory pays less, so it is taken here first."
+                    " No VM that could give memory up pays less, so memory is taken from it first."
                 )
             }
             Some((id, least)) => {
+                let name = name_of(id);
                 write!(
                     f,
-                    " Memory is taken first from VM {id}, which pays {least}."
+                    " Memory is taken first from '{name}', which pays {least}."
                 )
             }
             None => Ok(()),
         }
     }
 
-    fn write_witness(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write_witness(&self, f: &mut String) -> fmt::Result {
         match self.witness {
             Witness::Silent | Witness::Agrees => Ok(()),
             Witness::Senseless => write!(f, " What its guest says of its memory makes no sense."),
@@ -450,7 +458,7 @@ impl Explanation {
         }
     }
 
-    fn write_balloon(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write_balloon(&self, f: &mut String) -> fmt::Result {
         if self.balloon == BalloonHealth::Stuck {
             write!(
                 f,
@@ -461,14 +469,14 @@ impl Explanation {
             let by_other_means = self.by_other_means;
             write!(
                 f,
-                " {by_other_means} above its target must be had by other means."
+                " Its balloon will not bring {by_other_means} of what it holds above its target."
             )?;
         }
         self.limit
             .map_or(Ok(()), |limit| self.write_limit(f, limit))
     }
 
-    fn write_limit(&self, f: &mut fmt::Formatter<'_>, limit: Limit) -> fmt::Result {
+    fn write_limit(&self, f: &mut String, limit: Limit) -> fmt::Result {
         let Limit {
             slow_above,
             stop_above,
@@ -490,7 +498,7 @@ impl Explanation {
         )
     }
 
-    fn write_more(&self, f: &mut fmt::Formatter<'_>, more: &More) -> fmt::Result {
+    fn write_more(&self, f: &mut String, more: &More) -> fmt::Result {
         let wanted = more.most.unwrap_or(more.pages);
         if wanted == PageCount::ZERO {
             return write!(f, " It cannot hold more: its size is {}.", self.size);
@@ -511,7 +519,7 @@ impl Explanation {
         match ways.as_slice() {
             [] => write!(
                 f,
-                "nothing suffices alone while the others have what they are promised."
+                "no single change suffices while the others have what they are promised."
             ),
             [only] => write!(f, "{only} would suffice."),
             ways => write!(f, "any of these would suffice: {}.", ways.join(", ")),
@@ -521,24 +529,26 @@ impl Explanation {
 
 fn sentence(bound: Bound) -> &'static str {
     match bound {
-        Bound::Min => "Its min decides: its shares earn no more.",
-        Bound::Max => "Its max decides: its shares could earn more.",
+        Bound::Min => "Its min decides: its shares would bring it less.",
+        Bound::Max => "Its max decides: its shares would bring it more.",
         Bound::Pin => "An administrator pinned it.",
-        Bound::Balloon(BalloonBound::Limit) => "Its balloon has taken the part that a balloon may.",
+        Bound::Balloon(BalloonBound::Limit) => {
+            "Its balloon has taken the largest part of a VM that a balloon may."
+        }
         Bound::Balloon(BalloonBound::GuestNeeds) => {
             "Its balloon stops where its guest says that it would have to swap."
         }
         Bound::Balloon(BalloonBound::GuestStalls) => {
             "Its balloon waits, because its guest waits for memory."
         }
-        Bound::NotFreeYet => "It gets the rest when others have given it up.",
+        Bound::NotFreeYet => "It gets the rest as soon as others have given it up.",
     }
 }
 
 fn meaning(state: MemoryState) -> &'static str {
     match state {
         MemoryState::High => "there is enough",
-        MemoryState::Clear => "there is enough, and equal pages are looked for harder",
+        MemoryState::Clear => "there is enough, and equal pages are looked for faster",
         MemoryState::Soft => "it is short, and balloons inflate as fast as guests can",
         MemoryState::Hard => "it is short, and what balloons cannot take is compressed and swapped",
         MemoryState::Low => {
@@ -582,19 +592,23 @@ mod tests {
         }
     }
 
+    fn text(explanation: &Explanation) -> String {
+        explanation.text(|id| format!("vm-{id}"))
+    }
+
     fn explained(snapshot: &Snapshot, id: u32, more: u64) -> Explanation {
         explain(snapshot, &plan(snapshot), VmId(id), Some(mebibytes(more))).unwrap()
     }
 
     #[test]
     fn an_idle_vm_is_told_what_its_idleness_costs() {
-        let text = explained(&figure_7(), 1, 40).to_string();
+        let text = text(&explained(&figure_7(), 1, 40));
         for part in [
-            "VM 1 should hold",
+            "'vm-1' should hold",
             "leaves it 180 MiB now",
             "2560 of all VMs' 5120 shares, which alone would bring it 180 MiB",
             "It uses 20 MiB (with 95 % confidence 10 MiB to 30 MiB)",
-            "at an idle tax of 75 % each such page costs it as much as 4 that it uses",
+            "at an idle tax of 75 % each idle page costs it as much as 4 that it uses",
             "The host's memory is high: there is enough.",
             "To hold 40 MiB more, any of these would suffice",
             "a min of",
@@ -606,6 +620,12 @@ mod tests {
     }
 
     #[test]
+    fn other_vms_are_called_by_their_names() {
+        let text = text(&explained(&figure_7(), 2, 40));
+        assert!(text.contains("taken first from 'vm-1'"), "{text}");
+    }
+
+    #[test]
     fn a_limit_that_decides_is_said() {
         let mut snapshot = figure_7();
         snapshot.vms[0].pinned = Some(mebibytes(50));
@@ -614,18 +634,14 @@ mod tests {
         let limited = explained(&snapshot, 2, 40);
         assert_eq!(limited.bounds, [Bound::Max, Bound::NotFreeYet]);
         assert_eq!(limited.more.unwrap().max, Some(mebibytes(240)));
-        assert!(
-            limited
-                .to_string()
-                .contains("To hold 40 MiB more, its max must be 240 MiB; then")
-        );
+        assert!(text(&limited).contains("To hold 40 MiB more, its max must be 240 MiB; then"));
     }
 
     #[test]
     fn a_vm_that_may_hold_all_its_size_cannot_hold_more() {
         let mut snapshot = figure_7();
         snapshot.budget = mebibytes(1000);
-        let text = explained(&snapshot, 1, 40).to_string();
+        let text = text(&explained(&snapshot, 1, 40));
         assert!(
             text.ends_with("It cannot hold more: its size is 256 MiB."),
             "{text}"
@@ -682,7 +698,7 @@ mod tests {
             let plan = plan(&snapshot);
             for vm in &snapshot.vms {
                 let explanation = explain(&snapshot, &plan, vm.id, Some(PageCount(more)));
-                prop_assert!(explanation.unwrap().to_string().ends_with('.'));
+                prop_assert!(text(&explanation.unwrap()).ends_with('.'));
             }
         }
     }

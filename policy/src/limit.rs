@@ -1,4 +1,4 @@
-//! Who is kept from touching more memory, by being stopped: for guests whose balloons are no bridle.
+//! Who is kept from touching more memory, by being stopped: for guests whose balloons do not keep them within it.
 //!
 //! What a guest has not given up it may touch at any moment, and nobody is asked. While every balloon
 //! follows, that is counted, and there is enough for all of it ([`plan`](crate::plan())). It is not when a

@@ -55,7 +55,7 @@ pub struct Step {
     /// swapped, where the orders say so.
     #[serde(default)]
     pub by_other_means: PageCount,
-    /// What its guest may have touched, where its balloon is no bridle: it is stopped beyond.
+    /// What its guest may have touched, where its balloon does not keep it within its memory: it is stopped beyond.
     #[serde(default)]
     pub limit: Option<Limit>,
 }

@@ -8,6 +8,7 @@
 pub mod browser;
 pub mod console;
 pub mod guest_image;
+pub mod hijacked;
 pub mod host;
 pub mod linux;
 pub mod machine_memory;

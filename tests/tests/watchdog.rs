@@ -148,7 +148,7 @@ fn a_guest_that_allocates_everything_at_once_gets_its_share_and_is_not_blocked()
         let mut console = host.console("greedy");
         console.workload("verify:size=max,rate=0");
         host.wait_until_backed("greedy", DUE);
-        assert_eq!(blocked(&host, "greedy"), 0, "its balloon is bridle enough");
+        assert_eq!(blocked(&host, "greedy"), 0, "its balloon suffices");
         console.workload("idle");
         wait_until_at_most("it has given it back", 32 * MIB, || backed(&host, "greedy"));
         assert_promises_are_kept(&host);

@@ -20,6 +20,7 @@ export function statesOf(vms) {
 export function stateOf(vm) {
   if (vm.phase !== "running") return vm.phase;
   if (!vm.responding) return "silent";
+  if (!vm.credible) return "doubtful";
   return vm.blocked_permille > 0 ? "blocked" : "running";
 }
 

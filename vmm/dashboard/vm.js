@@ -108,14 +108,12 @@ export class VmPage {
     if (name === this.name) fillList($("why"), text, () => sentences(text).map((sentence) => this.said(sentence)));
   }
 
-  /// A sentence in which VMs have their names, and others can be gone to.
+  /// A sentence in which other VMs can be gone to.
   said(sentence) {
     const item = element("li");
-    for (const [index, part] of sentence.split(/\bVM (\d+)\b/).entries()) {
-      const vm = index % 2 && this.figures.vms.find((vm) => vm.id === Number(part));
-      if (vm && vm.name !== this.name) item.append(element("a", vm.name, { href: pageOf(vm.name) }));
-      else if (vm) item.append(vm.name);
-      else item.append(index % 2 ? `VM ${part}` : part);
+    for (const [index, part] of sentence.split(/'([^']+)'/).entries()) {
+      const isOther = index % 2 && part !== this.name && this.figures.vms.some((vm) => vm.name === part);
+      item.append(isOther ? element("a", part, { href: pageOf(part) }) : part);
     }
     return item;
   }

@@ -126,6 +126,9 @@ pub struct VmFigures {
     pub phase: VmPhase,
     /// Whether its process answered the last question in time.
     pub responding: bool,
+    /// Whether all that its process ever said of itself can be true. What cannot be is not taken in.
+    #[serde(default = "super::believed")]
+    pub credible: bool,
     /// Seconds since it was asked for.
     pub uptime_s: f64,
     /// MEMSZ: its size.
@@ -159,7 +162,7 @@ pub struct VmFigures {
     /// Beyond esxtop: how its balloon follows.
     #[serde(default)]
     pub balloon_health: Option<BalloonHealth>,
-    /// Beyond esxtop: what its guest may have touched before it is stopped, where its balloon is no bridle.
+    /// Beyond esxtop: what its guest may have touched before it is stopped, where its balloon does not keep it within its memory.
     #[serde(default)]
     pub limit: Option<LimitView>,
     /// Beyond esxtop: the part of its time that it was stopped in the last second, in thousandths.

@@ -299,6 +299,9 @@ pub struct VmView {
     pub phase: VmPhase,
     /// Whether its process answered the last question in time.
     pub responding: bool,
+    /// Whether all that its process ever said of itself can be true. What cannot be is not taken in.
+    #[serde(default = "believed")]
+    pub credible: bool,
     /// Seconds since it was asked for.
     pub uptime_s: f64,
     /// Processors.
@@ -350,7 +353,7 @@ pub struct VmView {
     /// How its balloon follows.
     #[serde(default)]
     pub balloon_health: Option<BalloonHealth>,
-    /// What its guest may have touched before it is stopped, where its balloon is no bridle.
+    /// What its guest may have touched before it is stopped, where its balloon does not keep it within its memory.
     #[serde(default)]
     pub limit: Option<LimitView>,
     /// The part of its time that it was stopped in the last second, in thousandths.
@@ -363,6 +366,11 @@ pub struct VmView {
     pub start_us: Option<u64>,
     /// Memory whose faults its agent holds.
     pub userfault_bytes: u64,
+}
+
+/// Of a VM of which nothing else is known.
+fn believed() -> bool {
+    true
 }
 
 /// What a VM's guest may have touched.

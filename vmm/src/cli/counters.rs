@@ -227,6 +227,7 @@ pub(super) fn state(vm: &VmFigures) -> &'static str {
         VmPhase::Starting => "start",
         VmPhase::Stopping => "stop",
         VmPhase::Running if !vm.responding => "silent",
+        VmPhase::Running if !vm.credible => "doubt",
         VmPhase::Running if is_blocked(vm) => "block",
         VmPhase::Running => "run",
     }

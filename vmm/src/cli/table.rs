@@ -179,7 +179,16 @@ pub(super) fn holdings(vms: &[VmView]) -> String {
 /// Everything about one VM.
 pub(super) fn vm(vm: &VmView) -> String {
     let mut lines = vec![
-        ("state", state(vm).to_owned()),
+        (
+            "state",
+            match vm.credible {
+                true => state(vm).to_owned(),
+                false => format!(
+                    "{}: its process has said what cannot be true; its last good figures stand",
+                    state(vm)
+                ),
+            },
+        ),
         (
             "process",
             vm.pid
@@ -250,7 +259,7 @@ pub(super) fn vm(vm: &VmView) -> String {
 
 fn limit(vm: &VmView) -> String {
     let Some(limit) = vm.limit else {
-        return "none: its balloon is bridle enough".into();
+        return "none: its balloon keeps it within its memory".into();
     };
     format!(
         "runs freely up to {}, stands still beyond {}; blocked {:.0} % of the time",
@@ -399,6 +408,7 @@ fn state(vm: &VmView) -> &'static str {
         VmPhase::Starting => "starting",
         VmPhase::Stopping => "stopping",
         VmPhase::Running if !vm.responding => "silent",
+        VmPhase::Running if !vm.credible => "doubtful",
         VmPhase::Running if vm.blocked_permille > 0 => "blocked",
         VmPhase::Running => "running",
     }

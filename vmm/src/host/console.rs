@@ -7,11 +7,11 @@
 //! further behind than what is kept loses the difference, for neither a chatty guest nor a slow
 //! reader may take more than a fixed amount of memory, and the guest waits for nobody.
 
+use super::untrusted_stream::UntrustedStream;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, WriteHalf, split};
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
@@ -23,13 +23,13 @@ pub const KEPT_BYTES: usize = 64 << 10;
 pub struct Console {
     /// The sender belongs to who reads from the VM, so that it goes when the VM does.
     output: watch::Receiver<Output>,
-    input: Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
+    input: Arc<tokio::sync::Mutex<WriteHalf<UntrustedStream>>>,
 }
 
 impl Console {
     /// A console over the host's end of a VM's console socket. Must be called inside a runtime.
     pub(super) fn new(socket: UnixStream) -> Self {
-        let (mut from_vm, input) = socket.into_split();
+        let (mut from_vm, input) = split(UntrustedStream::from(socket));
         let (sender, output) = watch::channel(Output::default());
         tokio::spawn(async move {
             let mut buffer = vec![0; 4096];

@@ -1,8 +1,10 @@
 //! Starts a VM's process, listens to it, and cleans up when it has ended.
 
+use super::claim::{CheckedStart, Untrue};
 use super::console::Console;
 use super::error::HostError;
 use super::link::Link;
+use super::rate_limit::RateLimit;
 use super::runtime_dir::Place;
 use super::sharing::ScannedVmSpec;
 use super::vm::Running;
@@ -10,7 +12,7 @@ use super::{Host, orphans};
 use crate::api::VmPhase;
 use crate::memory::ram::{allocated_pages, punch_all};
 use crate::protocol::page_sharing::SharingSocket;
-use crate::protocol::{Channel, ChannelError, Description, FromVm, Received, ToVm};
+use crate::protocol::{Channel, ChannelError, FromVm, Observation, Received, ToVm};
 use page::{PageCount, VmId};
 use rustix::fs::SealFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -29,6 +31,10 @@ use tokio::process::{Child, ChildStderr, Command};
 const START_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a process may take to end after it has hung up.
 const EXIT_PATIENCE: Duration = Duration::from_secs(5);
+/// Messages that a VM process may send unasked at once,
+const MESSAGES_AT_ONCE: u32 = 16;
+/// and the time after each further one in which it is not heard.
+const MESSAGE_EACH: Duration = Duration::from_millis(100);
 /// Bytes of a VM process's error output that are kept, to say why it died.
 const KEPT_STDERR: usize = 4096;
 /// The program itself, whatever happens to the file it was started from.
@@ -45,14 +51,10 @@ struct Newborn {
 
 /// Starts the process of a VM that has its first grant; returns when its guest runs.
 pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
-    let (name, boot) = {
-        let state = host.lock();
-        let vm = state.vm(id)?;
-        (
-            vm.config.name.clone(),
-            ToVm::Boot(Box::new(vm.config.clone())),
-        )
-    };
+    let config = host.lock().vm(id)?.config.clone();
+    let name = config.name.clone();
+    let size = config.settings.size;
+    let boot = ToVm::Boot(Box::new(config));
     let failed = |why: String| HostError::DidNotStart {
         name: name.clone(),
         why,
@@ -62,12 +64,12 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
     let sent = newborn.link.send_with(&boot, agent_socket.as_fd());
     drop(agent_socket);
     let started = match sent {
-        Ok(()) => first_words(&newborn.link).await,
+        Ok(()) => first_words(&newborn.link, size).await,
         Err(error) => Err(NotStarted::Silent(crate::error_chain(&error))),
     };
     match started {
-        Ok((description, memory_file)) => {
-            adopt(host, id, newborn, description, memory_file);
+        Ok((start, memory_file)) => {
+            adopt(host, id, newborn, start, memory_file);
             Ok(())
         }
         Err(why) => {
@@ -150,16 +152,18 @@ impl From<&str> for NotStarted {
 }
 
 /// What a process says first: that its guest runs, or why not.
-async fn first_words(link: &Link) -> Result<(Description, File), NotStarted> {
-    match tokio::time::timeout(START_PATIENCE, link.receive::<FromVm>()).await {
+async fn first_words(link: &Link, size: PageCount) -> Result<(CheckedStart, File), NotStarted> {
+    match tokio::time::timeout(START_PATIENCE, link.hear_first()).await {
         Ok(Ok(Received {
             message: FromVm::Started(description),
             descriptors,
         })) => {
             let file = descriptors.into_iter().next().map(File::from);
-            let file = file.filter(|file| is_sealed(file, description.config.settings.size));
+            let file = file.filter(|file| is_sealed(file, size));
             let file = file.ok_or("its process sent no sealed memory file")?;
-            Ok((*description, file))
+            let start = CheckedStart::new(*description, size);
+            let start = start.map_err(|untrue| NotStarted::Silent(untrue.to_string()))?;
+            Ok((start, file))
         }
         Ok(Ok(Received {
             message: FromVm::Failed { error },
@@ -197,7 +201,7 @@ async fn bury(newborn: &mut Newborn) -> String {
     (&mut newborn.stderr).await.unwrap_or_default()
 }
 
-fn adopt(host: &Host, id: VmId, newborn: Newborn, description: Description, memory_file: File) {
+fn adopt(host: &Host, id: VmId, newborn: Newborn, start: CheckedStart, memory_file: File) {
     // One descriptor for all who read it.
     let memory_file = Arc::new(memory_file);
     let Newborn {
@@ -207,20 +211,20 @@ fn adopt(host: &Host, id: VmId, newborn: Newborn, description: Description, memo
         console,
         stderr,
     } = newborn;
-    let pid = child.id().unwrap_or(description.pid);
+    let mut state = host.lock();
+    // A child that has ended and was waited for has no number any more.
+    let (Some(vm), Some(pid)) = (state.vms.get_mut(&id), child.id()) else {
+        return;
+    };
     let to_scan = ScannedVmSpec {
         id,
-        name: description.config.name,
-        group: description.config.trust_group,
-        size: description.config.settings.size,
+        name: vm.config.name.clone(),
+        group: vm.config.trust_group.clone(),
+        size: vm.config.settings.size,
         pid,
-        mappings: description.mappings,
+        mappings: start.mappings,
         memory_file: Arc::clone(&memory_file),
         socket: sharing,
-    };
-    let mut state = host.lock();
-    let Some(vm) = state.vms.get_mut(&id) else {
-        return;
     };
     vm.phase = VmPhase::Running;
     vm.running = Some(Running {
@@ -229,8 +233,8 @@ fn adopt(host: &Host, id: VmId, newborn: Newborn, description: Description, memo
         console: console.clone(),
         memory_file,
         since: Instant::now(),
-        start_us: description.start_us,
-        userfault_pages: description.userfault_pages,
+        start_us: start.start_us,
+        userfault_pages: start.userfault_pages,
     });
     // Its grant may have changed while it was being started.
     vm.send(&ToVm::SetBalloon {
@@ -257,17 +261,36 @@ async fn attend(
         return;
     };
     let mut last_words = None;
-    loop {
+    let mut unasked = RateLimit::new(MESSAGES_AT_ONCE, MESSAGE_EACH);
+    let status = loop {
         tokio::select! {
-            received = link.receive::<FromVm>() => match received {
-                Ok(received) => hear(&host, id, received.message, &mut last_words),
-                Err(ChannelError::Closed | ChannelError::Socket(_)) => break,
-                Err(error) => last_words = Some(crate::error_chain(&error)),
+            heard = next_message(&link, &unasked) => match heard {
+                Ok(message) => if !hear(&host, id, message, &mut last_words) {
+                    unasked.charge(1, Instant::now());
+                },
+                Err(ChannelError::Closed | ChannelError::Socket(_)) => break exit_status(&mut child).await,
+                // It is not what was started any more, and there is no way past that message.
+                Err(error @ ChannelError::Descriptors) => {
+                    last_words = Some(format!("its process was ended, for it sent {error}"));
+                    drop(child.start_kill());
+                    break exit_status(&mut child).await;
+                }
+                Err(error) => {
+                    last_words = Some(crate::error_chain(&error));
+                    unasked.charge(1, Instant::now());
+                }
             },
             () = kill.notified() => drop(child.start_kill()),
+            // Its end of the channel may live on, and what it said in vain before its end is not waited for.
+            status = child.wait() => {
+                for _ in 0..MESSAGES_AT_ONCE {
+                    let Ok(message) = link.hear_now() else { break };
+                    hear(&host, id, message, &mut last_words);
+                }
+                break status.ok();
+            }
         }
-    }
-    let status = exit_status(&mut child).await;
+    };
     // Only now: the process's mappings of the store are gone with it.
     host.shared.sharing.remove_vm(id);
     let freed = free_memory(&host, id).await;
@@ -282,18 +305,44 @@ async fn attend(
     host.remove(id, &format!("{what}; its {freed} are free again"));
 }
 
-fn hear(host: &Host, id: VmId, message: FromVm, last_words: &mut Option<String>) {
+/// What nobody asked for is heard at a bounded rate.
+async fn next_message(link: &Link, unasked: &RateLimit) -> Result<FromVm, ChannelError> {
+    tokio::time::sleep_until(unasked.next().into()).await;
+    link.hear().await
+}
+
+/// Whether it was asked for.
+fn hear(host: &Host, id: VmId, message: FromVm, last_words: &mut Option<String>) -> bool {
     match message {
-        FromVm::Observation(observation) => {
-            if let Some(vm) = host.lock().vms.get_mut(&id) {
-                vm.observed(*observation);
-            }
-            host.shared.answered.notify_waiters();
-        }
+        FromVm::Observation(observation) => return take_answer(host, id, *observation),
         FromVm::Ended { reason } => *last_words = Some(reason),
         FromVm::Failed { error } => *last_words = Some(error),
         FromVm::Started(_) | FromVm::Description(_) => {}
     }
+    false
+}
+
+pub(super) fn take_answer(host: &Host, id: VmId, said: Observation) -> bool {
+    let mut state = host.lock();
+    let vm = state.vms.get_mut(&id);
+    let Some(vm) = vm.filter(|vm| vm.awaits(said.sequence)) else {
+        return false;
+    };
+    if let Err(untrue) = vm.observed(said) {
+        let news = vm.doubt().then(|| vm.config.name.clone());
+        state.state_sum_violations += u64::from(matches!(untrue, Untrue::States(_)));
+        if let Some(name) = news {
+            tracing::error!(
+                vm = %name,
+                "says what cannot be: {untrue}; either its guest has taken its process over, or this is a bug in ballonet: please report it then"
+            );
+            let what = format!("says what cannot be: {untrue}; its last good figures stand");
+            state.events.add(Some(&name), what);
+        }
+    }
+    drop(state);
+    host.shared.answered.notify_waiters();
+    true
 }
 
 async fn exit_status(child: &mut Child) -> Option<ExitStatus> {

@@ -1,15 +1,15 @@
 //! The host's end of the connection to a VM process, for a single-threaded runtime.
 
-use crate::protocol::{Channel, ChannelError, Received, ToVm};
+use super::drop_elsewhere::DropElsewhere;
+use crate::protocol::{Channel, ChannelError, FromVm, Received, ToVm};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
-use serde::de::DeserializeOwned;
 use std::io;
 use tokio::io::unix::AsyncFd;
 
-/// A connection on which nothing blocks.
+/// A connection on which nothing blocks, nor does its end.
 #[derive(Debug)]
-pub(super) struct Link(AsyncFd<Channel>);
+pub(super) struct Link(DropElsewhere<AsyncFd<Channel>>);
 
 impl Link {
     #[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
@@ -17,7 +17,8 @@ impl Link {
         rustix::io::ioctl_fionbio(&channel, true)?;
         // SAFETY: the channel owns one descriptor, the same from its making to its drop, and moves
         // into the registration here, which is dropped before it.
-        Ok(Self(unsafe { AsyncFd::register(channel) }?))
+        let registered = unsafe { AsyncFd::register(channel) }?;
+        Ok(Self(registered.into()))
     }
 
     /// Sends at once or not at all: a VM process that takes no messages must not hold up the host.
@@ -35,14 +36,32 @@ impl Link {
     }
 
     /// The next message.
-    pub(super) async fn receive<T: DeserializeOwned>(&self) -> Result<Received<T>, ChannelError> {
+    pub(super) async fn hear(&self) -> Result<FromVm, ChannelError> {
+        self.when_readable(Channel::hear).await
+    }
+
+    /// The next message, if there is one already.
+    pub(super) fn hear_now(&self) -> Result<FromVm, ChannelError> {
+        self.0.get_ref().hear()
+    }
+
+    /// The first message, with its descriptors: the guest does not run yet, so nobody but this program can
+    /// have sent it.
+    pub(super) async fn hear_first(&self) -> Result<Received<FromVm>, ChannelError> {
+        self.when_readable(Channel::receive).await
+    }
+
+    async fn when_readable<T>(
+        &self,
+        read: impl Fn(&Channel) -> Result<T, ChannelError>,
+    ) -> Result<T, ChannelError> {
         loop {
             let mut ready = self
                 .0
                 .readable()
                 .await
                 .map_err(|_runtime_gone| ChannelError::Closed)?;
-            match self.0.get_ref().receive() {
+            match read(self.0.get_ref()) {
                 Err(ChannelError::Socket(Errno::AGAIN)) => ready.clear_ready(),
                 other => return other,
             }

@@ -15,9 +15,11 @@
 //! * One thread runs everything here; no call blocks, and a VM process or client that does not
 //!   answer holds up nobody.
 
+mod claim;
 pub mod console;
 mod descriptors;
 mod device_watch;
+mod drop_elsewhere;
 mod error;
 mod events;
 mod figures;
@@ -28,6 +30,7 @@ mod metrics;
 mod orphans;
 mod publication;
 mod queue;
+mod rate_limit;
 pub mod recording;
 pub(crate) mod rotating;
 mod round;
@@ -37,6 +40,7 @@ mod sampling;
 mod server;
 pub mod sharing;
 mod state;
+mod untrusted_stream;
 mod vm;
 mod web;
 mod wish;

@@ -1,6 +1,7 @@
 //! Serves clients at the socket until told to end.
 
 use super::runtime_dir::{Claim, Place};
+use super::untrusted_stream::UntrustedStream;
 use super::web::{self, Hangup, Token, TokenFile};
 use super::{Host, HostError, HostOptions, HttpOptions, descriptors, orphans, routes};
 use axum::Router;
@@ -76,7 +77,7 @@ pub async fn serve(
     };
     ready(&host);
     tokio::select! {
-        () = accept(listener, routes::router(host.clone())) => {}
+        () = accept(listener, UntrustedStream::from, routes::router(host.clone())) => {}
         () = accept_http(http) => {}
         () = empty(&host, options.exit_when_empty) => {}
         () = end => {}
@@ -154,15 +155,15 @@ async fn listen_http(host: &Host, http: HttpOptions, place: &Place) -> Result<Ht
 
 async fn accept_http(http: Option<Http>) {
     match http {
-        Some(http) => accept(http.listener, http.router).await,
+        Some(http) => accept(http.listener, |stream| stream, http.router).await,
         None => std::future::pending().await,
     }
 }
 
-async fn accept<L>(mut listener: L, router: Router)
+async fn accept<L, S>(mut listener: L, with: fn(L::Io) -> S, router: Router)
 where
     L: Listener,
-    L::Io: 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(descriptors::clients(MOST_CLIENTS)));
     loop {
@@ -171,6 +172,7 @@ where
         };
         // When descriptors are out it waits: some come back when clients leave.
         let (stream, _) = listener.accept().await;
+        let stream = with(stream);
         let router = router.clone();
         tokio::spawn(async move {
             talk(stream, router).await;

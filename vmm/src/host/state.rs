@@ -183,10 +183,18 @@ impl State {
         match explanation {
             Some(explanation) => Ok(ExplanationView {
                 name,
-                text: explanation.to_string(),
+                text: explanation.text(|id| self.name_of(id)),
                 explanation,
             }),
             None => Err(HostError::NotDecided(name)),
+        }
+    }
+
+    /// What people call a VM. One that has gone since the decision has its number alone.
+    fn name_of(&self, id: VmId) -> String {
+        match self.vm(id) {
+            Ok(vm) => vm.config.name.to_string(),
+            Err(_) => format!("VM {id}"),
         }
     }
 

@@ -1,6 +1,7 @@
 //! A VM as its host sees it.
 
 use crate::api::{DiskView, LimitView, NetView, VmPhase, VmView};
+use crate::host::claim::{Checked, Untrue};
 use crate::host::console::Console;
 use crate::host::device_watch::DeviceWatch;
 use crate::host::kernel::VmUse;
@@ -54,9 +55,13 @@ pub(super) struct Vm {
     grant: Grant,
     /// Whoever waits for the first grant, while the VM waits to be started.
     pub(super) first_grant: Option<oneshot::Sender<PageCount>>,
-    /// The last question asked and the last answered.
-    pub(super) asked: u64,
-    pub(super) observation: Option<Observation>,
+    /// The last question asked, and the last answered.
+    asked: u64,
+    answered: u64,
+    /// The last answer that can be true.
+    observation: Option<Checked>,
+    /// Whether all its answers could be.
+    is_credible: bool,
     pub(super) used: VmUse,
     /// Of its anonymous pages, those that are the guest's: copies over shared pages.
     pub(super) broken: PageCount,
@@ -70,8 +75,6 @@ pub(super) struct Vm {
     blocked: Blocked,
     /// What its guest said last, with what it held then.
     figures: GuestFigures,
-    /// Whether its pages by state did not add up when they were looked at last.
-    is_miscounted: bool,
     /// What was told of its disks and network cards.
     device_watch: DeviceWatch,
     /// Told to end its process by force.
@@ -152,7 +155,9 @@ impl Vm {
             grant: Grant::default(),
             first_grant: Some(first_grant),
             asked: 0,
+            answered: 0,
             observation: None,
+            is_credible: true,
             used: VmUse::default(),
             broken: PageCount::ZERO,
             sampling: Sampling::default(),
@@ -160,7 +165,6 @@ impl Vm {
             limit: None,
             blocked: Blocked::default(),
             figures: GuestFigures::default(),
-            is_miscounted: false,
             device_watch: DeviceWatch::default(),
             kill: Arc::default(),
             gone: watch::Sender::new(false),
@@ -310,16 +314,26 @@ impl Vm {
         asked
     }
 
-    /// The process has answered.
-    pub(super) fn observed(&mut self, observation: Observation) {
-        self.grant.confirm(
-            self.config
-                .settings
-                .size
-                .saturating_sub(observation.balloon.target),
-        );
+    /// Whether this is the answer that the host waits for.
+    pub(super) fn awaits(&self, sequence: u64) -> bool {
+        !self.responding() && sequence == self.asked
+    }
+
+    /// The process has answered. What cannot be true changes nothing.
+    pub(super) fn observed(&mut self, said: Observation) -> Result<(), Untrue> {
+        self.answered = said.sequence;
+        let observation = Checked::new(said, &self.config, self.since.elapsed())?;
+        self.grant
+            .confirm(self.config.settings.size - observation.balloon.target);
         self.take_figures(&observation);
         self.observation = Some(observation);
+        Ok(())
+    }
+
+    /// It has said what cannot be true. Whether that is new: a process that did is not believed to be what
+    /// it was ever again, and there is no more to tell.
+    pub(super) fn doubt(&mut self) -> bool {
+        std::mem::replace(&mut self.is_credible, false)
     }
 
     /// Figures that are no news speak of what the VM held when they came.
@@ -334,7 +348,7 @@ impl Vm {
         let pages = |bytes: Option<u64>| bytes.map(|bytes| PageCount(bytes / PAGE_SIZE));
         let size = self.config.settings.size;
         self.figures = GuestFigures {
-            held: size.saturating_sub(observation.balloon.held),
+            held: size - observation.balloon.held,
             free: pages(said.free),
             available: pages(said.available),
             caches: pages(said.caches),
@@ -344,10 +358,7 @@ impl Vm {
 
     /// Whether every question has been answered.
     pub(super) fn responding(&self) -> bool {
-        self.observation
-            .as_ref()
-            .map_or(0, |observation| observation.sequence)
-            == self.asked
+        self.answered == self.asked
     }
 
     /// False if the process does not take messages now; it is told again when its grant changes.
@@ -387,27 +398,13 @@ impl Vm {
         let Some(observation) = &self.observation else {
             return self.untouched();
         };
-        let mapped = observation.states.shared;
+        let mapped = observation.states.shared + observation.states.broken;
         let broken = self.broken.min(mapped);
         PageStates {
             shared: mapped - broken,
             broken,
             ..observation.states
         }
-    }
-
-    /// Whether its pages by state, as they are published, add up to its size. It is an error of ours if
-    /// not, and logged when it begins.
-    pub(super) fn states_add_up(&mut self) -> bool {
-        let (sum, size) = (self.states().total(), self.config.settings.size);
-        let was_miscounted = std::mem::replace(&mut self.is_miscounted, sum != size);
-        if self.is_miscounted && !was_miscounted {
-            tracing::error!(
-                vm = %self.config.name,
-                "its pages by state are {sum} and its size is {size}: this is a bug in ballonet, please report it"
-            );
-        }
-        !self.is_miscounted
     }
 
     /// Reads what the kernel counts for it.
@@ -431,6 +428,7 @@ impl Vm {
             pid: running.map(|running| running.pid),
             phase: self.phase,
             responding: self.responding(),
+            credible: self.is_credible,
             uptime_s: self.since.elapsed().as_secs_f64(),
             vcpus: self.config.vcpus,
             trust_group: self.config.trust_group.clone(),
@@ -534,23 +532,40 @@ mod tests {
     }
 
     #[test]
-    fn pages_by_state_add_up_to_the_size_or_are_found_out() {
+    fn no_more_of_a_vm_is_broken_than_it_shares() {
         let mut vm = vm(PageCount(100));
-        assert!(vm.states_add_up(), "a VM that was not seen yet is empty");
-        let right = PageStates {
+        assert_eq!(vm.states().total(), PageCount(100), "it was not seen yet");
+        let states = PageStates {
             empty: PageCount(60),
             shared: PageCount(40),
             ..PageStates::default()
         };
-        vm.observation = Some(observation(right));
+        vm.observed(observation(states)).unwrap();
         vm.broken = PageCount(70);
-        assert!(vm.states_add_up(), "no more are broken than were shared");
-        for empty in [PageCount(59), PageCount(61)] {
-            vm.observation = Some(observation(PageStates { empty, ..right }));
-            assert!(!vm.states_add_up());
-        }
-        vm.observation = Some(observation(right));
-        assert!(vm.states_add_up());
+        assert_eq!(vm.states().total(), PageCount(100));
+        assert_eq!(vm.states().broken, PageCount(40));
+    }
+
+    #[test]
+    fn the_last_figures_stand_when_a_vm_says_what_cannot_be() {
+        let mut vm = vm(PageCount(100));
+        let mut states = PageStates {
+            empty: PageCount(60),
+            private: PageCount(40),
+            ..PageStates::default()
+        };
+        vm.observed(observation(states)).unwrap();
+        states.private = PageCount(1 << 63);
+        vm.asked = 2;
+        assert!(vm.awaits(2) && !vm.awaits(1) && !vm.awaits(3));
+        let lie = Observation {
+            sequence: 2,
+            ..observation(states)
+        };
+        assert_eq!(vm.observed(lie), Err(Untrue::States(PageCount(100))));
+        assert_eq!(vm.states().private, PageCount(40));
+        assert!(vm.responding() && !vm.awaits(2), "it has answered");
+        assert!(vm.doubt() && !vm.doubt(), "told once");
     }
 
     /// What the host sees in a second is one time all that happened in one and a half, another nothing.

@@ -1,6 +1,6 @@
 //! Messages over a socket that keeps packets whole and in order (SOCK_SEQPACKET).
 
-use super::VERSION;
+use super::{VERSION, take_bytes};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
@@ -39,6 +39,8 @@ pub enum ChannelError {
     Garbage(#[source] serde_json::Error),
     #[error("not a message between scanner and agent")]
     NotUnderstood,
+    #[error("descriptors that nobody asked for")]
+    Descriptors,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -143,7 +145,18 @@ impl Channel {
         }
     }
 
-    /// The next message.
+    /// The next message, of one who is not to send descriptors.
+    ///
+    /// # Errors
+    /// `Descriptors` when it does, now and from then on: see [`take_bytes`]. `Socket(Errno::AGAIN)` when there
+    /// is none and the socket does not block.
+    pub fn hear<T: DeserializeOwned>(&self) -> Result<T, ChannelError> {
+        let mut bytes = vec![0; LARGEST];
+        let length = take_bytes(&self.socket, &mut bytes)?;
+        decode(&bytes[..length])
+    }
+
+    /// The next message, with the descriptors of one who is trusted.
     ///
     /// # Errors
     /// `Socket(Errno::AGAIN)` when there is none and the socket does not block.

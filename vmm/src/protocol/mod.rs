@@ -5,8 +5,10 @@
 
 mod channel;
 pub mod page_sharing;
+mod peek;
 
 pub use channel::{Channel, ChannelError, MOST_DESCRIPTORS, Received, decode, encode};
+pub use peek::take_bytes;
 
 use crate::memory::agent::SharingCounters;
 use crate::name::VmName;

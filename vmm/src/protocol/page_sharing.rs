@@ -5,7 +5,7 @@
 //! carries the descriptor of the store; then the scanner asks, and the agent answers each request once,
 //! in any order, and says without being asked what it took away from the store.
 
-use crate::protocol::ChannelError;
+use crate::protocol::{ChannelError, take_bytes};
 use page::{Gfn, GfnRange, PageCount};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -380,10 +380,10 @@ impl SharingSocket {
     /// What the agent said next.
     ///
     /// # Errors
-    /// `Socket(Errno::AGAIN)` when there is nothing.
+    /// `Socket(Errno::AGAIN)` when there is nothing. After any other, nothing that it says is to be trusted.
     pub fn hear_agent(&self) -> Result<FromAgent, ChannelError> {
         let mut bytes = [0; LARGEST_ANSWER];
-        let (length, _) = self.receive(&mut bytes)?;
+        let length = take_bytes(&self.0, &mut bytes)?;
         FromAgent::decode(&bytes[..length]).ok_or(ChannelError::NotUnderstood)
     }
 

@@ -1,4 +1,4 @@
-//! Stops a VM's vCPUs when its guest has touched more than it may, for guests whose balloons are no bridle
+//! Stops a VM's vCPUs when its guest has touched more than it may, for guests whose balloons do not keep them within it
 //! (`policy::limit` says when and how much).
 //!
 //! The host looks once a second, and a guest can touch a gigabyte in that time. So the VM process watches

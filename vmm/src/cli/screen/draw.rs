@@ -232,7 +232,7 @@ fn table(frame: &mut Frame<'_>, area: Rect, model: &Model) {
 }
 
 fn vm_style(vm: &VmFigures) -> Style {
-    match vm.responding {
+    match vm.responding && vm.credible {
         true if is_blocked(vm) => WARNING,
         true => Style::new(),
         false => ALARM,
@@ -440,7 +440,7 @@ mod tests {
             ("private", "▄      1.0"),
             ("target", "█      2.0"),
             ("Why", ""),
-            ("b should hold", "from VM 9."),
+            ("'b' should hold", "from 'c'."),
             ("What happened", ""),
             ("      0 s", "started as process 7"),
         ] {

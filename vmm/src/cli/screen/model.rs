@@ -242,6 +242,7 @@ pub(super) mod tests {
             id: page::VmId(1),
             phase: crate::api::VmPhase::Running,
             responding: true,
+            credible: true,
             uptime_s: 1.0,
             memsz,
             grant: 0,
@@ -335,7 +336,7 @@ pub(super) mod tests {
                     column("target", 2 << 20),
                 ],
             },
-            why: "VM 1 should hold 2 MiB. Memory is taken first from VM 9.".into(),
+            why: "'b' should hold 2 MiB. Memory is taken first from 'c'.".into(),
             events: vec![EventView {
                 time_ms: 0,
                 vm: Some(name.parse().unwrap()),

@@ -43,11 +43,7 @@ pub(super) fn lines(model: &Model, width: usize) -> Vec<Line<'static>> {
             .iter()
             .flat_map(|details| over_time(&details.history, vm.memsz, model.unit, width)),
     );
-    lines.extend(
-        details
-            .iter()
-            .flat_map(|details| why(details, &model.figures.vms, width)),
-    );
+    lines.extend(details.iter().flat_map(|details| why(details, width)));
     lines.extend(
         details
             .iter()
@@ -111,9 +107,8 @@ fn over_time(history: &HistoryView, size: u64, unit: Unit, width: usize) -> Vec<
     STATES.iter().filter_map(line).collect()
 }
 
-fn why(details: &Details, vms: &[VmFigures], width: usize) -> Vec<Line<'static>> {
-    let text = with_names(&details.why, vms);
-    section("Why it holds what it holds", wrapped(&text, width))
+fn why(details: &Details, width: usize) -> Vec<Line<'static>> {
+    section("Why it holds what it holds", wrapped(&details.why, width))
 }
 
 fn events(events: &[EventView], now_ms: u64, width: usize) -> Vec<Line<'static>> {
@@ -171,23 +166,6 @@ pub(super) fn age(seconds: u64) -> String {
     }
 }
 
-/// Explanations number VMs; people name them.
-fn with_names(text: &str, vms: &[VmFigures]) -> String {
-    let mut pieces = text.split("VM ");
-    let first = pieces.next().unwrap_or_default().to_owned();
-    pieces.fold(first, |told, piece| {
-        let end = piece
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(piece.len());
-        let (number, rest) = piece.split_at(end);
-        let vm = vms.iter().find(|vm| vm.id.to_string() == number);
-        match vm {
-            Some(vm) => format!("{told}{}{rest}", vm.name),
-            None => format!("{told}VM {piece}"),
-        }
-    })
-}
-
 /// Lines of whole words; a word that is longer than a line has one of its own, and is cut off there.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
@@ -205,23 +183,8 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::tests::vm;
     use super::*;
-    use page::VmId;
     use proptest::prelude::*;
-
-    #[test]
-    fn vms_are_called_by_their_names_where_they_have_some() {
-        let vms = [("a", 1), ("b", 12)].map(|(name, id)| VmFigures {
-            id: VmId(id),
-            ..vm(name, 1 << 20, 1)
-        });
-        let text = "VM 12 pays most. Memory is taken from VM 1, not from VM 3 or a VM of size 12.";
-        assert_eq!(
-            with_names(text, &vms),
-            "b pays most. Memory is taken from a, not from VM 3 or a VM of size 12."
-        );
-    }
 
     proptest! {
         #[test]

@@ -76,6 +76,11 @@ const VM_NUMBERS: &[Named<VmFigures>] = &[
         |vm| vm.responding.into(),
     ),
     (
+        "vm_credible",
+        "Whether all that the VM's process ever said of itself can be true",
+        |vm| vm.credible.into(),
+    ),
+    (
         "vm_merges_per_second",
         "Pages a second that became shared or were given back as zero",
         |vm| vm.merges_per_s,
@@ -142,12 +147,12 @@ const VM_OPTIONAL_BYTES: &[Optional<u64>] = &[
     ),
     (
         "vm_limit_slow",
-        "The VM runs a tenth of its time once it has touched more, where its balloon is no bridle",
+        "The VM runs a tenth of its time once it has touched more, where its balloon does not suffice",
         |vm| Some(vm.limit?.slow_above_bytes),
     ),
     (
         "vm_limit_stop",
-        "The VM stands still once it has touched more, where its balloon is no bridle",
+        "The VM stands still once it has touched more, where its balloon does not suffice",
         |vm| Some(vm.limit?.stop_above_bytes),
     ),
 ];

@@ -27,7 +27,7 @@ use sharing::{
     Areas, BLOCK_PAGES, Block, BlockPlan, Content, Counts, Domain, Fill, Next, Pace, Page, PageSet,
     Pressure, RateSettings, Request, Schedule, Seen, Sharing, VmSpec,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -76,6 +76,8 @@ pub(super) struct Scanner {
     /// The last block that was brought home.
     brought_home: Block,
     audits: Vec<SyncSender<Audit>>,
+    /// VMs whose agents said more than is heard at once.
+    unheard: BTreeSet<VmId>,
     /// Blocks looked at since something was read.
     unread_blocks: u64,
     totals: Totals,
@@ -140,6 +142,7 @@ impl Scanner {
                 number: 0,
             },
             audits: Vec::new(),
+            unheard: BTreeSet::new(),
             unread_blocks: 0,
             totals: Totals::default(),
             begin,
@@ -383,6 +386,9 @@ impl Scanner {
     }
 
     fn hear_agents(&mut self) {
+        for id in std::mem::take(&mut self.unheard) {
+            self.listen_to(id);
+        }
         for id in self.listener.speakers() {
             for _ in 0..HEARD_AT_ONCE {
                 let Some(message) = self.hear(id) else { break };
@@ -397,18 +403,33 @@ impl Scanner {
     fn listen_to(&mut self, id: VmId) {
         let Some(vm) = self.vms.get(&id) else { return };
         let (word, room) = (EventFlags::IN, EventFlags::OUT);
-        match (vm.is_gone(), vm.has_unsent()) {
+        if vm.is_gone() {
             // A process that has died is removed soon; until then its socket would not let us sleep.
-            (true, _) => self.listener.leave(id, vm),
-            (false, true) => self.listener.listen(id, vm, word | room),
-            (false, false) => self.listener.listen(id, vm, word),
+            self.listener.leave(id, vm);
+        } else if vm.has_said_too_much() {
+            self.listener.leave(id, vm);
+            self.unheard.insert(id);
+        } else {
+            let room = if vm.has_unsent() {
+                room
+            } else {
+                EventFlags::empty()
+            };
+            self.listener.listen(id, vm, word | room);
         }
     }
 
     fn hear(&mut self, id: VmId) -> Option<FromAgent> {
         let vm = self.vms.get_mut(&id)?;
         vm.send_unsent();
-        vm.hear()
+        let message = vm.hear();
+        if let Some(fault) = vm.take_fault() {
+            tracing::warn!("the agent of VM {id} is not heard any more, for it sent {fault}");
+            let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+            let why = format!("its process sent {fault}");
+            report.not_sharing.insert(id, why);
+        }
+        message
     }
 
     fn take_in(&mut self, id: VmId, message: FromAgent) {
@@ -795,7 +816,11 @@ impl Scanner {
 
     /// Until something is said, or the time is over.
     fn sleep(&mut self, time: Duration) {
-        self.listener.wait(time.min(WATCH_EVERY));
+        let longest = match self.unheard.is_empty() {
+            true => WATCH_EVERY,
+            false => SHORTEST_SLEEP,
+        };
+        self.listener.wait(time.min(longest));
     }
 }
 

@@ -9,6 +9,8 @@ mod sample;
 
 pub use sample::{SampleOrder, SampleReport};
 
+use super::super::drop_elsewhere::DropElsewhere;
+use super::super::rate_limit::RateLimit;
 use super::hash::PageHash;
 use crate::memory::MemoryError;
 use crate::memory::pagemap::Pagemap;
@@ -38,6 +40,12 @@ const ARMED_ONE_BY_ONE: usize = 8;
 const WHOLE_EVERY: u64 = 1024;
 /// An agent that has not answered for so long is not waited for any more.
 const AGENT_HANGS: Duration = Duration::from_secs(2);
+/// Messages of an agent that are taken in at once: a guest that gives up many shared pages is heard soon,
+const MESSAGES_AT_ONCE: u32 = 4096;
+/// and the time after each further one in which it is not heard.
+const MESSAGE_EACH: Duration = Duration::from_micros(50);
+/// So many pages of which a message speaks cost as much as one more.
+const PAGES_LIKE_A_MESSAGE: u64 = BLOCK_PAGES as u64;
 /// Pages read at once: what is read is still in a core's cache when it is hashed.
 const READ_AT_ONCE: usize = 64;
 
@@ -76,10 +84,13 @@ pub(super) struct ScannedVm {
     memory: File,
     pub(super) hash: Arc<PageHash>,
     pub(super) store: Arc<Store>,
-    socket: SharingSocket,
+    socket: DropElsewhere<SharingSocket>,
+    heard_rate: RateLimit,
     unsent: VecDeque<ToAgent>,
     /// Whether the agent's end of the socket is closed.
     is_gone: bool,
+    /// What no agent says, and this one did.
+    fault: Option<ChannelError>,
     /// Requests sent and not answered.
     pub(super) pending: usize,
     /// When the last was sent or answered.
@@ -143,9 +154,11 @@ impl ScannedVm {
             memory: memory.map_err(MemoryError::ReadPagemap)?,
             hash,
             store,
-            socket: spec.socket,
+            socket: spec.socket.into(),
+            heard_rate: RateLimit::new(MESSAGES_AT_ONCE, MESSAGE_EACH),
             unsent: VecDeque::new(),
             is_gone: false,
+            fault: None,
             pending: 0,
             heard: Instant::now(),
             syncs: (0, 0),
@@ -444,26 +457,48 @@ impl ScannedVm {
         self.syncs.0 == self.syncs.1
     }
 
+    /// Whether its agent has said more than is heard at once, and has to wait.
+    pub(super) fn has_said_too_much(&self) -> bool {
+        self.heard_rate.next() > Instant::now()
+    }
+
     /// Whether its agent does not speak any more.
     pub(super) fn is_gone(&self) -> bool {
         self.is_gone
     }
 
-    /// What its agent said next, if anything. An agent that has gone or talks nonsense says nothing
-    /// more.
+    /// Why its agent is not heard any more, if it has said what no agent says. Told once.
+    pub(super) fn take_fault(&mut self) -> Option<ChannelError> {
+        self.fault.take()
+    }
+
+    /// What its agent said next, if anything that is to be heard now. An agent that has gone or talks
+    /// nonsense says nothing more.
     pub(super) fn hear(&mut self) -> Option<FromAgent> {
-        if self.is_gone {
+        if self.is_gone || self.has_said_too_much() {
             return None;
         }
         match self.socket.hear_agent() {
-            Ok(message) => Some(message),
+            Ok(message) => {
+                self.heard_rate.charge(self.cost(&message), Instant::now());
+                Some(message)
+            }
             Err(ChannelError::Socket(Errno::AGAIN | Errno::INTR)) => None,
             Err(error) => {
-                tracing::debug!("the agent of process {} is not heard: {error}", self.pid);
                 self.is_gone = true;
+                let is_end = matches!(error, ChannelError::Closed | ChannelError::Socket(_));
+                self.fault = (!is_end).then_some(error);
                 None
             }
         }
+    }
+
+    fn cost(&self, message: &FromAgent) -> u32 {
+        let pages = match message {
+            FromAgent::Unmapped(range) => range.count.0.min(self.size),
+            FromAgent::Outcome { .. } | FromAgent::Sampled { .. } | FromAgent::Synced { .. } => 0,
+        };
+        u32::try_from(1 + pages / PAGES_LIKE_A_MESSAGE).unwrap_or(u32::MAX)
     }
 }
 

@@ -1,0 +1,197 @@
+//! A VM's process in the hands of its guest, as its host meets it: the process is held, and its sockets speak
+//! as a test wants.
+
+use crate::process::{self, Signal};
+use crate::wait::wait_for;
+use crate::{Value, json, number};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::sockopt::{set_socket_linger, socket_type};
+use rustix::net::{
+    RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketType, recv, send,
+    sendmsg,
+};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, kill_process, pidfd_getfd, pidfd_open};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+const PAGE_SIZE: u64 = 4096;
+/// Room for whatever a host says.
+const LARGEST: usize = 64 << 10;
+
+/// A VM whose process is held. It goes on when this is dropped, if it is still there.
+#[derive(Debug)]
+pub struct Hijacked {
+    pid: u32,
+    size: u64,
+    /// To the host.
+    pub channel: OwnedFd,
+    /// To the host's scanner.
+    pub scanner: OwnedFd,
+    /// What the guest prints.
+    pub console: OwnedFd,
+}
+
+impl Hijacked {
+    /// Takes a VM over, as its host shows it.
+    ///
+    /// # Panics
+    /// If it has no such sockets.
+    #[must_use]
+    pub fn take(vm: &Value) -> Self {
+        let pid = u32::try_from(number(vm, "/pid")).expect("processes have small numbers");
+        process::signal(pid, Signal::STOP);
+        let raw = Pid::from_raw(pid.cast_signed()).expect("no process is 0");
+        let process = pidfd_open(raw, PidfdFlags::empty()).expect("the process runs");
+        let take = |number| pidfd_getfd(&process, number, PidfdGetfdFlags::empty());
+        let sockets = sockets(pid).into_iter().map(take);
+        let sockets: Vec<OwnedFd> = sockets
+            .collect::<Result<_, _>>()
+            .expect("its descriptors can be had");
+        let kinds: Vec<_> = sockets.iter().map(socket_type).collect();
+        let packets = Ok(SocketType::SEQPACKET);
+        assert_eq!(kinds, [packets, Ok(SocketType::STREAM), packets]);
+        let [channel, console, scanner] =
+            <[OwnedFd; 3]>::try_from(sockets).expect("there are three");
+        Self {
+            pid,
+            size: number(vm, "/size_bytes") / PAGE_SIZE,
+            channel,
+            scanner,
+            console,
+        }
+    }
+
+    /// Says something to the host. Whether it was taken.
+    pub fn say(&self, message: &Value) -> bool {
+        let packet = json!({ "version": 1, "message": message }).to_string();
+        send(&self.channel, packet.as_bytes(), SendFlags::DONTWAIT).is_ok()
+    }
+
+    /// Waits until the host asks how things stand, and gives it an answer that can be true but for one change.
+    ///
+    /// # Panics
+    /// If the host does not ask.
+    pub fn answer(&self, change: impl FnOnce(&mut Value)) {
+        let sequence = wait_for("the host asks", || {
+            let mut bytes = vec![0; LARGEST];
+            let (_, length) = recv(&self.channel, &mut bytes[..], RecvFlags::DONTWAIT).ok()?;
+            let asked: Value = serde_json::from_slice(&bytes[..length]).expect("hosts say JSON");
+            asked.pointer("/message/observe/sequence")?.as_u64()
+        });
+        let mut observation = honest_observation(self.size, sequence);
+        change(&mut observation);
+        assert!(self.say(&json!({ "observation": observation })));
+    }
+}
+
+/// A process's sockets, each by the first of its descriptors, in their order.
+fn sockets(pid: u32) -> BTreeSet<i32> {
+    let mut first_of = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs") {
+        let entry = entry.expect("the process is held");
+        let to = fs::read_link(entry.path()).expect("the process is held");
+        let number: i32 = entry
+            .file_name()
+            .to_string_lossy()
+            .parse()
+            .expect("a number");
+        if to.to_string_lossy().starts_with("socket:") {
+            let first = first_of.entry(to).or_insert(number);
+            *first = number.min(*first);
+        }
+    }
+    first_of.into_values().collect()
+}
+
+impl Drop for Hijacked {
+    fn drop(&mut self) {
+        let raw = Pid::from_raw(self.pid.cast_signed()).expect("no process is 0");
+        if let Err(error) = kill_process(raw, Signal::CONT) {
+            assert_eq!(error, Errno::SRCH, "it can only have gone");
+        }
+    }
+}
+
+/// What a VM says whose guest has touched all of its memory and nothing else.
+fn honest_observation(size: u64, sequence: u64) -> Value {
+    json!({
+        "sequence": sequence,
+        "states": {
+            "empty": 0, "private": size, "shared": 0, "broken": 0, "ballooned": 0, "compressed": 0, "swapped": 0,
+        },
+        "balloon": {
+            "has_driver": true, "target": 0, "held": 0, "claimed": 0,
+            "counters": {
+                "inflated": 0, "deflated": 0, "reported": 0, "popped": 0, "outside": 0, "repeated": 0,
+                "malformed": 0, "broken_queues": 0,
+            },
+        },
+        "statistics": null,
+        "counters": {
+            "given_back": 0, "refused": 0, "write_protect_faults": 0,
+            "sharing": {
+                "mapped": 0, "shared": 0, "zeroed": 0, "dropped": 0, "copied": 0, "rehomed": 0, "mappings": 0,
+                "differed": 0, "no_areas": 0, "no_memory": 0, "stale": 0,
+            },
+            "register_violations": 0, "console_lost_bytes": 0,
+        },
+        "nets": [], "disks": [],
+    })
+}
+
+/// A descriptor that takes ten minutes to close for whoever has it last: a connection that lingers over what
+/// nobody reads.
+#[derive(Debug)]
+pub struct Lingering {
+    /// When this is closed, the wait is over: so it is the first to be dropped.
+    _far: TcpStream,
+    /// Sent, and closed here before it is read.
+    near: Option<TcpStream>,
+}
+
+impl Lingering {
+    /// A new one.
+    ///
+    /// # Panics
+    /// If the machine has no network with itself.
+    #[must_use]
+    pub fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let mut near = TcpStream::connect(address).expect("it listens");
+        let (far, _) = listener.accept().expect("somebody has connected");
+        near.set_nonblocking(true).expect("a socket can be so");
+        while near.write(&[0; 64 << 10]).is_ok() {}
+        near.set_nonblocking(false).expect("a socket can be so");
+        set_socket_linger(&near, Some(Duration::from_secs(600))).expect("a socket can linger");
+        Self {
+            near: Some(near),
+            _far: far,
+        }
+    }
+
+    /// Sends it with some bytes, so that the receiver is the only one to have it.
+    ///
+    /// # Panics
+    /// If it was sent before.
+    pub fn send(&mut self, socket: BorrowedFd<'_>, bytes: &[u8]) {
+        let near = self.near.take().expect("it is sent once");
+        let descriptors = [near.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        let bytes = [IoSlice::new(bytes)];
+        sendmsg(socket, &bytes, &mut ancillary, SendFlags::empty()).expect("the host has room");
+    }
+}
+
+impl Default for Lingering {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,220 @@
+//! The door between what a VM process says and what its host believes.
+//!
+//! A VM process runs a guest, and a guest that has broken its device may say anything in its name. What must
+//! add up is compared with what the host knows itself: the VM's size, its devices, its age. What only grows is
+//! cut off where no sum over all VMs can overflow. What a guest says of its own memory passes through: that is
+//! for whoever reads it to doubt (`policy::GuestFigures`).
+
+use crate::memory::agent::SharingCounters;
+use crate::protocol::{
+    BalloonView, BlockedTime, Description, Observation, RamMapping, VmConfig, VmCounters,
+};
+use crate::virtio::balloon::BalloonCounters;
+use page::{PAGE_SIZE, PageCount, PageStates};
+use std::ops::Deref;
+use std::time::Duration;
+use thiserror::Error;
+
+/// No count of pages or events reaches this: a million a second for nine years.
+const MOST_COUNTED: u64 = 1 << 48;
+/// Pages that a guest can claim to have given up: the balloon's register has 32 bits.
+const MOST_CLAIMED: PageCount = PageCount(1 << 32);
+
+/// Why what a VM process says cannot be true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(super) enum Untrue {
+    #[error("its pages by state do not add up to its size of {0}")]
+    States(PageCount),
+    #[error("{what} {pages}, and its size is {size}")]
+    Beyond {
+        what: &'static str,
+        pages: PageCount,
+        size: PageCount,
+    },
+    #[error("it was stopped for {stopped_us} of {at_us} µs, and is {age_us} µs old")]
+    Blocked {
+        stopped_us: u64,
+        at_us: u64,
+        age_us: u128,
+    },
+    #[error("it has {said} {what}, and was given {given}")]
+    Devices {
+        what: &'static str,
+        said: usize,
+        given: usize,
+    },
+    #[error("its memory is not mapped from its first page to its last")]
+    Mappings,
+}
+
+/// An observation that can be true.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Checked(Observation);
+
+impl Deref for Checked {
+    type Target = Observation;
+
+    fn deref(&self) -> &Observation {
+        &self.0
+    }
+}
+
+impl Checked {
+    /// The only way from what a VM says to what is believed. The VM is not older than `age`.
+    pub(super) fn new(said: Observation, vm: &VmConfig, age: Duration) -> Result<Self, Untrue> {
+        let size = vm.settings.size;
+        check_states(&said.states, size)?;
+        let within = |what, pages| match pages <= size {
+            true => Ok(()),
+            false => Err(Untrue::Beyond { what, pages, size }),
+        };
+        within("its balloon holds", said.balloon.held)?;
+        within("its balloon is to hold", said.balloon.target)?;
+        within("it shows shared pages of", said.counters.sharing.mapped)?;
+        check_blocked(said.blocked, age)?;
+        check_devices("network cards", said.nets.len(), vm.nets.len())?;
+        check_devices("disks", said.disks.len(), vm.disks.len())?;
+        Ok(Self(Observation {
+            balloon: balloon(said.balloon),
+            counters: counters(said.counters),
+            ..said
+        }))
+    }
+}
+
+fn check_states(states: &PageStates, size: PageCount) -> Result<(), Untrue> {
+    let PageStates {
+        empty,
+        private,
+        shared,
+        broken,
+        ballooned,
+        compressed,
+        swapped,
+    } = states;
+    let all = [
+        empty, private, shared, broken, ballooned, compressed, swapped,
+    ];
+    let sum: u128 = all.into_iter().map(|pages| u128::from(pages.0)).sum();
+    match sum == u128::from(size.0) {
+        true => Ok(()),
+        false => Err(Untrue::States(size)),
+    }
+}
+
+fn check_blocked(said: BlockedTime, age: Duration) -> Result<(), Untrue> {
+    let (stopped_us, at_us, age_us) = (said.total_us, said.at_us, age.as_micros());
+    match stopped_us <= at_us && u128::from(at_us) <= age_us {
+        true => Ok(()),
+        false => Err(Untrue::Blocked {
+            stopped_us,
+            at_us,
+            age_us,
+        }),
+    }
+}
+
+fn check_devices(what: &'static str, said: usize, given: usize) -> Result<(), Untrue> {
+    match said == given {
+        true => Ok(()),
+        false => Err(Untrue::Devices { what, said, given }),
+    }
+}
+
+fn most(count: u64) -> u64 {
+    count.min(MOST_COUNTED)
+}
+
+fn most_pages(pages: PageCount) -> PageCount {
+    PageCount(most(pages.0))
+}
+
+fn balloon(said: BalloonView) -> BalloonView {
+    let counters = said.counters;
+    BalloonView {
+        claimed: said.claimed.min(MOST_CLAIMED),
+        counters: BalloonCounters {
+            inflated: most(counters.inflated),
+            deflated: most(counters.deflated),
+            reported: most(counters.reported),
+            popped: most(counters.popped),
+            outside: most(counters.outside),
+            repeated: most(counters.repeated),
+            malformed: most(counters.malformed),
+            broken_queues: most(counters.broken_queues),
+        },
+        ..said
+    }
+}
+
+fn counters(said: VmCounters) -> VmCounters {
+    let sharing = said.sharing;
+    VmCounters {
+        given_back: most_pages(said.given_back),
+        refused: most_pages(said.refused),
+        write_protect_faults: most(said.write_protect_faults),
+        sharing: SharingCounters {
+            mapped: sharing.mapped,
+            shared: most_pages(sharing.shared),
+            zeroed: most_pages(sharing.zeroed),
+            dropped: most_pages(sharing.dropped),
+            copied: most_pages(sharing.copied),
+            rehomed: most_pages(sharing.rehomed),
+            mappings: most(sharing.mappings),
+            differed: most_pages(sharing.differed),
+            no_areas: most_pages(sharing.no_areas),
+            no_memory: most_pages(sharing.no_memory),
+            stale: most_pages(sharing.stale),
+        },
+        register_violations: most(said.register_violations),
+        console_lost_bytes: most(said.console_lost_bytes),
+    }
+}
+
+/// What a VM process says of itself at its start, as far as the host needs it: what the process is to be, and
+/// which it is, the host knows itself.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct CheckedStart {
+    pub(super) start_us: u64,
+    pub(super) userfault_pages: PageCount,
+    pub(super) mappings: Vec<RamMapping>,
+}
+
+impl CheckedStart {
+    pub(super) fn new(said: Description, size: PageCount) -> Result<Self, Untrue> {
+        if said.userfault_pages > size {
+            return Err(Untrue::Beyond {
+                what: "its agent holds the faults of",
+                pages: said.userfault_pages,
+                size,
+            });
+        }
+        check_mappings(&said.mappings, size)?;
+        Ok(Self {
+            start_us: said.start_us,
+            userfault_pages: said.userfault_pages,
+            mappings: said.mappings,
+        })
+    }
+}
+
+/// They follow each other from the first page to the last, and no address in them overflows.
+fn check_mappings(mappings: &[RamMapping], size: PageCount) -> Result<(), Untrue> {
+    let mut next = 0u64;
+    for mapping in mappings {
+        let end = mapping.pages.checked_mul(PAGE_SIZE);
+        let end = end.and_then(|bytes| mapping.address.checked_add(bytes));
+        let is_placed = end.is_some() && mapping.address.is_multiple_of(PAGE_SIZE);
+        if mapping.first_page != next || mapping.pages == 0 || !is_placed {
+            return Err(Untrue::Mappings);
+        }
+        next = next.saturating_add(mapping.pages);
+    }
+    match next == size.0 {
+        true => Ok(()),
+        false => Err(Untrue::Mappings),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;
