@@ -2,9 +2,10 @@
 
 use super::args::HostArgs;
 use super::config::ConfigFile;
+use super::http;
 use crate::host::runtime_dir::{Claim, ClaimError, log_of};
-use crate::host::{HostOptions, HttpOptions, MachineMemory, serve};
-use anyhow::{Context, Result, bail};
+use crate::host::{HostOptions, MachineMemory, serve};
+use anyhow::{Context, Result};
 use page::PageCount;
 use policy::{REBALANCE_INTERVAL, SAMPLE_PERIOD};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -52,7 +53,7 @@ pub(super) async fn host(mut args: HostArgs, socket: &Path) -> Result<()> {
         sample_period: seconds_or(args.sample_period, SAMPLE_PERIOD),
         rebalance_interval: seconds_or(args.rebalance_interval, REBALANCE_INTERVAL),
         socket: socket.into(),
-        http: http_options(&args)?,
+        http: http::options(&args)?,
     };
     let ready = |_: &_| {
         tracing::info!("serving {} with a budget of {budget}", socket.display());
@@ -69,25 +70,8 @@ pub(super) async fn host(mut args: HostArgs, socket: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where to serve on TCP, if at all. Others than this machine's own programs must be wanted.
 fn seconds_or(given: Option<u64>, otherwise: Duration) -> Duration {
     given.map_or(otherwise, Duration::from_secs)
-}
-
-fn http_options(args: &HostArgs) -> Result<Option<HttpOptions>> {
-    let Some(address) = args.http else {
-        return Ok(None);
-    };
-    if !address.ip().is_loopback() && !args.http_remote {
-        bail!(
-            "--http {address} is open to other machines, unencrypted: give a loopback address such as 127.0.0.1:{}, or --http-remote as well",
-            address.port()
-        );
-    }
-    Ok(Some(HttpOptions {
-        address,
-        log_token: !args.background,
-    }))
 }
 
 /// From here on nobody reads what a background host prints.

@@ -71,7 +71,7 @@ pub async fn serve(
     refuse_orphans(&options.socket)?;
     let host = Host::start(options)?;
     let listener = listen(options)?;
-    let http = match options.http {
+    let http = match &options.http {
         Some(http) => Some(listen_http(&host, http, &options.socket).await?),
         None => None,
     };
@@ -131,7 +131,7 @@ struct Http {
     _token_file: TokenFile,
 }
 
-async fn listen_http(host: &Host, http: HttpOptions, socket: &Path) -> Result<Http, ServerError> {
+async fn listen_http(host: &Host, http: &HttpOptions, socket: &Path) -> Result<Http, ServerError> {
     let failed = |source| ServerError::ListenHttp {
         address: http.address,
         source,
@@ -153,7 +153,7 @@ async fn listen_http(host: &Host, http: HttpOptions, socket: &Path) -> Result<Ht
     }
     Ok(Http {
         listener,
-        router: web::router(host.clone(), address, token),
+        router: web::router(host.clone(), address, http.names.clone(), token),
         _token_file: token_file,
     })
 }

@@ -96,10 +96,12 @@ fn counters_are_cut_off_where_their_sum_could_overflow() {
     assert_eq!(checked.balloon.claimed, MOST_CLAIMED);
 }
 
+type Lie = fn(&mut Observation, PageCount);
+
 #[test]
 fn what_does_not_fit_the_vm_is_refused() {
     let more = SIZE + PageCount(1);
-    let lies: [(&str, fn(&mut Observation, PageCount)); 8] = [
+    let lies: [(&str, Lie); 8] = [
         ("add up", |said, _| said.states.empty = PageCount(1)),
         ("add up", |said, _| {
             // Modulo 2^64 it does.
