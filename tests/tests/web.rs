@@ -95,7 +95,47 @@ fn other_machines_are_served_only_when_that_is_wanted() {
         1,
         &["0.0.0.0:0", "--http-remote", "127.0.0.1"],
     );
-    host.fails(&["host", "--http", "nowhere"], 2, &["nowhere"]);
+    host.fails(
+        &["host", "--http", "nowhere"],
+        2,
+        &["'nowhere'", "localhost:9000"],
+    );
+    host.fails(
+        &["host", "--http-name", "http://box"],
+        2,
+        &["'http://box'", "box.lan"],
+    );
+}
+
+#[test]
+fn a_host_is_served_where_people_say_and_reached_by_names_that_it_was_given() {
+    let place = Place::new();
+    let words = [
+        "host",
+        "--memory",
+        "128M",
+        "--http",
+        "localhost:0",
+        "--http-name",
+        "VMs.example.com",
+    ];
+    let command = place.command(&words);
+    let host = TestHost::start_by(place, command);
+    let web = Web::of(&host);
+    assert!(web.address.ip().is_loopback());
+    let token = web.authorization();
+    let by_name = |name: &str, token: &str| {
+        let named = format!("Host: {name}");
+        let head = [&named, "Origin: https://vms.example.com", token];
+        web.ask("GET", "/v1/host", &head, "").status
+    };
+    assert_eq!(by_name("vms.example.com", &token), 200);
+    assert_eq!(by_name("vms.example.com", "Accept: */*"), 401);
+    assert_eq!(by_name("evil.example.com", &token), 403);
+    let refused = ["Accept: application/openmetrics-text;q=0"];
+    let answer = web.ask("GET", "/metrics", &refused, "");
+    let kind = answer.header("content-type").expect("it has one");
+    assert!(kind.starts_with("text/plain"), "{kind}");
 }
 
 #[test]
@@ -332,7 +372,7 @@ fn a_file_of_settings_is_followed_and_the_command_line_wins() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let file = folder.path().join("host.toml");
     let path = file.to_str().expect("it has a plain name");
-    std::fs::write(&file, "memory = \"128M\"\ninterval_ms = 100\nsharing = false\nhttp = \"127.0.0.1:0\"\n[scan]\npass_s = 7\npriority = \"normal\"\n").expect("it can be written");
+    std::fs::write(&file, "memory = \"128M\"\ninterval_ms = 100\nsharing = \"off\"\nidle_tax = 50\nhttp = 0\n[scan]\npass_s = 7\npriority = \"normal\"\n").expect("it can be written");
     let command = place.command(&["host", "--config", path, "--memory", "192M"]);
     let host = TestHost::start_by(place, command);
     let web = Web::of(&host);
@@ -340,6 +380,7 @@ fn a_file_of_settings_is_followed_and_the_command_line_wins() {
     assert_eq!(number(&seen, "/budget_bytes"), 192 * MIB);
     assert_eq!(number(&seen, "/sharing/rates/pass_s"), 7);
     assert_eq!(text(&seen, "/sharing/priority"), "normal");
+    assert_eq!(number(&seen, "/idle_tax_permille"), 500);
     // What is shown of sharing is what the last round found.
     wait_until("nothing is shared", || {
         json(&web.get("/v1/host").body)["sharing"]["on"] == false

@@ -628,10 +628,15 @@ fn parse_seconds(key: &str, value: &str) -> Result<u32, String> {
 }
 
 fn parse_switch(key: &str, value: &str) -> Result<bool, String> {
-    match value {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err(format!("{key}={value}: write {key}=on or {key}=off")),
+    on_or_off(value).ok_or_else(|| format!("{key}={value}: write {key}=on or {key}=off"))
+}
+
+/// A switch as people write it.
+pub(crate) fn on_or_off(text: &str) -> Option<bool> {
+    match text {
+        "on" | "true" => Some(true),
+        "off" | "false" => Some(false),
+        _ => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What can be typed.
 
-use crate::api::NetRequest;
+use super::http::{self, HttpAddress};
+use crate::api::{NetRequest, on_or_off};
 use crate::host::runtime_dir::{SOCKET_VARIABLE, default_socket};
 use crate::name::VmName;
 use crate::size::{InvalidSize, Size};
@@ -8,7 +9,6 @@ use crate::virtio::blk::DiskSpec;
 use clap::{Parser, Subcommand, ValueHint};
 use policy::{SharesSpec, TaxRate};
 use sharing::TrustGroup;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -249,14 +249,19 @@ pub(super) struct HostArgs {
     /// Milliseconds between rounds of observing, deciding and acting; 1000 if none are given.
     #[arg(long, value_parser = clap::value_parser!(u64).range(50..=60_000))]
     pub(super) interval_ms: Option<u64>,
-    /// Serve the dashboard, the interface under /v1 and /metrics at this address, as in 127.0.0.1:9000.
-    /// Changes there need a token, which is printed and lies in the host's folder. /v1/openapi.json describes
+    /// Serve the dashboard, the interface under /v1 and /metrics at this address, as in 127.0.0.1:9000,
+    /// localhost:9000 or 9000. Changes there need a token, which is printed and lies in the host's folder. /v1/openapi.json describes
     /// the interface.
     #[arg(long, value_name = "ADDRESS")]
-    pub(super) http: Option<SocketAddr>,
-    /// Let --http serve other machines as well; they need the token for everything.
+    pub(super) http: Option<HttpAddress>,
+    /// Let --http serve other machines as well; they need the token for everything. A port alone is then
+    /// served at all addresses of this machine.
     #[arg(long)]
     pub(super) http_remote: bool,
+    /// A name by which --http is reached, as in box.lan, or behind a reverse proxy vms.example.com; may be
+    /// given again. Who comes by it needs the token for everything.
+    #[arg(long, value_name = "NAME", value_parser = http::name)]
+    pub(super) http_name: Vec<String>,
     /// How much dearer idle memory is to a VM than memory that it uses, in percent below 100; at 0 it is
     /// not. 75 if none is given.
     #[arg(long, value_name = "PERCENT")]
@@ -351,11 +356,7 @@ pub(super) struct TopArgs {
 }
 
 fn switch(text: &str) -> Result<bool, String> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("write on or off".into()),
-    }
+    on_or_off(text).ok_or_else(|| "write on or off".into())
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -1,33 +1,46 @@
 //! A file of settings for a host: what a command line would say every time.
 
 use super::args::HostArgs;
-use crate::api::ScanPriority;
+use super::http::{self, HttpAddress};
+use crate::api::{ScanPriority, on_or_off};
 use crate::regular_file::read_text;
 use crate::size::Size;
 use anyhow::{Context, Result};
 use policy::TaxRate;
+use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use sharing::RateSettings;
-use std::net::SocketAddr;
+use std::fmt::Display;
 use std::path::Path;
+use std::str::FromStr;
 
 /// Bytes of a file of settings, many times more than all of them need.
 const LARGEST: u64 = 1 << 20;
 
-/// The settings that a file gives. vmm/systemd/host.toml explains each.
+/// The settings that a file gives, each in the forms that the command line takes, or as TOML has it.
+/// vmm/systemd/host.toml explains each.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ConfigFile {
-    #[serde(deserialize_with = "size")]
+    #[serde(deserialize_with = "parsed")]
     memory: Option<Size>,
+    #[serde(deserialize_with = "number")]
     interval_ms: Option<u64>,
-    http: Option<SocketAddr>,
+    #[serde(deserialize_with = "parsed")]
+    http: Option<HttpAddress>,
+    #[serde(deserialize_with = "switch")]
     http_remote: Option<bool>,
+    #[serde(deserialize_with = "names")]
+    http_names: Vec<String>,
+    #[serde(deserialize_with = "switch")]
     exit_when_empty: Option<bool>,
+    #[serde(deserialize_with = "switch")]
     sharing: Option<bool>,
-    #[serde(deserialize_with = "tax")]
+    #[serde(deserialize_with = "parsed")]
     idle_tax: Option<TaxRate>,
+    #[serde(deserialize_with = "number")]
     sample_period_s: Option<u64>,
+    #[serde(deserialize_with = "number")]
     rebalance_interval_s: Option<u64>,
     scan: ScanFile,
 }
@@ -35,9 +48,13 @@ pub(super) struct ConfigFile {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct ScanFile {
+    #[serde(deserialize_with = "number")]
     pass_s: Option<u64>,
+    #[serde(deserialize_with = "number")]
     vm_pages_per_s: Option<u64>,
+    #[serde(deserialize_with = "number")]
     host_pages_per_s: Option<u64>,
+    #[serde(deserialize_with = "number")]
     core_share_permille: Option<u64>,
     priority: Option<ScanPriority>,
 }
@@ -75,8 +92,11 @@ impl ConfigFile {
     pub(super) fn complete(&self, args: &mut HostArgs) {
         args.memory = args.memory.or(self.memory);
         args.interval_ms = args.interval_ms.or(self.interval_ms);
-        args.http = args.http.or(self.http);
+        args.http = args.http.take().or_else(|| self.http.clone());
         args.http_remote |= self.http_remote.unwrap_or_default();
+        if args.http_name.is_empty() {
+            args.http_name.clone_from(&self.http_names);
+        }
         args.exit_when_empty |= self.exit_when_empty.unwrap_or_default();
         args.sharing = args.sharing.or(self.sharing);
         args.idle_tax = args.idle_tax.or(self.idle_tax);
@@ -104,14 +124,45 @@ impl ConfigFile {
     }
 }
 
-fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Size>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map(Some).map_err(serde::de::Error::custom)
+/// A value as it would be typed.
+fn typed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    match toml::Value::deserialize(deserializer)? {
+        toml::Value::String(text) => Ok(text),
+        toml::Value::Integer(number) => Ok(number.to_string()),
+        toml::Value::Float(number) => Ok(number.to_string()),
+        toml::Value::Boolean(is_on) => Ok(is_on.to_string()),
+        other => Err(D::Error::custom(format!(
+            "{} is no value here: write a text or a number",
+            other.type_str()
+        ))),
+    }
 }
 
-fn tax<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<TaxRate>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map(Some).map_err(serde::de::Error::custom)
+fn parsed<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: Display>,
+{
+    let text = typed(deserializer)?;
+    text.parse().map(Some).map_err(D::Error::custom)
+}
+
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let text = typed(deserializer)?;
+    let number = text.parse().map(Some);
+    number.map_err(|_not_one| D::Error::custom(format!("'{text}' is not a whole number")))
+}
+
+fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    let text = typed(deserializer)?;
+    let is_on = on_or_off(&text).map(Some);
+    is_on.ok_or_else(|| D::Error::custom(format!("'{text}': write \"on\" or \"off\"")))
+}
+
+fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    let checked = names.iter().map(|text| http::name(text));
+    checked.collect::<Result<_, _>>().map_err(D::Error::custom)
 }
 
 #[cfg(test)]
@@ -121,11 +172,13 @@ mod tests {
     #[test]
     fn the_example_has_every_setting() {
         let file = ConfigFile::parse(include_str!("../../systemd/host.toml")).unwrap();
+        assert!(!file.http_names.is_empty());
         let ConfigFile {
             memory: Some(_),
             interval_ms: Some(_),
             http: Some(_),
             http_remote: Some(_),
+            http_names: _,
             exit_when_empty: Some(_),
             sharing: Some(_),
             idle_tax: Some(_),
@@ -157,10 +210,35 @@ mod tests {
             ("idle_tax = \"100\"", "100"),
             ("[scan]\nfast = true", "fast"),
             ("[scan]\npriority = \"high\"", "high"),
-            ("http = \"nowhere\"", "http"),
+            ("http = \"nowhere\"", "'nowhere'"),
+            ("http_names = [\"http://a\"]", "'http://a'"),
+            ("sharing = \"perhaps\"", "'perhaps'"),
+            ("sharing = 1", "'1'"),
+            ("interval_ms = \"1s\"", "'1s'"),
+            ("interval_ms = -1", "'-1'"),
+            ("memory = [1]", "memory"),
         ] {
             let error = format!("{:#}", ConfigFile::parse(text).unwrap_err());
             assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_setting_has_the_forms_of_the_command_line_and_those_of_the_file() {
+        let same = [
+            ["sharing = false", "sharing = \"off\""],
+            ["http_remote = true", "http_remote = \"on\""],
+            ["idle_tax = 75", "idle_tax = \"75%\""],
+            ["idle_tax = 12.5", "idle_tax = \"12.5\""],
+            ["memory = 1073741824", "memory = \"1G\""],
+            ["interval_ms = 100", "interval_ms = \"100\""],
+            ["http = 9100", "http = \":9100\""],
+            ["[scan]\npass_s = 7", "[scan]\npass_s = \"7\""],
+        ];
+        for texts in same {
+            let [one, other] = texts.map(|text| ConfigFile::parse(text).unwrap());
+            assert_eq!(one, other, "{texts:?}");
+            assert_ne!(one, ConfigFile::default(), "{texts:?}");
         }
     }
 

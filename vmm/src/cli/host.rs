@@ -2,11 +2,12 @@
 
 use super::args::HostArgs;
 use super::config::ConfigFile;
+use super::http;
 use crate::host::rotating::RotatingFile;
 use crate::host::runtime_dir::{Claim, PlaceError};
-use crate::host::{HostOptions, HttpOptions, MachineMemory, serve};
+use crate::host::{HostOptions, MachineMemory, serve};
 use crate::signals::{ENDING, HARMLESS, not_ignored};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use page::PageCount;
 use policy::{REBALANCE_INTERVAL, SAMPLE_PERIOD};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -73,7 +74,7 @@ async fn serve_as_told(
         idle_tax: args.idle_tax.unwrap_or_default(),
         sample_period: seconds_or(args.sample_period, SAMPLE_PERIOD),
         rebalance_interval: seconds_or(args.rebalance_interval, REBALANCE_INTERVAL),
-        http: http_options(args)?,
+        http: http::options(args)?,
     };
     let socket = claim.place().socket();
     let ready = |_: &_| {
@@ -87,25 +88,8 @@ async fn serve_as_told(
     Ok(())
 }
 
-/// Where to serve on TCP, if at all. Others than this machine's own programs must be wanted.
 fn seconds_or(given: Option<u64>, otherwise: Duration) -> Duration {
     given.map_or(otherwise, Duration::from_secs)
-}
-
-fn http_options(args: &HostArgs) -> Result<Option<HttpOptions>> {
-    let Some(address) = args.http else {
-        return Ok(None);
-    };
-    if !address.ip().is_loopback() && !args.http_remote {
-        bail!(
-            "--http {address} is open to other machines, unencrypted: give a loopback address such as 127.0.0.1:{}, or --http-remote as well",
-            address.port()
-        );
-    }
-    Ok(Some(HttpOptions {
-        address,
-        log_token: !args.background,
-    }))
 }
 
 /// From here on nobody reads what a background host prints.

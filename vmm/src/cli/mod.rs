@@ -9,6 +9,7 @@ mod demo;
 mod experiment;
 mod guest_report;
 mod host;
+mod http;
 mod private_host;
 mod replay;
 mod run;

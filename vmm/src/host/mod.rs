@@ -120,10 +120,12 @@ pub struct HostOptions {
 }
 
 /// How a host serves on TCP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpOptions {
     /// Where.
     pub address: SocketAddr,
+    /// Names by which it is reached besides, without a port, in lower case.
+    pub names: Vec<String>,
     /// Whether the token is logged: a log file may have more readers than the token's own file.
     pub log_token: bool,
 }

@@ -71,7 +71,7 @@ pub async fn serve(
     refuse_orphans(place)?;
     let host = Host::start(options, place)?;
     let listener = listen(place)?;
-    let http = match options.http {
+    let http = match &options.http {
         Some(http) => Some(listen_http(&host, http, place).await?),
         None => None,
     };
@@ -126,7 +126,7 @@ struct Http {
     _token_file: TokenFile,
 }
 
-async fn listen_http(host: &Host, http: HttpOptions, place: &Place) -> Result<Http, ServerError> {
+async fn listen_http(host: &Host, http: &HttpOptions, place: &Place) -> Result<Http, ServerError> {
     let failed = |source| ServerError::ListenHttp {
         address: http.address,
         source,
@@ -148,7 +148,7 @@ async fn listen_http(host: &Host, http: HttpOptions, place: &Place) -> Result<Ht
     }
     Ok(Http {
         listener,
-        router: web::router(host.clone(), address, token),
+        router: web::router(host.clone(), address, http.names.clone(), token),
         _token_file: token_file,
     })
 }

@@ -98,10 +98,11 @@ fn counters_are_cut_off_where_their_sum_could_overflow() {
     assert_eq!(checked.balloon.claimed, MOST_CLAIMED);
 }
 
+type Lie = fn(&mut Observation, PageCount);
+
 #[test]
 fn what_does_not_fit_the_vm_is_refused() {
     let more = SIZE + PageCount(1);
-    type Lie = fn(&mut Observation, PageCount);
     let lies: [(&str, Lie); 8] = [
         ("add up", |said, _| said.states.empty = PageCount(1)),
         ("add up", |said, _| {

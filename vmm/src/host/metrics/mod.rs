@@ -26,9 +26,12 @@ pub(super) enum Format {
 
 impl Format {
     pub(super) fn wanted(accept: Option<&str>) -> Self {
-        match accept {
-            Some(accept) if accept.contains("application/openmetrics-text") => Self::OpenMetrics,
-            _ => Self::Prometheus,
+        let accept = accept.unwrap_or_default();
+        let open = weight(accept, &["application/openmetrics-text"]).unwrap_or(0.0);
+        let plain = weight(accept, &["text/plain", "text/*", "*/*"]).unwrap_or(0.0);
+        match open > 0.0 && open >= plain {
+            true => Self::OpenMetrics,
+            false => Self::Prometheus,
         }
     }
 
@@ -38,6 +41,24 @@ impl Format {
             Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
         }
     }
+}
+
+/// How much a client wants what has one of these names, from 0 to 1: as it says under the first of them that it
+/// names (RFC 9110, 12.5.1).
+fn weight(accept: &str, names: &[&str]) -> Option<f32> {
+    let said = |name: &str| {
+        let ranges = accept
+            .split(',')
+            .map(|range| range.split(';').map(str::trim));
+        let weights = ranges.filter_map(|mut words| {
+            let is_it = words.next()?.eq_ignore_ascii_case(name);
+            let given = words.find_map(|word| word.strip_prefix("q=").or(word.strip_prefix("Q=")));
+            let weight = given.map_or(Some(1.0), |text| text.parse().ok());
+            weight.filter(|weight| is_it && (0.0..=1.0).contains(weight))
+        });
+        weights.reduce(f32::max)
+    };
+    names.iter().find_map(|name| said(name))
 }
 
 /// All figures as text.
@@ -125,6 +146,28 @@ mod tests {
         assert_eq!(Format::wanted(Some(prometheus)), Format::OpenMetrics);
         assert_eq!(Format::wanted(Some("*/*")), Format::Prometheus);
         assert_eq!(Format::wanted(None), Format::Prometheus);
+        let open = "application/openmetrics-text";
+        for (accept, format) in [
+            (open.to_owned(), Format::OpenMetrics),
+            (format!("{open};q=0"), Format::Prometheus),
+            (
+                format!("{open}; version=1.0.0; q=0.0, */*"),
+                Format::Prometheus,
+            ),
+            (format!("{open};q=0.3,text/plain;q=0.5"), Format::Prometheus),
+            (
+                format!("{open};q=0.3,text/plain;q=0.2,*/*"),
+                Format::OpenMetrics,
+            ),
+            (format!("{open};q=much"), Format::Prometheus),
+            (format!("{open}-not"), Format::Prometheus),
+            (
+                "Application/OpenMetrics-Text;Q=0.1".into(),
+                Format::OpenMetrics,
+            ),
+        ] {
+            assert_eq!(Format::wanted(Some(&accept)), format, "{accept}");
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) struct Asked<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(super) enum Denial {
     #[error(
-        "'{0}' is not how this host is addressed: write its address and port, as in http://127.0.0.1:9000/"
+        "'{0}' is not how this host is addressed: write its address and port, as in http://127.0.0.1:9000/, or start it with --http-name and that name"
     )]
     Host(String),
     #[error("requests from other sites ('{0}') are not served: open the dashboard itself")]
@@ -49,21 +49,25 @@ impl Denial {
 pub(super) struct Guard {
     /// Where the host listens.
     pub(super) address: SocketAddr,
+    /// Names that it was given, in lower case. Behind them may be a proxy, and behind that anybody.
+    pub(super) names: Vec<String>,
     pub(super) token: Token,
 }
 
 impl Guard {
     pub(super) fn check(&self, asked: &Asked<'_>) -> Result<(), Denial> {
         let host = asked.host.unwrap_or_default();
-        if !self.is_own(host) {
+        let is_named = self.is_named(host);
+        if !is_named && !self.is_own(host) {
             return Err(Denial::Host(shortened(host)));
         }
         let is_static = !asked.path.starts_with("/v1/") && asked.path != "/metrics";
-        check_site(asked, host, is_static)?;
+        self.check_site(asked, host, is_static)?;
         // A console is opened by reading, and then typed into.
         let is_read = matches!(*asked.method, Method::GET | Method::HEAD)
             && !asked.path.ends_with("/console");
-        if is_read && (is_static || self.address.ip().is_loopback()) {
+        let is_near = self.address.ip().is_loopback() && !is_named;
+        if is_read && (is_static || is_near) {
             return Ok(());
         }
         let given = asked
@@ -92,20 +96,39 @@ impl Guard {
             Err(_) => name.eq_ignore_ascii_case("localhost"),
         }
     }
-}
 
-/// A browser says where a request comes from; other programs need not.
-fn check_site(asked: &Asked<'_>, host: &str, is_static: bool) -> Result<(), Denial> {
-    if let Some(origin) = asked.origin
-        && !origin.eq_ignore_ascii_case(&format!("http://{host}"))
-    {
-        return Err(Denial::Site(shortened(origin)));
+    /// Whether a `Host` header has a name that this host was given, with any port: a proxy has its own.
+    fn is_named(&self, host: &str) -> bool {
+        let Ok(authority) = host.parse::<Authority>() else {
+            return false;
+        };
+        let name = authority.host();
+        let mut names = self.names.iter();
+        !authority.as_str().contains('@') && names.any(|own| own.eq_ignore_ascii_case(name))
     }
-    match asked.site {
-        None | Some("same-origin" | "none") => Ok(()),
-        // Somebody followed a link to the dashboard.
-        Some(_) if is_static => Ok(()),
-        Some(site) => Err(Denial::Site(shortened(site))),
+
+    /// Whether a page comes from here. A proxy may encrypt, and need not pass on by which name it was reached.
+    fn is_own_site(&self, origin: &str, host: &str) -> bool {
+        let named = ["http://", "https://"]
+            .into_iter()
+            .find_map(|scheme| origin.strip_prefix(scheme));
+        origin.eq_ignore_ascii_case(&format!("http://{host}"))
+            || named.is_some_and(|host| self.is_named(host))
+    }
+
+    /// A browser says where a request comes from; other programs need not.
+    fn check_site(&self, asked: &Asked<'_>, host: &str, is_static: bool) -> Result<(), Denial> {
+        if let Some(origin) = asked.origin
+            && !self.is_own_site(origin, host)
+        {
+            return Err(Denial::Site(shortened(origin)));
+        }
+        match asked.site {
+            None | Some("same-origin" | "none") => Ok(()),
+            // Somebody followed a link to the dashboard.
+            Some(_) if is_static => Ok(()),
+            Some(site) => Err(Denial::Site(shortened(site))),
+        }
     }
 }
 
@@ -122,6 +145,7 @@ mod tests {
     fn guard(address: &str) -> Guard {
         Guard {
             address: address.parse().unwrap(),
+            names: vec!["vms.example.com".into()],
             token: Token::from_text(TOKEN),
         }
     }
@@ -239,6 +263,53 @@ mod tests {
             }),
             Err(Denial::Host(_))
         ));
+    }
+
+    #[test]
+    fn a_name_that_the_host_was_given_is_as_good_as_an_address_from_afar() {
+        let guard = guard("127.0.0.1:9000");
+        for host in ["vms.example.com", "VMs.Example.com:8443"] {
+            let by_name = |asked| Asked {
+                host: Some(host),
+                ..asked
+            };
+            assert_eq!(guard.check(&by_name(get("/"))), Ok(()), "{host}");
+            assert_eq!(guard.check(&by_name(change("Bearer secret"))), Ok(()));
+            // Who comes through a proxy may be anybody.
+            let read = guard.check(&by_name(get("/v1/overview")));
+            assert_eq!(read, Err(Denial::Token));
+        }
+        for host in ["example.com", "x.vms.example.com", "a@vms.example.com"] {
+            let asked = Asked {
+                host: Some(host),
+                ..change("Bearer secret")
+            };
+            assert!(
+                matches!(guard.check(&asked), Err(Denial::Host(_))),
+                "{host}"
+            );
+        }
+    }
+
+    /// It encrypts for others, and may ask by the host's address.
+    #[test]
+    fn a_page_behind_a_proxy_may_change_what_its_reader_may() {
+        let guard = guard("127.0.0.1:9000");
+        for host in ["127.0.0.1:9000", "vms.example.com"] {
+            let asked = |origin| Asked {
+                host: Some(host),
+                origin: Some(origin),
+                site: Some("same-origin"),
+                ..change("Bearer secret")
+            };
+            for origin in ["https://vms.example.com", "http://vms.example.com:8080"] {
+                assert_eq!(guard.check(&asked(origin)), Ok(()), "{host}, {origin}");
+            }
+            for origin in ["https://example.com", "ftp://vms.example.com", "null"] {
+                let refused = guard.check(&asked(origin));
+                assert!(matches!(refused, Err(Denial::Site(_))), "{host}, {origin}");
+            }
+        }
     }
 
     #[test]

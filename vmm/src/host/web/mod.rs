@@ -1,8 +1,8 @@
 //! The host on TCP: the dashboard, the interface under /v1 and /metrics, for browsers and scrapers.
 //!
 //! What comes here may be any page that a person has open in a browser. So every request must name this
-//! host by address, not by a name that somebody's server resolves to it; must not come from another
-//! site; and, if it changes anything, must carry the [`Token`], which only the owner of the socket's
+//! host by address or by a name that it was given, not by one that somebody's server resolves to it; must
+//! not come from another site; and, if it changes anything, must carry the [`Token`], which only the owner of the socket's
 //! folder can read.
 
 mod dashboard;
@@ -41,9 +41,13 @@ const HEADERS: [(HeaderName, &str); 5] = [
     ),
 ];
 
-/// All routes of `host` for clients that come to `address`.
-pub(super) fn router(host: Host, address: SocketAddr, token: Token) -> Router {
-    let guard = Arc::new(Guard { address, token });
+/// All routes of `host` for clients that come to `address`, or by one of `names`.
+pub(super) fn router(host: Host, address: SocketAddr, names: Vec<String>, token: Token) -> Router {
+    let guard = Arc::new(Guard {
+        address,
+        names,
+        token,
+    });
     routes::router(host)
         .merge(dashboard::router())
         .layer(middleware::from_fn_with_state(guard, admit))
