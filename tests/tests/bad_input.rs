@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use tests::program::program;
 use tests::raw_client::{RawClient, ask};
-use tests::{GuestConsole, MIB, Place, TestHost, number, vms, wait_until};
+use tests::{MIB, Place, TestHost, number, vms, wait_until};
 
 /// The host runs on and has no VM.
 fn assert_untouched(host: &TestHost) {
@@ -415,13 +415,60 @@ fn a_command_line_or_workload_that_does_not_fit_is_refused() {
     assert_untouched(&host);
 }
 
-/// The host knows nothing of workloads: the guest says what is wrong, and waits for a right one.
+/// The host asks the guest's own parser, so that nothing is started that waits for a better word on a console which
+/// nobody reads.
 #[test]
-fn an_unknown_workload_is_named_on_the_console_and_the_guest_lives() {
+fn a_workload_that_the_guest_would_refuse_is_refused_in_the_guests_words() {
     let host = TestHost::start("256M");
-    host.boot_vm("a", &["--memory", "64M", "--workload", "dance:size=1M"]);
-    let before = GuestConsole::attach_replaying(&host, "a", "64K");
-    before.expect("error: no workload `dance`; there are idle, toucher");
+    let cases: [(&[&str], &str); 6] = [
+        (
+            &["--workload", "dance:size=1M"],
+            "no workload `dance`; there are idle, toucher",
+        ),
+        (
+            &["--workload", ""],
+            "no workload ``; there are idle, toucher",
+        ),
+        (
+            &["--workload", "toucher:size=0"],
+            "size=0: must be a size from 4K up",
+        ),
+        (&["--workload", "verify:speed=9"], "no key `speed`"),
+        (&["--workload", "dbench"], "dbench needs a disk"),
+        (
+            &["--cmdline", "quiet workload=dance"],
+            "no workload `dance`",
+        ),
+    ];
+    for (words, said) in cases {
+        host.fails(&[&["run", "--memory", "64M"], words].concat(), 1, &[said]);
+        assert_untouched(&host);
+    }
+    let body = b"{\"memory_bytes\": 67108864, \"workload\": \"dance\"}";
+    let answer = ask(&host.socket(), "POST", "/v1/vms", body);
+    assert_eq!(status_of(&answer), "400", "{answer}");
+    assert!(answer.contains("no workload `dance`"), "{answer}");
+    assert_untouched(&host);
+}
+
+/// What the parser lets pass, the guest must find whole in its command line.
+#[test]
+fn a_workload_with_spaces_in_it_is_what_the_guest_runs() {
+    let host = TestHost::start("256M");
+    let workload = " toucher:size=16M, write=5 ";
+    host.boot_vm("a", &["--memory", "64M", "--workload", workload]);
+    let report = host.console("a").report();
+    let runs = tests::text(&report, "/workload");
+    assert!(
+        runs.starts_with("toucher:size=16M,active=max,write=5,"),
+        "{runs}"
+    );
+}
+
+#[test]
+fn an_unknown_workload_that_is_typed_is_named_on_the_console_and_the_guest_lives() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
     let mut console = host.console("a");
     assert!(
         console

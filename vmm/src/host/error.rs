@@ -50,6 +50,8 @@ pub enum HostError {
         "--workload is for the embedded guest: leave out --kernel, or tell the kernel by --cmdline"
     )]
     WorkloadWithKernel,
+    #[error("the workload is refused: {0}")]
+    Workload(String),
     #[error(transparent)]
     Settings(#[from] policy::InvalidSettings),
     #[error(transparent)]

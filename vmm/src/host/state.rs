@@ -213,7 +213,12 @@ impl State {
             name,
             vcpus,
             trust_group: request.trust_group,
-            cmdline: command_line(request.cmdline, request.workload, request.kernel.is_some())?,
+            cmdline: command_line(
+                request.cmdline,
+                request.workload,
+                request.kernel.is_some(),
+                &request.disks,
+            )?,
             kernel: request.kernel,
             initrd: request.initrd,
             nets,
