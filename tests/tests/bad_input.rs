@@ -57,12 +57,13 @@ fn sizes_that_make_no_sense_are_refused_by_name() {
 #[test]
 fn names_shares_and_words_that_make_no_sense_are_refused() {
     let host = TestHost::start("256M");
-    let cases: [(&[&str], &[&str]); 9] = [
+    let cases: [(&[&str], &[&str]); 10] = [
         (&["run", "--shares", "0"], &["0"]),
         (&["run", "--shares", "much"], &["much", "low"]),
         (&["run", "--name", "a/b"], &["a/b", "letters"]),
         (&["run", "--name", "host"], &["'host'", "cannot name a VM"]),
         (&["run", "--name", ""], &["letters"]),
+        (&["run", "--name=-x"], &["'-x'", "no '-' at the beginning"]),
         (&["run", "--nmae", "a"], &["--nmae", "--name"]),
         (&["runn"], &["runn"]),
         (&["balloon", "a", "x"], &["'x'", "as in 512M"]),
@@ -739,7 +740,7 @@ fn status_of(answer: &str) -> &str {
 fn requests_that_make_no_sense_are_answered_as_problems() {
     let host = TestHost::start("256M");
     let socket = host.socket();
-    let cases: [(&str, &str, &str, &str, &str); 11] = [
+    let cases: [(&str, &str, &str, &str, &str); 12] = [
         ("POST", "/v1/vms", "{", "400", "not understood"),
         ("POST", "/v1/vms", "", "400", "not understood"),
         ("POST", "/v1/vms", "[]", "400", "not understood"),
@@ -771,6 +772,13 @@ fn requests_that_make_no_sense_are_answered_as_problems() {
             "{\"memory_bytes\": 67108864, \"name\": \"../x\"}",
             "400",
             "../x",
+        ),
+        (
+            "POST",
+            "/v1/vms",
+            "{\"memory_bytes\": 67108864, \"name\": \"-x\"}",
+            "400",
+            "no '-' at the beginning",
         ),
         ("PATCH", "/v1/host", "{\"memory\": 1}", "400", "memory"),
         ("GET", "/v2/everything", "", "404", "/v1/overview"),
