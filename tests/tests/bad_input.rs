@@ -911,6 +911,110 @@ fn log_bytes(folder: &Path) -> u64 {
     sizes.iter().flatten().map(fs::Metadata::len).sum()
 }
 
+/// Where a place's name begins as an option does, a VM's process is told of it all the same.
+#[test]
+fn a_host_in_a_folder_that_is_called_like_an_option_starts_vms() {
+    let place = Place::new();
+    let folder = place.temporary_folder();
+    let in_folder = |words: &[&str]| {
+        let mut command = place.command(words);
+        command
+            .env("BALLONET_SOCKET", "-x/host.sock")
+            .current_dir(&folder);
+        tests::run_to_end(&mut command)
+    };
+    let run = ["run", "--name", "a", "--memory", "64M"];
+    assert_eq!(in_folder(&run).expect_success(), "a\n");
+    let _stopped = in_folder(&["stop", "a"]).expect_success();
+    wait_until("the host ends", || place.processes().is_empty());
+    fs::remove_dir_all(folder.join("-x")).expect("it was made there");
+}
+
+#[test]
+fn all_that_can_be_stopped_are_and_then_the_failures_are_told() {
+    let host = TestHost::start("512M");
+    for name in ["b", "c", "d"] {
+        host.boot_vm(name, &["--memory", "64M"]);
+    }
+    let done = host.run(&["stop", "b", "ghost", "c", "spirit"]);
+    done.expect_failure(1, &["no VM is called 'ghost'", "no VM is called 'spirit'"]);
+    let overview = host.overview();
+    let left: Vec<&str> = vms(&overview)
+        .iter()
+        .map(|vm| tests::text(vm, "/name"))
+        .collect();
+    assert_eq!(left, ["d"]);
+    host.boot_vm("e", &["--memory", "64M"]);
+    host.fails(&["stop"], 2, &["NAME"]);
+    host.fails(&["stop", "--all", "d"], 2, &["--all"]);
+    assert_eq!(host.ok(&["stop", "--all"]), "");
+    assert_untouched(&host);
+    assert_eq!(host.ok(&["stop", "--all"]), "");
+}
+
+/// Words that are run with `$1` as the program.
+fn in_shell(place: &Place, script: &str) -> tests::Done {
+    let mut shell = Command::new("bash");
+    shell.args(["-c", script, "bash"]).arg(program());
+    place.adapt(&mut shell);
+    tests::run_to_end(&mut shell)
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let commands = [
+        "--help",
+        "--version",
+        "run --help",
+        "completions bash",
+        "ps",
+        "stats --json",
+        "top --count 1",
+        "top --batch --count 1",
+        "top --json --count 1",
+        "console a",
+        "experiment list",
+        "experiment show idle-tax",
+    ];
+    for command in commands {
+        let done = in_shell(&host, &format!("\"$1\" {command} >/dev/full"));
+        done.expect_failure(
+            1,
+            &["ballonet: cannot write to standard output: No space left"],
+        );
+        let done = in_shell(
+            &host,
+            &format!("\"$1\" {command} | true; echo ${{PIPESTATUS[0]}}"),
+        );
+        assert_eq!(
+            (done.stdout.as_str(), done.stderr.as_str()),
+            ("0\n", ""),
+            "{command}"
+        );
+    }
+}
+
+#[test]
+fn an_error_that_cannot_be_told_is_still_one() {
+    let host = TestHost::start("256M");
+    for (command, status) in [
+        ("stats nosuch", 1),
+        ("console nosuch", 1),
+        ("replay /nowhere", 1),
+        ("ps >/dev/full", 1),
+        ("--help >/dev/full", 1),
+        ("stats --nosuch", 2),
+        ("nosuch", 2),
+    ] {
+        for nowhere in ["2>/dev/full", "2> >(true)"] {
+            let done = in_shell(&host, &format!("\"$1\" {command} {nowhere}"));
+            assert_eq!(done.status, Some(status), "{command} {nowhere}");
+        }
+    }
+}
+
 /// A reader that stops in the middle, as `head -1` does, is no error.
 #[test]
 fn output_that_nobody_reads_is_no_error() {

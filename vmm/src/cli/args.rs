@@ -143,18 +143,30 @@ pub(super) enum Command {
         json: bool,
     },
     /// A VM's console. Ctrl-] leaves it; the VM runs on.
+    #[command(
+        after_help = "What comes from a file or a pipe is typed, and what is answered is printed, until nothing more comes. Where\nnothing is typed at all, it is followed until the VM ends.\n\nExamples:\n  ballonet console a\n  echo report | ballonet console a           ask the embedded guest\n  ballonet console a --replay 64K </dev/null >a.log"
+    )]
     Console {
         /// Which VM.
         name: VmName,
         /// How much of what it printed before to show first.
         #[arg(long, default_value = "4K")]
         replay: ReplaySize,
+        /// Print on until the VM ends, also when all that was to be typed has been.
+        #[arg(long)]
+        follow: bool,
     },
     /// Stop VMs.
+    #[command(
+        after_help = "Presses the power button of a kernel first, and ends what does not listen by force. All that can be stopped\nare, also where others cannot.\n\nExamples:\n  ballonet stop web db\n  ballonet stop --all"
+    )]
     Stop {
         /// Which VMs.
-        #[arg(required = true, value_name = "NAME")]
+        #[arg(required_unless_present = "all", value_name = "NAME")]
         names: Vec<VmName>,
+        /// All of the host's.
+        #[arg(long, conflicts_with = "names")]
+        all: bool,
     },
     /// Print what makes a shell complete commands.
     #[command(
@@ -174,8 +186,10 @@ pub(super) enum Command {
     #[command(hide = true)]
     Vm {
         /// Shown in lists of processes.
+        #[arg(allow_hyphen_values = true)]
         name: String,
         /// The socket of its host.
+        #[arg(allow_hyphen_values = true)]
         of: PathBuf,
     },
 }
