@@ -1,6 +1,8 @@
 //! Claims about what people see: consoles and `top` on a terminal.
 
+use std::fs;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
@@ -195,6 +197,77 @@ fn a_console_without_input_is_followed_until_the_vm_ends() {
     for client in [&mut at_start, &mut later] {
         assert!(client.wait().expect("it is a child").success());
     }
+}
+
+/// A log that begins with the first word and stays when the VM has gone.
+#[test]
+fn what_a_vm_prints_is_kept_in_a_file_if_so_wished() {
+    let host = TestHost::start("512M");
+    let file = |name: &str| host.temporary_folder().join(name);
+    let path = file("a.log").display().to_string();
+    let run = |name: &'static str, path: &str| {
+        host.run(&[
+            "run",
+            "--name",
+            name,
+            "--memory",
+            "64M",
+            "--console-log",
+            path,
+        ])
+    };
+    let kept = |name: &str| fs::read_to_string(file(name)).unwrap_or_default();
+    let _first = run("a", &path).expect_success();
+    wait_until("its first words are kept", || {
+        kept("a.log").starts_with("ballonet guest")
+    });
+    assert_eq!(host.vm("a")["console_log"], path.as_str());
+    assert!(host.ok(&["stats", "a"]).contains(&path));
+    run("b", &path).expect_failure(1, &["'a'", &path, "'b'", "--console-log"]);
+    host.console("a").report();
+    host.ok(&["stop", "a"]);
+    assert!(kept("a.log").contains("report {"), "{}", kept("a.log"));
+    let _second = run("a", &path).expect_success();
+    wait_until("the next one's words are kept", || {
+        kept("a.log").starts_with("ballonet guest")
+    });
+    assert!(!kept("a.log").contains("report {"), "{}", kept("a.log"));
+    assert!(kept("a.log.old").contains("report {"));
+    host.ok(&["stop", "a"]);
+    for (path, why) in [
+        ("/dev/null", "no regular file"),
+        ("/nowhere/a.log", "No such file"),
+    ] {
+        run("a", path).expect_failure(1, &["'a'", path, why, "--console-log"]);
+    }
+    // A VM that does not start leaves nothing behind.
+    let missing = file("c.log").display().to_string();
+    let kernel = ["run", "--kernel", "/nowhere", "--console-log", &missing];
+    host.fails(&kernel, 1, &["/nowhere"]);
+    assert!(!file("c.log").exists());
+    for name in ["a.log", "a.log.old"] {
+        fs::remove_file(file(name)).expect("it was kept");
+    }
+}
+
+#[test]
+fn a_host_keeps_what_each_vm_prints_in_a_folder_if_so_wished() {
+    let place = tests::Place::new();
+    let folder = place.temporary_folder().join("deep/consoles");
+    let mut command = place.command(&["host", "--memory", "256M", "--console-log"]);
+    command.arg(&folder);
+    let host = TestHost::start_by(place, command);
+    for name in ["a", "b"] {
+        host.boot_vm(name, &["--memory", "64M"]);
+        let path = folder.join(format!("{name}.log"));
+        wait_until("its words are kept", || {
+            fs::read_to_string(&path).is_ok_and(|kept| kept.contains("ballonet guest"))
+        });
+    }
+    let mode = fs::metadata(&folder).expect("it was made").mode();
+    assert_eq!(mode & 0o77, 0, "{mode:o}");
+    host.ok(&["stop", "--all"]);
+    fs::remove_dir_all(host.temporary_folder().join("deep")).expect("it was made");
 }
 
 #[test]

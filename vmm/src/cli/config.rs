@@ -9,7 +9,7 @@ use policy::TaxRate;
 use serde::{Deserialize, Deserializer};
 use sharing::RateSettings;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Bytes of a file of settings, many times more than all of them need.
 const LARGEST: u64 = 1 << 20;
@@ -24,6 +24,7 @@ pub(super) struct ConfigFile {
     http: Option<SocketAddr>,
     http_remote: Option<bool>,
     exit_when_empty: Option<bool>,
+    console_log: Option<PathBuf>,
     sharing: Option<bool>,
     #[serde(deserialize_with = "tax")]
     idle_tax: Option<TaxRate>,
@@ -77,6 +78,7 @@ impl ConfigFile {
         args.interval_ms = args.interval_ms.or(self.interval_ms);
         args.http = args.http.or(self.http);
         args.http_remote |= self.http_remote.unwrap_or_default();
+        args.console_log = args.console_log.take().or_else(|| self.console_log.clone());
         args.exit_when_empty |= self.exit_when_empty.unwrap_or_default();
         args.sharing = args.sharing.or(self.sharing);
         args.idle_tax = args.idle_tax.or(self.idle_tax);
@@ -127,6 +129,7 @@ mod tests {
             http: Some(_),
             http_remote: Some(_),
             exit_when_empty: Some(_),
+            console_log: Some(_),
             sharing: Some(_),
             idle_tax: Some(_),
             sample_period_s: Some(_),

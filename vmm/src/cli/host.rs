@@ -73,6 +73,7 @@ async fn serve_as_told(
         idle_tax: args.idle_tax.unwrap_or_default(),
         sample_period: seconds_or(args.sample_period, SAMPLE_PERIOD),
         rebalance_interval: seconds_or(args.rebalance_interval, REBALANCE_INTERVAL),
+        console_log: absolute(args.console_log.as_deref())?,
         http: http_options(args)?,
     };
     let socket = claim.place().socket();
@@ -85,6 +86,12 @@ async fn serve_as_told(
     serve(&options, claim, ready, end).await?;
     tracing::info!("ended");
     Ok(())
+}
+
+fn absolute(path: Option<&Path>) -> Result<Option<PathBuf>> {
+    path.map(std::path::absolute)
+        .transpose()
+        .context("cannot find this folder")
 }
 
 /// Where to serve on TCP, if at all. Others than this machine's own programs must be wanted.

@@ -67,6 +67,7 @@ fn request(args: RunArgs) -> Result<RunRequest> {
             .collect::<Result<_>>()?,
         cmdline: args.cmdline,
         workload: args.workload,
+        console_log: args.console_log.map(absolute).transpose()?,
         ..RunRequest::default()
     })
 }

@@ -7,6 +7,7 @@
 //! process. What was ignored at the start, as by nohup, stays ignored.
 
 use super::tell;
+use crate::signals::{ENDING, not_ignored};
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::BorrowedFd;
@@ -22,9 +23,6 @@ use std::task::Poll;
 use std::thread;
 use tokio::runtime;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
-
-/// Signals that end a program that does nothing about them, as people and service managers send them.
-const ENDING: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
 
 /// How long a terminal may take until it takes a few bytes.
 const FAREWELL_PATIENCE: Timespec = Timespec {
@@ -154,22 +152,10 @@ fn watch_signals() -> io::Result<()> {
 }
 
 fn listen() -> io::Result<Vec<(Signal, Signals)>> {
-    let ignored = ignored_signals()?;
-    let heeded = ENDING
-        .into_iter()
-        .filter(|signal| ignored & (1 << (signal.as_raw() - 1)) == 0);
+    let heeded = not_ignored(&ENDING).into_iter();
     heeded
         .map(|kind| Ok((kind, signal(SignalKind::from_raw(kind.as_raw()))?)))
         .collect()
-}
-
-/// A bit for each signal that the process ignores; the lowest is that of signal 1.
-fn ignored_signals() -> io::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let mut lines = status.lines();
-    let mask =
-        lines.find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
-    mask.ok_or_else(|| io::Error::other("/proc/self/status says nothing of signals"))
 }
 
 /// The first of the signals that comes.

@@ -1,6 +1,7 @@
 //! Starts a VM's process, listens to it, and cleans up when it has ended.
 
 use super::console::Console;
+use super::console_log::ConsoleLog;
 use super::error::HostError;
 use super::link::Link;
 use super::runtime_dir::Place;
@@ -45,19 +46,20 @@ struct Newborn {
 
 /// Starts the process of a VM that has its first grant; returns when its guest runs.
 pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
-    let (name, boot) = {
+    let (name, boot, console_log) = {
         let state = host.lock();
         let vm = state.vm(id)?;
         (
             vm.config.name.clone(),
             ToVm::Boot(Box::new(vm.config.clone())),
+            vm.config.console_log.clone().map(ConsoleLog::new),
         )
     };
     let failed = |why: String| HostError::DidNotStart {
         name: name.clone(),
         why,
     };
-    let (mut newborn, agent_socket) = spawn(name.as_str(), &host.shared.place)
+    let (mut newborn, agent_socket) = spawn(name.as_str(), &host.shared.place, console_log)
         .map_err(|error| failed(crate::error_chain(&error)))?;
     let sent = newborn.link.send_with(&boot, agent_socket.as_fd());
     drop(agent_socket);
@@ -78,7 +80,11 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
 }
 
 /// Starts a process. Also returns the end of the scanner's socket that its agent is to have.
-fn spawn(name: &str, place: &Place) -> std::io::Result<(Newborn, SharingSocket)> {
+fn spawn(
+    name: &str,
+    place: &Place,
+    console_log: Option<ConsoleLog>,
+) -> std::io::Result<(Newborn, SharingSocket)> {
     let (sharing, agent_socket) = SharingSocket::pair().map_err(std::io::Error::other)?;
     let (ours, theirs) = Channel::pair().map_err(std::io::Error::other)?;
     let kinds = (
@@ -107,7 +113,7 @@ fn spawn(name: &str, place: &Place) -> std::io::Result<(Newborn, SharingSocket)>
         child,
         link: Arc::new(Link::new(ours)?),
         sharing,
-        console: Console::new(UnixStream::from_std(our_console)?),
+        console: Console::new(UnixStream::from_std(our_console)?, console_log),
         stderr: tokio::spawn(newest_output(stderr)),
     };
     Ok((newborn, agent_socket))
