@@ -1,17 +1,27 @@
 //! A command on a terminal, of which the test has the other end.
 
 use crate::console::Printed;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Weak};
+
+/// How often it is looked whether the terminal was closed.
+const LOOK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 20_000_000,
+};
 
 /// A terminal with a command in its foreground.
 #[derive(Debug)]
 pub struct Terminal {
-    ours: File,
+    /// None once it was closed.
+    ours: Option<Arc<File>>,
     theirs: OwnedFd,
     /// All that the terminal has shown.
     pub shown: Printed,
@@ -25,7 +35,8 @@ impl Terminal {
     /// If the machine has no terminals left.
     #[must_use]
     pub fn run(command: &Command, columns: u16, rows: u16) -> Self {
-        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal is free");
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
+            .expect("a terminal is free");
         grantpt(&ours).expect("it is ours");
         unlockpt(&ours).expect("it is ours");
         let name = ptsname(&ours, Vec::new()).expect("it has a name");
@@ -55,10 +66,10 @@ impl Terminal {
             .stderr(end())
             .spawn()
             .expect("setsid can be run");
-        let ours = File::from(ours);
+        let ours = Arc::new(File::from(ours));
         Self {
-            shown: Printed::by(ours.try_clone().expect("descriptors are free")),
-            ours,
+            shown: Printed::by(Shown(Arc::downgrade(&ours))),
+            ours: Some(ours),
             theirs,
             child,
         }
@@ -75,8 +86,8 @@ impl Terminal {
     /// # Panics
     /// If the terminal does not take them.
     pub fn type_keys(&mut self, keys: &[u8]) {
-        use std::io::Write;
-        self.ours.write_all(keys).expect("the terminal takes keys");
+        let mut ours = self.ours.as_deref().expect("it is open");
+        ours.write_all(keys).expect("the terminal takes keys");
     }
 
     /// Whether the terminal passes every key on, without echo and without waiting for a line.
@@ -102,6 +113,11 @@ impl Terminal {
         )
     }
 
+    /// Closes it, as by closing its window. The command may run on.
+    pub fn close(&mut self) {
+        self.ours = None;
+    }
+
     /// Waits until the command has ended.
     pub fn wait_for_end(&mut self) -> ExitStatus {
         let child = &mut self.child;
@@ -116,5 +132,20 @@ impl Drop for Terminal {
         // It may have ended.
         drop(self.child.kill());
         drop(self.child.wait());
+    }
+}
+
+/// What the terminal shows, for as long as it is open: who reads it must not keep it so.
+struct Shown(Weak<File>);
+
+impl Read for Shown {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(ours) = self.0.upgrade() {
+            let mut ready = [PollFd::new(&ours, PollFlags::IN)];
+            if poll(&mut ready, Some(&LOOK))? > 0 {
+                return (&*ours).read(buffer);
+            }
+        }
+        Ok(0)
     }
 }

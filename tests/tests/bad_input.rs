@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use tests::program::program;
 use tests::raw_client::{RawClient, ask};
-use tests::{GuestConsole, MIB, Place, TestHost, number, vms, wait_until};
+use tests::{MIB, Place, TestHost, number, vms, wait_until};
 
 /// The host runs on and has no VM.
 fn assert_untouched(host: &TestHost) {
@@ -57,12 +57,13 @@ fn sizes_that_make_no_sense_are_refused_by_name() {
 #[test]
 fn names_shares_and_words_that_make_no_sense_are_refused() {
     let host = TestHost::start("256M");
-    let cases: [(&[&str], &[&str]); 9] = [
+    let cases: [(&[&str], &[&str]); 10] = [
         (&["run", "--shares", "0"], &["0"]),
         (&["run", "--shares", "much"], &["much", "low"]),
         (&["run", "--name", "a/b"], &["a/b", "letters"]),
         (&["run", "--name", "host"], &["'host'", "cannot name a VM"]),
         (&["run", "--name", ""], &["letters"]),
+        (&["run", "--name=-x"], &["'-x'", "no '-' at the beginning"]),
         (&["run", "--nmae", "a"], &["--nmae", "--name"]),
         (&["runn"], &["runn"]),
         (&["balloon", "a", "x"], &["'x'", "as in 512M"]),
@@ -415,13 +416,60 @@ fn a_command_line_or_workload_that_does_not_fit_is_refused() {
     assert_untouched(&host);
 }
 
-/// The host knows nothing of workloads: the guest says what is wrong, and waits for a right one.
+/// The host asks the guest's own parser, so that nothing is started that waits for a better word on a console which
+/// nobody reads.
 #[test]
-fn an_unknown_workload_is_named_on_the_console_and_the_guest_lives() {
+fn a_workload_that_the_guest_would_refuse_is_refused_in_the_guests_words() {
     let host = TestHost::start("256M");
-    host.boot_vm("a", &["--memory", "64M", "--workload", "dance:size=1M"]);
-    let before = GuestConsole::attach_replaying(&host, "a", "64K");
-    before.expect("error: no workload `dance`; there are idle, toucher");
+    let cases: [(&[&str], &str); 6] = [
+        (
+            &["--workload", "dance:size=1M"],
+            "no workload `dance`; there are idle, toucher",
+        ),
+        (
+            &["--workload", ""],
+            "no workload ``; there are idle, toucher",
+        ),
+        (
+            &["--workload", "toucher:size=0"],
+            "size=0: must be a size from 4K up",
+        ),
+        (&["--workload", "verify:speed=9"], "no key `speed`"),
+        (&["--workload", "dbench"], "dbench needs a disk"),
+        (
+            &["--cmdline", "quiet workload=dance"],
+            "no workload `dance`",
+        ),
+    ];
+    for (words, said) in cases {
+        host.fails(&[&["run", "--memory", "64M"], words].concat(), 1, &[said]);
+        assert_untouched(&host);
+    }
+    let body = b"{\"memory_bytes\": 67108864, \"workload\": \"dance\"}";
+    let answer = ask(&host.socket(), "POST", "/v1/vms", body);
+    assert_eq!(status_of(&answer), "400", "{answer}");
+    assert!(answer.contains("no workload `dance`"), "{answer}");
+    assert_untouched(&host);
+}
+
+/// What the parser lets pass, the guest must find whole in its command line.
+#[test]
+fn a_workload_with_spaces_in_it_is_what_the_guest_runs() {
+    let host = TestHost::start("256M");
+    let workload = " toucher:size=16M, write=5 ";
+    host.boot_vm("a", &["--memory", "64M", "--workload", workload]);
+    let report = host.console("a").report();
+    let runs = tests::text(&report, "/workload");
+    assert!(
+        runs.starts_with("toucher:size=16M,active=max,write=5,"),
+        "{runs}"
+    );
+}
+
+#[test]
+fn an_unknown_workload_that_is_typed_is_named_on_the_console_and_the_guest_lives() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
     let mut console = host.console("a");
     assert!(
         console
@@ -692,7 +740,7 @@ fn status_of(answer: &str) -> &str {
 fn requests_that_make_no_sense_are_answered_as_problems() {
     let host = TestHost::start("256M");
     let socket = host.socket();
-    let cases: [(&str, &str, &str, &str, &str); 11] = [
+    let cases: [(&str, &str, &str, &str, &str); 12] = [
         ("POST", "/v1/vms", "{", "400", "not understood"),
         ("POST", "/v1/vms", "", "400", "not understood"),
         ("POST", "/v1/vms", "[]", "400", "not understood"),
@@ -724,6 +772,13 @@ fn requests_that_make_no_sense_are_answered_as_problems() {
             "{\"memory_bytes\": 67108864, \"name\": \"../x\"}",
             "400",
             "../x",
+        ),
+        (
+            "POST",
+            "/v1/vms",
+            "{\"memory_bytes\": 67108864, \"name\": \"-x\"}",
+            "400",
+            "no '-' at the beginning",
         ),
         ("PATCH", "/v1/host", "{\"memory\": 1}", "400", "memory"),
         ("GET", "/v2/everything", "", "404", "/v1/overview"),
@@ -854,6 +909,110 @@ fn the_log_of_a_background_host_is_bounded() {
 fn log_bytes(folder: &Path) -> u64 {
     let sizes = ["log", "log.old"].map(|name| fs::metadata(folder.join(name)));
     sizes.iter().flatten().map(fs::Metadata::len).sum()
+}
+
+/// Where a place's name begins as an option does, a VM's process is told of it all the same.
+#[test]
+fn a_host_in_a_folder_that_is_called_like_an_option_starts_vms() {
+    let place = Place::new();
+    let folder = place.temporary_folder();
+    let in_folder = |words: &[&str]| {
+        let mut command = place.command(words);
+        command
+            .env("BALLONET_SOCKET", "-x/host.sock")
+            .current_dir(&folder);
+        tests::run_to_end(&mut command)
+    };
+    let run = ["run", "--name", "a", "--memory", "64M"];
+    assert_eq!(in_folder(&run).expect_success(), "a\n");
+    let _stopped = in_folder(&["stop", "a"]).expect_success();
+    wait_until("the host ends", || place.processes().is_empty());
+    fs::remove_dir_all(folder.join("-x")).expect("it was made there");
+}
+
+#[test]
+fn all_that_can_be_stopped_are_and_then_the_failures_are_told() {
+    let host = TestHost::start("512M");
+    for name in ["b", "c", "d"] {
+        host.boot_vm(name, &["--memory", "64M"]);
+    }
+    let done = host.run(&["stop", "b", "ghost", "c", "spirit"]);
+    done.expect_failure(1, &["no VM is called 'ghost'", "no VM is called 'spirit'"]);
+    let overview = host.overview();
+    let left: Vec<&str> = vms(&overview)
+        .iter()
+        .map(|vm| tests::text(vm, "/name"))
+        .collect();
+    assert_eq!(left, ["d"]);
+    host.boot_vm("e", &["--memory", "64M"]);
+    host.fails(&["stop"], 2, &["NAME"]);
+    host.fails(&["stop", "--all", "d"], 2, &["--all"]);
+    assert_eq!(host.ok(&["stop", "--all"]), "");
+    assert_untouched(&host);
+    assert_eq!(host.ok(&["stop", "--all"]), "");
+}
+
+/// Words that are run with `$1` as the program.
+fn in_shell(place: &Place, script: &str) -> tests::Done {
+    let mut shell = Command::new("bash");
+    shell.args(["-c", script, "bash"]).arg(program());
+    place.adapt(&mut shell);
+    tests::run_to_end(&mut shell)
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let commands = [
+        "--help",
+        "--version",
+        "run --help",
+        "completions bash",
+        "ps",
+        "stats --json",
+        "top --count 1",
+        "top --batch --count 1",
+        "top --json --count 1",
+        "console a",
+        "experiment list",
+        "experiment show idle-tax",
+    ];
+    for command in commands {
+        let done = in_shell(&host, &format!("\"$1\" {command} >/dev/full"));
+        done.expect_failure(
+            1,
+            &["ballonet: cannot write to standard output: No space left"],
+        );
+        let done = in_shell(
+            &host,
+            &format!("\"$1\" {command} | true; echo ${{PIPESTATUS[0]}}"),
+        );
+        assert_eq!(
+            (done.stdout.as_str(), done.stderr.as_str()),
+            ("0\n", ""),
+            "{command}"
+        );
+    }
+}
+
+#[test]
+fn an_error_that_cannot_be_told_is_still_one() {
+    let host = TestHost::start("256M");
+    for (command, status) in [
+        ("stats nosuch", 1),
+        ("console nosuch", 1),
+        ("replay /nowhere", 1),
+        ("ps >/dev/full", 1),
+        ("--help >/dev/full", 1),
+        ("stats --nosuch", 2),
+        ("nosuch", 2),
+    ] {
+        for nowhere in ["2>/dev/full", "2> >(true)"] {
+            let done = in_shell(&host, &format!("\"$1\" {command} {nowhere}"));
+            assert_eq!(done.status, Some(status), "{command} {nowhere}");
+        }
+    }
 }
 
 /// A reader that stops in the middle, as `head -1` does, is no error.

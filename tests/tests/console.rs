@@ -1,9 +1,14 @@
 //! Claims about what people see: consoles and `top` on a terminal.
 
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
-use tests::console::parse_report;
+use tests::console::{Printed, parse_report};
 use tests::process::Signal;
+use tests::program::{program, run_with_input};
 use tests::raw_client::RawClient;
 use tests::screen::Screen;
 use tests::terminal::Terminal;
@@ -68,6 +73,215 @@ fn a_console_that_is_told_to_end_gives_the_terminal_back() {
         terminal.wait_for_end();
         assert!(!terminal.is_raw(), "{signal:?}: {}", terminal.modes());
     }
+}
+
+/// All that the sockets between hold, and more.
+const MORE_THAN_ANYBODY_TAKES: usize = 3_000_000;
+
+#[test]
+fn a_console_whose_guest_takes_nothing_ends_when_it_is_told_to() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let vm = host.pid("a");
+    process::signal(vm, Signal::STOP);
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let mut command = host.command(&["console", "a"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut client = command.spawn().expect("the program can be run");
+        let mut input = client.stdin.take().expect("it is piped");
+        let typing = std::thread::spawn(move || {
+            // It ends when the client does.
+            drop(input.write_all(&vec![b'x'; MORE_THAN_ANYBODY_TAKES]));
+        });
+        wait_until("the client waits for the guest", || {
+            process::state(client.id()) == Some('S')
+        });
+        process::signal(client.id(), signal);
+        wait_until("the client ends", || {
+            client.try_wait().expect("it is a child").is_some()
+        });
+        typing.join().expect("it does not panic");
+    }
+    process::signal(vm, Signal::CONT);
+}
+
+#[test]
+fn a_terminal_on_a_guest_that_takes_nothing_is_left_by_key_and_by_signal() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let vm = host.pid("a");
+    process::signal(vm, Signal::STOP);
+    let typed_ahead = || {
+        let mut terminal = Terminal::run(&host.command(&["console", "a"]), 80, 24);
+        wait_until("the terminal is raw", || terminal.is_raw());
+        // The terminal's own buffer is emptied at once, whatever the guest takes.
+        for _ in 0..MORE_THAN_ANYBODY_TAKES / 3000 {
+            terminal.type_keys(&[b'x'; 3000]);
+        }
+        terminal
+    };
+    let mut terminal = typed_ahead();
+    terminal.type_keys(CTRL_RIGHT_BRACKET);
+    terminal.shown.wait_for("the VM runs on", 0);
+    assert!(terminal.wait_for_end().success());
+    assert!(!terminal.is_raw(), "{}", terminal.modes());
+    let mut terminal = typed_ahead();
+    process::signal(terminal.pid(), Signal::TERM);
+    assert_eq!(terminal.wait_for_end().code(), Some(143));
+    assert!(!terminal.is_raw(), "{}", terminal.modes());
+    process::signal(vm, Signal::CONT);
+}
+
+/// As a service's log, or a terminal that was closed.
+#[test]
+fn a_console_whose_words_cannot_be_written_gives_the_terminal_back() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    for (full, status) in [("2>/dev/full", 0), (">/dev/full", 1)] {
+        let mut shell = Command::new("bash");
+        let script = format!("\"$1\" console a {full}");
+        shell.args(["-c", &script, "bash"]).arg(program());
+        host.adapt(&mut shell);
+        let mut terminal = Terminal::run(&shell, 80, 24);
+        if status == 0 {
+            wait_until("the terminal is raw", || terminal.is_raw());
+            terminal.type_keys(CTRL_RIGHT_BRACKET);
+        }
+        assert_eq!(terminal.wait_for_end().code(), Some(status), "{full}");
+        assert!(!terminal.is_raw(), "{full}: {}", terminal.modes());
+    }
+}
+
+/// What was ignored at the start, as by nohup, stays so.
+#[test]
+fn a_console_whose_hangup_is_ignored_goes_on() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let mut shell = Command::new("bash");
+    shell
+        .args(["-c", "trap '' HUP; exec \"$1\" console a", "bash"])
+        .arg(program());
+    host.adapt(&mut shell);
+    let mut terminal = Terminal::run(&shell, 80, 24);
+    wait_until("the terminal is raw", || terminal.is_raw());
+    process::signal(terminal.pid(), Signal::HUP);
+    terminal.type_keys(b"report\r");
+    terminal.shown.wait_for("report {\"guest\":", 0);
+    terminal.type_keys(CTRL_RIGHT_BRACKET);
+    assert!(terminal.wait_for_end().success());
+}
+
+/// Whoever types nothing wants to see what comes: the log of a boot, up to the VM's end.
+#[test]
+fn a_console_without_input_is_followed_until_the_vm_ends() {
+    let host = TestHost::start("256M");
+    let silent = |words: &[&str]| {
+        let mut command = host.command(words);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut client = command.spawn().expect("the program can be run");
+        let printed = Printed::by(client.stdout.take().expect("it is piped"));
+        (client, printed)
+    };
+    let (mut at_start, boot) = silent(&["run", "--name", "a", "--memory", "64M", "--console"]);
+    boot.wait_for("ballonet guest", 0);
+    let (mut later, seen_later) = silent(&["console", "a", "--replay", "64K"]);
+    seen_later.wait_for("ballonet guest", 0);
+    // Longer than one who has asked something waits for more of the answer.
+    sleep(Duration::from_millis(1500));
+    host.console("a").report();
+    for (client, printed) in [(&mut at_start, &boot), (&mut later, &seen_later)] {
+        printed.wait_for("report {\"guest\":", 0);
+        assert_eq!(client.try_wait().expect("it is a child"), None);
+    }
+    host.ok(&["stop", "a"]);
+    for client in [&mut at_start, &mut later] {
+        assert!(client.wait().expect("it is a child").success());
+    }
+}
+
+/// A log that begins with the first word and stays when the VM has gone.
+#[test]
+fn what_a_vm_prints_is_kept_in_a_file_if_so_wished() {
+    let host = TestHost::start("512M");
+    let file = |name: &str| host.temporary_folder().join(name);
+    let path = file("a.log").display().to_string();
+    let run = |name: &'static str, path: &str| {
+        host.run(&[
+            "run",
+            "--name",
+            name,
+            "--memory",
+            "64M",
+            "--console-log",
+            path,
+        ])
+    };
+    let kept = |name: &str| fs::read_to_string(file(name)).unwrap_or_default();
+    let _first = run("a", &path).expect_success();
+    wait_until("its first words are kept", || {
+        kept("a.log").starts_with("ballonet guest")
+    });
+    assert_eq!(host.vm("a")["console_log"], path.as_str());
+    assert!(host.ok(&["stats", "a"]).contains(&path));
+    run("b", &path).expect_failure(1, &["'a'", &path, "'b'", "--console-log"]);
+    host.console("a").report();
+    host.ok(&["stop", "a"]);
+    assert!(kept("a.log").contains("report {"), "{}", kept("a.log"));
+    let _second = run("a", &path).expect_success();
+    wait_until("the next one's words are kept", || {
+        kept("a.log").starts_with("ballonet guest")
+    });
+    assert!(!kept("a.log").contains("report {"), "{}", kept("a.log"));
+    assert!(kept("a.log.old").contains("report {"));
+    host.ok(&["stop", "a"]);
+    for (path, why) in [
+        ("/dev/null", "no regular file"),
+        ("/nowhere/a.log", "No such file"),
+    ] {
+        run("a", path).expect_failure(1, &["'a'", path, why, "--console-log"]);
+    }
+    // A VM that does not start leaves nothing behind.
+    let missing = file("c.log").display().to_string();
+    let kernel = ["run", "--kernel", "/nowhere", "--console-log", &missing];
+    host.fails(&kernel, 1, &["/nowhere"]);
+    assert!(!file("c.log").exists());
+    for name in ["a.log", "a.log.old"] {
+        fs::remove_file(file(name)).expect("it was kept");
+    }
+}
+
+#[test]
+fn a_host_keeps_what_each_vm_prints_in_a_folder_if_so_wished() {
+    let place = tests::Place::new();
+    let folder = place.temporary_folder().join("deep/consoles");
+    let mut command = place.command(&["host", "--memory", "256M", "--console-log"]);
+    command.arg(&folder);
+    let host = TestHost::start_by(place, command);
+    for name in ["a", "b"] {
+        host.boot_vm(name, &["--memory", "64M"]);
+        let path = folder.join(format!("{name}.log"));
+        wait_until("its words are kept", || {
+            fs::read_to_string(&path).is_ok_and(|kept| kept.contains("ballonet guest"))
+        });
+    }
+    let mode = fs::metadata(&folder).expect("it was made").mode();
+    assert_eq!(mode & 0o77, 0, "{mode:o}");
+    host.ok(&["stop", "--all"]);
+    fs::remove_dir_all(host.temporary_folder().join("deep")).expect("it was made");
+}
+
+#[test]
+fn a_console_with_input_is_followed_to_the_end_if_so_wished() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let mut answered = host.command(&["console", "a", "--replay", "0"]);
+    let done = run_with_input(&mut answered, b"report\n").expect_success();
+    assert!(parse_report(&done).is_some(), "{done}");
+    assert_eq!(host.vm("a")["phase"], "running");
+    let mut followed = host.command(&["console", "a", "--follow"]);
+    let done = run_with_input(&mut followed, b"off\n").expect_success();
+    assert!(done.contains("off"), "{done}");
+    wait_until("it has ended", || tests::vms(&host.overview()).is_empty());
 }
 
 #[test]
@@ -256,6 +470,74 @@ fn top_leaves_the_terminal_as_it_was() {
     assert!(terminal.wait_for_end().success());
     assert!(!terminal.is_raw());
     terminal.shown.wait_for("\x1b[?1049l", 0);
+}
+
+/// A host that does not answer holds up neither keys nor signals, and what is typed ahead is one look.
+#[test]
+fn top_whose_host_does_not_answer_is_left_by_key_and_by_signal() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    let command = host.command(&["top", "--interval", "0.1"]);
+    let stuck = || {
+        let mut terminal = Terminal::run(&command, 80, 24);
+        terminal.shown.wait_for("PMEM", 0);
+        // The VM's page asks for more than the table.
+        terminal.type_keys(b"b\r");
+        terminal.shown.wait_for("VM a", 0);
+        process::signal(host.host_pid(), Signal::STOP);
+        sleep(Duration::from_millis(300));
+        terminal
+    };
+    let mut terminal = stuck();
+    for _ in 0..50 {
+        terminal.type_keys(b"ububub");
+    }
+    terminal.type_keys(b"qq");
+    assert!(terminal.wait_for_end().success());
+    process::signal(host.host_pid(), Signal::CONT);
+    assert!(!terminal.is_raw(), "{}", terminal.modes());
+    terminal.shown.wait_for("\x1b[?1049l", 0);
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let mut terminal = stuck();
+        process::signal(terminal.pid(), signal);
+        let status = terminal.wait_for_end();
+        process::signal(host.host_pid(), Signal::CONT);
+        assert_eq!(status.code(), Some(128 + signal.as_raw()));
+        assert!(!terminal.is_raw(), "{}", terminal.modes());
+        terminal.shown.wait_for("\x1b[?1049l", 0);
+    }
+}
+
+#[test]
+fn top_whose_terminal_is_closed_ends_without_a_fault() {
+    let host = TestHost::start("256M");
+    let command = host.command(&["top", "--interval", "0.1"]);
+    let mut terminal = Terminal::run(&command, 80, 24);
+    terminal.shown.wait_for("PMEM", 0);
+    terminal.close();
+    let status = terminal.wait_for_end();
+    // That of who ended at a hang-up.
+    assert_eq!(status.code(), Some(129), "{status}");
+}
+
+/// Whatever it waits for: here for a reader of its output that does not read.
+#[test]
+fn a_command_whose_output_nobody_takes_ends_when_it_is_told_to() {
+    let host = TestHost::start("256M");
+    host.boot_vm("a", &["--memory", "64M"]);
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let mut command = host.command(&["top", "--batch", "--interval", "0.1"]);
+        let (reader, writer) = std::io::pipe().expect("descriptors are free");
+        rustix::pipe::fcntl_setpipe_size(&writer, 4096).expect("a page is enough");
+        let mut client = command.stdout(writer).spawn().expect("it can be run");
+        drop(command);
+        sleep(Duration::from_millis(500));
+        process::signal(client.id(), signal);
+        wait_until("the command ends", || {
+            client.try_wait().expect("it is a child").is_some()
+        });
+        drop(reader);
+    }
 }
 
 /// What is erased and written anew flickers.

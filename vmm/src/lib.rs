@@ -56,12 +56,27 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        // Some errors repeat their cause in their own text.
+        // Some errors say their cause in their own text.
         let words = error.to_string();
-        if !text.ends_with(&words) {
+        if !text.contains(&words) {
             text = format!("{text}: {words}");
         }
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_is_told_already_is_not_told_again() {
+        let cause = std::io::Error::from_raw_os_error(2);
+        let told = format!("cannot open it: {cause}; make one");
+        let error = anyhow::Error::new(cause).context(told.clone());
+        assert_eq!(error_chain(error.as_ref()), told);
+        let error = error.context("cannot start");
+        assert_eq!(error_chain(error.as_ref()), format!("cannot start: {told}"));
+    }
 }

@@ -88,6 +88,11 @@ pub struct RunRequest {
     /// What the embedded guest does.
     #[serde(default)]
     pub workload: Option<String>,
+    /// A file that keeps what the VM prints, up to a mebibyte, and the mebibyte before in one beside it; a path on the
+    /// host.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub console_log: Option<PathBuf>,
     /// What the VM does when the host dies.
     #[serde(default)]
     pub on_host_death: OnHostDeath,
@@ -342,6 +347,10 @@ pub struct VmView {
     pub nets: Vec<NetView>,
     /// Its disks, once its process has answered.
     pub disks: Vec<DiskView>,
+    /// The file that keeps what it prints.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub console_log: Option<PathBuf>,
     /// Page sharing.
     pub sharing: VmSharingView,
     /// What it uses, once a sample was watched to its end.

@@ -37,7 +37,7 @@ pub(super) enum Command {
     Host(HostArgs),
     /// Start a VM. Without --kernel it boots the embedded guest.
     #[command(
-        after_help = "Examples:\n  ballonet run --memory 512M\n  ballonet run --name db --memory 2G --min 1G --shares high\n  ballonet run --memory 256M --workload toucher:size=64M,write=50\n  ballonet run --memory 256M --disk scratch.img --workload dbench:files=400M\n  ballonet run --kernel vmlinuz --initrd initrd.img --disk root.img --disk tools.img,ro\n  ballonet run --kernel vmlinuz --initrd initrd.img --net tap=tap0\n\nA network card needs a tap of the host, made before with\n  ip tuntap add tap0 mode tap; ip link set tap0 up\nand an address for it, or a bridge that it is put into. The host may use it as root, or with\n`user NAME` at the end of the first command.\n\nWorkloads of the embedded guest: idle, toucher, clone, verify, breaker, and with a disk, which it\nwrites over, dbench; `help` on its console explains them."
+        after_help = "Examples:\n  ballonet run --memory 512M\n  ballonet run --name db --memory 2G --min 1G --shares high\n  ballonet run --memory 256M --workload toucher:size=64M,write=50\n  ballonet run --memory 256M --disk scratch.img --workload dbench:files=400M\n  ballonet run --kernel vmlinuz --initrd initrd.img --disk root.img --disk tools.img,ro\n  ballonet run --kernel vmlinuz --initrd initrd.img --net tap=tap0\n  ballonet run --name db --console-log db.log    what it prints, from the first word on\n\nA network card needs a tap of the host, made before with\n  ip tuntap add tap0 mode tap; ip link set tap0 up\nand an address for it, or a bridge that it is put into. The host may use it as root, or with\n`user NAME` at the end of the first command.\n\nWorkloads of the embedded guest: idle, toucher, clone, verify, breaker, and with a disk, which it\nwrites over, dbench; `help` on its console explains them."
     )]
     Run(RunArgs),
     /// List the VMs.
@@ -143,18 +143,30 @@ pub(super) enum Command {
         json: bool,
     },
     /// A VM's console. Ctrl-] leaves it; the VM runs on.
+    #[command(
+        after_help = "What comes from a file or a pipe is typed, and what is answered is printed, until nothing more comes. Where\nnothing is typed at all, it is followed until the VM ends.\n\nExamples:\n  ballonet console a\n  echo report | ballonet console a           ask the embedded guest\n  ballonet console a --replay 64K </dev/null >a.log"
+    )]
     Console {
         /// Which VM.
         name: VmName,
         /// How much of what it printed before to show first.
         #[arg(long, default_value = "4K")]
         replay: ReplaySize,
+        /// Print on until the VM ends, also when all that was to be typed has been.
+        #[arg(long)]
+        follow: bool,
     },
     /// Stop VMs.
+    #[command(
+        after_help = "Presses the power button of a kernel first, and ends what does not listen by force. All that can be stopped\nare, also where others cannot.\n\nExamples:\n  ballonet stop web db\n  ballonet stop --all"
+    )]
     Stop {
         /// Which VMs.
-        #[arg(required = true, value_name = "NAME")]
+        #[arg(required_unless_present = "all", value_name = "NAME")]
         names: Vec<VmName>,
+        /// All of the host's.
+        #[arg(long, conflicts_with = "names")]
+        all: bool,
     },
     /// Print what makes a shell complete commands.
     #[command(
@@ -174,8 +186,10 @@ pub(super) enum Command {
     #[command(hide = true)]
     Vm {
         /// Shown in lists of processes.
+        #[arg(allow_hyphen_values = true)]
         name: String,
         /// The socket of its host.
+        #[arg(allow_hyphen_values = true)]
         of: PathBuf,
     },
 }
@@ -272,6 +286,10 @@ pub(super) struct HostArgs {
     /// Seconds for which targets hold if nothing happens; 15 if none are given.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(super) rebalance_interval: Option<u64>,
+    /// Keep what each VM prints in a file NAME.log in this folder: up to a mebibyte, and the mebibyte before in
+    /// NAME.log.old.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) console_log: Option<PathBuf>,
     /// End when the last VM has ended.
     #[arg(long)]
     pub(super) exit_when_empty: bool,
@@ -330,6 +348,10 @@ pub(super) struct RunArgs {
     /// What the embedded guest does, such as toucher:size=64M.
     #[arg(long, value_name = "SPEC")]
     pub(super) workload: Option<String>,
+    /// Keep what it prints in this file: up to a mebibyte, and the mebibyte before in FILE.old. What was in FILE before
+    /// is moved there.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) console_log: Option<PathBuf>,
     /// Go to its console at once.
     #[arg(long)]
     pub(super) console: bool,

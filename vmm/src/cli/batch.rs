@@ -9,37 +9,39 @@
 use super::counters::{COLUMNS, Cell, HOST_COUNTERS};
 use crate::api::{Figures, VmFigures};
 use anyhow::Result;
-use csv::{QuoteStyle, Writer, WriterBuilder};
+use csv::{QuoteStyle, WriterBuilder};
 use page::VmId;
-use std::io::Write;
 
 /// What esxtop calls its column of times: the format, and that times are universal.
 const TIME: &str = "(PDH-CSV 4.0) (UTC)(0)";
 
-/// Writes samples, the header first.
+/// Makes rows of samples, the header first.
 #[derive(Debug)]
-pub(super) struct Batch<W: Write> {
-    table: Writer<W>,
+pub(super) struct Batch {
     machine: String,
     /// The VMs that have columns, once there is a header.
     vms: Option<Vec<VmId>>,
 }
 
-impl<W: Write> Batch<W> {
-    /// Writes to `out` what happens on a machine of that name.
-    pub(super) fn new(out: W, machine: String) -> Self {
-        let mut builder = WriterBuilder::new();
-        Self {
-            table: builder.quote_style(QuoteStyle::Always).from_writer(out),
-            machine,
-            vms: None,
-        }
+impl Batch {
+    /// Of what happens on a machine of that name.
+    pub(super) fn new(machine: String) -> Self {
+        Self { machine, vms: None }
     }
 
-    pub(super) fn add(&mut self, figures: &Figures) -> Result<()> {
+    /// The row of a sample, under the header if it is the first.
+    pub(super) fn rows(&mut self, figures: &Figures) -> Result<String> {
+        let mut builder = WriterBuilder::new();
+        let mut table = builder
+            .quote_style(QuoteStyle::Always)
+            .from_writer(Vec::new());
         let vms = match &self.vms {
-            Some(vms) => vms.clone(),
-            None => self.begin(figures)?,
+            Some(vms) => vms,
+            None => {
+                table.write_record(self.header(figures))?;
+                self.vms
+                    .insert(figures.vms.iter().map(|vm| vm.id).collect())
+            }
         };
         let time = std::iter::once(time_text(figures.time_ms / 1000));
         let host = HOST_COUNTERS.iter().map(|(_, cell)| cell(&figures.host));
@@ -48,12 +50,11 @@ impl<W: Write> Batch<W> {
             counters().map(move |(_, cell)| vm.map_or(Cell::Unknown, cell))
         });
         let cells = host.chain(vms).map(|cell| cell.for_programs());
-        self.table.write_record(time.chain(cells))?;
-        self.table.flush().map_err(Into::into)
+        table.write_record(time.chain(cells))?;
+        Ok(String::from_utf8(table.into_inner()?)?)
     }
 
-    /// Writes the header. The VMs that have columns.
-    fn begin(&mut self, figures: &Figures) -> Result<Vec<VmId>> {
+    fn header(&self, figures: &Figures) -> Vec<String> {
         let machine = &self.machine;
         let time = std::iter::once(TIME.to_owned());
         let host = HOST_COUNTERS.iter();
@@ -63,10 +64,7 @@ impl<W: Write> Batch<W> {
                 format!(r"\\{machine}\Group Memory({id}:{name})\{counter}")
             })
         });
-        self.table.write_record(time.chain(host).chain(vms))?;
-        let vms: Vec<VmId> = figures.vms.iter().map(|vm| vm.id).collect();
-        self.vms = Some(vms.clone());
-        Ok(vms)
+        time.chain(host).chain(vms).collect()
     }
 }
 
@@ -130,12 +128,10 @@ mod tests {
 
     #[test]
     fn every_row_has_the_columns_of_the_first() {
-        let mut text = Vec::new();
-        let mut batch = Batch::new(&mut text, "here".into());
-        batch.add(&figures(1000, &[(1, "a"), (2, "b")])).unwrap();
-        batch.add(&figures(2000, &[(2, "b"), (3, "c")])).unwrap();
-        drop(batch);
-        let mut table = csv::Reader::from_reader(text.as_slice());
+        let mut batch = Batch::new("here".into());
+        let mut text = batch.rows(&figures(1000, &[(1, "a"), (2, "b")])).unwrap();
+        text += &batch.rows(&figures(2000, &[(2, "b"), (3, "c")])).unwrap();
+        let mut table = csv::Reader::from_reader(text.as_bytes());
         let header = table.headers().unwrap().clone();
         let place = |name: &str| header.iter().position(|column| column == name);
         let a = place(r"\\here\Group Memory(1:a)\Memory Size MBytes").unwrap();

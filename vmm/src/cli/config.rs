@@ -11,7 +11,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use sharing::RateSettings;
 use std::fmt::Display;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Bytes of a file of settings, many times more than all of them need.
@@ -34,6 +34,7 @@ pub(super) struct ConfigFile {
     http_names: Vec<String>,
     #[serde(deserialize_with = "switch")]
     exit_when_empty: Option<bool>,
+    console_log: Option<PathBuf>,
     #[serde(deserialize_with = "switch")]
     sharing: Option<bool>,
     #[serde(deserialize_with = "parsed")]
@@ -97,6 +98,7 @@ impl ConfigFile {
         if args.http_name.is_empty() {
             args.http_name.clone_from(&self.http_names);
         }
+        args.console_log = args.console_log.take().or_else(|| self.console_log.clone());
         args.exit_when_empty |= self.exit_when_empty.unwrap_or_default();
         args.sharing = args.sharing.or(self.sharing);
         args.idle_tax = args.idle_tax.or(self.idle_tax);
@@ -180,6 +182,7 @@ mod tests {
             http_remote: Some(_),
             http_names: _,
             exit_when_empty: Some(_),
+            console_log: Some(_),
             sharing: Some(_),
             idle_tax: Some(_),
             sample_period_s: Some(_),

@@ -1,94 +1,111 @@
 //! `ballonet console`: a terminal on a guest.
+//!
+//! What is typed and what is shown go their ways side by side: a guest that takes no input holds up neither its
+//! output nor the key that leaves it.
 
-use super::host::end_signal;
+use super::terminal::RawTerminal;
+use super::{print_bytes, tell};
 use crate::api::client::Client;
 use crate::name::VmName;
 use anyhow::Result;
 use rustix::stdio::stdin;
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
-use std::io::Write;
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
 /// Ctrl-], as telnet has it.
 const DETACH: u8 = 0x1d;
-/// After the end of input that is not typed, output is waited for this long.
+/// After the end of what was typed, an answer is waited for this long, and before the console is left, the guest
+/// to take it.
 const LINGER: Duration = Duration::from_millis(500);
+/// What is read at once of what is typed.
+const PIECE: usize = 1024;
+/// Pieces that wait for the guest to take them.
+const WAITING_PIECES: usize = 1024;
 
-/// Connects the terminal to a VM's console until the detach key or the VM's end. Input from a file
-/// or pipe is passed on whole, and output that follows is shown.
-pub(super) async fn console(client: &Client, name: &VmName, replay: usize) -> Result<()> {
+/// Connects the terminal to a VM's console until the detach key or the VM's end. Input from a file or pipe is passed
+/// on whole, and output that follows is shown: for a while, or, if so wished or if there was no input, until the end.
+pub(super) async fn console(
+    client: &Client,
+    name: &VmName,
+    replay: usize,
+    follow: bool,
+) -> Result<()> {
     let connection = client.console(name, replay).await?;
-    let (mut from_guest, mut to_guest) = tokio::io::split(connection);
-    let raw = RawTerminal::enter()?;
-    if raw.is_some() {
-        note(&format!("[console of {name}; Ctrl-] leaves it]\r\n"));
-    }
-    let mut input = keys();
+    let (mut from_guest, to_guest) = tokio::io::split(connection);
+    let terminal = RawTerminal::take(stdin(), b"")?;
+    let is_terminal = terminal.is_some();
+    let note = |text: &str| {
+        if is_terminal {
+            tell(text);
+        }
+    };
+    note(&format!("[console of {name}; Ctrl-] leaves it]\r\n"));
+    let left = Arc::new(Notify::new());
+    let input = match is_terminal {
+        true => keys(Arc::clone(&left)),
+        false => piped(),
+    };
+    let mut typing = pin!(pass_on(input, to_guest));
+    let mut typed = None;
     let mut buffer = vec![0; 4096];
-    let mut typing = true;
-    // Told to end, the terminal must be given back first.
-    let end = end_signal()?;
-    tokio::pin!(end);
     loop {
+        let limit = match typed {
+            Some(Typed::Something) if !follow => LINGER,
+            _ => Duration::MAX,
+        };
         tokio::select! {
-            () = &mut end => return Ok(()),
-            typed = input.recv(), if typing => match typed {
-                Some(bytes) => {
-                    let end = if raw.is_some() { bytes.iter().position(|&byte| byte == DETACH) } else { None };
-                    to_guest.write_all(&bytes[..end.unwrap_or(bytes.len())]).await?;
-                    if end.is_some() {
-                        note("\r\n[left the console; the VM runs on]\r\n");
-                        return Ok(());
-                    }
+            what = &mut typing, if typed.is_none() => typed = Some(what),
+            () = left.notified() => {
+                if typed.is_none() {
+                    drop(timeout(LINGER, &mut typing).await);
                 }
-                None => typing = false,
-            },
-            read = read_while(typing, &mut from_guest, &mut buffer) => match read? {
-                Some(0) => {
-                    if raw.is_some() { note("\r\n[the VM has ended]\r\n"); }
+                note("\r\n[left the console; the VM runs on]\r\n");
+                return Ok(());
+            }
+            read = timeout(limit, from_guest.read(&mut buffer)) => match read {
+                Ok(Ok(count @ 1..)) => print_bytes(&buffer[..count])?,
+                Ok(ended) => {
+                    ended?;
+                    note("\r\n[the VM has ended]\r\n");
                     return Ok(());
                 }
-                Some(count) => show(&buffer[..count])?,
-                None => return Ok(()),
+                Err(_silent) => return Ok(()),
             },
         }
     }
 }
 
-/// Reads; `None` when input has ended and nothing came for a while.
-async fn read_while(
-    typing: bool,
-    from_guest: &mut (impl AsyncReadExt + Unpin),
-    buffer: &mut [u8],
-) -> std::io::Result<Option<usize>> {
-    if typing {
-        return from_guest.read(buffer).await.map(Some);
+/// Whether there was anything to be typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Typed {
+    Nothing,
+    Something,
+}
+
+/// Passes on what is typed until there is no more, or nobody takes it: that the VM has ended shows in its output.
+async fn pass_on(
+    mut input: mpsc::Receiver<Vec<u8>>,
+    mut to_guest: impl AsyncWrite + Unpin,
+) -> Typed {
+    let mut typed = Typed::Nothing;
+    while let Some(piece) = input.recv().await {
+        typed = Typed::Something;
+        if to_guest.write_all(&piece).await.is_err() {
+            break;
+        }
     }
-    match timeout(LINGER, from_guest.read(buffer)).await {
-        Ok(read) => read.map(Some),
-        Err(_) => Ok(None),
-    }
+    typed
 }
 
-fn show(bytes: &[u8]) -> std::io::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(bytes)?;
-    stdout.flush()
-}
-
-/// What is said beside the guest's output goes to standard error.
-fn note(text: &str) {
-    eprint!("{text}");
-}
-
-/// What is typed. A thread of its own reads: a terminal cannot be waited for without changing it
-/// for every program that has it open.
-fn keys() -> tokio::sync::mpsc::Receiver<Vec<u8>> {
-    let (send, receive) = tokio::sync::mpsc::channel(16);
+/// What comes from a file or a pipe. A thread of its own reads, which the end of the program ends.
+fn piped() -> mpsc::Receiver<Vec<u8>> {
+    let (send, receive) = mpsc::channel(WAITING_PIECES);
     std::thread::spawn(move || {
-        let mut buffer = [0; 1024];
+        let mut buffer = [0; PIECE];
         while let Ok(count @ 1..) = rustix::io::read(stdin(), &mut buffer) {
             if send.blocking_send(buffer[..count].to_vec()).is_err() {
                 return;
@@ -98,30 +115,22 @@ fn keys() -> tokio::sync::mpsc::Receiver<Vec<u8>> {
     receive
 }
 
-/// A terminal that passes every key on, until it is dropped.
-#[derive(Debug)]
-struct RawTerminal(Termios);
-
-impl RawTerminal {
-    /// `None` if input is not typed.
-    fn enter() -> Result<Option<Self>> {
-        if !isatty(stdin()) {
-            return Ok(None);
+/// What is typed, up to the key that leaves or the end of the terminal. A thread of its own reads: a terminal cannot
+/// be waited for without changing it for every program that has it open. It never waits for the guest, or the key
+/// that leaves would: of what is typed far ahead of a guest that takes nothing, the rest is lost.
+fn keys(left: Arc<Notify>) -> mpsc::Receiver<Vec<u8>> {
+    let (send, receive) = mpsc::channel(WAITING_PIECES);
+    std::thread::spawn(move || {
+        let mut buffer = [0; PIECE];
+        while let Ok(count @ 1..) = rustix::io::read(stdin(), &mut buffer) {
+            let typed = &buffer[..count];
+            let detach = typed.iter().position(|&byte| byte == DETACH);
+            drop(send.try_send(typed[..detach.unwrap_or(count)].to_vec()));
+            if detach.is_some() {
+                break;
+            }
         }
-        let before = tcgetattr(stdin())?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        tcsetattr(stdin(), OptionalActions::Now, &raw)?;
-        Ok(Some(Self(before)))
-    }
-}
-
-impl Drop for RawTerminal {
-    fn drop(&mut self) {
-        if let Err(error) = tcsetattr(stdin(), OptionalActions::Now, &self.0) {
-            note(&format!(
-                "the terminal stays raw, `reset` helps: {error}\r\n"
-            ));
-        }
-    }
+        left.notify_one();
+    });
+    receive
 }

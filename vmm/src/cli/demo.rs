@@ -106,6 +106,7 @@ pub(super) async fn demo(args: DemoArgs) -> Result<()> {
         sample_period: SAMPLE_PERIOD,
         rebalance_interval: REBALANCE_INTERVAL,
         http: None,
+        console_log: None,
     };
     let script = async |host: &Host| play(host, &args).await;
     let summary = with_private_host(&folder, &options, end_signal()?, script).await?;

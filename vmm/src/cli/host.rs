@@ -74,6 +74,7 @@ async fn serve_as_told(
         idle_tax: args.idle_tax.unwrap_or_default(),
         sample_period: seconds_or(args.sample_period, SAMPLE_PERIOD),
         rebalance_interval: seconds_or(args.rebalance_interval, REBALANCE_INTERVAL),
+        console_log: absolute(args.console_log.as_deref())?,
         http: http::options(args)?,
     };
     let socket = claim.place().socket();
@@ -86,6 +87,12 @@ async fn serve_as_told(
     serve(&options, claim, ready, end).await?;
     tracing::info!("ended");
     Ok(())
+}
+
+fn absolute(path: Option<&Path>) -> Result<Option<PathBuf>> {
+    path.map(std::path::absolute)
+        .transpose()
+        .context("cannot find this folder")
 }
 
 fn seconds_or(given: Option<u64>, otherwise: Duration) -> Duration {

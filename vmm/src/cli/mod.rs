@@ -15,7 +15,9 @@ mod replay;
 mod run;
 mod screen;
 mod simulate;
+mod stop;
 mod table;
+mod terminal;
 mod top;
 
 use crate::api::client::Client;
@@ -37,28 +39,49 @@ use std::process::ExitCode;
 /// wrong usage ends with status 2.
 #[must_use]
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(said) => return explain_usage(&said),
+    };
     let result = match args.command {
         Command::Vm { .. } => vm(),
         Command::Completions { shell } => completions(shell),
         Command::Man { folder } => man(&folder),
         command => with_runtime(command, &args.socket),
     };
-    match result {
+    result.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+}
+
+/// Prints a help that was asked for, or what is wrong with what was typed.
+fn explain_usage(said: &clap::Error) -> ExitCode {
+    let printed = said.print().and_then(|()| io::stdout().flush());
+    match printed {
+        // Where it cannot be told, the status still tells.
+        _ if said.use_stderr() => ExitCode::from(2),
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever read our output has gone (`ballonet ps | head -1`): nothing is wrong.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("ballonet: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&Unwritten(error).into()),
     }
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-    kind == Some(io::ErrorKind::BrokenPipe)
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let unwritten = error.chain().find_map(|cause| cause.downcast_ref());
+    if let Some(Unwritten(error)) = unwritten
+        && error.kind() == io::ErrorKind::BrokenPipe
+    {
+        // Whoever read our output has gone (`ballonet ps | head -1`): nothing is wrong.
+        return ExitCode::SUCCESS;
+    }
+    tell(&format!(
+        "ballonet: {}\n",
+        crate::error_chain(error.as_ref())
+    ));
+    ExitCode::FAILURE
 }
+
+/// The output could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output")]
+struct Unwritten(#[source] io::Error);
 
 fn with_runtime(command: Command, socket: &std::path::Path) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -165,15 +188,12 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
         Command::Replay { file, json } => replay::replay(&file, json),
         Command::Simulate { file, csv, json } => simulate::simulate(&file, csv, json),
         Command::Audit { json } => audit(&client, json).await,
-        Command::Console { name, replay } => console::console(&client, &name, replay.0).await,
-        Command::Stop { names } => {
-            for name in names {
-                client
-                    .call::<_, ()>(Method::DELETE, &format!("/v1/vms/{name}"), &())
-                    .await?;
-            }
-            Ok(())
-        }
+        Command::Console {
+            name,
+            replay,
+            follow,
+        } => console::console(&client, &name, replay.0, follow).await,
+        Command::Stop { names, .. } => stop::stop(&client, names).await,
     }
 }
 
@@ -213,7 +233,7 @@ fn vm() -> Result<()> {
 fn completions(shell: clap_complete::Shell) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "ballonet", &mut script);
-    io::stdout().lock().write_all(&script).map_err(Into::into)
+    print_bytes(&script)
 }
 
 /// A page for the program and one for each command.
@@ -229,10 +249,19 @@ fn man(folder: &std::path::Path) -> Result<()> {
 }
 
 fn print(text: &str) -> Result<()> {
-    io::stdout()
-        .lock()
-        .write_all(text.as_bytes())
-        .map_err(Into::into)
+    print_bytes(text.as_bytes())
+}
+
+/// The only way to standard output.
+fn print_bytes(bytes: &[u8]) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    written.map_err(|error| Unwritten(error).into())
+}
+
+/// Says something beside the output. Where that cannot be written, nobody can be told.
+fn tell(text: &str) {
+    drop(io::stderr().lock().write_all(text.as_bytes()));
 }
 
 fn print_json(value: &impl Serialize) -> Result<()> {

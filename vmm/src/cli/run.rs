@@ -1,7 +1,7 @@
 //! `ballonet run`: starts a VM, and a host in the background if none runs.
 
 use super::args::RunArgs;
-use super::{console, print, print_json};
+use super::{console, print, print_json, tell};
 use crate::api::client::{Client, ClientError};
 use crate::api::{Overview, ProblemKind, QueuedView, RunRequest, VmView};
 use crate::host::runtime_dir::log_of;
@@ -10,6 +10,7 @@ use crate::virtio::blk::DiskSpec;
 use anyhow::{Context, Result, bail};
 use hyper::Method;
 use std::convert::Infallible;
+use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ pub(super) async fn run(args: RunArgs, client: &Client, socket: &Path) -> Result
     let (console_wanted, json) = (args.console, args.json);
     let vm = ask_host(&request(args)?, client, socket).await?;
     if console_wanted {
-        return console::console(client, &vm.name, usize::MAX).await;
+        return console::console(client, &vm.name, usize::MAX, false).await;
     }
     if json {
         print_json(&vm)
@@ -66,6 +67,7 @@ fn request(args: RunArgs) -> Result<RunRequest> {
             .collect::<Result<_>>()?,
         cmdline: args.cmdline,
         workload: args.workload,
+        console_log: args.console_log.map(absolute).transpose()?,
         ..RunRequest::default()
     })
 }
@@ -108,7 +110,7 @@ async fn tell_why(request: &RunRequest, client: &Client) -> Infallible {
         if let Some(QueuedView { name, why, .. }) = queue.find(|queued| is_ours(&queued.name))
             && why != told
         {
-            eprintln!("ballonet: VM '{name}' waits: {why}");
+            tell(&format!("ballonet: VM '{name}' waits: {why}\n"));
             told = why;
         }
     }
@@ -172,9 +174,11 @@ async fn answers(client: &Client) -> Result<bool> {
 /// A host in a process group of its own: it outlives this command, and ends with its last VM.
 fn start_host(socket: &Path) -> Result<Child> {
     let mut command = Command::new("/proc/self/exe");
+    // In one word, for a path may begin as an option does.
+    let mut place = OsString::from("--socket=");
+    place.push(socket);
     command
-        .arg("--socket")
-        .arg(socket)
+        .arg(place)
         .args(["host", "--exit-when-empty", "--background"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -236,6 +236,8 @@ pub(super) fn vm(vm: &VmView) -> String {
     ];
     lines.extend(vm.disks.iter().map(|of_vm| ("disk", disk(of_vm))));
     lines.extend(vm.nets.iter().map(|net| ("network", network(net))));
+    let console_log = vm.console_log.iter();
+    lines.extend(console_log.map(|path| ("console log", path.display().to_string())));
     if let Some(guest) = &vm.guest {
         let figure = |name: &str, bytes: Option<u64>| {
             bytes.map(|bytes| format!("{} {name}", with_unit(bytes)))

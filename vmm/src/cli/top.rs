@@ -7,7 +7,6 @@ use crate::api::Overview;
 use crate::api::client::Client;
 use anyhow::Result;
 use std::time::Duration;
-use tokio::signal::ctrl_c;
 use tokio::time::sleep;
 
 /// To the upper left corner; what is left of older lines is erased as each line is written.
@@ -24,11 +23,11 @@ pub(super) async fn top(args: TopArgs, client: &Client) -> Result<()> {
     if terminal && !args.json && !args.batch {
         print(CLEAR)?;
     }
-    let mut batch = args.batch.then(|| Batch::new(std::io::stdout(), machine()));
+    let mut batch = args.batch.then(|| Batch::new(machine()));
     let mut shown = 0;
     loop {
         match &mut batch {
-            Some(batch) => batch.add(&client.get("/v1/figures").await?)?,
+            Some(batch) => print(&batch.rows(&client.get("/v1/figures").await?)?)?,
             None => {
                 let overview: Overview = client.get("/v1/overview").await?;
                 print(&frame(&overview, args.json, terminal)?)?;
@@ -38,10 +37,7 @@ pub(super) async fn top(args: TopArgs, client: &Client) -> Result<()> {
         if args.count.is_some_and(|count| shown >= count) {
             return Ok(());
         }
-        tokio::select! {
-            () = sleep(Duration::from_secs_f64(args.interval)) => {}
-            _ = ctrl_c() => return Ok(()),
-        }
+        sleep(Duration::from_secs_f64(args.interval)).await;
     }
 }
 

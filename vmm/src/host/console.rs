@@ -7,6 +7,7 @@
 //! further behind than what is kept loses the difference, for neither a chatty guest nor a slow
 //! reader may take more than a fixed amount of memory, and the guest waits for nobody.
 
+use super::console_log::ConsoleLog;
 use super::untrusted_stream::UntrustedStream;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,14 +28,19 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console over the host's end of a VM's console socket. Must be called inside a runtime.
-    pub(super) fn new(socket: UnixStream) -> Self {
+    /// A console over the host's end of a VM's console socket; `log` keeps its output on disk. Must be called inside a
+    /// runtime.
+    pub(super) fn new(socket: UnixStream, mut log: Option<ConsoleLog>) -> Self {
         let (mut from_vm, input) = split(UntrustedStream::from(socket));
         let (sender, output) = watch::channel(Output::default());
         tokio::spawn(async move {
             let mut buffer = vec![0; 4096];
             while let Ok(count @ 1..) = from_vm.read(&mut buffer).await {
-                sender.send_modify(|output| output.keep(&buffer[..count]));
+                let printed = &buffer[..count];
+                sender.send_modify(|output| output.keep(printed));
+                if let Some(log) = &mut log {
+                    log.keep(printed);
+                }
             }
         });
         Self {
@@ -137,7 +143,7 @@ mod tests {
 
     fn console() -> (Console, UnixStream) {
         let (ours, theirs) = UnixStream::pair().expect("sockets can be made");
-        (Console::new(ours), theirs)
+        (Console::new(ours, None), theirs)
     }
 
     /// `count` bytes in which no piece of some length is repeated.

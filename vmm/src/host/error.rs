@@ -3,6 +3,7 @@
 use crate::api::ProblemKind;
 use crate::name::VmName;
 use page::PageCount;
+use std::path::PathBuf;
 use std::{fmt, io};
 use thiserror::Error;
 
@@ -50,6 +51,22 @@ pub enum HostError {
         "--workload is for the embedded guest: leave out --kernel, or tell the kernel by --cmdline"
     )]
     WorkloadWithKernel,
+    #[error("what VM '{name}' prints cannot be kept in {}: give another --console-log", .path.display())]
+    ConsoleLog {
+        name: VmName,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("what VM '{other}' prints is kept in {}: give VM '{name}' another --console-log", .path.display())]
+    ConsoleLogInUse {
+        name: VmName,
+        path: PathBuf,
+        other: VmName,
+    },
+    #[error("cannot make {} for what VMs print: give another --console-log", .folder.display())]
+    ConsoleFolder { folder: PathBuf, source: io::Error },
+    #[error("the workload is refused: {0}")]
+    Workload(String),
     #[error(transparent)]
     Settings(#[from] policy::InvalidSettings),
     #[error(transparent)]

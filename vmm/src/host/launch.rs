@@ -2,6 +2,7 @@
 
 use super::claim::{CheckedStart, Untrue};
 use super::console::Console;
+use super::console_log::ConsoleLog;
 use super::error::HostError;
 use super::link::Link;
 use super::rate_limit::RateLimit;
@@ -54,12 +55,13 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
     let config = host.lock().vm(id)?.config.clone();
     let name = config.name.clone();
     let size = config.settings.size;
+    let console_log = config.console_log.clone().map(ConsoleLog::new);
     let boot = ToVm::Boot(Box::new(config));
     let failed = |why: String| HostError::DidNotStart {
         name: name.clone(),
         why,
     };
-    let (mut newborn, agent_socket) = spawn(name.as_str(), &host.shared.place)
+    let (mut newborn, agent_socket) = spawn(name.as_str(), &host.shared.place, console_log)
         .map_err(|error| failed(crate::error_chain(&error)))?;
     let sent = newborn.link.send_with(&boot, agent_socket.as_fd());
     drop(agent_socket);
@@ -80,7 +82,11 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
 }
 
 /// Starts a process. Also returns the end of the scanner's socket that its agent is to have.
-fn spawn(name: &str, place: &Place) -> std::io::Result<(Newborn, SharingSocket)> {
+fn spawn(
+    name: &str,
+    place: &Place,
+    console_log: Option<ConsoleLog>,
+) -> std::io::Result<(Newborn, SharingSocket)> {
     let (sharing, agent_socket) = SharingSocket::pair().map_err(std::io::Error::other)?;
     let (ours, theirs) = Channel::pair().map_err(std::io::Error::other)?;
     let kinds = (
@@ -109,7 +115,7 @@ fn spawn(name: &str, place: &Place) -> std::io::Result<(Newborn, SharingSocket)>
         child,
         link: Arc::new(Link::new(ours)?),
         sharing,
-        console: Console::new(UnixStream::from_std(our_console)?),
+        console: Console::new(UnixStream::from_std(our_console)?, console_log),
         stderr: tokio::spawn(newest_output(stderr)),
     };
     Ok((newborn, agent_socket))

@@ -17,6 +17,7 @@
 
 mod claim;
 pub mod console;
+mod console_log;
 mod descriptors;
 mod device_watch;
 mod drop_elsewhere;
@@ -62,10 +63,11 @@ use page::{PageCount, VmId};
 use policy::{OVERHEAD, TaxRate, VmSettings};
 use publication::Publication;
 use recording::Recorder;
-use runtime_dir::Place;
+use runtime_dir::{Place, make_private_folders};
 use sharing::{Audit, Direction, PageSharing, Report};
 use state::{Beginning, State};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
@@ -117,6 +119,8 @@ pub struct HostOptions {
     pub rebalance_interval: Duration,
     /// Where browsers and scrapers find it, if they should.
     pub http: Option<HttpOptions>,
+    /// A folder for a file of what each VM prints, if that should be kept.
+    pub console_log: Option<PathBuf>,
 }
 
 /// How a host serves on TCP.
@@ -174,6 +178,12 @@ impl Host {
             .total;
         check_budget(options.budget, machine)?;
         new_rates(options.rates, ScanChange::default())?;
+        if let Some(folder) = &options.console_log {
+            make_private_folders(folder).map_err(|source| HostError::ConsoleFolder {
+                folder: folder.clone(),
+                source,
+            })?;
+        }
         let sharing =
             PageSharing::start(machine, options.rates).map_err(HostError::StartScanner)?;
         sharing.set_rates(options.rates, options.scan_priority);
@@ -193,6 +203,7 @@ impl Host {
                     sample_period: options.sample_period,
                     rebalance_interval: options.rebalance_interval,
                     recorder: Recorder::new(place.decisions()),
+                    console_log: options.console_log.clone(),
                 })),
                 answered: Notify::new(),
                 round_wanted: Notify::new(),

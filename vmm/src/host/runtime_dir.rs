@@ -420,7 +420,8 @@ pub(crate) fn make_private_folder(folder: &Path) -> io::Result<()> {
     fs::set_permissions(folder, Permissions::from_mode(0o700))
 }
 
-fn make_private_folders(folder: &Path) -> io::Result<()> {
+/// The same, with those above it. One that is there is left as it is.
+pub(super) fn make_private_folders(folder: &Path) -> io::Result<()> {
     if folder.as_os_str().is_empty() || folder.is_dir() {
         return Ok(());
     }

@@ -1,5 +1,6 @@
 //! What a host knows at one moment: its VMs, its budget, and what was last measured.
 
+use super::console_log;
 use super::error::{HostError, Keepers};
 use super::events::Events;
 use super::figures::Record;
@@ -21,6 +22,7 @@ use policy::{
 use sharing::RateSettings;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -66,6 +68,8 @@ pub(super) struct State {
     /// The last decision.
     pub(super) decision: Option<Decision>,
     pub(super) recorder: Recorder,
+    /// Where what VMs print is kept, if nothing else is said of one.
+    console_log: Option<PathBuf>,
 }
 
 /// What a state begins with.
@@ -79,6 +83,7 @@ pub(super) struct Beginning {
     pub(super) sample_period: Duration,
     pub(super) rebalance_interval: Duration,
     pub(super) recorder: Recorder,
+    pub(super) console_log: Option<PathBuf>,
 }
 
 impl State {
@@ -112,6 +117,7 @@ impl State {
             planned: Instant::now(),
             decision: None,
             recorder: beginning.recorder,
+            console_log: beginning.console_log,
         };
         state.publish_change();
         state
@@ -216,20 +222,57 @@ impl State {
         }
         let settings = self.settings(&request)?;
         let nets = network_cards(&name, request.nets)?;
+        let console_log = self.console_log(&name, request.console_log)?;
         Ok(VmConfig {
             id,
             name,
             vcpus,
             trust_group: request.trust_group,
-            cmdline: command_line(request.cmdline, request.workload, request.kernel.is_some())?,
+            cmdline: command_line(
+                request.cmdline,
+                request.workload,
+                request.kernel.is_some(),
+                &request.disks,
+            )?,
             kernel: request.kernel,
             initrd: request.initrd,
             nets,
             disks: request.disks,
+            console_log,
             balloon_target: settings.size,
             settings,
             on_host_death: request.on_host_death,
         })
+    }
+
+    /// Where what a VM prints is kept.
+    fn console_log(
+        &self,
+        name: &VmName,
+        wanted: Option<PathBuf>,
+    ) -> Result<Option<PathBuf>, HostError> {
+        let usual = self.console_log.as_ref();
+        let usual = usual.map(|folder| folder.join(format!("{name}.log")));
+        let Some(path) = wanted.or(usual) else {
+            return Ok(None);
+        };
+        let configs = self.vms.values().map(|vm| &vm.config);
+        let mut same = configs.filter(|config| config.console_log.as_ref() == Some(&path));
+        if let Some(config) = same.next() {
+            return Err(HostError::ConsoleLogInUse {
+                name: name.clone(),
+                path,
+                other: config.name.clone(),
+            });
+        }
+        match console_log::check(&path) {
+            Ok(()) => Ok(Some(path)),
+            Err(source) => Err(HostError::ConsoleLog {
+                name: name.clone(),
+                path,
+                source,
+            }),
+        }
     }
 
     fn name(&self, request: &RunRequest) -> Result<VmName, HostError> {

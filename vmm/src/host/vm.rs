@@ -453,6 +453,7 @@ impl Vm {
                 .unwrap_or_default(),
             nets: self.nets(),
             disks: self.disk_views(),
+            console_log: self.config.console_log.clone(),
             sharing: account.vm_view(self.config.id, &self.states()),
             working_set: self
                 .sampling
@@ -512,6 +513,7 @@ mod tests {
             nets: Vec::new(),
             cmdline: String::new(),
             disks: Vec::new(),
+            console_log: None,
             balloon_target: PageCount::ZERO,
             on_host_death: OnHostDeath::default(),
         };

@@ -5,8 +5,12 @@ use super::vm::Vm;
 use crate::api::{NetRequest, ScanChange};
 use crate::name::VmName;
 use crate::protocol::NetConfig;
+use crate::virtio::blk::DiskSpec;
 use crate::virtio::net::MacAddress;
 use crate::vm::MOST_NETS;
+use balloon_guest_driver::command_line::CommandLine;
+use balloon_guest_driver::workload::NoFiles;
+use balloon_guest_driver::workload::spec::{Action, Spec};
 use page::{PAGE_SIZE, PageCount};
 use policy::{OVERHEAD, VmSettings};
 use sharing::RateSettings;
@@ -41,20 +45,45 @@ pub(super) fn pinned(vm: &Vm, balloon: PageCount) -> Result<PageCount, HostError
     Ok(left)
 }
 
+/// The kernel's command line. Of the embedded guest's workload in it, the guest's own parser says whether the guest
+/// will take it.
 pub(super) fn command_line(
     cmdline: Option<String>,
     workload: Option<String>,
     own_kernel: bool,
+    disks: &[DiskSpec],
 ) -> Result<String, HostError> {
     if workload.is_some() && own_kernel {
         return Err(HostError::WorkloadWithKernel);
     }
+    // As the parser shows it: spaces, which it lets pass, would end the word.
+    let workload = workload.as_deref().map(spec).transpose()?;
     let workload = workload.map(|spec| format!("workload={spec}"));
-    Ok([cmdline, workload]
+    let line = [cmdline, workload]
         .into_iter()
         .flatten()
         .collect::<Vec<_>>()
-        .join(" "))
+        .join(" ");
+    if !own_kernel {
+        check_workload(&line, disks)?;
+    }
+    Ok(line)
+}
+
+fn spec(text: &str) -> Result<Spec, HostError> {
+    Spec::parse(text).map_err(|error| HostError::Workload(error.to_string()))
+}
+
+/// Checks the workload that the embedded guest finds in its command line.
+fn check_workload(line: &str, disks: &[DiskSpec]) -> Result<(), HostError> {
+    let workload = CommandLine::parse(line).workload;
+    let spec = workload.map_or(Ok(Spec::IDLE), spec)?;
+    let lacks = match (spec.action, disks.first()) {
+        (Action::Dbench(_), None) => Some(NoFiles::NoDisk),
+        (Action::Dbench(_), Some(disk)) if disk.read_only => Some(NoFiles::ReadOnly),
+        _ => None,
+    };
+    lacks.map_or(Ok(()), |lacks| Err(HostError::Workload(lacks.to_string())))
 }
 
 /// The network cards of a VM of that name, each with an address.
@@ -134,4 +163,53 @@ pub(super) fn whole_pages_or(
     otherwise: PageCount,
 ) -> Result<PageCount, HostError> {
     size_bytes.map_or(Ok(otherwise), whole_pages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(cmdline: Option<&str>, workload: Option<&str>) -> Result<String, HostError> {
+        command_line(
+            cmdline.map(Into::into),
+            workload.map(Into::into),
+            false,
+            &[],
+        )
+    }
+
+    #[test]
+    fn the_guest_finds_the_workload_that_was_meant() {
+        let given = line(Some("quiet"), Some(" toucher:size=64M, write=5 ")).unwrap();
+        let found = CommandLine::parse(&given);
+        let meant = Spec::parse("toucher:size=64M,write=5").unwrap();
+        assert!(found.quiet, "{given}");
+        assert_eq!(found.workload.map(Spec::parse), Some(Ok(meant)), "{given}");
+    }
+
+    #[test]
+    fn a_workload_that_the_guest_will_refuse_is_refused_in_its_words_wherever_it_stands() {
+        for text in [
+            "",
+            "x",
+            "toucher:size=0",
+            "verify:zero=3",
+            "toucher:size=1M x",
+        ] {
+            let why = Spec::parse(text).unwrap_err().to_string();
+            assert!(
+                line(None, Some(text))
+                    .unwrap_err()
+                    .to_string()
+                    .contains(&why)
+            );
+        }
+        let refused = line(Some("quiet workload=x"), None).unwrap_err();
+        assert!(refused.to_string().contains("no workload `x`"), "{refused}");
+        let refused = line(None, Some("dbench")).unwrap_err();
+        assert!(refused.to_string().contains("--disk FILE"), "{refused}");
+        // The last one counts, and another kernel may mean anything by it.
+        assert!(line(Some("workload=x"), Some("idle")).is_ok());
+        assert!(command_line(Some("workload=x".into()), None, true, &[]).is_ok());
+    }
 }

@@ -49,6 +49,9 @@ pub struct VmConfig {
     /// Its disks, in the order in which the guest finds them.
     #[serde(default)]
     pub disks: Vec<DiskSpec>,
+    /// Where its host keeps what it prints, if anywhere.
+    #[serde(default)]
+    pub console_log: Option<PathBuf>,
     /// Pages that its balloon asks for, from the start on.
     pub balloon_target: PageCount,
     /// What it does when its host dies.

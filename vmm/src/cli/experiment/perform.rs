@@ -94,6 +94,7 @@ fn options(host: &PlannedHost) -> HostOptions {
         sample_period: host.sample_period,
         rebalance_interval: host.rebalance_interval,
         http: None,
+        console_log: None,
     }
 }
 

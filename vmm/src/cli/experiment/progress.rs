@@ -1,5 +1,6 @@
 //! How far an experiment is: a bar on a terminal, a line for each run elsewhere.
 
+use crate::cli::tell;
 use crate::experiment::plan::Run;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
@@ -19,7 +20,7 @@ impl Progress {
             .is_terminal()
             .then(|| bar(title, runs, run_s));
         if bar.is_none() {
-            eprintln!("{title}: {runs} runs of {run_s} s");
+            tell(&format!("{title}: {runs} runs of {run_s} s\n"));
         }
         Self { bar, run_s, runs }
     }
@@ -29,7 +30,7 @@ impl Progress {
         let words = format!("run {} of {}  {}", index + 1, self.runs, run.combination);
         match &self.bar {
             Some(bar) => bar.set_message(words.trim_end().to_owned()),
-            None => eprintln!("{}", words.trim_end()),
+            None => tell(&format!("{}\n", words.trim_end())),
         }
     }
 

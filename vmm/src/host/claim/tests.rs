@@ -30,6 +30,7 @@ const AGE: Duration = Duration::from_secs(60);
 
 fn config() -> VmConfig {
     VmConfig {
+        console_log: None,
         id: VM,
         name: "a".parse().unwrap(),
         settings: VmSettings::new(SIZE, None, None, SharesSpec::Normal).unwrap(),
@@ -214,6 +215,7 @@ fn host() -> Host {
         sample_period: Duration::from_secs(30),
         rebalance_interval: Duration::from_secs(15),
         http: None,
+        console_log: None,
     };
     let folder = tempfile::tempdir().unwrap();
     let place = Place::prepare(&folder.path().join("host.sock")).unwrap();
@@ -229,7 +231,7 @@ fn add_vm(host: &Host) -> (Channel, UnixStream) {
     vm.running = Some(Running {
         pid: std::process::id(),
         link: Arc::new(Link::new(ours).unwrap()),
-        console: Console::new(our_console),
+        console: Console::new(our_console, None),
         memory_file: Arc::new(File::from(
             rustix::fs::memfd_create("ram", MemfdFlags::CLOEXEC).unwrap(),
         )),

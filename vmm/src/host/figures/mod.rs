@@ -338,6 +338,7 @@ mod tests {
             counters: Default::default(),
             nets: Vec::new(),
             disks: Vec::new(),
+            console_log: None,
             sharing: VmSharingView {
                 charge_bytes: 10 * MIB,
                 ..VmSharingView::default()

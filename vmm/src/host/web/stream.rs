@@ -112,6 +112,7 @@ pub(in crate::host) mod tests {
             sample_period: Duration::from_secs(30),
             rebalance_interval: Duration::from_secs(15),
             http: None,
+            console_log: None,
         };
         let place = Place::prepare(&folder.path().join("host.sock")).unwrap();
         (Host::start(&options, &place).unwrap(), folder)

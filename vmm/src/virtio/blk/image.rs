@@ -16,8 +16,12 @@ use thiserror::Error;
 #[non_exhaustive]
 #[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum DiskError {
-    #[error("cannot open the disk '{}': {}; {}", .path.display(), io::Error::from(*.source), open_remedy(*.source, .path))]
-    Open { path: PathBuf, source: Errno },
+    #[error("cannot open the disk '{}': {}; {}", .path.display(), io::Error::from(*.source), open_remedy(*.source, .path, *.read_only))]
+    Open {
+        path: PathBuf,
+        source: Errno,
+        read_only: bool,
+    },
     #[error("the disk '{}' is {what}: give a raw image or a block device", .path.display())]
     NoDisk { path: PathBuf, what: &'static str },
     #[error("the disk '{}' is {format}, which the guest would take for the disk itself: make a raw image of it with `{remedy}`, or insist on it as it stands with ',raw'", .path.display())]
@@ -28,7 +32,7 @@ pub enum DiskError {
     },
     #[error("the disk '{path}' is in use by another VM, or given twice: stop that VM, copy the file, or give it to all as '{path},ro'", path = .0.display())]
     InUse(PathBuf),
-    #[error("the disk '{}' has {bytes} bytes, and the smallest has {block_size}: make one with `truncate -s 1G {}`", .path.display(), .path.display())]
+    #[error("the disk '{}' has {bytes} bytes, and the smallest has {block_size}: {}", .path.display(), small_remedy(.path))]
     TooSmall {
         path: PathBuf,
         bytes: u64,
@@ -48,16 +52,36 @@ pub enum DiskError {
     StartThread { path: PathBuf, source: io::Error },
 }
 
-fn open_remedy(errno: Errno, path: &Path) -> String {
-    let path = path.display();
+fn open_remedy(errno: Errno, path: &Path, read_only: bool) -> String {
     match errno {
-        Errno::NOENT | Errno::NOTDIR => format!("make one with `truncate -s 1G {path}`"),
+        Errno::NOENT if can_be_made(path) => make_one(path),
+        Errno::ACCESS | Errno::PERM if read_only => "let this user read it".into(),
         Errno::ACCESS | Errno::PERM | Errno::ROFS => {
+            let path = path.display();
             format!("let this user read and write it, or give it as '{path},ro'")
         }
-        Errno::ISDIR => "give a raw image or a block device".into(),
+        // A name that leads nowhere, a folder, a socket or a device behind which is nothing.
+        Errno::NOENT | Errno::NOTDIR | Errno::ISDIR | Errno::NXIO => {
+            "give a raw image or a block device".into()
+        }
         _ => "see that it can be read and written".into(),
     }
+}
+
+fn small_remedy(path: &Path) -> String {
+    match can_be_made(path) {
+        true => make_one(path),
+        false => "give a block device with a medium in it".into(),
+    }
+}
+
+fn make_one(path: &Path) -> String {
+    format!("make one with `truncate -s 1G {}`", path.display())
+}
+
+/// Whether a file may be made there: what is in /dev is not made by people.
+fn can_be_made(path: &Path) -> bool {
+    !path.starts_with("/dev") && path.parent().is_some_and(Path::is_dir)
 }
 
 /// A file that is this VM's disk for as long as this lives.
@@ -130,6 +154,7 @@ fn open(spec: &DiskSpec) -> Result<File, DiskError> {
         _ => DiskError::Open {
             path: spec.path.clone(),
             source,
+            read_only: spec.read_only,
         },
     };
     let file = rustix::fs::open(&spec.path, flags, Mode::empty()).map_err(cannot_open)?;

@@ -50,11 +50,41 @@ fn what_is_no_disk_is_named_with_a_remedy() {
         }
     }
     says(&refusal(folder.path(), false), &["raw image"]);
+    // Only where a file can be made, it is told how to.
+    let _socket = std::os::unix::net::UnixListener::bind(place("socket")).unwrap();
+    for path in [
+        place("odd/child"),
+        place("nowhere/disk"),
+        place("socket"),
+        "/dev/no-such-disk".into(),
+    ] {
+        let text = refusal(&path, false);
+        says(&text, &["raw image or a block device"]);
+        assert!(!text.contains("truncate"), "{text}");
+    }
     says(&refusal(folder.path(), true), &["is a directory"]);
     says(
         &refusal(Path::new("/dev/null"), true),
         &["character device"],
     );
+}
+
+#[test]
+fn who_may_not_even_read_a_disk_is_not_told_to_only_read_it() {
+    let refused = |read_only| {
+        let error = DiskError::Open {
+            path: "/disk".into(),
+            source: Errno::ACCESS,
+            read_only,
+        };
+        crate::error_chain(&error)
+    };
+    says(&refused(false), &["Permission denied", "'/disk,ro'"]);
+    says(
+        &refused(true),
+        &["Permission denied", "let this user read it"],
+    );
+    assert!(!refused(true).contains(",ro"));
 }
 
 #[test]
