@@ -239,3 +239,34 @@ fn a_flood_of_messages_waits_in_its_own_socket() {
     drop(hijacked);
     host.ok(&["stop", "a"]);
 }
+
+/// What is shared is in the host's own ledger.
+#[test]
+fn a_vm_that_claims_to_share_brings_nobody_more() {
+    const SIZE: u64 = 256 * MIB;
+    let host = TestHost::start("512M");
+    for name in ["b", "c"] {
+        host.boot_vm(
+            name,
+            &["--memory", "300M", "--workload", "toucher:size=max"],
+        );
+    }
+    host.boot_vm("a", &["--memory", "256M", "--workload", "verify:size=16M"]);
+    let hijacked = hijack(&host, "a");
+    for _ in 0..20 {
+        hijacked.answer(|said| {
+            set(said, "/states/private", 0);
+            set(said, "/states/shared", SIZE / 4096);
+            set(said, "/counters/sharing/mapped", SIZE / 4096);
+            set(said, "/counters/sharing/shared", SIZE / 4096);
+        });
+        let overview = host.overview();
+        for what in ["shared", "lent"] {
+            let pointer = format!("/host/sharing/{what}_bytes");
+            assert_eq!(number(&overview, &pointer), 0, "{overview:#}");
+        }
+    }
+    assert_eq!(number(&host.vm("a"), "/states/shared"), SIZE);
+    check_that_it_goes_on(&host);
+    drop(hijacked);
+}
