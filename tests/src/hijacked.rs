@@ -2,8 +2,8 @@
 //! as a test wants.
 
 use crate::process::{self, Signal};
-use crate::wait::wait_for;
-use crate::{Value, json, number};
+use crate::wait::{wait_for, wait_until};
+use crate::{TestHost, Value, json, number};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_linger, socket_type};
@@ -175,18 +175,25 @@ impl Lingering {
         }
     }
 
-    /// Sends it with some bytes, so that the receiver is the only one to have it.
+    /// Sends it with some bytes. The host is held meanwhile, so that it is the only one to have it then: whoever
+    /// closes it last waits.
     ///
     /// # Panics
     /// If it was sent before.
-    pub fn send(&mut self, socket: BorrowedFd<'_>, bytes: &[u8]) {
+    pub fn send(&mut self, host: &TestHost, socket: BorrowedFd<'_>, bytes: &[u8]) {
         let near = self.near.take().expect("it is sent once");
         let descriptors = [near.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
         let bytes = [IoSlice::new(bytes)];
-        sendmsg(socket, &bytes, &mut ancillary, SendFlags::empty()).expect("the host has room");
+        process::signal(host.host_pid(), Signal::STOP);
+        wait_until("the host is held", || {
+            process::state(host.host_pid()) == Some('T')
+        });
+        sendmsg(socket, &bytes, &mut ancillary, SendFlags::DONTWAIT).expect("the host has room");
+        drop(near);
+        process::signal(host.host_pid(), Signal::CONT);
     }
 }
 

@@ -449,7 +449,7 @@ fn top_sorts_pauses_and_shows_one_vm_by_keys() {
     screen.press(&["Enter"]);
     screen.wait_for(&["VM large: run", "128 MiB"]);
     screen.wait_for(&["empty", "█"]);
-    screen.wait_for(&["large should hold"]);
+    screen.wait_for(&["'large' should hold"]);
     screen.wait_for(&["started as process"]);
     screen.press(&["u"]);
     screen.wait_for(&["VM large: run", "0.13 GiB"]);
