@@ -124,9 +124,13 @@ fn a_run_can_be_changed_for_another_while_it_runs() {
 fn a_guest_without_a_disk_that_it_can_write_says_so_and_runs_on() {
     let folder = temporary_folder();
     let host = TestHost::start("256M");
-    host.boot_vm("a", &["--memory", "64M", "--workload", "dbench"]);
-    let mut console = GuestConsole::attach_replaying(&host, "a", "64K");
-    console.expect("error: dbench needs a disk: start the VM with --disk FILE");
+    let refused = "dbench needs a disk";
+    let words = ["run", "--memory", "64M", "--workload", "dbench"];
+    host.fails(&words, 1, &[refused]);
+    host.boot_vm("a", &["--memory", "64M"]);
+    let mut console = host.console("a");
+    let answer = console.ask("workload dbench");
+    assert!(answer.contains(refused), "{answer}");
     let image = new_disk(folder.path(), "disk", 64 * MIB);
     let read_only = format!("{},ro", image.display());
     host.boot_vm("b", &["--memory", "64M", "--disk", &read_only]);

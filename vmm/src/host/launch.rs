@@ -13,7 +13,7 @@ use super::{Host, orphans};
 use crate::api::VmPhase;
 use crate::memory::ram::{allocated_pages, punch_all};
 use crate::protocol::page_sharing::SharingSocket;
-use crate::protocol::{Channel, ChannelError, FromVm, Observation, Received, ToVm};
+use crate::protocol::{Channel, ChannelError, FromVm, Observation, Received, ToVm, UNASKED};
 use page::{PageCount, VmId};
 use rustix::fs::SealFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -330,11 +330,16 @@ fn hear(host: &Host, id: VmId, message: FromVm, last_words: &mut Option<String>)
 
 pub(super) fn take_answer(host: &Host, id: VmId, said: Observation) -> bool {
     let mut state = host.lock();
-    let vm = state.vms.get_mut(&id);
-    let Some(vm) = vm.filter(|vm| vm.awaits(said.sequence)) else {
+    let Some(vm) = state.vms.get_mut(&id) else {
         return false;
     };
-    if let Err(untrue) = vm.observed(said) {
+    let is_answer = vm.awaits(said.sequence);
+    let observed = match (is_answer, said.sequence) {
+        (true, _) => vm.observed(said),
+        (false, UNASKED) => vm.observed_last(said),
+        (false, _) => return false,
+    };
+    if let Err(untrue) = observed {
         let news = vm.doubt().then(|| vm.config.name.clone());
         state.state_sum_violations += u64::from(matches!(untrue, Untrue::States(_)));
         if let Some(name) = news {
@@ -348,7 +353,7 @@ pub(super) fn take_answer(host: &Host, id: VmId, said: Observation) -> bool {
     }
     drop(state);
     host.shared.answered.notify_waiters();
-    true
+    is_answer
 }
 
 async fn exit_status(child: &mut Child) -> Option<ExitStatus> {

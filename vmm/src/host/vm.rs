@@ -330,6 +330,13 @@ impl Vm {
         Ok(())
     }
 
+    /// The process has told how things stand for the last time, unasked. Nothing is promised to others by that.
+    pub(super) fn observed_last(&mut self, said: Observation) -> Result<(), Untrue> {
+        let observation = Checked::new(said, &self.config, self.since.elapsed())?;
+        self.observation = Some(observation);
+        Ok(())
+    }
+
     /// It has said what cannot be true. Whether that is new: a process that did is not believed to be what
     /// it was ever again, and there is no more to tell.
     pub(super) fn doubt(&mut self) -> bool {

@@ -161,6 +161,9 @@ pub struct RamMapping {
     pub address: u64,
 }
 
+/// The sequence number of an observation that answers no question: a VM's last.
+pub const UNASKED: u64 = 0;
+
 /// How things stand with a VM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Observation {

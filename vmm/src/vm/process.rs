@@ -10,7 +10,7 @@ use crate::memory::ram::GuestRam;
 use crate::protocol::page_sharing::SharingSocket;
 use crate::protocol::{
     BalloonView, Channel, ChannelError, Description, FromVm, Observation, OnHostDeath, Received,
-    ToVm, VmConfig, VmCounters,
+    ToVm, UNASKED, VmConfig, VmCounters,
 };
 use crate::virtio::balloon::Balloon;
 use crate::virtio::blk::Disk;
@@ -303,7 +303,7 @@ impl Process<'_> {
             return;
         }
         let told = self
-            .observation(0, false)
+            .observation(UNASKED, false)
             .and_then(|last| self.answer(&FromVm::Observation(Box::new(last))));
         if let Err(error) = told {
             tracing::debug!("nobody hears of the disks' errors: {error}");
