@@ -8,7 +8,9 @@ use super::{print_bytes, tell};
 use crate::api::client::Client;
 use crate::name::VmName;
 use anyhow::Result;
-use rustix::stdio::stdin;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::stdio::{stdin, stdout};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +52,7 @@ pub(super) async fn console(
         false => piped(),
     };
     let mut typing = pin!(pass_on(input, to_guest));
+    let unread = reader_gone();
     let mut typed = None;
     let mut buffer = vec![0; 4096];
     loop {
@@ -59,6 +62,7 @@ pub(super) async fn console(
         };
         tokio::select! {
             what = &mut typing, if typed.is_none() => typed = Some(what),
+            () = unread.notified() => return Ok(()),
             () = left.notified() => {
                 if typed.is_none() {
                     drop(timeout(LINGER, &mut typing).await);
@@ -77,6 +81,21 @@ pub(super) async fn console(
             },
         }
     }
+}
+
+/// Told when whoever reads the output has gone. A silent guest would never let us find out by writing. A thread of
+/// its own waits, which the end of the program ends.
+fn reader_gone() -> Arc<Notify> {
+    let gone = Arc::new(Notify::new());
+    let told = Arc::clone(&gone);
+    std::thread::spawn(move || {
+        let stdout = stdout();
+        // Errors and hang-ups are told unasked.
+        let mut output = [PollFd::new(&stdout, PollFlags::empty())];
+        while matches!(poll(&mut output, None), Ok(0) | Err(Errno::INTR)) {}
+        told.notify_one();
+    });
+    gone
 }
 
 /// Whether there was anything to be typed.
