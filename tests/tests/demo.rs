@@ -9,7 +9,17 @@ const NAMES: [&str; 4] = ["anna", "bert", "cora", "dirk"];
 #[test]
 fn a_demo_moves_memory_between_overcommitted_guests_and_every_byte_is_right() {
     let place = Place::new();
-    let summary = place.json(&["demo", "--seconds", "20"]);
+    // Each has its turn; how much moves in one is for the machine to say.
+    let summary = ["20", "60", "180"]
+        .into_iter()
+        .map(|seconds| checked_demo(&place, seconds))
+        .find(|summary| vms(summary).iter().all(was_the_largest));
+    assert!(summary.is_some(), "one was never the largest");
+}
+
+/// Runs a demo of that many seconds in which all is as it should be; its summary.
+fn checked_demo(place: &Place, seconds: &str) -> Value {
+    let summary = place.json(&["demo", "--seconds", seconds]);
     let budget = number(&summary, "/budget_bytes");
     assert!(
         number(&summary, "/configured_bytes") * 10 >= budget * 19,
@@ -22,6 +32,11 @@ fn a_demo_moves_memory_between_overcommitted_guests_and_every_byte_is_right() {
     let names: Vec<&Value> = vms(&summary).iter().map(|vm| &vm["name"]).collect();
     assert_eq!(names, NAMES);
     vms(&summary).iter().for_each(check_vm);
+    summary
+}
+
+fn was_the_largest(vm: &Value) -> bool {
+    vm["largest_holder"].as_f64().expect("it is a number") > 0.0
 }
 
 fn check_vm(vm: &Value) {
@@ -31,8 +46,6 @@ fn check_vm(vm: &Value) {
     assert!(number(vm, "/balloon_held_bytes") < size, "{vm:#}");
     assert_eq!(number(vm, "/verify_errors"), 0, "{vm:#}");
     assert!(number(vm, "/verify_checks") > 0, "{vm:#}");
-    let part = vm["largest_holder"].as_f64().expect("it is a number");
-    assert!(part > 0.0, "it was never the largest: {vm:#}");
     assert_eq!(vm["alive"], true, "{vm:#}");
 }
 
