@@ -5,9 +5,10 @@ use super::error::HostError;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::{fs, io};
 
-/// Those that a VM takes: its process's end (1), the ways to the process, its console, its agent and its error
-/// output (4), its memory file, page tables and memory (3), and the store of its trust group (1).
-const OF_A_VM: u64 = 9;
+/// Those that a VM takes at most: its process's end (1), the ways to the process, its console, its agent and its error
+/// output (4), its memory file, page tables and memory (3), the store of its trust group (1), and the file that keeps
+/// its console (1).
+const OF_A_VM: u64 = 10;
 /// Kept for clients and for what is opened for a moment.
 const SPARE: u64 = 8;
 /// Clients of one kind may take an eighth of all.

@@ -22,11 +22,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, Command};
+use tokio::task::JoinHandle;
 
 /// How long a VM process may take until its guest's first instruction.
 const START_PATIENCE: Duration = Duration::from_secs(20);
@@ -47,7 +48,7 @@ struct Newborn {
     link: Arc<Link>,
     sharing: SharingSocket,
     console: Console,
-    stderr: tokio::task::JoinHandle<String>,
+    stderr: ErrorOutput,
 }
 
 /// Starts the process of a VM that has its first grant; returns when its guest runs.
@@ -116,21 +117,44 @@ fn spawn(
         link: Arc::new(Link::new(ours)?),
         sharing,
         console: Console::new(UnixStream::from_std(our_console)?, console_log),
-        stderr: tokio::spawn(newest_output(stderr)),
+        stderr: ErrorOutput::of(stderr),
     };
     Ok((newborn, agent_socket))
 }
 
-/// Reads all, keeps the newest part.
-async fn newest_output(mut stderr: ChildStderr) -> String {
-    let mut kept = Vec::new();
-    let mut buffer = vec![0; 1024];
-    while let Ok(count @ 1..) = stderr.read(&mut buffer).await {
-        kept.extend_from_slice(&buffer[..count]);
-        let surplus = kept.len().saturating_sub(KEPT_STDERR);
-        kept.drain(..surplus);
+/// The newest part of what a VM process prints as errors.
+struct ErrorOutput {
+    kept: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl ErrorOutput {
+    fn of(mut pipe: ChildStderr) -> Self {
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let all = Arc::clone(&kept);
+        let reader = tokio::spawn(async move {
+            let mut buffer = vec![0; 1024];
+            while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
+                let mut all = lock(&all);
+                all.extend_from_slice(&buffer[..count]);
+                let surplus = all.len().saturating_sub(KEPT_STDERR);
+                all.drain(..surplus);
+            }
+        });
+        Self { kept, reader }
     }
-    String::from_utf8_lossy(&kept).trim().to_owned()
+
+    /// What was printed by a process that has ended. Its end of the pipe may live on in another process, which is
+    /// not waited for.
+    async fn last(&mut self) -> String {
+        drop(tokio::time::timeout(EXIT_PATIENCE, &mut self.reader).await);
+        self.reader.abort();
+        String::from_utf8_lossy(&lock(&self.kept)).trim().to_owned()
+    }
+}
+
+fn lock(kept: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Why a process's guest does not run.
@@ -204,7 +228,7 @@ async fn bury(newborn: &mut Newborn) -> String {
     {
         drop(newborn.child.kill().await);
     }
-    (&mut newborn.stderr).await.unwrap_or_default()
+    newborn.stderr.last().await
 }
 
 fn adopt(host: &Host, id: VmId, newborn: Newborn, start: CheckedStart, memory_file: File) {
@@ -256,13 +280,7 @@ fn adopt(host: &Host, id: VmId, newborn: Newborn, start: CheckedStart, memory_fi
 }
 
 /// Listens to a VM until its process has ended, then frees what it held.
-async fn attend(
-    host: Host,
-    id: VmId,
-    mut child: Child,
-    link: Arc<Link>,
-    stderr: tokio::task::JoinHandle<String>,
-) {
+async fn attend(host: Host, id: VmId, mut child: Child, link: Arc<Link>, mut stderr: ErrorOutput) {
     let Ok(kill) = host.lock().vm(id).map(|vm| Arc::clone(&vm.kill)) else {
         return;
     };
@@ -300,7 +318,7 @@ async fn attend(
     // Only now: the process's mappings of the store are gone with it.
     host.shared.sharing.remove_vm(id);
     let freed = free_memory(&host, id).await;
-    let said = stderr.await.unwrap_or_default();
+    let said = stderr.last().await;
     let stopping = host
         .lock()
         .vm(id)
