@@ -219,32 +219,44 @@ fn what_a_vm_prints_is_kept_in_a_file_if_so_wished() {
     let kept = |name: &str| fs::read_to_string(file(name)).unwrap_or_default();
     let _first = run("a", &path).expect_success();
     wait_until("its first words are kept", || {
-        kept("a.log").starts_with("ballonet guest")
+        kept("a.log").contains("\nballonet guest")
     });
     assert_eq!(host.vm("a")["console_log"], path.as_str());
     assert!(host.ok(&["stats", "a"]).contains(&path));
-    run("b", &path).expect_failure(1, &["'a'", &path, "'b'", "--console-log"]);
+    let other_spelling = file("nothing/../a.log").display().to_string();
+    fs::create_dir(file("nothing")).expect("a folder can be made");
+    for path in [&path, &other_spelling] {
+        run("b", path).expect_failure(1, &["'a'", path, "'b'", "--console-log"]);
+    }
+    fs::remove_dir(file("nothing")).expect("it is empty");
     host.console("a").report();
     host.ok(&["stop", "a"]);
     assert!(kept("a.log").contains("report {"), "{}", kept("a.log"));
     let _second = run("a", &path).expect_success();
     wait_until("the next one's words are kept", || {
-        kept("a.log.old").contains("report {") && kept("a.log").starts_with("ballonet guest")
+        kept("a.log.old").contains("report {") && kept("a.log").contains("\nballonet guest")
     });
     assert!(!kept("a.log").contains("report {"), "{}", kept("a.log"));
     host.ok(&["stop", "a"]);
+    // What is no log is somebody's, this VM's own disk for one.
+    let disk = file("b.log.old").display().to_string();
+    let beside = file("b.log").display().to_string();
+    fs::write(&disk, [0; 4096]).expect("a file can be made");
     for (path, why) in [
         ("/dev/null", "no regular file"),
         ("/nowhere/a.log", "No such file"),
+        (&disk, "printed before"),
+        (&beside, "b.log.old is there already"),
     ] {
         run("a", path).expect_failure(1, &["'a'", path, why, "--console-log"]);
     }
+    assert_eq!(fs::read(&disk).expect("it is there"), [0; 4096]);
     // A VM that does not start leaves nothing behind.
     let missing = file("c.log").display().to_string();
     let kernel = ["run", "--kernel", "/nowhere", "--console-log", &missing];
     host.fails(&kernel, 1, &["/nowhere"]);
     assert!(!file("c.log").exists());
-    for name in ["a.log", "a.log.old"] {
+    for name in ["a.log", "a.log.old", "b.log.old"] {
         fs::remove_file(file(name)).expect("it was kept");
     }
 }

@@ -348,8 +348,8 @@ pub(super) struct RunArgs {
     /// What the embedded guest does, such as toucher:size=64M.
     #[arg(long, value_name = "SPEC")]
     pub(super) workload: Option<String>,
-    /// Keep what it prints in this file: up to a mebibyte, and the mebibyte before in FILE.old. What was in FILE before
-    /// is moved there.
+    /// Keep what it prints in this file: up to a mebibyte, and the mebibyte before in FILE.old. What an earlier
+    /// VM printed there is moved there; another file is never written over.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) console_log: Option<PathBuf>,
     /// Go to its console at once.

@@ -5,10 +5,9 @@ use super::error::HostError;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::{fs, io};
 
-/// Those that a VM takes at most: its process's end (1), the ways to the process, its console, its agent and its error
-/// output (4), its memory file, page tables and memory (3), the store of its trust group (1), and the file that keeps
-/// its console (1).
-const OF_A_VM: u64 = 10;
+/// Those that a VM takes: its process's end (1), the ways to the process, its console, its agent and its error
+/// output (4), its memory file, page tables and memory (3), and the store of its trust group (1).
+const OF_A_VM: u64 = 9;
 /// Kept for clients and for what is opened for a moment.
 const SPARE: u64 = 8;
 /// Clients of one kind may take an eighth of all.
@@ -29,17 +28,19 @@ pub(super) fn clients(most: usize) -> usize {
     most.min(usize::try_from(part).unwrap_or(usize::MAX)).max(1)
 }
 
-/// Whether there are enough for one more VM while `starting` are being started.
-pub(super) fn check(starting: usize) -> Result<(), HostError> {
+/// Whether there are enough for one more VM while `starting` are being started. A file that keeps its console is one
+/// more.
+pub(super) fn check(starting: usize, keeps_console: bool) -> Result<(), HostError> {
+    let more = u64::from(keeps_console);
     // If it cannot be counted, starting the VM shows it.
     let Ok(open) = open() else { return Ok(()) };
     let limit = limit();
-    match suffice(limit, open, starting as u64) {
+    match suffice(limit, open + more, starting as u64) {
         true => Ok(()),
         false => Err(HostError::TooFewDescriptors {
             open,
             limit,
-            needed: OF_A_VM + SPARE,
+            needed: OF_A_VM + more + SPARE,
         }),
     }
 }

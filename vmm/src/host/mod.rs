@@ -589,7 +589,7 @@ impl Host {
         }
         policy::admit(&state.snapshot(), &config.settings, OVERHEAD)?;
         let starting = state.vms.values().filter(|vm| vm.running.is_none());
-        descriptors::check(starting.count())?;
+        descriptors::check(starting.count(), config.console_log.is_some())?;
         let (id, name) = (config.id, config.name.clone());
         let (grant, first_grant) = oneshot::channel();
         state.next_id += 1;

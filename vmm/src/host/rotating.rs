@@ -2,8 +2,9 @@
 //! than two.
 
 use super::runtime_dir::create_private_file;
+use crate::regular_file;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Bytes after which the file starts anew.
@@ -13,25 +14,33 @@ pub(crate) const LIMIT: u64 = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct RotatingFile {
     path: PathBuf,
+    heading: &'static str,
     file: File,
     size: u64,
 }
 
 impl RotatingFile {
-    /// A new one. What an earlier host has left there is kept beside it.
+    /// A new one in a folder of the host's. What an earlier host has left there is kept beside it.
     pub(crate) fn create(path: PathBuf) -> io::Result<Self> {
+        Self::create_with(path, "")
+    }
+
+    /// A new one where people keep files too: it begins with a line by which it is known again, and nothing is moved
+    /// or written over that does not.
+    pub(crate) fn create_with(path: PathBuf, heading: &'static str) -> io::Result<Self> {
         Ok(Self {
-            file: start_anew(&path)?,
+            file: start_anew(&path, heading)?,
             path,
-            size: 0,
+            heading,
+            size: heading.len() as u64,
         })
     }
 
     /// Appends a line whole, or, if the disk is full, nothing of it.
     pub(crate) fn append(&mut self, line: &[u8]) -> io::Result<()> {
         if self.size > LIMIT {
-            self.file = start_anew(&self.path)?;
-            self.size = 0;
+            self.file = start_anew(&self.path, self.heading)?;
+            self.size = self.heading.len() as u64;
         }
         let written = self.file.write_all(line);
         match written {
@@ -48,12 +57,42 @@ pub(super) fn older(path: &Path) -> PathBuf {
     path.with_added_extension("old")
 }
 
-fn start_anew(path: &Path) -> io::Result<File> {
+/// Whether a file with this heading may be made at the path.
+pub(super) fn check(path: &Path, heading: &str) -> io::Result<()> {
+    for path in [path, &older(path)] {
+        let why = match fs::symlink_metadata(path) {
+            Ok(there) if !there.is_file() => "is no regular file",
+            Ok(there) if there.len() > 0 && !begins_with(path, heading)? => {
+                "is there already, and not of this kind"
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => continue,
+        };
+        let text = format!("{} {why}", path.display());
+        return Err(io::Error::other(text));
+    }
+    Ok(())
+}
+
+fn begins_with(path: &Path, heading: &str) -> io::Result<bool> {
+    let mut beginning = Vec::new();
+    let file = regular_file::open(path)?;
+    file.take(heading.len() as u64)
+        .read_to_end(&mut beginning)?;
+    Ok(beginning == heading.as_bytes())
+}
+
+fn start_anew(path: &Path, heading: &str) -> io::Result<File> {
+    if !heading.is_empty() {
+        check(path, heading)?;
+    }
     match fs::rename(path, older(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    create_private_file(path)
+    let mut file = create_private_file(path)?;
+    file.write_all(heading.as_bytes())?;
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -257,7 +257,10 @@ impl State {
             return Ok(None);
         };
         let configs = self.vms.values().map(|vm| &vm.config);
-        let mut same = configs.filter(|config| config.console_log.as_ref() == Some(&path));
+        let mut same = configs.filter(|config| {
+            let log = config.console_log.as_ref();
+            log.is_some_and(|log| console_log::are_one(log, &path))
+        });
         if let Some(config) = same.next() {
             return Err(HostError::ConsoleLogInUse {
                 name: name.clone(),
