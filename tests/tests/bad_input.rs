@@ -258,7 +258,7 @@ fn files_that_cannot_be_disks_are_refused_by_name() {
         ("missing", &["No such file", "truncate -s 1G"]),
         ("folder", &["raw image or a block device"]),
         ("empty", &["0 bytes", "truncate -s 1G"]),
-        ("short", &["511 bytes", "truncate -s 1G"]),
+        ("short", &["511 bytes", "give a raw image"]),
         ("odd", &["1000 bytes", "multiple", "truncate -s %512"]),
     ];
     for (name, said) in cases {

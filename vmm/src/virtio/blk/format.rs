@@ -39,7 +39,7 @@ enum Remedy {
 }
 
 #[rustfmt::skip]
-const FORMATS: [Format; 18] = [
+const FORMATS: [Format; 20] = [
     format("a qcow image", &[Sign::Head(0, b"QFI\xfb\0\0\0\x01")], Remedy::Convert("qcow")),
     format("a qcow2 image", &[Sign::Head(0, b"QFI\xfb")], Remedy::Convert("qcow2")),
     format("a QED image", &[Sign::Head(0, b"QED\0")], Remedy::Convert("qed")),
@@ -58,6 +58,8 @@ const FORMATS: [Format; 18] = [
     format("an lz4 file", &[Sign::Head(0, b"\x04\x22\x4d\x18")], Remedy::Print("lz4 -dc")),
     format("a zip archive", &[Sign::Head(0, b"PK\x03\x04")], Remedy::Print("unzip -p")),
     format("a 7z archive", &[Sign::Head(0, b"7z\xbc\xaf\x27\x1c")], Remedy::Print("7z e -so")),
+    format("a RAR archive", &[Sign::Head(0, b"Rar!\x1a\x07")], Remedy::Print("unrar p -inul")),
+    format("an lzip file", &[Sign::Head(0, b"LZIP")], Remedy::Print("lzip -dc")),
     format("a tar archive", &[Sign::Head(257, b"ustar")], Remedy::TakeOut("tar -xf")),
 ];
 

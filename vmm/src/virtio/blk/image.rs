@@ -30,9 +30,9 @@ pub enum DiskError {
         format: &'static str,
         remedy: String,
     },
-    #[error("the disk '{path}' is in use by another VM, or given twice: stop that VM, copy the file, or give it to all as '{path},ro'", path = .0.display())]
-    InUse(PathBuf),
-    #[error("the disk '{}' has {bytes} bytes, and the smallest has {block_size}: {}", .path.display(), small_remedy(.path))]
+    #[error("the disk '{path}' is in use by another VM, or given twice: stop that VM, copy the file, or give it to all as '{}'", .0.shared(), path = .0.path.display())]
+    InUse(DiskSpec),
+    #[error("the disk '{}' has {bytes} bytes, and the smallest has {block_size}: {}", .path.display(), small_remedy(.path, *.bytes))]
     TooSmall {
         path: PathBuf,
         bytes: u64,
@@ -54,11 +54,15 @@ pub enum DiskError {
 
 fn open_remedy(errno: Errno, path: &Path, read_only: bool) -> String {
     match errno {
-        Errno::NOENT if can_be_made(path) => make_one(path),
+        Errno::NOENT if misspelt_option(path).is_none() && can_be_made(path) => make_one(path),
         Errno::ACCESS | Errno::PERM if read_only => "let this user read it".into(),
         Errno::ACCESS | Errno::PERM | Errno::ROFS => {
             let path = path.display();
             format!("let this user read and write it, or give it as '{path},ro'")
+        }
+        Errno::NOENT if misspelt_option(path).is_some() => {
+            let word = misspelt_option(path).unwrap_or_default();
+            format!("if ',{word}' is an option, there are ,ro ,direct and ,raw")
         }
         // A name that leads nowhere, a folder, a socket or a device behind which is nothing.
         Errno::NOENT | Errno::NOTDIR | Errno::ISDIR | Errno::NXIO => {
@@ -68,15 +72,26 @@ fn open_remedy(errno: Errno, path: &Path, read_only: bool) -> String {
     }
 }
 
-fn small_remedy(path: &Path) -> String {
+fn small_remedy(path: &Path, bytes: u64) -> String {
     match can_be_made(path) {
-        true => make_one(path),
+        true if bytes == 0 => make_one(path),
+        // What is in it is somebody's.
+        true => "give a raw image".into(),
         false => "give a block device with a medium in it".into(),
     }
 }
 
 fn make_one(path: &Path) -> String {
     format!("make one with `truncate -s 1G {}`", path.display())
+}
+
+/// What follows the last comma of a name, where a file is without it.
+fn misspelt_option(path: &Path) -> Option<String> {
+    let (mut before, option) = path.to_str()?.rsplit_once(',')?;
+    while !Path::new(before).exists() {
+        (before, _) = before.rsplit_once(',')?;
+    }
+    Some(option.into())
 }
 
 /// Whether a file may be made there: what is in /dev is not made by people.
@@ -201,7 +216,7 @@ fn lock(file: &File, spec: &DiskSpec) -> Result<(), DiskError> {
         false => FlockOperation::NonBlockingLockExclusive,
     };
     rustix::fs::flock(file, operation).map_err(|source| match source {
-        Errno::WOULDBLOCK => DiskError::InUse(spec.path.clone()),
+        Errno::WOULDBLOCK => DiskError::InUse(spec.clone()),
         _ => DiskError::Examine {
             path: spec.path.clone(),
             source,

@@ -31,6 +31,14 @@ pub struct DiskSpec {
 )]
 pub struct InvalidDisk(String);
 
+impl DiskSpec {
+    /// How it is written where several VMs read it.
+    pub(super) fn shared(&self) -> String {
+        let raw = if self.raw { ",raw" } else { "" };
+        format!("{}{raw},ro", self.path.display())
+    }
+}
+
 impl FromStr for DiskSpec {
     type Err = InvalidDisk;
 

@@ -33,11 +33,13 @@ fn what_is_no_disk_is_named_with_a_remedy() {
     let pipe = rustix::fs::CWD;
     let mode = Mode::from_raw_mode(0o600);
     rustix::fs::mknodat(pipe, place("pipe"), FileType::Fifo, mode, 0).unwrap();
-    let cases: [(&str, &[&str]); 6] = [
+    let cases: [(&str, &[&str]); 8] = [
         ("missing", &["No such file", "truncate -s 1G"]),
         ("odd/child", &["Not a directory"]),
         ("empty", &["0 bytes", "truncate -s 1G"]),
-        ("short", &["511 bytes", "512"]),
+        ("short", &["511 bytes", "512", "give a raw image"]),
+        ("odd,Ro", &["No such file", "',Ro'", ",ro ,direct"]),
+        ("odd,x,raw2", &["No such file", "',raw2'", ",ro ,direct"]),
         ("odd", &["1025 bytes", "multiple", "truncate -s %512"]),
         ("pipe", &["is a pipe", "raw image"]),
     ];
@@ -99,6 +101,14 @@ fn one_may_write_a_file_or_many_read_it() {
         let text = refusal(&other_name, read_only);
         says(&text, &["in use by another VM", ",ro"]);
     }
+    drop(writer);
+    let insisting = DiskSpec {
+        raw: true,
+        ..spec(&path, false)
+    };
+    let writer = DiskImage::open(&insisting).unwrap();
+    let text = DiskImage::open(&insisting).unwrap_err().to_string();
+    says(&text, &["disk,raw,ro'"]);
     drop(writer);
     let readers = [&path, &other_name].map(|path| DiskImage::open(&spec(path, true)).unwrap());
     says(&refusal(&path, false), &["in use by another VM"]);
