@@ -95,6 +95,7 @@ fn what_lies_at_the_sockets_path_is_not_replaced_unless_it_is_a_dead_socket() {
         for words in [
             &["run", "--memory", "64M"][..],
             &["host", "--memory", "256M"],
+            &["ps"],
         ] {
             let done = run_to_end(&mut command_at(&place, &folder, socket, words));
             done.expect_failure(1, &[socket, "is no socket", "another --socket"]);

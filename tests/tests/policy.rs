@@ -144,6 +144,8 @@ fn a_vms_memory_is_explained_in_sentences_and_as_data() {
     host.fails(&["set", "host", "sample-period=4000"], 1, &["4000", "3600"]);
     let too_long = ["set", "host", "rebalance-interval=4000"];
     host.fails(&too_long, 1, &["4000", "3600"]);
+    let too_long = ["set", "host", "sample-period=18446744073709551615"];
+    host.fails(&too_long, 1, &["18446744073709551615", "seconds"]);
 }
 
 #[test]

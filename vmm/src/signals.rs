@@ -11,7 +11,7 @@ pub(crate) const ENDING: [Signal; 4] = [Signal::TERM, Signal::INT, Signal::QUIT,
 
 /// These would end a process that does not look after them, and are sent by habit, by those who rotate logs, and by
 /// the kernel when a limit of size or time is reached.
-pub(crate) const HARMLESS: [Signal; 9] = [
+pub(crate) const HARMLESS: [Signal; 10] = [
     Signal::USR1,
     Signal::USR2,
     Signal::ALARM,
@@ -19,6 +19,7 @@ pub(crate) const HARMLESS: [Signal; 9] = [
     Signal::PROF,
     Signal::IO,
     Signal::POWER,
+    Signal::STKFLT,
     Signal::XCPU,
     Signal::XFSZ,
 ];

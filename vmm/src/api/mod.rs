@@ -630,10 +630,10 @@ fn split_word(word: &str) -> Result<(&str, &str), String> {
         .ok_or_else(|| format!("'{word}' is not KEY=VALUE: write for example shares=high"))
 }
 
-/// What does not fit is more than any setting takes.
 fn parse_seconds(key: &str, value: &str) -> Result<u32, String> {
     let seconds = parse_count(key, value)?;
-    Ok(u32::try_from(seconds).unwrap_or(u32::MAX))
+    let too_many = |_| format!("{key}={value}: these are more seconds than there can be");
+    u32::try_from(seconds).map_err(too_many)
 }
 
 fn parse_switch(key: &str, value: &str) -> Result<bool, String> {

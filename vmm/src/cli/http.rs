@@ -38,8 +38,10 @@ impl FromStr for HttpAddress {
 
 /// A name by which others reach this machine, as in `box.lan`.
 pub(super) fn name(text: &str) -> Result<String, String> {
-    match is_name(text) {
-        true => Ok(text.to_ascii_lowercase()),
+    // With a dot at its end it is the same name.
+    let plain = text.strip_suffix('.').unwrap_or(text);
+    match is_name(plain) {
+        true => Ok(plain.to_ascii_lowercase()),
         false => Err(format!(
             "'{text}' is no name: give one without http:// and without a port, as in box.lan"
         )),

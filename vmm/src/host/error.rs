@@ -63,7 +63,7 @@ pub enum HostError {
         path: PathBuf,
         other: VmName,
     },
-    #[error("cannot make {} for what VMs print: give another --console-log", .folder.display())]
+    #[error("cannot make {} for what VMs print: give another folder as --console-log, or console_log in the configuration", .folder.display())]
     ConsoleFolder { folder: PathBuf, source: io::Error },
     #[error("the workload is refused: {0}")]
     Workload(String),

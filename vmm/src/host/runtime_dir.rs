@@ -84,7 +84,7 @@ pub enum PlaceError {
     Served(PathBuf),
     #[error("{} is there already and is not a host's: give another --socket, or move it away", .0.display())]
     NotAHosts(PathBuf),
-    #[error("{} is not safe: it is {why}, and should be a folder of user {user} with mode 700; remove it, or give another --socket", .folder.display())]
+    #[error("{} is not safe: it is {why}, and should be a folder of user {user} with mode 700; give another --socket, or move it away", .folder.display())]
     NotPrivate {
         folder: PathBuf,
         why: String,
@@ -108,11 +108,20 @@ pub fn check(socket: &Path) -> Result<(), PlaceError> {
             length,
         });
     }
+    if is_no_socket(socket) {
+        return Err(PlaceError::NotASocket(socket.into()));
+    }
     let base = shared_base();
     match socket.starts_with(&base) {
         true => check_private(&base),
         false => Ok(()),
     }
+}
+
+/// Whether what lies at a path, or where it leads, is there and no socket.
+fn is_no_socket(path: &Path) -> bool {
+    let there = fs::metadata(path).or_else(|_leads_nowhere| fs::symlink_metadata(path));
+    there.is_ok_and(|metadata| !metadata.file_type().is_socket())
 }
 
 /// A folder in which others could write is worse than none.

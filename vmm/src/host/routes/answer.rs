@@ -4,9 +4,9 @@ use crate::api::{self, Problem, ProblemKind};
 use crate::host::HostError;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequestParts, Path, Query, Request};
-use axum::http::HeaderValue;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::LengthLimitError;
@@ -60,7 +60,12 @@ pub(in crate::host) async fn write_problems(request: Request, next: Next) -> Res
     };
     let problem = Problem::new(kind, detail, &path);
     let json = serde_json::to_vec(&problem).expect("a problem has only text keys");
+    let is_overloaded = response.status() == StatusCode::SERVICE_UNAVAILABLE;
     let headers = response.headers_mut();
+    if is_overloaded {
+        // Its place is wanted by others.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     headers.remove(CONTENT_LENGTH);
     headers.insert(
         CONTENT_TYPE,

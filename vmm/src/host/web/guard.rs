@@ -103,6 +103,7 @@ impl Guard {
             return false;
         };
         let name = authority.host();
+        let name = name.strip_suffix('.').unwrap_or(name);
         let mut names = self.names.iter();
         !authority.as_str().contains('@') && names.any(|own| own.eq_ignore_ascii_case(name))
     }
