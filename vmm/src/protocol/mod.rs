@@ -4,10 +4,11 @@
 //! that comes later can learn all of it with [`ToVm::Describe`] and go on where the last one ended.
 
 mod channel;
+mod packets;
 pub mod page_sharing;
 mod peek;
 
-pub use channel::{Channel, ChannelError, MOST_DESCRIPTORS, Received, decode, encode};
+pub use channel::{Channel, ChannelError, Received, decode, encode};
 pub use peek::take_bytes;
 
 use crate::memory::agent::SharingCounters;
