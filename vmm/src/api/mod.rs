@@ -18,9 +18,10 @@ pub use problem::{PROBLEMS_PATH, Problem, ProblemKind, ProblemView};
 pub use sharing_view::{ScanPriority, ScanTotals, SharingPace, SharingView, VmSharingView};
 
 use crate::name::VmName;
-use crate::protocol::{BalloonView as Balloon, OnHostDeath, VmCounters};
-use crate::virtio::balloon::{BalloonCounters, GuestStatistics};
-use crate::virtio::blk::{DiskCounters, DiskFigures, DiskSpec};
+use crate::protocol::{
+    BalloonCounters, BalloonView as Balloon, DiskCounters, DiskFigures, DiskSpec, GuestStatistics,
+    OnHostDeath, VmCounters,
+};
 use page::{PageCount, PageStates, VmId};
 use policy::{BalloonHealth, Explanation, Limit, MemoryState, SharesSpec, TaxRate, Witness};
 use serde::de::{DeserializeOwned, Error};

@@ -1,8 +1,9 @@
 //! Network cards, as clients wish for and see them.
 
-use crate::protocol::{NetConfig, NetState};
+use crate::protocol::{
+    InvalidMac, InvalidTapName, MacAddress, NetConfig, NetCounters, NetState, TapName,
+};
 use crate::size::{InvalidSize, Size};
-use crate::virtio::net::{InvalidMac, InvalidTapName, MacAddress, NetCounters, TapName};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 use thiserror::Error;

@@ -5,11 +5,10 @@
 //! cut off where no sum over all VMs can overflow. What a guest says of its own memory passes through: that is
 //! for whoever reads it to doubt (`policy::GuestFigures`).
 
-use crate::memory::agent::SharingCounters;
 use crate::protocol::{
-    BalloonView, BlockedTime, Description, Observation, RamMapping, VmConfig, VmCounters,
+    BalloonCounters, BalloonView, BlockedTime, Description, Observation, RamMapping,
+    SharingCounters, VmConfig, VmCounters,
 };
-use crate::virtio::balloon::BalloonCounters;
 use page::{PAGE_SIZE, PageCount, PageStates};
 use std::ops::Deref;
 use std::time::Duration;

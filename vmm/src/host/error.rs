@@ -199,7 +199,24 @@ impl HostError {
             Self::NoAudit => ProblemKind::NoAudit,
             Self::MachineMemory(_) | Self::StartScanner(_) => ProblemKind::HostError,
             Self::DidNotStart { .. } => ProblemKind::DidNotStart,
-            _ => ProblemKind::InvalidRequest,
+            Self::NotWholePages { .. }
+            | Self::LargerThanMachine { .. }
+            | Self::BudgetTooSmall { .. }
+            | Self::BudgetLargerThanMachine { .. }
+            | Self::Vcpus(_)
+            | Self::TooManyNets(..)
+            | Self::NoNetRate
+            | Self::WorkloadWithKernel
+            | Self::ConsoleLog { .. }
+            | Self::ConsoleLogInUse { .. }
+            | Self::ConsoleFolder { .. }
+            | Self::Workload(_)
+            | Self::Settings(_)
+            | Self::BalloonBelowMin { .. }
+            | Self::Rates
+            | Self::SamplePeriod(_)
+            | Self::RebalanceInterval(_)
+            | Self::BadRequest(_) => ProblemKind::InvalidRequest,
         }
     }
 }

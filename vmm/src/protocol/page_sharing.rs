@@ -398,8 +398,8 @@ impl AsFd for SharingSocket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::io::Errno;
     use proptest::prelude::*;
+    use rustix::io::Errno;
 
     fn set() -> impl Strategy<Value = PageSet> {
         any::<[u64; BLOCK_PAGES / 64]>().prop_map(PageSet::from_words)

@@ -10,9 +10,9 @@ use crate::host::round::act;
 use crate::host::runtime_dir::Place;
 use crate::host::vm::{Running, Vm};
 use crate::host::{Host, HostOptions};
-use crate::protocol::{Channel, NetConfig, NetState, OnHostDeath, ToVm};
-use crate::virtio::balloon::GuestStatistics;
-use crate::virtio::blk::{DiskCounters, DiskFigures};
+use crate::protocol::{
+    Channel, DiskCounters, DiskFigures, GuestStatistics, NetConfig, NetState, OnHostDeath, ToVm,
+};
 use page::VmId;
 use policy::{SharesSpec, TaxRate, VmSettings};
 use proptest::prelude::*;
