@@ -6,12 +6,12 @@
 //!                                  policy, sharing              virtio ──▶ memory (agent)
 //! ```
 //!
-//! One program, three roles. [`host`] owns the memory budget: it starts a process for every VM,
+//! One program, three roles. `host` owns the memory budget: it starts a process for every VM,
 //! reads from the kernel what each holds, and lets the `policy` crate decide what each should hold.
-//! A thread of it, the scanner in [`host::sharing`], looks for equal pages; the `sharing` crate
+//! A thread of it, the scanner in `host::sharing`, looks for equal pages; the `sharing` crate
 //! decides which become one.
-//! [`vm`] is such a process: one guest with its processors, its [`virtio`] devices, and its
-//! [`memory`], whose agent is the only thread that changes what backs it. [`cli`] is what people
+//! `vm` is such a process: one guest with its processors, its `virtio` devices, and its
+//! `memory`, whose agent is the only thread that changes what backs it. `cli` is what people
 //! type.
 //!
 //! # A page's life
@@ -36,23 +36,48 @@
 //! * No number that a guest or client sends is used before a check that names its limit.
 //! * No memory is given to a VM that is not free already: see `policy::plan`.
 
-pub mod api;
-pub mod cli;
+#![expect(
+    unreachable_pub,
+    reason = "in a program that nobody links to, pub is what a folder shows to the others"
+)]
+
+mod api;
+mod cli;
 mod event;
-pub mod experiment;
-pub mod host;
-pub mod memory;
-pub mod name;
-pub mod protocol;
+mod experiment;
+mod host;
+mod memory;
+mod name;
+mod protocol;
 mod regular_file;
 mod signals;
-pub mod size;
-pub mod virtio;
-pub mod vm;
+mod size;
+mod virtio;
+mod vm;
+
+pub use cli::main;
+
+/// What benchmarks measure by itself, and fuzz targets feed. Not an interface of the program's.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::api::ScanPriority;
+    pub use crate::host::sharing::{Conditions, PageSharing, Report, ScannedVmSpec};
+    pub use crate::memory::ram::RamPiece;
+    pub use crate::memory::store::read_all;
+    pub use crate::memory::{AgentHandle, GuestRam};
+    pub use crate::protocol::RamMapping;
+    pub use crate::protocol::page_sharing::SharingSocket;
+    pub use crate::vm::EMBEDDED_GUEST;
+
+    #[cfg(feature = "fuzzing")]
+    pub use crate::{
+        api::fuzz::run as fuzz_api, virtio::fuzz::blk::run as fuzz_blk,
+        virtio::fuzz::run as fuzz_balloon, virtio::net::fuzz::run as fuzz_net,
+    };
+}
 
 /// An error with all its causes in one line, outermost first.
-#[must_use]
-pub fn error_chain(error: &dyn std::error::Error) -> String {
+fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

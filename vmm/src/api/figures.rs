@@ -93,10 +93,6 @@ pub struct HostFigures {
 
 /// Free memory below which each state of the host's memory begins, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[expect(
-    missing_docs,
-    reason = "each is named for the state that begins below it"
-)]
 pub struct StateThresholds {
     pub clear: u64,
     pub soft: u64,

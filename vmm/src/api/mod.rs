@@ -13,8 +13,8 @@ pub use figures::{
     Figures, HistoryColumn, HistoryQuery, HistoryView, HostFigures, Moment, Span, StateThresholds,
     VmFigures,
 };
-pub use net::{InvalidNet, NetRequest, NetView};
-pub use problem::{PROBLEMS_PATH, Problem, ProblemKind, ProblemView};
+pub use net::{NetRequest, NetView};
+pub use problem::{Problem, ProblemKind, ProblemView};
 pub use sharing_view::{ScanPriority, ScanTotals, SharingPace, SharingView, VmSharingView};
 
 use crate::name::VmName;

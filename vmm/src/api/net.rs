@@ -26,7 +26,6 @@ pub struct NetRequest {
 
 /// Why a text describes no network card.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum InvalidNet {
     #[error("'{0}' is no part of a network card: write tap=NAME[,mac=ADDRESS][,rate=SIZE]")]
     Word(String),

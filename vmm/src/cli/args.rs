@@ -333,7 +333,8 @@ pub(super) struct RunArgs {
     /// The kernel's initial RAM disk.
     #[arg(long, value_name = "FILE", requires = "kernel", value_hint = ValueHint::FilePath)]
     pub(super) initrd: Option<PathBuf>,
-    /// A network card on a tap of the host: tap=NAME[,mac=ADDRESS][,rate=SIZE]; may be given again.
+    /// A network card on a tap of the host: tap=NAME,mac=ADDRESS,rate=SIZE, of which only the tap is needed. May be given
+    /// again.
     /// The rate is in bytes a second, each way. Example: --net tap=tap0,rate=10M
     #[arg(long = "net", value_name = "SPEC")]
     pub(super) nets: Vec<NetRequest>,

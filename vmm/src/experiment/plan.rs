@@ -81,7 +81,6 @@ pub struct Run {
 
 /// A host, but for its folder.
 #[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "they are `HostOptions`'")]
 pub struct PlannedHost {
     pub budget: PageCount,
     pub sharing: bool,

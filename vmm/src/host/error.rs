@@ -10,7 +10,6 @@ use thiserror::Error;
 /// A wish that cannot be granted.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum HostError {
     #[error("no VM is called '{0}': `ballonet ps` lists them")]
     UnknownVm(String),

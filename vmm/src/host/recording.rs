@@ -75,7 +75,6 @@ impl Recorder {
 
 /// Why a recording cannot be made again.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum UnreadableRecording {
     #[error(
         "line {line} is no decision: give a file that a host has recorded, as in its folder beside its socket"

@@ -15,7 +15,6 @@ const LARGEST: usize = 64 << 10;
 /// Why a message could not be sent or understood.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum ChannelError {
     #[error("the other side has gone")]
     Closed,

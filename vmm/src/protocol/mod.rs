@@ -12,11 +12,11 @@ pub mod page_sharing;
 mod peek;
 mod tap_name;
 
-pub use channel::{Channel, ChannelError, Received, decode, encode};
+pub use channel::{Channel, ChannelError, Received};
 pub use counters::{
     BalloonCounters, DiskCounters, DiskFigures, GuestStatistics, NetCounters, SharingCounters,
 };
-pub use disk_spec::{DiskSpec, InvalidDisk};
+pub use disk_spec::DiskSpec;
 pub use mac::{InvalidMac, MacAddress};
 pub use peek::take_bytes;
 pub(crate) use tap_name::NAME_BYTES;

@@ -29,7 +29,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug, Default)]
 pub(in crate::host) struct Hangup(pub(in crate::host) Arc<Notify>);
 
-/// Follows the host: server-sent events named `moment`, each with a [`Moment`] as JSON, one for every round and
+/// Follows the host: server-sent events named `moment`, each with a [`Moment`](crate::api::Moment) as JSON, one for every round and
 /// the first at once. Who takes them slowly misses some; who takes none for ten seconds is hung up on.
 #[utoipa::path(
     get, path = "/v1/events/stream", tag = "host",

@@ -14,7 +14,6 @@ use thiserror::Error;
 /// Why a file cannot be a VM's disk.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum DiskError {
     #[error("cannot open the disk '{}': {}; {}", .path.display(), io::Error::from(*.source), open_remedy(*.source, .path, *.read_only))]
     Open {

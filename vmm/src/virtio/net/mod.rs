@@ -175,12 +175,6 @@ impl<P: FramePort> Net<P> {
         })
     }
 
-    /// What the card is.
-    #[must_use]
-    pub fn spec(&self) -> &NetSpec {
-        &self.spec
-    }
-
     /// Whether a driver has set the device up.
     #[must_use]
     pub fn has_driver(&self) -> bool {

@@ -27,7 +27,6 @@ const VNET_HEADER: u16 = 0x4000;
 /// Why a tap cannot be used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum TapError {
     #[error(
         "there is no interface '{0}': make it with `ip tuntap add {0} mode tap` and `ip link set {0} up`"
