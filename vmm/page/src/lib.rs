@@ -9,7 +9,7 @@ mod range;
 mod states;
 
 pub use range::{GfnRange, join_into_ranges};
-pub use states::PageStates;
+pub use states::{PageState, PageStates};
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -1,7 +1,7 @@
 //! The figures of one moment, under the names that an administrator knows from esxtop's memory panel.
 //! Sizes are bytes, where esxtop shows megabytes. What a host does not know is absent, not zero.
 
-use super::{DiskView, EventView, LimitView, NetView, QueuedView, VmPhase};
+use super::{DiskView, EventView, LimitView, NetView, QueuedView, StatesView, VmPhase};
 use crate::name::VmName;
 use page::VmId;
 use policy::{BalloonHealth, Thresholds, Witness};
@@ -228,6 +228,22 @@ pub struct VmFigures {
     /// Its disks.
     #[serde(default)]
     pub disks: Vec<DiskView>,
+}
+
+impl VmFigures {
+    /// Its memory by state, in bytes.
+    #[must_use]
+    pub fn states(&self) -> StatesView {
+        StatesView {
+            private: self.private,
+            broken: self.broken,
+            shared: self.shrd,
+            compressed: self.zip,
+            swapped: self.swcur,
+            ballooned: self.ballooned,
+            empty: self.empty,
+        }
+    }
 }
 
 /// How far back a history goes.

@@ -440,37 +440,7 @@ pub struct ExplanationView {
 }
 
 /// Memory by state, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct StatesView {
-    /// Nothing backs it.
-    pub empty: u64,
-    /// In the VM's own memory file.
-    pub private: u64,
-    /// Mapped from the shared-page store.
-    pub shared: u64,
-    /// Once shared, written since.
-    pub broken: u64,
-    /// Given up to the balloon.
-    pub ballooned: u64,
-    /// In the compressed pool.
-    pub compressed: u64,
-    /// In the swap store.
-    pub swapped: u64,
-}
-
-impl From<PageStates> for StatesView {
-    fn from(states: PageStates) -> Self {
-        Self {
-            empty: states.empty.bytes(),
-            private: states.private.bytes(),
-            shared: states.shared.bytes(),
-            broken: states.broken.bytes(),
-            ballooned: states.ballooned.bytes(),
-            compressed: states.compressed.bytes(),
-            swapped: states.swapped.bytes(),
-        }
-    }
-}
+pub type StatesView = PageStates<u64>;
 
 /// A disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

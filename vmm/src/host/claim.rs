@@ -82,19 +82,7 @@ impl Checked {
 }
 
 fn check_states(states: &PageStates, size: PageCount) -> Result<(), Untrue> {
-    let PageStates {
-        empty,
-        private,
-        shared,
-        broken,
-        ballooned,
-        compressed,
-        swapped,
-    } = states;
-    let all = [
-        empty, private, shared, broken, ballooned, compressed, swapped,
-    ];
-    let sum: u128 = all.into_iter().map(|pages| u128::from(pages.0)).sum();
+    let sum: u128 = states.iter().map(|(_, pages)| u128::from(pages.0)).sum();
     match sum == u128::from(size.0) {
         true => Ok(()),
         false => Err(Untrue::States(size)),

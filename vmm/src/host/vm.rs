@@ -449,7 +449,7 @@ impl Vm {
             used_bytes: self.used.total().bytes(),
             memory_file_bytes: self.used.memory_file.bytes(),
             anonymous_bytes: self.used.anonymous.bytes(),
-            states: self.states().into(),
+            states: self.states().map(PageCount::bytes),
             balloon: observation
                 .map(|observation| observation.balloon.into())
                 .unwrap_or_default(),

@@ -276,9 +276,7 @@ proptest! {
             act(&host);
             let overview = host.overview();
             let vm = &overview.vms[0];
-            let states = vm.states;
-            let sum = states.empty + states.private + states.shared + states.broken
-                + states.ballooned + states.compressed + states.swapped;
+            let sum: u64 = vm.states.iter().map(|(_, bytes)| bytes).sum();
             prop_assert_eq!(sum, SIZE.bytes());
             prop_assert!(vm.responding);
             let figures = host.figures();

@@ -13,7 +13,7 @@ use crate::host::HostError;
 use crate::name::VmName;
 use history::{Figure, History, amount, degree};
 use overcommit::Averages;
-use page::VmId;
+use page::{PageState, VmId};
 use policy::{BALLOON_LIMIT_PERCENT, MemoryState, OVERHEAD};
 use std::collections::BTreeMap;
 
@@ -32,22 +32,29 @@ const HOST_COLUMNS: [Figure; 11] = [
     amount("swapped"),
     degree("state"),
 ];
-/// What is remembered of a VM: its pages by state, which add up to its size, and what it should hold.
-const VM_COLUMNS: [Figure; 13] = [
+/// What is remembered of a VM besides its pages by state.
+const VM_OTHERS: [Figure; 6] = [
     amount("size"),
     amount("target"),
     amount("used"),
-    amount("private"),
-    amount("broken"),
-    amount("shared"),
-    amount("ballooned"),
-    amount("empty"),
-    amount("compressed"),
-    amount("swapped"),
     amount("touched"),
     amount("touched_low"),
     amount("touched_high"),
 ];
+const STATES: usize = PageState::ALL.len();
+/// What is remembered of a VM: its pages by state, which add up to its size, and the others.
+const VM_COLUMNS: [Figure; STATES + VM_OTHERS.len()] = {
+    let mut columns = [VM_OTHERS[0]; STATES + VM_OTHERS.len()];
+    let mut next = 0;
+    while next < columns.len() {
+        columns[next] = match next < STATES {
+            true => amount(PageState::ALL[next].name()),
+            false => VM_OTHERS[next - STATES],
+        };
+        next += 1;
+    }
+    columns
+};
 
 /// The newest figures and how they came about.
 #[derive(Debug)]
@@ -251,22 +258,18 @@ fn host_row(figures: &Figures, state: MemoryState) -> [u64; HOST_COLUMNS.len()] 
 
 /// In the order of [`VM_COLUMNS`].
 fn vm_row(vm: &VmView, figures: &VmFigures) -> [Option<u64>; VM_COLUMNS.len()] {
-    let states = &vm.states;
-    [
+    let others = [
         Some(vm.size_bytes),
         Some(vm.target_bytes),
         Some(vm.used_bytes),
-        Some(states.private),
-        Some(states.broken),
-        Some(states.shared),
-        Some(states.ballooned),
-        Some(states.empty),
-        Some(states.compressed),
-        Some(states.swapped),
         figures.tchd,
         figures.tchd_low,
         figures.tchd_high,
-    ]
+    ];
+    std::array::from_fn(|column| match PageState::ALL.get(column) {
+        Some(&state) => Some(vm.states.of(state)),
+        None => others[column - STATES],
+    })
 }
 
 /// How short memory is as a number that grows with it.
