@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::env;
+use std::fmt::Debug;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -25,11 +26,14 @@ pub fn patience() -> Duration {
 ///
 /// # Panics
 /// If it does not come, and nothing moves any more.
-pub fn wait_while_progress<T, M: PartialOrd>(what: &str, look: impl FnMut() -> Result<T, M>) -> T {
+pub fn wait_while_progress<T, M: PartialOrd + Debug>(
+    what: &str,
+    look: impl FnMut() -> Result<T, M>,
+) -> T {
     wait_with(patience(), what, look)
 }
 
-fn wait_with<T, M: PartialOrd>(
+fn wait_with<T, M: PartialOrd + Debug>(
     patience: Duration,
     what: &str,
     mut look: impl FnMut() -> Result<T, M>,
@@ -45,7 +49,7 @@ fn wait_with<T, M: PartialOrd>(
         }
         assert!(
             moved.elapsed() < patience,
-            "waited {} s without progress: {what}",
+            "waited {} s without progress: {what}; the furthest was {furthest:?}",
             patience.as_secs()
         );
         sleep(POLL);
