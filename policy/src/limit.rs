@@ -15,9 +15,8 @@
 //! A limit is never below a VM's min, nor below what it was told that it may hold, nor below what it has
 //! touched before it got the limit. It follows down what the VM gives up.
 
-use crate::snapshot::total;
 use crate::{BalloonHealth, Snapshot, Stage, Step, VmSnapshot};
-use page::PageCount;
+use page::{PageCount, total};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

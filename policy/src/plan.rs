@@ -14,11 +14,10 @@
 use crate::balloon::{Ask, Reach};
 use crate::divide::{Claim, divide};
 use crate::limit::{Limit, set_limits};
-use crate::snapshot::total;
 use crate::targets::by_shares_alone;
 use crate::tax::Taxed;
 use crate::{Orders, Snapshot, Stage, Target, VmSnapshot, balloon, targets};
-use page::{PageCount, VmId};
+use page::{PageCount, VmId, total};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU64;
 

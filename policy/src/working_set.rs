@@ -20,8 +20,7 @@
 
 use crate::MemoryState;
 use crate::fraction::{Fraction, Interval, size_for};
-use crate::snapshot::total;
-use page::PageCount;
+use page::{PageCount, total};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::ToSchema;
