@@ -41,6 +41,8 @@
 
 mod admission;
 mod balloon;
+mod balloon_settings;
+mod balloon_watch;
 mod divide;
 mod explain;
 mod fraction;
@@ -64,16 +66,16 @@ mod generate;
 mod rounds;
 
 pub use admission::{OVERHEAD, Refusal, admit, admit_budget, admit_change};
-pub use balloon::{
-    BalloonBound, BalloonHealth, BalloonRound, BalloonSettings, BalloonWatch, STUCK_ROUNDS,
-};
+pub use balloon::BalloonBound;
+pub use balloon_settings::{BALLOON_LIMIT_PERCENT, BalloonRound, BalloonSettings};
+pub use balloon_watch::{BalloonHealth, BalloonWatch, STUCK_ROUNDS};
 pub use explain::{Bound, Explanation, More, Price, explain};
 pub use fraction::{Fraction, Interval};
 pub use guest::{GuestFigures, Witness};
 pub use limit::Limit;
 pub use plan::{Plan, START_FLOOR, Step, plan};
 pub use rebalance::{REBALANCE_INTERVAL, Reason, Rebalance};
-pub use settings::{BALLOON_LIMIT_PERCENT, InvalidSettings, SIZE_LIMIT, VmSettings};
+pub use settings::{InvalidSettings, SIZE_LIMIT, VmSettings};
 pub use shares::{InvalidShares, Shares, SharesSpec};
 pub use snapshot::{Evidence, Snapshot, Stage, VmSnapshot};
 pub use state::{BalloonPace, LEAST_MIN_FREE, MemoryState, Orders, Scale, Thresholds};

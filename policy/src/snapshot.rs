@@ -1,6 +1,7 @@
 //! What the policy knows: one moment of the host, complete, so that it can be recorded and replayed.
 
-use crate::balloon::{BalloonHealth, BalloonRound, BalloonWatch};
+use crate::balloon_settings::BalloonRound;
+use crate::balloon_watch::{BalloonHealth, BalloonWatch};
 use crate::guest::GuestFigures;
 use crate::working_set::ActiveSet;
 use crate::{MemoryState, TaxRate, VmSettings};
