@@ -49,6 +49,7 @@ mod explain;
 mod fraction;
 mod guest;
 mod limit;
+mod periods;
 mod plan;
 mod random;
 mod rebalance;
@@ -75,8 +76,9 @@ pub use differences::differences;
 pub use explain::{Bound, Explanation, More, Price, explain};
 pub use fraction::{Fraction, Interval};
 pub use guest::{GuestFigures, Witness};
+pub use periods::{PERIOD_RANGE_S, REBALANCE_INTERVAL, SAMPLE_PERIOD};
 pub use plan::{Plan, START_FLOOR, plan};
-pub use rebalance::{REBALANCE_INTERVAL, Reason, Rebalance};
+pub use rebalance::{Reason, Rebalance};
 pub use settings::{InvalidSettings, SIZE_LIMIT, VmSettings};
 pub use shares::{InvalidShares, Shares, SharesSpec};
 pub use snapshot::{Evidence, Snapshot, Stage, VmSnapshot};
@@ -85,6 +87,5 @@ pub use step::{Limit, Step};
 pub use targets::{Target, targets};
 pub use tax::{InvalidTaxRate, TaxRate};
 pub use working_set::{
-    ActiveSet, Estimate, Population, Precision, SAMPLE_PERIOD, Sample, SampleLimits, WorkingSet,
-    sample_size,
+    ActiveSet, Estimate, Population, Precision, Sample, SampleLimits, WorkingSet, sample_size,
 };
