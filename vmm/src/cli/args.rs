@@ -7,10 +7,17 @@ use crate::name::VmName;
 use crate::protocol::DiskSpec;
 use crate::size::{InvalidSize, Size};
 use clap::{Parser, Subcommand, ValueHint};
-use policy::{SharesSpec, TaxRate};
+use policy::{PERIOD_RANGE_S, SharesSpec, TaxRate};
 use sharing::TrustGroup;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
+
+/// The policy's range of periods, for whole seconds as they are typed.
+pub(super) fn period_range_s() -> RangeInclusive<u64> {
+    let (least, most) = PERIOD_RANGE_S.into_inner();
+    least.into()..=most.into()
+}
 
 /// Runs many KVM guests in less memory than they were promised.
 #[derive(Debug, Parser)]
@@ -281,10 +288,10 @@ pub(super) struct HostArgs {
     #[arg(long, value_name = "PERCENT")]
     pub(super) idle_tax: Option<TaxRate>,
     /// Seconds for which each sample of a VM's pages is watched; 30 if none are given.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(period_range_s()))]
     pub(super) sample_period: Option<u64>,
     /// Seconds for which targets hold if nothing happens; 15 if none are given.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(period_range_s()))]
     pub(super) rebalance_interval: Option<u64>,
     /// Keep what each VM prints in a file NAME.log in this folder: up to a mebibyte, and the mebibyte before in
     /// NAME.log.old.

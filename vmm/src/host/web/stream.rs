@@ -94,7 +94,7 @@ pub(in crate::host) mod tests {
     use crate::host::HostOptions;
     use crate::host::runtime_dir::Place;
     use page::PageCount;
-    use policy::TaxRate;
+    use policy::{REBALANCE_INTERVAL, SAMPLE_PERIOD, TaxRate};
     use sharing::RateSettings;
     use tempfile::TempDir;
 
@@ -109,8 +109,8 @@ pub(in crate::host) mod tests {
             rates: RateSettings::default(),
             scan_priority: ScanPriority::default(),
             idle_tax: TaxRate::default(),
-            sample_period: Duration::from_secs(30),
-            rebalance_interval: Duration::from_secs(15),
+            sample_period: SAMPLE_PERIOD,
+            rebalance_interval: REBALANCE_INTERVAL,
             http: None,
             console_log: None,
         };
