@@ -23,6 +23,9 @@ const TROUBLE: Duration = Duration::from_secs(60);
 const LONG_VARIABLE: &str = "BALLONET_LONG";
 /// Of what could be saved, in thousandths.
 const LEAST_SAVED: u64 = 970;
+/// What is to be kept of it while guests rewrite a percent of their pages each second. A page that was written to is
+/// shared again after a pass or two and a turn of its agent, so how much more it is depends on the machine's other work.
+const LEAST_KEPT: u64 = 800;
 
 const CLONES: [&str; 4] = ["c1", "c2", "c3", "c4"];
 
@@ -81,18 +84,6 @@ impl Measured {
         wait_until_at_least("the scanner goes over all", enough, || self.passes());
     }
 
-    /// What is saved over ten seconds while a percent of the pages is rewritten each second, and what is to be:
-    /// between two passes a page that was written to is not saved, so a scanner that has little of the
-    /// machine may leave more.
-    fn kept_permille(&self) -> (u64, u64) {
-        let (before, begin) = (self.passes(), Instant::now());
-        let saved = self.saved_permille(self.average());
-        let passes = (self.passes() - before).max(1);
-        let ms = u64::try_from(begin.elapsed().as_millis()).expect("a few seconds");
-        let lost = (1000 - LEAST_SAVED) * ms / (passes * 1000);
-        (saved, 1000 - lost.clamp(1000 - LEAST_SAVED, 500))
-    }
-
     /// What is used on average over ten seconds.
     fn average(&self) -> u64 {
         let (mut sum, mut samples) = (0, 0);
@@ -139,10 +130,10 @@ fn nearly_all_is_saved_and_stays_so(shuffle: &str) {
         wait_until_held(&guests.host, name, 248 * MIB);
     }
     guests.wait_for_passes(20);
-    wait_until("nearly all is kept while guests write", || {
-        let (kept, least) = guests.kept_permille();
-        println!("{kept} thousandths of the ideal are kept while guests write, {least} are to be");
-        kept >= least
+    wait_until("most is kept while guests write", || {
+        let kept = guests.saved_permille(guests.average());
+        println!("{kept} thousandths of the ideal are kept while guests write");
+        kept >= LEAST_KEPT
     });
     check_sums(&guests.host.overview());
     clean_audit(&guests.host);
