@@ -101,6 +101,7 @@ mod tests {
         send(&one, b"one", &[one.as_fd(), other.as_fd()]).unwrap();
         let (length, descriptors) = receive(&other, &mut bytes).unwrap();
         assert_eq!((&bytes[..length], descriptors.len()), (&b"one"[..], 2));
+        drop(descriptors);
 
         send(&one, b"much too long", &[]).unwrap();
         let cut = receive(&other, &mut bytes);
