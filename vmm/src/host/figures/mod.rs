@@ -42,14 +42,14 @@ const VM_OTHERS: [Figure; 6] = [
     amount("touched_high"),
 ];
 const STATES: usize = PageState::ALL.len();
-/// What is remembered of a VM: its pages by state, which add up to its size, and the others.
+/// What is remembered of a VM: the others, and its pages by state, which add up to its size.
 const VM_COLUMNS: [Figure; STATES + VM_OTHERS.len()] = {
     let mut columns = [VM_OTHERS[0]; STATES + VM_OTHERS.len()];
     let mut next = 0;
     while next < columns.len() {
-        columns[next] = match next < STATES {
-            true => amount(PageState::ALL[next].name()),
-            false => VM_OTHERS[next - STATES],
+        columns[next] = match next < VM_OTHERS.len() {
+            true => VM_OTHERS[next],
+            false => amount(PageState::ALL[next - VM_OTHERS.len()].name()),
         };
         next += 1;
     }
@@ -266,9 +266,9 @@ fn vm_row(vm: &VmView, figures: &VmFigures) -> [Option<u64>; VM_COLUMNS.len()] {
         figures.tchd_low,
         figures.tchd_high,
     ];
-    std::array::from_fn(|column| match PageState::ALL.get(column) {
-        Some(&state) => Some(vm.states.of(state)),
-        None => others[column - STATES],
+    std::array::from_fn(|column| match others.get(column) {
+        Some(&other) => other,
+        None => Some(vm.states.of(PageState::ALL[column - others.len()])),
     })
 }
 
@@ -423,7 +423,10 @@ mod tests {
         assert_eq!(host[10], 2, "soft is the second below high");
         assert_eq!(host[1..6].iter().sum::<u64>(), host[0]);
         let vm = vm_row(&overview.vms[0], &figures.vms[0]);
-        assert_eq!(vm[3..10].iter().copied().sum::<Option<u64>>(), vm[0]);
+        assert_eq!(
+            vm[VM_OTHERS.len()..].iter().copied().sum::<Option<u64>>(),
+            vm[0]
+        );
         assert_eq!(figures.host.pshare_saving, -1, "what sharing costs is told");
     }
 
