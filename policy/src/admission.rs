@@ -7,9 +7,8 @@
 //! What passes here is why a VM is never starved below its min later. A request that promises less than
 //! before always passes, even where an earlier promise is already too much: it helps.
 
-use crate::snapshot::total;
 use crate::{Snapshot, VmSettings, VmSnapshot};
-use page::{PageCount, VmId};
+use page::{PageCount, VmId, total};
 use thiserror::Error;
 
 /// What a VM process needs besides guest memory, before it can be measured: anonymous memory of a VM

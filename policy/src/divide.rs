@@ -15,9 +15,8 @@
 //! those that lost most by that. Nobody is then a whole page away from its exact part, and neither more
 //! weight nor more activity ever means fewer pages.
 
-use crate::snapshot::total;
 use crate::tax::{PERMILLE, Taxed};
-use page::{PageCount, VmId};
+use page::{PageCount, VmId, total};
 use std::cmp::{Ordering, Reverse};
 use std::num::NonZeroU64;
 

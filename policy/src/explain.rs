@@ -5,14 +5,13 @@
 //! sentences. It is made for one VM when somebody asks, and costs some hundred divisions.
 
 use crate::balloon::Ask;
-use crate::snapshot::total;
 use crate::targets::{by_shares_alone, taxed};
 use crate::tax::{Taxed, tenths};
 use crate::{
     ActiveSet, BalloonBound, BalloonHealth, Limit, MemoryState, Plan, SharesSpec, Snapshot, Stage,
     Step, TaxRate, VmSettings, VmSnapshot, Witness, admit_change, balloon, targets,
 };
-use page::{PageCount, VmId};
+use page::{PageCount, VmId, total};
 use serde::{Deserialize, Serialize};
 use std::fmt::{self, Write};
 use std::num::NonZeroU32;

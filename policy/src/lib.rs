@@ -41,11 +41,15 @@
 
 mod admission;
 mod balloon;
+mod balloon_settings;
+mod balloon_watch;
+mod differences;
 mod divide;
 mod explain;
 mod fraction;
 mod guest;
 mod limit;
+mod periods;
 mod plan;
 mod random;
 mod rebalance;
@@ -54,6 +58,7 @@ mod shares;
 pub mod simulate;
 mod snapshot;
 mod state;
+mod step;
 mod targets;
 mod tax;
 mod working_set;
@@ -64,22 +69,23 @@ mod generate;
 mod rounds;
 
 pub use admission::{OVERHEAD, Refusal, admit, admit_budget, admit_change};
-pub use balloon::{
-    BalloonBound, BalloonHealth, BalloonRound, BalloonSettings, BalloonWatch, STUCK_ROUNDS,
-};
+pub use balloon::BalloonBound;
+pub use balloon_settings::{BALLOON_LIMIT_PERCENT, BalloonRound, BalloonSettings};
+pub use balloon_watch::{BalloonHealth, BalloonWatch, STUCK_ROUNDS};
+pub use differences::differences;
 pub use explain::{Bound, Explanation, More, Price, explain};
 pub use fraction::{Fraction, Interval};
 pub use guest::{GuestFigures, Witness};
-pub use limit::Limit;
-pub use plan::{Plan, START_FLOOR, Step, plan};
-pub use rebalance::{REBALANCE_INTERVAL, Reason, Rebalance};
-pub use settings::{BALLOON_LIMIT_PERCENT, InvalidSettings, SIZE_LIMIT, VmSettings};
+pub use periods::{PERIOD_RANGE_S, REBALANCE_INTERVAL, SAMPLE_PERIOD};
+pub use plan::{Plan, START_FLOOR, plan};
+pub use rebalance::{Reason, Rebalance};
+pub use settings::{InvalidSettings, SIZE_LIMIT, VmSettings};
 pub use shares::{InvalidShares, Shares, SharesSpec};
 pub use snapshot::{Evidence, Snapshot, Stage, VmSnapshot};
 pub use state::{BalloonPace, LEAST_MIN_FREE, MemoryState, Orders, Scale, Thresholds};
+pub use step::{Limit, Step};
 pub use targets::{Target, targets};
 pub use tax::{InvalidTaxRate, TaxRate};
 pub use working_set::{
-    ActiveSet, Estimate, Population, Precision, SAMPLE_PERIOD, Sample, SampleLimits, WorkingSet,
-    sample_size,
+    ActiveSet, Estimate, Population, Precision, Sample, SampleLimits, WorkingSet, sample_size,
 };

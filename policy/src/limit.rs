@@ -15,11 +15,8 @@
 //! A limit is never below a VM's min, nor below what it was told that it may hold, nor below what it has
 //! touched before it got the limit. It follows down what the VM gives up.
 
-use crate::snapshot::total;
-use crate::{BalloonHealth, Snapshot, Stage, Step, VmSnapshot};
-use page::PageCount;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use crate::{BalloonHealth, Limit, Snapshot, Stage, Step, VmSnapshot};
+use page::{PageCount, total};
 
 /// Of what is free in the machine, the part that VMs beyond their limits may touch until the next plan. As
 /// it is halved each time, what is left is never used up.
@@ -27,15 +24,6 @@ const CRUMBS_DIVISOR: u64 = 2;
 
 /// The part of what should be kept free that is not for those who could not give it back.
 const KEPT_DIVISOR: u64 = 2;
-
-/// What a VM's guest may have touched, in pages that something backs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Limit {
-    /// Beyond this it runs in slices.
-    pub slow_above: PageCount,
-    /// Beyond this it stands still.
-    pub stop_above: PageCount,
-}
 
 /// Sets the limits of a plan's steps.
 pub(crate) fn set_limits(snapshot: &Snapshot, steps: &mut [Step]) {

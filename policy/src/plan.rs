@@ -13,12 +13,11 @@
 
 use crate::balloon::{Ask, Reach};
 use crate::divide::{Claim, divide};
-use crate::limit::{Limit, set_limits};
-use crate::snapshot::total;
+use crate::limit::set_limits;
 use crate::targets::by_shares_alone;
 use crate::tax::Taxed;
-use crate::{Orders, Snapshot, Stage, Target, VmSnapshot, balloon, targets};
-use page::{PageCount, VmId};
+use crate::{Orders, Snapshot, Stage, Step, Target, VmSnapshot, balloon, targets};
+use page::{PageCount, total};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU64;
 
@@ -39,25 +38,6 @@ pub struct Plan {
     /// What the memory state orders for all.
     #[serde(default)]
     pub orders: Orders,
-}
-
-/// One VM's part of a plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Step {
-    /// Which VM.
-    pub id: VmId,
-    /// What it should hold in the end.
-    pub target: PageCount,
-    /// What to tell it now that it may hold: its balloon's target is its size less this. A waiting VM
-    /// with a grant above zero is to be started; with zero it goes on waiting.
-    pub grant: PageCount,
-    /// What it holds above its target that its balloon cannot or does not bring: to be compressed or
-    /// swapped, where the orders say so.
-    #[serde(default)]
-    pub by_other_means: PageCount,
-    /// What its guest may have touched, where its balloon does not keep it within its memory: it is stopped beyond.
-    #[serde(default)]
-    pub limit: Option<Limit>,
 }
 
 /// What to do about each VM now.

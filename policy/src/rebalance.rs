@@ -1,17 +1,14 @@
-//! When targets change: at once for what matters, else every 15 seconds, or whatever interval is set.
+//! When targets change: at once for what matters, else every [`REBALANCE_INTERVAL`], or whatever interval is set.
 //!
 //! Samples are noisy. Were each new figure to move every VM's target, memory would wander between VMs for
 //! nothing, at the price of ballooning it. So the active sets that decide are held between rebalances.
 //! What administrators say, and what else a snapshot holds, acts at once as ever.
 
-use crate::{ActiveSet, MemoryState, Snapshot, VmSnapshot};
+use crate::{ActiveSet, MemoryState, REBALANCE_INTERVAL, Snapshot, VmSnapshot};
 use page::{PageCount, VmId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-
-/// How long targets hold if nothing happens and nothing else is set (ESX.md, Dynamic reallocation).
-pub const REBALANCE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// A sample that changes by less than this part of the VM's size is no jump, however sure it is.
 const JUMP_DIVISOR: u64 = 32;

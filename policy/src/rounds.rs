@@ -5,11 +5,10 @@
 //! budget; and once nobody changes anything, that everyone gets what they deserve.
 
 use crate::generate::{part, settings, settings_of};
-use crate::snapshot::total;
 use crate::{
     Evidence, Snapshot, Stage, VmSettings, VmSnapshot, admit, admit_budget, admit_change, plan,
 };
-use page::{PageCount, VmId};
+use page::{PageCount, VmId, total};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::collections::BTreeMap;

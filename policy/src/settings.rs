@@ -1,12 +1,9 @@
 //! What an administrator decides about one VM's memory.
 
-use crate::{SharesSpec, TaxRate};
+use crate::{BalloonSettings, SharesSpec, TaxRate};
 use page::PageCount;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-
-/// The largest part of a VM that its balloon may take, in percent (ESX.md, Ballooning).
-pub const BALLOON_LIMIT_PERCENT: u64 = 65;
 
 /// The largest size of a VM: what x86-64 can address (52 bits). It also keeps every sum and product in
 /// this crate far from overflow.
@@ -30,7 +27,7 @@ pub struct VmSettings {
 
 impl VmSettings {
     /// Checked settings. `max` is by default the size. `min` is by default what a full balloon leaves
-    /// (35 % of the size, and at most `max`): with no swap below the balloon, nothing else could take
+    /// ([`BalloonSettings::least_left`], and at most `max`): with no swap below the balloon, nothing else could take
     /// that memory, so it must be there. Once swap exists, the default of `min` becomes 0, as in ESX.
     pub fn new(
         size: PageCount,
@@ -39,7 +36,8 @@ impl VmSettings {
         shares: SharesSpec,
     ) -> Result<Self, InvalidSettings> {
         let max = max.unwrap_or(size);
-        let min = min.unwrap_or_else(|| left_by_full_balloon(size).min(max));
+        let left_by_full_balloon = BalloonSettings::default().least_left(size);
+        let min = min.unwrap_or(left_by_full_balloon.min(max));
         let settings = Self {
             size,
             min,
@@ -92,11 +90,6 @@ fn check_addressable(field: &'static str, count: PageCount) -> Result<(), Invali
         return Err(InvalidSettings::NotAddressable { field, pages });
     }
     Ok(())
-}
-
-fn left_by_full_balloon(size: PageCount) -> PageCount {
-    let percent_left = 100 - BALLOON_LIMIT_PERCENT;
-    PageCount(size.0.saturating_mul(percent_left).div_ceil(100))
 }
 
 /// Why settings were refused.

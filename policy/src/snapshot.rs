@@ -1,10 +1,11 @@
 //! What the policy knows: one moment of the host, complete, so that it can be recorded and replayed.
 
-use crate::balloon::{BalloonHealth, BalloonRound, BalloonWatch};
+use crate::balloon_settings::BalloonRound;
+use crate::balloon_watch::{BalloonHealth, BalloonWatch};
 use crate::guest::GuestFigures;
 use crate::working_set::ActiveSet;
 use crate::{MemoryState, TaxRate, VmSettings};
-use page::{PageCount, VmId};
+use page::{PageCount, VmId, total};
 use serde::{Deserialize, Serialize};
 
 /// The host and its VMs at one moment.
@@ -167,13 +168,6 @@ impl Snapshot {
     pub fn promised(&self) -> PageCount {
         total(self.vms.iter().map(VmSnapshot::promised))
     }
-}
-
-/// A sum that stays at the largest count rather than overflow.
-pub(crate) fn total(counts: impl IntoIterator<Item = PageCount>) -> PageCount {
-    counts.into_iter().fold(PageCount::ZERO, |sum, count| {
-        PageCount(sum.0.saturating_add(count.0))
-    })
 }
 
 #[cfg(test)]

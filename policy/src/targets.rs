@@ -128,8 +128,8 @@ fn settle_pins(snapshot: &Snapshot, claims: Vec<Claim>) -> Vec<Claim> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::total;
     use crate::{SharesSpec, VmSettings, generate};
+    use page::total;
     use proptest::prelude::*;
 
     fn snapshot(budget: u64, vms: Vec<VmSnapshot>) -> Snapshot {

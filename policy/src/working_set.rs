@@ -20,14 +20,10 @@
 
 use crate::MemoryState;
 use crate::fraction::{Fraction, Interval, size_for};
-use crate::snapshot::total;
-use page::PageCount;
+use page::{PageCount, total};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::ToSchema;
-
-/// How long a period lasts (ESX.md: 30 s in the paper, 60 s in ESXi today).
-pub const SAMPLE_PERIOD: Duration = Duration::from_secs(30);
 
 /// What a finished period weighs in the averages, in eighths.
 const FAST_EIGHTHS: u32 = 6;
@@ -365,6 +361,7 @@ pub fn sample_size(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::SAMPLE_PERIOD;
     use crate::random::Random;
     use proptest::prelude::*;
 

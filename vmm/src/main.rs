@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ballonet::cli::main()
+    ballonet::main()
 }

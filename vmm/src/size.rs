@@ -6,7 +6,6 @@ use thiserror::Error;
 
 /// Why a text is no size.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum InvalidSize {
     #[error("'{0}' is not a size: give a number with K, M, G or T, as in 512M or 2G")]
     NotASize(String),

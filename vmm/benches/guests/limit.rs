@@ -1,7 +1,7 @@
 //! What the kernel can do without a guest.
 
 use anyhow::Result;
-use ballonet::memory::GuestRam;
+use ballonet::internals::GuestRam;
 use page::{PAGE_SIZE, PageCount};
 use rustix::fs::FallocateFlags;
 use std::time::Instant;

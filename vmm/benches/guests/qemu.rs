@@ -25,7 +25,7 @@ pub(crate) struct Qemu {
 
 fn command(bytes: u64, workload: &str, folder: &tempfile::TempDir) -> Result<Command> {
     let image = folder.path().join("guest.elf");
-    std::fs::write(&image, ballonet::vm::EMBEDDED_GUEST)?;
+    std::fs::write(&image, ballonet::internals::EMBEDDED_GUEST)?;
     let mut command = Command::new(QEMU);
     command
         .args(["-M", "microvm,acpi=off", "-accel", "kvm", "-m"])

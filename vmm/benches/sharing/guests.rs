@@ -223,7 +223,7 @@ impl Qemu {
     pub(crate) fn start(mebibytes: u64, workload: &str, id: u32) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let image = folder.path().join("guest.elf");
-        std::fs::write(&image, ballonet::vm::EMBEDDED_GUEST)?;
+        std::fs::write(&image, ballonet::internals::EMBEDDED_GUEST)?;
         let mut process = Command::new(QEMU)
             .args(["-M", "microvm,acpi=off,mem-merge=on", "-accel", "kvm"])
             .args([

@@ -7,9 +7,9 @@
 
 use crate::contents::{Contents, Page, shuffle};
 use anyhow::{Context, Result, ensure};
-use ballonet::memory::{AgentHandle, GuestRam};
-use ballonet::protocol::RamMapping;
-use ballonet::protocol::page_sharing::SharingSocket;
+use ballonet::internals::RamMapping;
+use ballonet::internals::SharingSocket;
+use ballonet::internals::{AgentHandle, GuestRam};
 use page::{Gfn, PAGE_SIZE, PageCount};
 use rustix::mm::Advice;
 use serde::{Deserialize, Serialize};
@@ -233,7 +233,7 @@ impl Memory {
                 memory_file: None,
             });
         };
-        let mapping = |piece: ballonet::memory::ram::RamPiece| {
+        let mapping = |piece: ballonet::internals::RamPiece| {
             let start = GuestAddress(piece.pages.start.0 * PAGE_SIZE);
             let address = ram.memory().get_host_address(start)? as u64;
             anyhow::Ok(RamMapping {

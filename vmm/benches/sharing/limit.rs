@@ -1,8 +1,8 @@
 //! What the machine can do without a memory manager.
 
 use anyhow::Result;
-use ballonet::memory::GuestRam;
-use ballonet::memory::store::read_all;
+use ballonet::internals::GuestRam;
+use ballonet::internals::read_all;
 use page::PageCount;
 use std::time::Instant;
 use vm_memory::{Bytes, GuestAddress};

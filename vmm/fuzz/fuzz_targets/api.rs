@@ -2,4 +2,4 @@
 //! `cargo +nightly fuzz run api fuzz/corpus/api fuzz/seeds/api`
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ballonet::api::fuzz::run(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ballonet::internals::fuzz_api(bytes));

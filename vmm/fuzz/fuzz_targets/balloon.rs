@@ -2,4 +2,4 @@
 //! `cargo +nightly fuzz run balloon fuzz/corpus/balloon fuzz/seeds/balloon`
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ballonet::virtio::fuzz::run(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ballonet::internals::fuzz_balloon(bytes));

@@ -2,4 +2,4 @@
 //! `cargo +nightly fuzz run blk fuzz/corpus/blk fuzz/seeds/blk`
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ballonet::virtio::fuzz::blk::run(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ballonet::internals::fuzz_blk(bytes));

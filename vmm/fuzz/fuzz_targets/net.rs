@@ -2,4 +2,4 @@
 //! `vmm`: `cargo +nightly fuzz run net fuzz/corpus/net fuzz/seeds/net`
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ballonet::virtio::net::fuzz::run(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ballonet::internals::fuzz_net(bytes));

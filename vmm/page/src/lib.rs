@@ -9,7 +9,7 @@ mod range;
 mod states;
 
 pub use range::{GfnRange, join_into_ranges};
-pub use states::PageStates;
+pub use states::{PageState, PageStates};
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -98,6 +98,15 @@ impl Sum for PageCount {
     }
 }
 
+/// A sum that saturates at the largest count. [`Sum`] is for counts known to be small: it panics on overflow
+/// where that is checked.
+#[must_use]
+pub fn total(counts: impl IntoIterator<Item = PageCount>) -> PageCount {
+    counts.into_iter().fold(PageCount::ZERO, |sum, count| {
+        PageCount(sum.0.saturating_add(count.0))
+    })
+}
+
 /// Mebibytes with one decimal where it is not whole, as people read it: `120 MiB`, `7.5 MiB`.
 impl fmt::Display for PageCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -132,6 +141,15 @@ mod tests {
         assert_eq!(PageCount::from_mebibytes(120).to_string(), "120 MiB");
         assert_eq!(PageCount(1).to_string(), "0.1 MiB");
         assert_eq!(PageCount(256 * 7 + 128).to_string(), "7.5 MiB");
+    }
+
+    #[test]
+    fn a_total_saturates() {
+        assert_eq!(total([PageCount(3), PageCount(4)]), PageCount(7));
+        assert_eq!(
+            total([PageCount(u64::MAX), PageCount(1)]),
+            PageCount(u64::MAX)
+        );
     }
 
     #[test]

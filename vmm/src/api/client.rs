@@ -20,7 +20,6 @@ use tokio::net::UnixStream;
 /// Why a host did not do what was asked.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum ClientError {
     #[error("no host answers at {}: start one with `ballonet host`, or `ballonet run` which starts it", .socket.display())]
     NoHost { socket: PathBuf, source: io::Error },

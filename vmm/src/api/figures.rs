@@ -1,7 +1,7 @@
 //! The figures of one moment, under the names that an administrator knows from esxtop's memory panel.
 //! Sizes are bytes, where esxtop shows megabytes. What a host does not know is absent, not zero.
 
-use super::{DiskView, EventView, LimitView, NetView, QueuedView, VmPhase};
+use super::{DiskView, EventView, LimitView, NetView, QueuedView, StatesView, VmPhase};
 use crate::name::VmName;
 use page::VmId;
 use policy::{BalloonHealth, Thresholds, Witness};
@@ -93,10 +93,6 @@ pub struct HostFigures {
 
 /// Free memory below which each state of the host's memory begins, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[expect(
-    missing_docs,
-    reason = "each is named for the state that begins below it"
-)]
 pub struct StateThresholds {
     pub clear: u64,
     pub soft: u64,
@@ -232,6 +228,22 @@ pub struct VmFigures {
     /// Its disks.
     #[serde(default)]
     pub disks: Vec<DiskView>,
+}
+
+impl VmFigures {
+    /// Its memory by state, in bytes.
+    #[must_use]
+    pub fn states(&self) -> StatesView {
+        StatesView {
+            private: self.private,
+            broken: self.broken,
+            shared: self.shrd,
+            compressed: self.zip,
+            swapped: self.swcur,
+            ballooned: self.ballooned,
+            empty: self.empty,
+        }
+    }
 }
 
 /// How far back a history goes.

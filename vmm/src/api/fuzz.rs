@@ -5,8 +5,8 @@ use super::{
     BalloonRequest, HistoryQuery, HostChange, NetRequest, Problem, RunRequest, VmChange, object,
     parse_host_change, parse_vm_change,
 };
+use crate::protocol::DiskSpec;
 use crate::size::Size;
-use crate::virtio::blk::DiskSpec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;

@@ -13,14 +13,15 @@ pub use figures::{
     Figures, HistoryColumn, HistoryQuery, HistoryView, HostFigures, Moment, Span, StateThresholds,
     VmFigures,
 };
-pub use net::{InvalidNet, NetRequest, NetView};
-pub use problem::{PROBLEMS_PATH, Problem, ProblemKind, ProblemView};
+pub use net::{NetRequest, NetView};
+pub use problem::{Problem, ProblemKind, ProblemView};
 pub use sharing_view::{ScanPriority, ScanTotals, SharingPace, SharingView, VmSharingView};
 
 use crate::name::VmName;
-use crate::protocol::{BalloonView as Balloon, OnHostDeath, VmCounters};
-use crate::virtio::balloon::{BalloonCounters, GuestStatistics};
-use crate::virtio::blk::{DiskCounters, DiskFigures, DiskSpec};
+use crate::protocol::{
+    BalloonCounters, BalloonView as Balloon, DiskCounters, DiskFigures, DiskSpec, GuestStatistics,
+    OnHostDeath, VmCounters,
+};
 use page::{PageCount, PageStates, VmId};
 use policy::{BalloonHealth, Explanation, Limit, MemoryState, SharesSpec, TaxRate, Witness};
 use serde::de::{DeserializeOwned, Error};
@@ -439,37 +440,7 @@ pub struct ExplanationView {
 }
 
 /// Memory by state, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct StatesView {
-    /// Nothing backs it.
-    pub empty: u64,
-    /// In the VM's own memory file.
-    pub private: u64,
-    /// Mapped from the shared-page store.
-    pub shared: u64,
-    /// Once shared, written since.
-    pub broken: u64,
-    /// Given up to the balloon.
-    pub ballooned: u64,
-    /// In the compressed pool.
-    pub compressed: u64,
-    /// In the swap store.
-    pub swapped: u64,
-}
-
-impl From<PageStates> for StatesView {
-    fn from(states: PageStates) -> Self {
-        Self {
-            empty: states.empty.bytes(),
-            private: states.private.bytes(),
-            shared: states.shared.bytes(),
-            broken: states.broken.bytes(),
-            ballooned: states.ballooned.bytes(),
-            compressed: states.compressed.bytes(),
-            swapped: states.swapped.bytes(),
-        }
-    }
-}
+pub type StatesView = PageStates<u64>;
 
 /// A disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -1,8 +1,9 @@
 //! Network cards, as clients wish for and see them.
 
-use crate::protocol::{NetConfig, NetState};
+use crate::protocol::{
+    InvalidMac, InvalidTapName, MacAddress, NetConfig, NetCounters, NetState, TapName,
+};
 use crate::size::{InvalidSize, Size};
-use crate::virtio::net::{InvalidMac, InvalidTapName, MacAddress, NetCounters, TapName};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 use thiserror::Error;
@@ -25,7 +26,6 @@ pub struct NetRequest {
 
 /// Why a text describes no network card.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum InvalidNet {
     #[error("'{0}' is no part of a network card: write tap=NAME[,mac=ADDRESS][,rate=SIZE]")]
     Word(String),

@@ -71,7 +71,6 @@ pub struct ProblemView {
 
 /// The kinds of errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each kind's title says what it is")]
 pub enum ProblemKind {
     InvalidRequest,
     TokenNeeded,

@@ -4,13 +4,20 @@ use super::http::{self, HttpAddress};
 use crate::api::{NetRequest, on_or_off};
 use crate::host::runtime_dir::{SOCKET_VARIABLE, default_socket};
 use crate::name::VmName;
+use crate::protocol::DiskSpec;
 use crate::size::{InvalidSize, Size};
-use crate::virtio::blk::DiskSpec;
 use clap::{Parser, Subcommand, ValueHint};
-use policy::{SharesSpec, TaxRate};
+use policy::{PERIOD_RANGE_S, SharesSpec, TaxRate};
 use sharing::TrustGroup;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
+
+/// The policy's range of periods, for whole seconds as they are typed.
+pub(super) fn period_range_s() -> RangeInclusive<u64> {
+    let (least, most) = PERIOD_RANGE_S.into_inner();
+    least.into()..=most.into()
+}
 
 /// Runs many KVM guests in less memory than they were promised.
 #[derive(Debug, Parser)]
@@ -281,10 +288,10 @@ pub(super) struct HostArgs {
     #[arg(long, value_name = "PERCENT")]
     pub(super) idle_tax: Option<TaxRate>,
     /// Seconds for which each sample of a VM's pages is watched; 30 if none are given.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(period_range_s()))]
     pub(super) sample_period: Option<u64>,
     /// Seconds for which targets hold if nothing happens; 15 if none are given.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(period_range_s()))]
     pub(super) rebalance_interval: Option<u64>,
     /// Keep what each VM prints in a file NAME.log in this folder: up to a mebibyte, and the mebibyte before in
     /// NAME.log.old.
@@ -333,7 +340,8 @@ pub(super) struct RunArgs {
     /// The kernel's initial RAM disk.
     #[arg(long, value_name = "FILE", requires = "kernel", value_hint = ValueHint::FilePath)]
     pub(super) initrd: Option<PathBuf>,
-    /// A network card on a tap of the host: tap=NAME[,mac=ADDRESS][,rate=SIZE]; may be given again.
+    /// A network card on a tap of the host: tap=NAME,mac=ADDRESS,rate=SIZE, of which only the tap is needed. May be given
+    /// again.
     /// The rate is in bytes a second, each way. Example: --net tap=tap0,rate=10M
     #[arg(long = "net", value_name = "SPEC")]
     pub(super) nets: Vec<NetRequest>,

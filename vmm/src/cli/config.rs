@@ -1,6 +1,6 @@
 //! A file of settings for a host: what a command line would say every time.
 
-use super::args::HostArgs;
+use super::args::{HostArgs, period_range_s};
 use super::http::{self, HttpAddress};
 use crate::api::{ScanPriority, on_or_off};
 use crate::regular_file::read_text;
@@ -79,11 +79,13 @@ impl ConfigFile {
             ("sample_period_s", file.sample_period_s),
             ("rebalance_interval_s", file.rebalance_interval_s),
         ];
+        let range = period_range_s();
         for (key, seconds) in periods {
             if let Some(seconds) = seconds
-                && !(1..=3600).contains(&seconds)
+                && !range.contains(&seconds)
             {
-                anyhow::bail!("{key} = {seconds}: give 1 to 3600");
+                let (least, most) = range.into_inner();
+                anyhow::bail!("{key} = {seconds}: give {least} to {most}");
             }
         }
         Ok(file)

@@ -1,9 +1,10 @@
 //! `ballonet replay`: makes recorded decisions again.
 
 use super::{print, print_json};
-use crate::host::recording::{differences, parse_recording};
+use crate::host::recording::parse_recording;
 use crate::regular_file::read_text;
 use anyhow::{Context, Result, bail};
+use policy::differences;
 use serde::Serialize;
 use std::path::Path;
 

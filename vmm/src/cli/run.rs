@@ -6,7 +6,7 @@ use crate::api::client::{Client, ClientError};
 use crate::api::{Overview, ProblemKind, QueuedView, RunRequest, VmView};
 use crate::host::runtime_dir::log_of;
 use crate::name::VmName;
-use crate::virtio::blk::DiskSpec;
+use crate::protocol::DiskSpec;
 use anyhow::{Context, Result, bail};
 use hyper::Method;
 use std::convert::Infallible;

@@ -272,18 +272,9 @@ fn limit(vm: &VmView) -> String {
 }
 
 fn pages(vm: &VmView) -> String {
-    let states = [
-        ("private", vm.states.private),
-        ("empty", vm.states.empty),
-        ("ballooned", vm.states.ballooned),
-        ("shared", vm.states.shared),
-        ("broken", vm.states.broken),
-        ("compressed", vm.states.compressed),
-        ("swapped", vm.states.swapped),
-    ];
-    let shown = states.into_iter().filter(|(_, bytes)| *bytes > 0);
+    let shown = vm.states.iter().filter(|(_, bytes)| *bytes > 0);
     shown
-        .map(|(name, bytes)| format!("{} {name}", with_unit(bytes)))
+        .map(|(state, bytes)| format!("{} {}", with_unit(bytes), state.name()))
         .collect::<Vec<_>>()
         .join(", ")
 }

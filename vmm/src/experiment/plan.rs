@@ -14,7 +14,7 @@ use crate::name::VmName;
 use crate::protocol::OnHostDeath;
 use crate::size::Size;
 use page::PageCount;
-use policy::{REBALANCE_INTERVAL, SAMPLE_PERIOD, SharesSpec, TaxRate, VmSettings};
+use policy::{PERIOD_RANGE_S, REBALANCE_INTERVAL, SAMPLE_PERIOD, SharesSpec, TaxRate, VmSettings};
 use serde::Serialize;
 use sharing::RateSettings;
 use std::collections::BTreeMap;
@@ -81,7 +81,6 @@ pub struct Run {
 
 /// A host, but for its folder.
 #[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "they are `HostOptions`'")]
 pub struct PlannedHost {
     pub budget: PageCount,
     pub sharing: bool,
@@ -284,8 +283,11 @@ fn host(text: &HostText, values: &Values) -> Result<PlannedHost, Problem> {
     let interval_ms = get_if("interval_ms", text.interval_ms.as_ref(), values)?;
     let seconds = |field, setting: &Option<Setting<u32>>, default: Duration| {
         let default = u32::try_from(default.as_secs()).unwrap_or(u32::MAX);
+        let (least, most) = PERIOD_RANGE_S.into_inner();
         let seconds = get_if(field, setting.as_ref(), values)?.unwrap_or(default);
-        Ok::<_, Problem>(Duration::from_secs(within(field, seconds, 1, 3600)?.into()))
+        Ok::<_, Problem>(Duration::from_secs(
+            within(field, seconds, least, most)?.into(),
+        ))
     };
     Ok(PlannedHost {
         budget: get("memory", &text.memory, values)?.0,

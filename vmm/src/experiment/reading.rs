@@ -15,7 +15,6 @@ use std::collections::BTreeMap;
 /// The counters of a guest's report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "they are the guest's, by its own names")]
 pub struct GuestCounters {
     pub touches: u64,
     pub checks: u64,

@@ -28,7 +28,6 @@ const SAMPLE_MS: RangeInclusive<u32> = 50..=60_000;
 
 /// Why a scenario is refused.
 #[derive(Debug, Error)]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum ScenarioError {
     #[error(transparent)]
     Toml(#[from] toml::de::Error),
@@ -52,7 +51,6 @@ pub enum ScenarioError {
 
 /// What is wrong with a part of a scenario.
 #[derive(Debug, Error)]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum Problem {
     #[error("{field}: {why}")]
     Setting {
@@ -154,7 +152,6 @@ pub struct Variation {
 /// The host.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "they are `ballonet host`'s")]
 pub struct HostText {
     pub memory: Setting<Size>,
     pub sharing: Option<Setting<bool>>,
@@ -169,7 +166,6 @@ pub struct HostText {
 /// How fast the host scans.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "they are `ballonet host`'s")]
 pub struct ScanText {
     pub pass_s: Option<Setting<u64>>,
     pub vm_pages_per_s: Option<Setting<u64>>,
@@ -398,7 +394,6 @@ pub struct Line {
 /// The area between two series of a VM.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "they are a line's")]
 pub struct Band {
     pub label: String,
     pub vm: String,

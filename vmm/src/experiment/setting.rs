@@ -22,7 +22,6 @@ pub struct Setting<T> {
 
 /// Why a value cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum InvalidSetting {
     #[error("'{text}' names no variation '{variable}': there {}", listed(.known))]
     NoVariable {

@@ -5,11 +5,10 @@
 //! cut off where no sum over all VMs can overflow. What a guest says of its own memory passes through: that is
 //! for whoever reads it to doubt (`policy::GuestFigures`).
 
-use crate::memory::agent::SharingCounters;
 use crate::protocol::{
-    BalloonView, BlockedTime, Description, Observation, RamMapping, VmConfig, VmCounters,
+    BalloonCounters, BalloonView, BlockedTime, Description, Observation, RamMapping,
+    SharingCounters, VmConfig, VmCounters,
 };
-use crate::virtio::balloon::BalloonCounters;
 use page::{PAGE_SIZE, PageCount, PageStates};
 use std::ops::Deref;
 use std::time::Duration;
@@ -83,19 +82,7 @@ impl Checked {
 }
 
 fn check_states(states: &PageStates, size: PageCount) -> Result<(), Untrue> {
-    let PageStates {
-        empty,
-        private,
-        shared,
-        broken,
-        ballooned,
-        compressed,
-        swapped,
-    } = states;
-    let all = [
-        empty, private, shared, broken, ballooned, compressed, swapped,
-    ];
-    let sum: u128 = all.into_iter().map(|pages| u128::from(pages.0)).sum();
+    let sum: u128 = states.iter().map(|(_, pages)| u128::from(pages.0)).sum();
     match sum == u128::from(size.0) {
         true => Ok(()),
         false => Err(Untrue::States(size)),

@@ -3,6 +3,7 @@
 use crate::api::ProblemKind;
 use crate::name::VmName;
 use page::PageCount;
+use policy::PERIOD_RANGE_S;
 use std::path::PathBuf;
 use std::{fmt, io};
 use thiserror::Error;
@@ -10,7 +11,6 @@ use thiserror::Error;
 /// A wish that cannot be granted.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum HostError {
     #[error("no VM is called '{0}': `ballonet ps` lists them")]
     UnknownVm(String),
@@ -126,9 +126,17 @@ pub enum HostError {
         "scan rates must be above zero, and the part of a core from 1 to 100 %: set scan-pass, scan-vm, scan-host or scan-core anew"
     )]
     Rates,
-    #[error("a sample cannot be watched for {0} s: set sample-period to 1 to 3600")]
+    #[error(
+        "a sample cannot be watched for {0} s: set sample-period to {least} to {most}",
+        least = PERIOD_RANGE_S.start(),
+        most = PERIOD_RANGE_S.end()
+    )]
     SamplePeriod(u32),
-    #[error("targets cannot hold for {0} s: set rebalance-interval to 1 to 3600")]
+    #[error(
+        "targets cannot hold for {0} s: set rebalance-interval to {least} to {most}",
+        least = PERIOD_RANGE_S.start(),
+        most = PERIOD_RANGE_S.end()
+    )]
     RebalanceInterval(u32),
     #[error("nothing was decided about VM '{0}' yet: try again in a moment")]
     NotDecided(VmName),
@@ -199,7 +207,24 @@ impl HostError {
             Self::NoAudit => ProblemKind::NoAudit,
             Self::MachineMemory(_) | Self::StartScanner(_) => ProblemKind::HostError,
             Self::DidNotStart { .. } => ProblemKind::DidNotStart,
-            _ => ProblemKind::InvalidRequest,
+            Self::NotWholePages { .. }
+            | Self::LargerThanMachine { .. }
+            | Self::BudgetTooSmall { .. }
+            | Self::BudgetLargerThanMachine { .. }
+            | Self::Vcpus(_)
+            | Self::TooManyNets(..)
+            | Self::NoNetRate
+            | Self::WorkloadWithKernel
+            | Self::ConsoleLog { .. }
+            | Self::ConsoleLogInUse { .. }
+            | Self::ConsoleFolder { .. }
+            | Self::Workload(_)
+            | Self::Settings(_)
+            | Self::BalloonBelowMin { .. }
+            | Self::Rates
+            | Self::SamplePeriod(_)
+            | Self::RebalanceInterval(_)
+            | Self::BadRequest(_) => ProblemKind::InvalidRequest,
         }
     }
 }

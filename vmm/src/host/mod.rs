@@ -48,7 +48,7 @@ mod wish;
 
 pub use error::HostError;
 pub use kernel::MachineMemory;
-pub use server::{ServerError, serve};
+pub use server::serve;
 
 use crate::api::{
     BalloonRequest, EventView, ExplanationView, Figures, HistoryQuery, HistoryView, HostChange,

@@ -3,7 +3,6 @@
 //! did is not written.
 
 use super::rotating::RotatingFile;
-use page::PageCount;
 use policy::{Plan, Reason, Snapshot};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -75,7 +74,6 @@ impl Recorder {
 
 /// Why a recording cannot be made again.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum UnreadableRecording {
     #[error(
         "line {line} is no decision: give a file that a host has recorded, as in its folder beside its socket"
@@ -111,34 +109,12 @@ pub fn parse_recording(text: &str) -> Result<Vec<Decision>, UnreadableRecording>
     }
 }
 
-/// Where two plans for one snapshot differ, a line each.
-#[must_use]
-pub fn differences(recorded: &Plan, now: &Plan) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut compare = |what: String, recorded: PageCount, now: PageCount| {
-        if recorded != now {
-            lines.push(format!("{what}: {recorded} recorded, {now} now"));
-        }
-    };
-    compare("free".into(), recorded.free, now.free);
-    compare("shortfall".into(), recorded.shortfall, now.shortfall);
-    for (old, new) in recorded.steps.iter().zip(&now.steps) {
-        let id = old.id;
-        compare(format!("VM {id}, target"), old.target, new.target);
-        compare(format!("VM {id}, grant"), old.grant, new.grant);
-        let (old_rest, new_rest) = (old.by_other_means, new.by_other_means);
-        compare(format!("VM {id}, by other means"), old_rest, new_rest);
-    }
-    if lines.is_empty() {
-        lines.push(format!("{recorded:?} recorded, {now:?} now"));
-    }
-    lines
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::rotating::LIMIT;
     use super::*;
+    use page::PageCount;
+    use policy::differences;
     use std::fs;
 
     fn decision(budget: u64, reason: Option<Reason>) -> Decision {

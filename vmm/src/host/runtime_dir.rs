@@ -72,7 +72,6 @@ fn folder_of(socket: &Path) -> PathBuf {
 
 /// Why no host can be at a place, or none be looked for.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum PlaceError {
     #[error("the socket's path {} has {length} bytes, and the kernel takes {LONGEST_SOCKET}: give a shorter --socket", .socket.display())]
     TooLong { socket: PathBuf, length: usize },

@@ -32,7 +32,6 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// Why a host cannot serve.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum ServerError {
     #[error(transparent)]
     Host(#[from] HostError),

@@ -8,8 +8,7 @@ use crate::host::kernel::VmUse;
 use crate::host::link::Link;
 use crate::host::sampling::Sampling;
 use crate::host::sharing::account::{Account, VmRound};
-use crate::memory::agent::SharingCounters;
-use crate::protocol::{BlockedTime, Observation, ToVm, VmConfig};
+use crate::protocol::{BlockedTime, Observation, SharingCounters, ToVm, VmConfig};
 use page::{PAGE_SIZE, PageCount, PageStates};
 use policy::{BalloonWatch, Evidence, GuestFigures, Limit, OVERHEAD, Stage, VmSnapshot};
 use std::fs::File;
@@ -450,7 +449,7 @@ impl Vm {
             used_bytes: self.used.total().bytes(),
             memory_file_bytes: self.used.memory_file.bytes(),
             anonymous_bytes: self.used.anonymous.bytes(),
-            states: self.states().into(),
+            states: self.states().map(PageCount::bytes),
             balloon: observation
                 .map(|observation| observation.balloon.into())
                 .unwrap_or_default(),

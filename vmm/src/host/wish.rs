@@ -4,15 +4,13 @@ use super::error::HostError;
 use super::vm::Vm;
 use crate::api::{NetRequest, ScanChange};
 use crate::name::VmName;
-use crate::protocol::NetConfig;
-use crate::virtio::blk::DiskSpec;
-use crate::virtio::net::MacAddress;
+use crate::protocol::{DiskSpec, MacAddress, NetConfig};
 use crate::vm::MOST_NETS;
 use balloon_guest_driver::command_line::CommandLine;
 use balloon_guest_driver::workload::NoFiles;
 use balloon_guest_driver::workload::spec::{Action, Spec};
 use page::{PAGE_SIZE, PageCount};
-use policy::{OVERHEAD, VmSettings};
+use policy::{OVERHEAD, PERIOD_RANGE_S, VmSettings};
 use sharing::RateSettings;
 use std::time::Duration;
 
@@ -125,9 +123,6 @@ pub(super) fn new_rates(old: RateSettings, change: ScanChange) -> Result<RateSet
     }
 }
 
-/// What a period may be, in seconds: up to an hour.
-const PERIODS: std::ops::RangeInclusive<u32> = 1..=3600;
-
 pub(super) fn new_sample_period(
     old: Duration,
     wanted_s: Option<u32>,
@@ -145,7 +140,9 @@ pub(super) fn new_rebalance_interval(
 fn new_period(old: Duration, wanted_s: Option<u32>) -> Result<Duration, u32> {
     match wanted_s {
         None => Ok(old),
-        Some(seconds) if PERIODS.contains(&seconds) => Ok(Duration::from_secs(seconds.into())),
+        Some(seconds) if PERIOD_RANGE_S.contains(&seconds) => {
+            Ok(Duration::from_secs(seconds.into()))
+        }
         Some(seconds) => Err(seconds),
     }
 }

@@ -7,7 +7,6 @@ use thiserror::Error;
 /// Why a guest's memory cannot be made or used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum MemoryError {
     #[error("cannot make the guest's memory file")]
     MakeRam(#[source] rustix::io::Errno),

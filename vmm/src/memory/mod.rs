@@ -14,4 +14,4 @@ mod userfault;
 
 pub use agent::AgentHandle;
 pub use error::MemoryError;
-pub use ram::{ClaimedGfn, GuestRam, RamLayout};
+pub use ram::GuestRam;

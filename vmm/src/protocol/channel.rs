@@ -1,29 +1,20 @@
 //! Messages over a socket that keeps packets whole and in order (SOCK_SEQPACKET).
 
-use super::{VERSION, take_bytes};
+use super::{VERSION, packets, take_bytes};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
-    sendmsg, socketpair,
-};
+use rustix::net::SocketFlags;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, RawFd};
 use thiserror::Error;
 
 /// Largest message in bytes.
 const LARGEST: usize = 64 << 10;
-/// Descriptors that one message may carry.
-pub const MOST_DESCRIPTORS: usize = 4;
 
 /// Why a message could not be sent or understood.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum ChannelError {
     #[error("the other side has gone")]
     Closed,
@@ -102,12 +93,7 @@ impl Channel {
     /// # Errors
     /// When the kernel gives no sockets.
     pub fn pair() -> Result<(Self, Self), ChannelError> {
-        let (one, other) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let (one, other) = packets::pair(SocketFlags::empty())?;
         Ok((Self::from(one), Self::from(other)))
     }
 
@@ -121,28 +107,7 @@ impl Channel {
         message: &T,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), ChannelError> {
-        assert!(
-            descriptors.len() <= MOST_DESCRIPTORS,
-            "{} descriptors in one message",
-            descriptors.len()
-        );
-        let bytes = encode(message)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() {
-            let fits = ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
-            assert!(fits, "the space is made for {MOST_DESCRIPTORS} descriptors");
-        }
-        match sendmsg(
-            &self.socket,
-            &[IoSlice::new(&bytes)],
-            &mut ancillary,
-            SendFlags::NOSIGNAL,
-        ) {
-            Ok(_) => Ok(()),
-            Err(Errno::PIPE | Errno::CONNRESET) => Err(ChannelError::Closed),
-            Err(error) => Err(error.into()),
-        }
+        packets::send(&self.socket, &encode(message)?, descriptors)
     }
 
     /// The next message, of one who is not to send descriptors.
@@ -162,39 +127,11 @@ impl Channel {
     /// `Socket(Errno::AGAIN)` when there is none and the socket does not block.
     pub fn receive<T: DeserializeOwned>(&self) -> Result<Received<T>, ChannelError> {
         let mut bytes = vec![0; LARGEST];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC;
-        let answer = recvmsg(
-            &self.socket,
-            &mut [IoSliceMut::new(&mut bytes)],
-            &mut ancillary,
-            flags,
-        );
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(Errno::CONNRESET) => return Err(ChannelError::Closed),
-            Err(error) => return Err(error.into()),
-        };
-        if answer.bytes == 0 {
-            return Err(ChannelError::Closed);
-        }
-        if answer.flags.contains(ReturnFlags::TRUNC) {
-            return Err(ChannelError::TooLarge(answer.bytes));
-        }
-        let descriptors = ancillary.drain().flat_map(descriptors_in).collect();
-        let message = decode(&bytes[..answer.bytes])?;
+        let (length, descriptors) = packets::receive(&self.socket, &mut bytes)?;
         Ok(Received {
-            message,
+            message: decode(&bytes[..length])?,
             descriptors,
         })
-    }
-}
-
-fn descriptors_in(message: RecvAncillaryMessage<'_>) -> Vec<OwnedFd> {
-    match message {
-        RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect(),
-        _ => Vec::new(),
     }
 }
 

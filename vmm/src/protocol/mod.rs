@@ -4,17 +4,25 @@
 //! that comes later can learn all of it with [`ToVm::Describe`] and go on where the last one ended.
 
 mod channel;
+mod counters;
+mod disk_spec;
+mod mac;
+mod packets;
 pub mod page_sharing;
 mod peek;
+mod tap_name;
 
-pub use channel::{Channel, ChannelError, MOST_DESCRIPTORS, Received, decode, encode};
+pub use channel::{Channel, ChannelError, Received};
+pub use counters::{
+    BalloonCounters, DiskCounters, DiskFigures, GuestStatistics, NetCounters, SharingCounters,
+};
+pub use disk_spec::DiskSpec;
+pub use mac::{InvalidMac, MacAddress};
 pub use peek::take_bytes;
+pub(crate) use tap_name::NAME_BYTES;
+pub use tap_name::{InvalidTapName, TapName};
 
-use crate::memory::agent::SharingCounters;
 use crate::name::VmName;
-use crate::virtio::balloon::{BalloonCounters, GuestStatistics};
-use crate::virtio::blk::{DiskFigures, DiskSpec};
-use crate::virtio::net::{MacAddress, NetCounters, TapName};
 use page::{PageCount, PageStates, VmId};
 use policy::{Limit, VmSettings};
 use serde::{Deserialize, Serialize};

@@ -5,17 +5,11 @@
 //! carries the descriptor of the store; then the scanner asks, and the agent answers each request once,
 //! in any order, and says without being asked what it took away from the store.
 
-use crate::protocol::{ChannelError, take_bytes};
+use super::{ChannelError, packets, take_bytes};
 use page::{Gfn, GfnRange, PageCount};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
+use rustix::net::SocketFlags;
 use sharing::{BLOCK_PAGES, Frame, Outcome, PageSet, Request, Span, Ticket};
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
 
 /// Room for the largest request: 512 spans of one page each, all with copied pages.
 const LARGEST_REQUEST: usize = 64 << 10;
@@ -337,12 +331,7 @@ impl SharingSocket {
     /// # Errors
     /// When the kernel gives no sockets.
     pub fn pair() -> Result<(Self, Self), ChannelError> {
-        let (one, other) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            None,
-        )?;
+        let (one, other) = packets::pair(SocketFlags::NONBLOCK)?;
         Ok((Self(one), Self(other)))
     }
 
@@ -355,7 +344,7 @@ impl SharingSocket {
         message: &ToAgent,
         store: Option<BorrowedFd<'_>>,
     ) -> Result<(), ChannelError> {
-        self.send(&message.encode(), store)
+        packets::send(&self.0, &message.encode(), store.as_slice())
     }
 
     /// The agent speaks.
@@ -363,7 +352,7 @@ impl SharingSocket {
     /// # Errors
     /// `Socket(Errno::AGAIN)` when the scanner has not taken what was sent before.
     pub fn answer(&self, message: &FromAgent) -> Result<(), ChannelError> {
-        self.send(&message.encode(), None)
+        packets::send(&self.0, &message.encode(), &[])
     }
 
     /// What the scanner said next, with its descriptor if there is one.
@@ -372,9 +361,9 @@ impl SharingSocket {
     /// `Socket(Errno::AGAIN)` when there is nothing.
     pub fn hear_scanner(&self) -> Result<(ToAgent, Option<OwnedFd>), ChannelError> {
         let mut bytes = vec![0; LARGEST_REQUEST];
-        let (length, descriptor) = self.receive(&mut bytes)?;
+        let (length, descriptors) = packets::receive(&self.0, &mut bytes)?;
         let message = ToAgent::decode(&bytes[..length]).ok_or(ChannelError::NotUnderstood)?;
-        Ok((message, descriptor))
+        Ok((message, descriptors.into_iter().next()))
     }
 
     /// What the agent said next.
@@ -385,51 +374,6 @@ impl SharingSocket {
         let mut bytes = [0; LARGEST_ANSWER];
         let length = take_bytes(&self.0, &mut bytes)?;
         FromAgent::decode(&bytes[..length]).ok_or(ChannelError::NotUnderstood)
-    }
-
-    fn send(&self, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> Result<(), ChannelError> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let descriptors: Vec<_> = descriptor.into_iter().collect();
-        if !descriptors.is_empty() {
-            let fits = ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-            assert!(fits, "the space is made for one descriptor");
-        }
-        match sendmsg(
-            &self.0,
-            &[IoSlice::new(bytes)],
-            &mut ancillary,
-            SendFlags::NOSIGNAL,
-        ) {
-            Ok(_) => Ok(()),
-            Err(Errno::PIPE | Errno::CONNRESET) => Err(ChannelError::Closed),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Returns the packet's length and its descriptor.
-    fn receive(&self, bytes: &mut [u8]) -> Result<(usize, Option<OwnedFd>), ChannelError> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let answer = recvmsg(
-            &self.0,
-            &mut [IoSliceMut::new(bytes)],
-            &mut ancillary,
-            RecvFlags::CMSG_CLOEXEC,
-        );
-        let length = match answer {
-            Ok(answer) => answer.bytes,
-            Err(Errno::CONNRESET) => 0,
-            Err(error) => return Err(error.into()),
-        };
-        if length == 0 {
-            return Err(ChannelError::Closed);
-        }
-        let descriptor = ancillary.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-            _ => None,
-        });
-        Ok((length, descriptor))
     }
 }
 
@@ -455,6 +399,7 @@ impl AsFd for SharingSocket {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use rustix::io::Errno;
 
     fn set() -> impl Strategy<Value = PageSet> {
         any::<[u64; BLOCK_PAGES / 64]>().prop_map(PageSet::from_words)

@@ -4,12 +4,13 @@
 //! The rings of queue `q` have two pages of their own from [`ring_page`] on; a chain's descriptors
 //! are written from the descriptor named on, so a test sees everything that it put there.
 
-use super::balloon::{Balloon, BalloonCounters};
+use super::balloon::Balloon;
 use super::mmio::{MmioTransport, register};
 use super::{Device, Interrupt, Served};
 use crate::event::Event;
 use crate::memory::agent::AgentHandle;
 use crate::memory::ram::GuestRam;
+use crate::protocol::BalloonCounters;
 use page::{PAGE_SIZE, PageCount, PageStates};
 use std::sync::Arc;
 use virtio_bindings::virtio_config::{

@@ -142,6 +142,7 @@ impl<D: Device + ?Sized> MmioTransport<D> {
     }
 
     /// The device behind the registers.
+    #[cfg(any(test, feature = "fuzzing"))]
     #[must_use]
     pub fn device(&self) -> &D {
         &self.device

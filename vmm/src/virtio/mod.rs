@@ -9,6 +9,10 @@ pub mod balloon;
 pub mod blk;
 mod chain;
 #[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "fuzz targets need a part of what tests need")
+)]
 pub mod fake_driver;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;

@@ -3,8 +3,8 @@
 
 use crate::event::Event;
 use crate::memory::ram::GuestRam;
-use crate::protocol::{NetConfig, NetState};
-use crate::virtio::blk::{Disk, DiskSpec, DiskWires, EngineKind};
+use crate::protocol::{DiskSpec, NetConfig, NetState};
+use crate::virtio::blk::{Disk, DiskWires, EngineKind};
 use crate::virtio::mmio::MmioTransport;
 use crate::virtio::net::{Net, NetSpec, NetThread, Tap};
 use crate::virtio::rng::Rng;

@@ -10,7 +10,6 @@ use thiserror::Error;
 /// Why a VM cannot start or go on.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum VmError {
     #[error("cannot open /dev/kvm: {}; {}", io::Error::from_raw_os_error(.0.errno()), kvm_remedy(.0.errno()))]
     OpenKvm(kvm_ioctls::Error),

@@ -27,8 +27,7 @@ mod process;
 mod vcpu;
 mod warden;
 
-pub use boot::{COMMAND_LINE_LIMIT, EMBEDDED_GUEST};
+pub use boot::EMBEDDED_GUEST;
 pub use devices::MOST_NETS;
-pub use error::VmError;
 pub use machine::MOST_VCPUS;
 pub use process::{POWER_OFF_PATIENCE, main};

@@ -10,7 +10,7 @@ use crate::experiment::reading::{GuestCounters, Moment, Reading, read, read_gues
 use crate::experiment::record::{Mark, Point, Record, Subject};
 use crate::host::{Host, HostOptions};
 use crate::name::VmName;
-use crate::virtio::blk::DiskSpec;
+use crate::protocol::DiskSpec;
 use anyhow::{Context, Result};
 use page::PageCount;
 use std::cell::RefCell;

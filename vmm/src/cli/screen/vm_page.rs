@@ -6,6 +6,7 @@ use super::model::{Details, Model};
 use crate::api::{EventView, HistoryView, VmFigures};
 use crate::cli::counters::{COLUMNS, Column, Unit, blocked_percent, state};
 use crate::cli::table;
+use page::PageState;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::Line;
 
@@ -15,19 +16,8 @@ const VALUE_WIDTH: usize = 9;
 const FIGURE_WIDTH: usize = 20;
 const EVENTS: usize = 8;
 
-/// Columns of the history under the names that are shown.
-const STATES: [(&str, &str); 10] = [
-    ("private", "private"),
-    ("broken", "broken"),
-    ("shared", "shared"),
-    ("compressed", "compressed"),
-    ("swapped", "swapped"),
-    ("ballooned", "ballooned"),
-    ("empty", "empty"),
-    ("used", "holds"),
-    ("target", "target"),
-    ("touched", "uses"),
-];
+/// Columns of the history besides the states of pages, under the names that are shown.
+const OTHERS: [(&str, &str); 3] = [("used", "holds"), ("target", "target"), ("touched", "uses")];
 
 pub(super) fn lines(model: &Model, width: usize) -> Vec<Line<'static>> {
     let Some(vm) = model.chosen_vm() else {
@@ -104,7 +94,8 @@ fn over_time(history: &HistoryView, size: u64, unit: Unit, width: usize) -> Vec<
             "{name:<NAME_WIDTH$}{bars}{now:>VALUE_WIDTH$}"
         )))
     };
-    STATES.iter().filter_map(line).collect()
+    let states = PageState::ALL.map(|state| (state.name(), state.name()));
+    states.iter().chain(&OTHERS).filter_map(line).collect()
 }
 
 fn why(details: &Details, width: usize) -> Vec<Line<'static>> {

@@ -10,9 +10,9 @@ use crate::host::round::act;
 use crate::host::runtime_dir::Place;
 use crate::host::vm::{Running, Vm};
 use crate::host::{Host, HostOptions};
-use crate::protocol::{Channel, NetConfig, NetState, OnHostDeath, ToVm};
-use crate::virtio::balloon::GuestStatistics;
-use crate::virtio::blk::{DiskCounters, DiskFigures};
+use crate::protocol::{
+    Channel, DiskCounters, DiskFigures, GuestStatistics, NetConfig, NetState, OnHostDeath, ToVm,
+};
 use page::VmId;
 use policy::{SharesSpec, TaxRate, VmSettings};
 use proptest::prelude::*;
@@ -276,9 +276,7 @@ proptest! {
             act(&host);
             let overview = host.overview();
             let vm = &overview.vms[0];
-            let states = vm.states;
-            let sum = states.empty + states.private + states.shared + states.broken
-                + states.ballooned + states.compressed + states.swapped;
+            let sum: u64 = vm.states.iter().map(|(_, bytes)| bytes).sum();
             prop_assert_eq!(sum, SIZE.bytes());
             prop_assert!(vm.responding);
             let figures = host.figures();

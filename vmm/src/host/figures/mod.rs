@@ -13,7 +13,7 @@ use crate::host::HostError;
 use crate::name::VmName;
 use history::{Figure, History, amount, degree};
 use overcommit::Averages;
-use page::VmId;
+use page::{PageState, VmId};
 use policy::{BALLOON_LIMIT_PERCENT, MemoryState, OVERHEAD};
 use std::collections::BTreeMap;
 
@@ -32,22 +32,29 @@ const HOST_COLUMNS: [Figure; 11] = [
     amount("swapped"),
     degree("state"),
 ];
-/// What is remembered of a VM: its pages by state, which add up to its size, and what it should hold.
-const VM_COLUMNS: [Figure; 13] = [
+/// What is remembered of a VM besides its pages by state.
+const VM_OTHERS: [Figure; 6] = [
     amount("size"),
     amount("target"),
     amount("used"),
-    amount("private"),
-    amount("broken"),
-    amount("shared"),
-    amount("ballooned"),
-    amount("empty"),
-    amount("compressed"),
-    amount("swapped"),
     amount("touched"),
     amount("touched_low"),
     amount("touched_high"),
 ];
+const STATES: usize = PageState::ALL.len();
+/// What is remembered of a VM: the others, and its pages by state, which add up to its size.
+const VM_COLUMNS: [Figure; STATES + VM_OTHERS.len()] = {
+    let mut columns = [VM_OTHERS[0]; STATES + VM_OTHERS.len()];
+    let mut next = 0;
+    while next < columns.len() {
+        columns[next] = match next < VM_OTHERS.len() {
+            true => VM_OTHERS[next],
+            false => amount(PageState::ALL[next - VM_OTHERS.len()].name()),
+        };
+        next += 1;
+    }
+    columns
+};
 
 /// The newest figures and how they came about.
 #[derive(Debug)]
@@ -251,22 +258,18 @@ fn host_row(figures: &Figures, state: MemoryState) -> [u64; HOST_COLUMNS.len()] 
 
 /// In the order of [`VM_COLUMNS`].
 fn vm_row(vm: &VmView, figures: &VmFigures) -> [Option<u64>; VM_COLUMNS.len()] {
-    let states = &vm.states;
-    [
+    let others = [
         Some(vm.size_bytes),
         Some(vm.target_bytes),
         Some(vm.used_bytes),
-        Some(states.private),
-        Some(states.broken),
-        Some(states.shared),
-        Some(states.ballooned),
-        Some(states.empty),
-        Some(states.compressed),
-        Some(states.swapped),
         figures.tchd,
         figures.tchd_low,
         figures.tchd_high,
-    ]
+    ];
+    std::array::from_fn(|column| match others.get(column) {
+        Some(&other) => other,
+        None => Some(vm.states.of(PageState::ALL[column - others.len()])),
+    })
 }
 
 /// How short memory is as a number that grows with it.
@@ -420,7 +423,10 @@ mod tests {
         assert_eq!(host[10], 2, "soft is the second below high");
         assert_eq!(host[1..6].iter().sum::<u64>(), host[0]);
         let vm = vm_row(&overview.vms[0], &figures.vms[0]);
-        assert_eq!(vm[3..10].iter().copied().sum::<Option<u64>>(), vm[0]);
+        assert_eq!(
+            vm[VM_OTHERS.len()..].iter().copied().sum::<Option<u64>>(),
+            vm[0]
+        );
         assert_eq!(figures.host.pshare_saving, -1, "what sharing costs is told");
     }
 

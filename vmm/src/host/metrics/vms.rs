@@ -1,6 +1,6 @@
 //! Metrics of VMs.
 
-use super::{Kinds, Named, gauge, signed, thousandths};
+use super::{Named, gauge, signed, thousandths};
 use crate::api::VmFigures;
 use policy::{BalloonHealth, Witness};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -10,17 +10,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-
-/// Guest memory by state: adds up to the VM's size.
-const VM_STATES: &Kinds<VmFigures> = &[
-    ("empty", |vm| vm.empty),
-    ("private", |vm| vm.private),
-    ("shared", |vm| vm.shrd),
-    ("broken", |vm| vm.broken),
-    ("ballooned", |vm| vm.ballooned),
-    ("compressed", |vm| vm.zip),
-    ("swapped", |vm| vm.swcur),
-];
 
 const VM_BYTES: &[Named<VmFigures>] = &[
     ("vm_size", "Configured guest memory", |vm| vm.memsz),
@@ -191,12 +180,12 @@ pub(super) fn register(registry: &mut Registry, vms: &[VmFigures]) {
     registry.register("vms", "VMs that there are", gauge(vms.len() as u64));
     let states = Family::<OfState, Gauge>::default();
     for vm in vms {
-        for &(state, figure) in VM_STATES {
+        for (state, bytes) in vm.states().iter() {
             let label = OfState {
                 vm: vm.name.to_string(),
-                state,
+                state: state.name(),
             };
-            states.get_or_create(&label).set(signed(figure(vm)));
+            states.get_or_create(&label).set(signed(bytes));
         }
     }
     registry.register_with_unit(

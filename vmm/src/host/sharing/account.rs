@@ -6,7 +6,7 @@
 
 use super::{Direction, Report, VmReport};
 use crate::api::{ScanTotals, SharingPace, SharingView, VmSharingView};
-use crate::memory::agent::SharingCounters;
+use crate::protocol::SharingCounters;
 use page::{PAGE_SIZE, PageCount, PageStates, VmId};
 use policy::OVERHEAD;
 use sharing::{BreakRate, Breakable, FRAMES_IN_FLIGHT, Pace, Reserve, reserve};

@@ -9,7 +9,7 @@ mod priority;
 mod scanner;
 mod vm;
 
-pub use audit::{Audit, NotCompared};
+pub use audit::Audit;
 pub use scanner::Totals;
 pub use vm::{SampleOrder, SampleReport, ScannedVmSpec, VmFigures};
 

@@ -29,7 +29,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug, Default)]
 pub(in crate::host) struct Hangup(pub(in crate::host) Arc<Notify>);
 
-/// Follows the host: server-sent events named `moment`, each with a [`Moment`] as JSON, one for every round and
+/// Follows the host: server-sent events named `moment`, each with a [`Moment`](crate::api::Moment) as JSON, one for every round and
 /// the first at once. Who takes them slowly misses some; who takes none for ten seconds is hung up on.
 #[utoipa::path(
     get, path = "/v1/events/stream", tag = "host",
@@ -94,7 +94,7 @@ pub(in crate::host) mod tests {
     use crate::host::HostOptions;
     use crate::host::runtime_dir::Place;
     use page::PageCount;
-    use policy::TaxRate;
+    use policy::{REBALANCE_INTERVAL, SAMPLE_PERIOD, TaxRate};
     use sharing::RateSettings;
     use tempfile::TempDir;
 
@@ -109,8 +109,8 @@ pub(in crate::host) mod tests {
             rates: RateSettings::default(),
             scan_priority: ScanPriority::default(),
             idle_tax: TaxRate::default(),
-            sample_period: Duration::from_secs(30),
-            rebalance_interval: Duration::from_secs(15),
+            sample_period: SAMPLE_PERIOD,
+            rebalance_interval: REBALANCE_INTERVAL,
             http: None,
             console_log: None,
         };

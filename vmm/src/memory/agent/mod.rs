@@ -13,13 +13,12 @@ mod sample;
 mod share;
 mod store_map;
 
-pub use share::SharingCounters;
-
 use crate::event::Event;
 use crate::memory::MemoryError;
 use crate::memory::ram::GuestRam;
 use crate::memory::store::StoreView;
 use crate::protocol::ChannelError;
+use crate::protocol::SharingCounters;
 use crate::protocol::page_sharing::{FromAgent, SharingSocket, ToAgent};
 use fence::Fence;
 use page::{Gfn, GfnRange, PAGE_SIZE, PageCount};

@@ -19,40 +19,12 @@ use crate::memory::mapping::{
 };
 use crate::memory::ram::{GuestRam, PAGE_BYTES};
 use crate::memory::store::{StoreView, is_zero, write_all};
+use crate::protocol::SharingCounters;
 use crate::protocol::page_sharing::BlockRequest;
 use page::{PAGE_SIZE, PageCount};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 use sharing::{BLOCK_PAGES, Frame, Outcome, PageSet, Span};
 use std::ops::Range;
-use utoipa::ToSchema;
-
-/// What the agent did for page sharing since it started, and why it refused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct SharingCounters {
-    /// Pages that show a frame or are a guest's copy over one.
-    pub mapped: PageCount,
-    /// Pages that were made to show a frame.
-    pub shared: PageCount,
-    /// Zero pages given back.
-    pub zeroed: PageCount,
-    /// Of those shared, the ones that only had a copy dropped.
-    pub dropped: PageCount,
-    /// Pages copied into a mapping, because they lay between shared ones.
-    pub copied: PageCount,
-    /// Pages brought back into the memory file.
-    pub rehomed: PageCount,
-    /// Mapping calls.
-    pub mappings: u64,
-    /// Pages refused because they did not hold what was expected.
-    pub differed: PageCount,
-    /// Pages refused because the kernel gave no more memory areas.
-    pub no_areas: PageCount,
-    /// Pages refused because there was no memory.
-    pub no_memory: PageCount,
-    /// Pages refused because they were not where the request supposed them.
-    pub stale: PageCount,
-}
 
 /// The store and what is mapped of it.
 #[derive(Debug)]

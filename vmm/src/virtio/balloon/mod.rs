@@ -14,19 +14,16 @@ mod statistics;
 mod tests;
 mod wire;
 
-pub use statistics::GuestStatistics;
-
 use super::{Device, Interrupt, InterruptCause, Served};
 use crate::memory::MemoryError;
 use crate::memory::agent::AgentHandle;
 use crate::memory::ram::GuestRam;
+use crate::protocol::{BalloonCounters, GuestStatistics};
 use chain::{BrokenChain, Chain, MOST_PFNS_IN_CHAIN, Tally};
 use page::{GfnRange, PageCount, PageStates, join_into_ranges};
 use page_set::PageSet;
-use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use utoipa::ToSchema;
 use virtio_queue::{Queue, QueueT};
 use wire::{F_DEFLATE_ON_OOM, F_MUST_TELL_HOST, F_PAGE_REPORTING, F_STATS_VQ};
 
@@ -45,27 +42,6 @@ enum Role {
     Deflate,
     Statistics,
     Reporting,
-}
-
-/// What the guest did right and wrong, in counts since the VM started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct BalloonCounters {
-    /// Pages that came into the balloon.
-    pub inflated: u64,
-    /// Pages that left it.
-    pub deflated: u64,
-    /// Pages reported free.
-    pub reported: u64,
-    /// Pages of the balloon that the guest touched without telling.
-    pub popped: u64,
-    /// Frame numbers outside the guest's memory.
-    pub outside: u64,
-    /// Pages listed twice, or taken out that were not in.
-    pub repeated: u64,
-    /// Buffers that could not be read or had no place in their queue.
-    pub malformed: u64,
-    /// Queues that became unusable, so that the device asked for a reset.
-    pub broken_queues: u64,
 }
 
 /// The device. Its parts are shared between the vCPUs, which set it up, and the device thread,
@@ -290,7 +266,7 @@ impl Balloon {
         let read = chain::read_statistics(chain);
         let mut book = lock(&self.book);
         match read {
-            Ok(bytes) => book.statistics = Some(GuestStatistics::parse(&bytes)),
+            Ok(bytes) => book.statistics = Some(statistics::parse(&bytes)),
             Err(BrokenChain) => book.counters.malformed += 1,
         }
     }

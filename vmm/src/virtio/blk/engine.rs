@@ -24,6 +24,7 @@ pub enum EngineKind {
     /// io_uring, or plain calls where there is none.
     Best,
     /// Plain calls.
+    #[cfg(any(test, feature = "fuzzing"))]
     Plain,
 }
 
@@ -58,6 +59,7 @@ impl Engine {
     pub(super) fn new(kind: EngineKind, file: &Arc<File>, most: usize) -> Self {
         let ring = match kind {
             EngineKind::Best => Ring::new(Arc::clone(file), most),
+            #[cfg(any(test, feature = "fuzzing"))]
             EngineKind::Plain => Err(io::Error::from(Errno::NOSYS)),
         };
         match ring {

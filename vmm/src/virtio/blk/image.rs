@@ -1,8 +1,8 @@
 //! The file behind a disk: opened, locked against other VMs, and measured, before a guest sees it.
 
 use super::format::{Format, HEAD_BYTES, TAIL_BYTES};
-use super::spec::DiskSpec;
 use super::wire::{Geometry, SECTOR, SERIAL_BYTES};
+use crate::protocol::DiskSpec;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -14,7 +14,6 @@ use thiserror::Error;
 /// Why a file cannot be a VM's disk.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum DiskError {
     #[error("cannot open the disk '{}': {}; {}", .path.display(), io::Error::from(*.source), open_remedy(*.source, .path, *.read_only))]
     Open {

@@ -20,7 +20,6 @@ mod image;
 mod operation;
 mod plan;
 mod request;
-mod spec;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -28,17 +27,15 @@ mod worker;
 
 pub use engine::EngineKind;
 pub use image::DiskError;
-pub use spec::{DiskSpec, InvalidDisk};
 pub use worker::DiskWires;
 
 use super::Device;
 use crate::event::Event;
+use crate::protocol::{DiskCounters, DiskFigures, DiskSpec};
 use image::DiskImage;
-use serde::{Deserialize, Serialize};
 use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use utoipa::ToSchema;
 use virtio_queue::Queue;
 use wire::{
     CONFIG_BYTES, F_BLOCK_SIZE, F_DISCARD, F_FLUSH, F_READ_ONLY, F_SEG_MAX, F_SIZE_MAX, F_TOPOLOGY,
@@ -47,46 +44,6 @@ use wire::{
 use worker::{Order, WorkerParts};
 
 const QUEUE_SIZES: [u16; 1] = [256];
-
-/// What a guest did with its disk, in counts since the VM started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct DiskCounters {
-    /// Reads carried out.
-    pub reads: u64,
-    /// What they read.
-    pub read_bytes: u64,
-    /// Writes carried out.
-    pub writes: u64,
-    /// What they wrote.
-    pub written_bytes: u64,
-    /// Flushes carried out.
-    pub flushes: u64,
-    /// Requests carried out that gave sectors up.
-    pub discards: u64,
-    /// Requests carried out that zeroed sectors.
-    pub zeroings: u64,
-    /// Requests that the file failed.
-    pub errors: u64,
-    /// Requests beyond the disk or a limit, to write what is only to be read, or of a kind that the
-    /// device or its file does not know.
-    pub refused: u64,
-    /// Chains that were no request.
-    pub malformed: u64,
-    /// Times that the queue became unusable, so that the device asked for a reset.
-    pub broken_queues: u64,
-}
-
-/// How things stand with a disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiskFigures {
-    /// Its size.
-    pub size_bytes: u64,
-    /// What the guest did with it.
-    pub counters: DiskCounters,
-    /// The kernel's number for the last error of its file.
-    #[serde(default)]
-    pub last_error: Option<i32>,
-}
 
 /// The device. Ends its thread when it is dropped.
 #[derive(Debug)]

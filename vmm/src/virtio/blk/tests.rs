@@ -6,9 +6,10 @@ mod hostile;
 mod threads;
 
 use super::wire::{F_DISCARD, F_FLUSH, F_WRITE_ZEROES, SECTOR};
-use super::{Disk, DiskCounters, DiskSpec, DiskWires, EngineKind};
+use super::{Disk, DiskWires, EngineKind};
 use crate::event::Event;
 use crate::memory::ram::GuestRam;
+use crate::protocol::{DiskCounters, DiskSpec};
 use crate::virtio::Interrupt;
 use crate::virtio::fake_driver::*;
 use page::{PAGE_SIZE, PageCount};

@@ -2,7 +2,8 @@
 
 use super::{Input, MOST_ACTIONS, low};
 use crate::event::Event;
-use crate::virtio::blk::{Disk, DiskSpec, DiskWires, EngineKind};
+use crate::protocol::DiskSpec;
+use crate::virtio::blk::{Disk, DiskWires, EngineKind};
 use crate::virtio::fake_driver::{
     FIRST_FREE_PAGE, FakeDriver, LARGEST_QUEUE, VERSION_1, table_address,
 };

@@ -13,7 +13,6 @@ mod features;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod header;
-mod mac;
 mod queue;
 mod rate;
 mod receive;
@@ -26,26 +25,24 @@ mod transmit;
 mod wire;
 mod worker;
 
-pub use mac::{InvalidMac, MacAddress};
-pub use tap::{InvalidTapName, Tap, TapError, TapName};
+pub use tap::{Tap, TapError};
 pub use worker::NetThread;
 
 use super::{Device, Interrupt, InterruptCause};
 use crate::event::Event;
+use crate::protocol::{MacAddress, NetCounters};
 use features::{Agreed, OFFERED};
 use queue::BatchQueue;
 use rate::Pace;
 use receive::Receiver;
 use rustix::fd::AsFd;
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use transmit::Transmitter;
-use utoipa::ToSchema;
 use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 use wire::*;
@@ -77,34 +74,6 @@ pub trait FramePort: AsFd + Debug + Send + Sync + 'static {
     fn write_packet(&self, packet: &[u8]) -> Result<usize, Errno> {
         rustix::io::write(self, packet)
     }
-}
-
-/// What went through a card, and what did not and why, in counts since the VM started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct NetCounters {
-    /// Packets to the guest.
-    pub received_packets: u64,
-    /// Their bytes, from the Ethernet header on.
-    pub received_bytes: u64,
-    /// Packets to the guest that did not fit into the buffers that it offers.
-    pub received_no_room: u64,
-    /// Packets to the guest that its driver did not agree to take, or that are too long.
-    pub received_unwanted: u64,
-    /// Packets from the guest.
-    pub sent_packets: u64,
-    /// Their bytes, from the Ethernet header on.
-    pub sent_bytes: u64,
-    /// Packets from the guest that are longer than any may be.
-    pub sent_too_long: u64,
-    /// Packets from the guest whose header asks for what was not agreed on, or points outside.
-    pub sent_bad_header: u64,
-    /// Packets from the guest that the tap did not take: it is down or gone, or the kernel found
-    /// them wrong.
-    pub sent_refused: u64,
-    /// Buffers that are too short, in a place without memory, or of the wrong kind.
-    pub malformed: u64,
-    /// Queues that became unusable, so that the device asked for a reset.
-    pub broken_queues: u64,
 }
 
 /// What a card is.
@@ -204,12 +173,6 @@ impl<P: FramePort> Net<P> {
             driver: Mutex::new(None),
             counters: Mutex::default(),
         })
-    }
-
-    /// What the card is.
-    #[must_use]
-    pub fn spec(&self) -> &NetSpec {
-        &self.spec
     }
 
     /// Whether a driver has set the device up.

@@ -4,12 +4,12 @@
 //! one waits here. Buffers that were taken out of the queue stay taken until a packet fills them:
 //! their places were checked then, and the guest may not change them any more.
 
-use super::NetCounters;
 use super::header::NetHeader;
 use super::queue::BatchQueue;
 use super::rate::Pace;
 use super::wire::*;
 use super::{FramePort, Place, Wait};
+use crate::protocol::NetCounters;
 use crate::virtio::chain::{BrokenChain, Chain};
 use rustix::io::Errno;
 use std::collections::VecDeque;

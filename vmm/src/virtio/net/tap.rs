@@ -6,21 +6,15 @@
 
 use super::FramePort;
 use super::wire::HEADER_BYTES;
+use crate::protocol::{NAME_BYTES, TapName};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{IntegerSetter, Opcode, Setter, Updater, ioctl, opcode};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice};
-use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
 use thiserror::Error;
-use utoipa::ToSchema;
 
 const TUN_FILE: &str = "/dev/net/tun";
-/// Bytes of an interface's name, with the terminating zero.
-const NAME_BYTES: usize = 16;
-
 // From the kernel's include/uapi/linux/if_tun.h and sockios.h.
 const SET_INTERFACE: Opcode = opcode::write::<i32>(b'T', 202);
 const SET_OFFLOAD: Opcode = opcode::write::<u32>(b'T', 208);
@@ -30,21 +24,9 @@ const TAP: u16 = 0x0002;
 const NO_PACKET_INFO: u16 = 0x1000;
 const VNET_HEADER: u16 = 0x4000;
 
-/// An interface's name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schema(pattern = r"^(?!\.+$)[A-Za-z0-9._@-]{1,15}$", example = "tap0")]
-pub struct TapName(String);
-
-/// Why a text is no interface's name.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("'{0}' cannot name a tap: use 1 to {most} letters, digits, '-', '_', '.' or '@'", most = NAME_BYTES - 1)]
-pub struct InvalidTapName(String);
-
 /// Why a tap cannot be used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum TapError {
     #[error(
         "there is no interface '{0}': make it with `ip tuntap add {0} mode tap` and `ip link set {0} up`"
@@ -72,40 +54,6 @@ pub enum TapError {
     },
 }
 
-impl TryFrom<String> for TapName {
-    type Error = InvalidTapName;
-
-    fn try_from(name: String) -> Result<Self, InvalidTapName> {
-        // Not '%': the kernel would take the name for a pattern and make an interface.
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '@');
-        let dots = name.chars().all(|c| c == '.');
-        if dots || name.len() >= NAME_BYTES || !name.chars().all(allowed) {
-            return Err(InvalidTapName(name.chars().take(40).collect()));
-        }
-        Ok(Self(name))
-    }
-}
-
-impl FromStr for TapName {
-    type Err = InvalidTapName;
-
-    fn from_str(name: &str) -> Result<Self, InvalidTapName> {
-        Self::try_from(name.to_owned())
-    }
-}
-
-impl From<TapName> for String {
-    fn from(name: TapName) -> Self {
-        name.0
-    }
-}
-
-impl fmt::Display for TapName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 /// The kernel's `struct ifreq`: a name, and a union of which we use the first bytes.
 #[derive(Debug)]
 #[repr(C)]
@@ -120,7 +68,8 @@ impl InterfaceRequest {
             name: [0; NAME_BYTES],
             value: [0; 24],
         };
-        request.name[..name.0.len()].copy_from_slice(name.0.as_bytes());
+        let letters = name.as_str().as_bytes();
+        request.name[..letters.len()].copy_from_slice(letters);
         request.value[..value.len()].copy_from_slice(value);
         request
     }
@@ -150,7 +99,7 @@ impl Tap {
         let socket = rustix::net::socket_with(kinds.0, kinds.1, kinds.2, None)
             .map_err(refused("tell the place"))?;
         // First: whoever may, makes an interface by opening one that is not there.
-        netdevice::name_to_index(&socket, &name.0).map_err(|error| match error {
+        netdevice::name_to_index(&socket, name.as_str()).map_err(|error| match error {
             Errno::NODEV => TapError::Missing(name.clone()),
             error => refused("tell the place")(error),
         })?;
@@ -225,29 +174,5 @@ impl FramePort for Tap {
         let set_offload = unsafe { IntegerSetter::<SET_OFFLOAD>::new_usize(offloads as usize) };
         // SAFETY: the number is no address of anything.
         unsafe { ioctl(&self.file, set_offload) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_that_the_kernel_would_take_for_a_pattern_or_a_path_is_refused() {
-        for name in ["tap0", "br-lan.7", "vm_1@x", "fifteen-letters"] {
-            assert_eq!(name.parse(), Ok(TapName(name.into())));
-        }
-        for name in [
-            "",
-            ".",
-            "..",
-            "tap%d",
-            "a/b",
-            "a b",
-            "sixteen-letters-",
-            "ä",
-        ] {
-            assert!(name.parse::<TapName>().is_err(), "{name}");
-        }
     }
 }

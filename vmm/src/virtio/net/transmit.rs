@@ -1,11 +1,11 @@
 //! Packets from the guest to the tap.
 
-use super::NetCounters;
 use super::header::NetHeader;
 use super::queue::BatchQueue;
 use super::rate::Pace;
 use super::wire::*;
 use super::{FramePort, Place, Wait};
+use crate::protocol::NetCounters;
 use crate::virtio::chain::{BrokenChain, Chain};
 use rustix::io::Errno;
 use std::time::Duration;

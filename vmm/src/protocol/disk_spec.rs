@@ -33,7 +33,7 @@ pub struct InvalidDisk(String);
 
 impl DiskSpec {
     /// How it is written where several VMs read it.
-    pub(super) fn shared(&self) -> String {
+    pub(crate) fn shared(&self) -> String {
         let raw = if self.raw { ",raw" } else { "" };
         format!("{}{raw},ro", self.path.display())
     }

@@ -1,0 +1,160 @@
+//! What a VM's devices and its agent count, and what its guest says of its own memory.
+
+use page::PageCount;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What the guest did right and wrong, in counts since the VM started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BalloonCounters {
+    /// Pages that came into the balloon.
+    pub inflated: u64,
+    /// Pages that left it.
+    pub deflated: u64,
+    /// Pages reported free.
+    pub reported: u64,
+    /// Pages of the balloon that the guest touched without telling.
+    pub popped: u64,
+    /// Frame numbers outside the guest's memory.
+    pub outside: u64,
+    /// Pages listed twice, or taken out that were not in.
+    pub repeated: u64,
+    /// Buffers that could not be read or had no place in their queue.
+    pub malformed: u64,
+    /// Queues that became unusable, so that the device asked for a reset.
+    pub broken_queues: u64,
+}
+
+/// A guest's figures (virtio 1.2, section 5.5.6.3, and Linux' `virtio_balloon.h` from 6.12 on for
+/// the last six); `None` where it gave none. Memory in bytes, the rest are counts since the guest
+/// started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GuestStatistics {
+    /// Bytes swapped in.
+    pub swap_in: Option<u64>,
+    /// Bytes swapped out.
+    pub swap_out: Option<u64>,
+    /// Faults that needed a disk.
+    pub major_faults: Option<u64>,
+    /// Faults that needed none.
+    pub minor_faults: Option<u64>,
+    /// Memory that nothing uses.
+    pub free: Option<u64>,
+    /// All memory the guest sees, less its balloon.
+    pub total: Option<u64>,
+    /// Memory that programs could have without swapping.
+    pub available: Option<u64>,
+    /// Memory that holds copies of files.
+    pub caches: Option<u64>,
+    /// Huge pages given to programs.
+    pub huge_page_allocations: Option<u64>,
+    /// Huge pages that could not be given.
+    pub huge_page_failures: Option<u64>,
+    /// Programs killed because memory had run out.
+    pub oom_kills: Option<u64>,
+    /// Allocations that had to wait until pages were reclaimed.
+    pub allocation_stalls: Option<u64>,
+    /// Pages looked at for reclaim in the background.
+    pub background_scanned: Option<u64>,
+    /// Pages looked at for reclaim by who wanted memory.
+    pub direct_scanned: Option<u64>,
+    /// Pages reclaimed in the background.
+    pub background_reclaimed: Option<u64>,
+    /// Pages reclaimed by who wanted memory.
+    pub direct_reclaimed: Option<u64>,
+}
+
+/// What a guest did with its disk, in counts since the VM started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DiskCounters {
+    /// Reads carried out.
+    pub reads: u64,
+    /// What they read.
+    pub read_bytes: u64,
+    /// Writes carried out.
+    pub writes: u64,
+    /// What they wrote.
+    pub written_bytes: u64,
+    /// Flushes carried out.
+    pub flushes: u64,
+    /// Requests carried out that gave sectors up.
+    pub discards: u64,
+    /// Requests carried out that zeroed sectors.
+    pub zeroings: u64,
+    /// Requests that the file failed.
+    pub errors: u64,
+    /// Requests beyond the disk or a limit, to write what is only to be read, or of a kind that the
+    /// device or its file does not know.
+    pub refused: u64,
+    /// Chains that were no request.
+    pub malformed: u64,
+    /// Times that the queue became unusable, so that the device asked for a reset.
+    pub broken_queues: u64,
+}
+
+/// How things stand with a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskFigures {
+    /// Its size.
+    pub size_bytes: u64,
+    /// What the guest did with it.
+    pub counters: DiskCounters,
+    /// The kernel's number for the last error of its file.
+    #[serde(default)]
+    pub last_error: Option<i32>,
+}
+
+/// What went through a card, and what did not and why, in counts since the VM started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NetCounters {
+    /// Packets to the guest.
+    pub received_packets: u64,
+    /// Their bytes, from the Ethernet header on.
+    pub received_bytes: u64,
+    /// Packets to the guest that did not fit into the buffers that it offers.
+    pub received_no_room: u64,
+    /// Packets to the guest that its driver did not agree to take, or that are too long.
+    pub received_unwanted: u64,
+    /// Packets from the guest.
+    pub sent_packets: u64,
+    /// Their bytes, from the Ethernet header on.
+    pub sent_bytes: u64,
+    /// Packets from the guest that are longer than any may be.
+    pub sent_too_long: u64,
+    /// Packets from the guest whose header asks for what was not agreed on, or points outside.
+    pub sent_bad_header: u64,
+    /// Packets from the guest that the tap did not take: it is down or gone, or the kernel found
+    /// them wrong.
+    pub sent_refused: u64,
+    /// Buffers that are too short, in a place without memory, or of the wrong kind.
+    pub malformed: u64,
+    /// Queues that became unusable, so that the device asked for a reset.
+    pub broken_queues: u64,
+}
+
+/// What the agent did for page sharing since it started, and why it refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SharingCounters {
+    /// Pages that show a frame or are a guest's copy over one.
+    pub mapped: PageCount,
+    /// Pages that were made to show a frame.
+    pub shared: PageCount,
+    /// Zero pages given back.
+    pub zeroed: PageCount,
+    /// Of those shared, the ones that only had a copy dropped.
+    pub dropped: PageCount,
+    /// Pages copied into a mapping, because they lay between shared ones.
+    pub copied: PageCount,
+    /// Pages brought back into the memory file.
+    pub rehomed: PageCount,
+    /// Mapping calls.
+    pub mappings: u64,
+    /// Pages refused because they did not hold what was expected.
+    pub differed: PageCount,
+    /// Pages refused because the kernel gave no more memory areas.
+    pub no_areas: PageCount,
+    /// Pages refused because there was no memory.
+    pub no_memory: PageCount,
+    /// Pages refused because they were not where the request supposed them.
+    pub stale: PageCount,
+}
