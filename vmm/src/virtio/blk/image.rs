@@ -51,23 +51,28 @@ pub enum DiskError {
     StartThread { path: PathBuf, source: io::Error },
 }
 
+const GIVE_A_DISK: &str = "give a raw image or a block device";
+
 fn open_remedy(errno: Errno, path: &Path, read_only: bool) -> String {
     match errno {
-        Errno::NOENT if misspelt_option(path).is_none() && can_be_made(path) => make_one(path),
+        Errno::NOENT => missing_remedy(path),
         Errno::ACCESS | Errno::PERM if read_only => "let this user read it".into(),
         Errno::ACCESS | Errno::PERM | Errno::ROFS => {
             let path = path.display();
             format!("let this user read and write it, or give it as '{path},ro'")
         }
-        Errno::NOENT if misspelt_option(path).is_some() => {
-            let word = misspelt_option(path).unwrap_or_default();
-            format!("if ',{word}' is an option, there are ,ro ,direct and ,raw")
-        }
         // A name that leads nowhere, a folder, a socket or a device behind which is nothing.
-        Errno::NOENT | Errno::NOTDIR | Errno::ISDIR | Errno::NXIO => {
-            "give a raw image or a block device".into()
-        }
+        Errno::NOTDIR | Errno::ISDIR | Errno::NXIO => GIVE_A_DISK.into(),
         _ => "see that it can be read and written".into(),
+    }
+}
+
+/// Where there is no file of that name.
+fn missing_remedy(path: &Path) -> String {
+    match misspelt_option(path) {
+        Some(word) => format!("if ',{word}' is an option, there are ,ro ,direct and ,raw"),
+        None if can_be_made(path) => make_one(path),
+        None => GIVE_A_DISK.into(),
     }
 }
 
