@@ -76,7 +76,13 @@ impl LineEditor {
         }
     }
 
-    /// The line so far.
+    /// What is shown of a line that is not complete.
+    #[must_use]
+    pub fn incomplete(&self) -> &str {
+        if self.complete { "" } else { self.line() }
+    }
+
+    /// The line so far, or the complete one until more is typed.
     #[must_use]
     pub fn line(&self) -> &str {
         // Only printable ASCII was let in.
@@ -171,6 +177,21 @@ mod tests {
     #[test]
     fn a_line_ends_with_cr_or_lf_or_both() {
         assert_eq!(lines(b"a\rb\nc\r\nd\n\n"), ["a", "b", "c", "d", ""]);
+    }
+
+    #[test]
+    fn a_line_is_incomplete_until_it_ends() {
+        let mut editor = LineEditor::new();
+        for (byte, shown) in [
+            (b'o', "o"),
+            (b'f', "of"),
+            (b'\r', ""),
+            (b'\n', ""),
+            (b'x', "x"),
+        ] {
+            editor.push(byte);
+            assert_eq!(editor.incomplete(), shown);
+        }
     }
 
     #[test]

@@ -65,8 +65,8 @@ impl Printed {
         find: impl Fn(&str) -> Option<T>,
     ) -> T {
         wait_while_progress(what, || {
-            let count = self.count();
-            find(&self.text_from(start)).ok_or(count)
+            let (count, text) = (self.count(), self.text_from(start));
+            find(&text).ok_or_else(|| (count, text))
         })
     }
 }

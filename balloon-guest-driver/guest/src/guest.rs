@@ -1,6 +1,8 @@
 //! The event loop: console, balloon, disk and workload in turn, and sleep when none has anything to
 //! do.
 
+use core::fmt;
+
 use balloon_guest_driver::balloon::Progress;
 use balloon_guest_driver::command_line::CommandLine;
 use balloon_guest_driver::console::{Command, HELP, LineEditor, Typed};
@@ -99,7 +101,7 @@ impl Guest {
         match balloon.poll(&mut self.house, clock::now_us()) {
             Ok(progress) => progress,
             Err(broken) => {
-                println!("error: {broken}; going on without it");
+                self.tell(format_args!("error: {broken}; going on without it"));
                 // Kept from being dropped, for the device may still use its memory.
                 core::mem::forget(self.balloon.take());
                 Progress::Settled
@@ -114,10 +116,10 @@ impl Guest {
             _ => self.house.run_workload(SLICE_US, Some(&self.lead)),
         };
         if let Some(failure) = self.house.workload.take_failure() {
-            println!("{failure}");
+            self.tell(format_args!("{failure}"));
         }
         if let Some(done) = self.house.workload.take_done() {
-            println!("{done}");
+            self.tell(format_args!("{done}"));
         }
         let lacks = self.house.workload.lacks(&self.house.frames);
         if lacks > 0
@@ -163,7 +165,7 @@ impl Guest {
         match self.editor.push(byte) {
             Typed::Nothing => {}
             Typed::Echo(byte) => serial::write(&[byte]),
-            Typed::Erase(count) => (0..count).for_each(|_| serial::write(b"\x08 \x08")),
+            Typed::Erase(count) => erase(count),
             Typed::Complete => {
                 serial::write(b"\r\n");
                 self.obey();
@@ -199,6 +201,19 @@ impl Guest {
         }
     }
 
+    /// Prints a message that nobody asked for in place of the line that is being typed, and that line again.
+    fn tell(&self, message: fmt::Arguments<'_>) {
+        let typed = self.editor.incomplete();
+        erase(typed.len());
+        if !self.quiet {
+            // The message is longer than the prompt.
+            print!("\r");
+        }
+        println!("{message}");
+        self.prompt();
+        print!("{typed}");
+    }
+
     fn prompt(&self) {
         if !self.quiet {
             print!("> ");
@@ -223,4 +238,9 @@ impl Guest {
             counters: workload.counters(),
         }
     }
+}
+
+/// Takes so many bytes back from the end of the line.
+fn erase(count: usize) {
+    (0..count).for_each(|_| serial::write(b"\x08 \x08"));
 }
