@@ -66,7 +66,7 @@ impl Printed {
     ) -> T {
         wait_while_progress(what, || {
             let (count, text) = (self.count(), self.text_from(start));
-            find(&text).ok_or_else(|| (count, text))
+            find(&text).ok_or((count, text))
         })
     }
 }
