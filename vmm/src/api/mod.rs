@@ -9,9 +9,10 @@ mod net;
 mod problem;
 mod sharing_view;
 
+pub(crate) use figures::shown;
 pub use figures::{
-    Figures, HistoryColumn, HistoryQuery, HistoryView, HostFigures, Moment, Span, StateThresholds,
-    VmFigures,
+    Figure, Figures, HOST_FIGURES, HistoryColumn, HistoryQuery, HistoryView, HostFigures, Moment,
+    Reading, Span, StateThresholds, VM_FIGURES, VmFigures,
 };
 pub use net::{NetRequest, NetView};
 pub use problem::{Problem, ProblemKind, ProblemView};

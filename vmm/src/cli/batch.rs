@@ -6,8 +6,8 @@
 //! The columns are those of the first sample, so a VM that comes later has none, and one that has gone leaves
 //! its cells empty.
 
-use super::counters::{COLUMNS, Cell, HOST_COUNTERS};
-use crate::api::{Figures, VmFigures};
+use super::counters::{HOST_COUNTERS, VM_COUNTERS};
+use crate::api::{Figure, Figures, Reading, VmFigures};
 use anyhow::Result;
 use csv::{QuoteStyle, WriterBuilder};
 use page::VmId;
@@ -44,10 +44,13 @@ impl Batch {
             }
         };
         let time = std::iter::once(time_text(figures.time_ms / 1000));
-        let host = HOST_COUNTERS.iter().map(|(_, cell)| cell(&figures.host));
+        let host = HOST_COUNTERS
+            .iter()
+            .map(|figure| (figure.read)(&figures.host));
         let vms = vms.iter().flat_map(|id| {
             let vm = figures.vms.iter().find(|vm| vm.id == *id);
-            counters().map(move |(_, cell)| vm.map_or(Cell::Unknown, cell))
+            let counters = VM_COUNTERS.iter();
+            counters.map(move |figure| vm.map_or(Reading::Unknown, figure.read))
         });
         let cells = host.chain(vms).map(|cell| cell.for_programs());
         table.write_record(time.chain(cells))?;
@@ -58,21 +61,14 @@ impl Batch {
         let machine = &self.machine;
         let time = std::iter::once(TIME.to_owned());
         let host = HOST_COUNTERS.iter();
-        let host = host.map(|(counter, _)| format!(r"\\{machine}\Memory\{counter}"));
+        let host = host.map(|figure| format!(r"\\{machine}\Memory\{}", figure.counter));
         let vms = figures.vms.iter().flat_map(|VmFigures { id, name, .. }| {
-            counters().map(move |(counter, _)| {
+            VM_COUNTERS.iter().map(move |Figure { counter, .. }| {
                 format!(r"\\{machine}\Group Memory({id}:{name})\{counter}")
             })
         });
         time.chain(host).chain(vms).collect()
     }
-}
-
-/// What is told of each VM.
-fn counters() -> impl Iterator<Item = (&'static str, fn(&VmFigures) -> Cell)> {
-    COLUMNS
-        .iter()
-        .filter_map(|column| Some((column.counter?, column.cell)))
 }
 
 /// Seconds since 1970 as `MM/DD/YYYY HH:MM:SS`.

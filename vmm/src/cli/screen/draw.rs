@@ -3,8 +3,9 @@
 use super::bars::bars;
 use super::model::{Model, Page};
 use super::vm_page::{self, age};
-use crate::api::{HistoryView, HostFigures, QueuedView, VmFigures};
-use crate::cli::counters::{COLUMNS, Column, NAME, Unit, is_blocked};
+use crate::api::{Figure, HistoryView, HostFigures, QueuedView, VmFigures};
+use crate::cli::counters::{COLUMNS, NAME, Unit};
+use policy::MemoryState;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -133,11 +134,11 @@ fn queue_line(queue: &[QueuedView], unit: Unit) -> Option<Line<'static>> {
 }
 
 fn first_line(host: &HostFigures, vms: usize) -> Line<'static> {
-    let state = host.state.as_deref().unwrap_or("-");
+    let state = host.state.map_or("-".into(), |state| state.to_string());
     let [one, five, fifteen] = host.overcommit_avg.map(|average| average.max(0.0));
     Line::from(vec![
         Span::from(format!("up {}, {vms} VMs, ", uptime(host))),
-        Span::styled(format!("{state} state"), state_style(state)),
+        Span::styled(format!("{state} state"), state_style(host.state)),
         Span::from(format!(
             "; MEM overcommit avg: {one:.2}, {five:.2}, {fifteen:.2}"
         )),
@@ -150,10 +151,10 @@ const WARNING: Style = Style::new().fg(Color::Yellow);
 const ALARM: Style = Style::new().fg(Color::Red);
 
 /// What is wrong stands out.
-fn state_style(state: &str) -> Style {
+fn state_style(state: Option<MemoryState>) -> Style {
     let style = match state {
-        "soft" => WARNING,
-        "hard" | "low" => ALARM,
+        Some(MemoryState::Soft) => WARNING,
+        Some(MemoryState::Hard | MemoryState::Low) => ALARM,
         _ => return Style::new(),
     };
     style.add_modifier(Modifier::BOLD)
@@ -233,7 +234,7 @@ fn table(frame: &mut Frame<'_>, area: Rect, model: &Model) {
 
 fn vm_style(vm: &VmFigures) -> Style {
     match vm.responding && vm.credible {
-        true if is_blocked(vm) => WARNING,
+        true if vm.is_blocked() => WARNING,
         true => Style::new(),
         false => ALARM,
     }
@@ -241,7 +242,7 @@ fn vm_style(vm: &VmFigures) -> Style {
 
 /// The sorting column's name is underlined.
 fn heading(model: &Model, at: usize) -> Line<'static> {
-    let name = COLUMNS[at].name;
+    let name = COLUMNS[at].column;
     let line = match at {
         NAME => Line::from(name),
         _ => Line::from(name).right_aligned(),
@@ -255,14 +256,14 @@ fn heading(model: &Model, at: usize) -> Line<'static> {
 fn cell(vm: &VmFigures, at: usize, unit: Unit) -> Line<'static> {
     match at {
         NAME => Line::from(marked_name(vm)),
-        _ => Line::from((COLUMNS[at].cell)(vm).text(unit)).right_aligned(),
+        _ => Line::from((COLUMNS[at].read)(vm).text(unit)).right_aligned(),
     }
 }
 
 /// The mark is seen without colors, and however long the name is.
 fn marked_name(vm: &VmFigures) -> String {
     let (name, room) = (vm.name.as_str(), usize::from(NAME_WIDTH) - 1);
-    match is_blocked(vm) {
+    match vm.is_blocked() {
         true => format!("{name:<room$.room$}{BLOCKED_MARK}"),
         false => name.into(),
     }
@@ -274,7 +275,7 @@ fn choose_columns(frame: &mut Frame<'_>, area: Rect, model: &Model, at: usize) {
         .zip(model.is_shown)
         .map(|(column, is_shown)| {
             let mark = if is_shown { "[x]" } else { "[ ]" };
-            Row::new([format!("{mark} {:<8} {}", column.name, column.meaning)])
+            Row::new([format!("{mark} {:<8} {}", column.column, column.help)])
         });
     let table = Table::new(rows, [Constraint::Fill(1)])
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
@@ -284,7 +285,7 @@ fn choose_columns(frame: &mut Frame<'_>, area: Rect, model: &Model, at: usize) {
 
 fn help_lines(width: u16) -> Vec<Line<'static>> {
     let keys = HELP.lines().map(Line::from);
-    let meaning = |column: &Column| format!("  {:<8} {}", column.name, column.meaning);
+    let meaning = |column: &Figure<VmFigures>| format!("  {:<8} {}", column.column, column.help);
     // Two beside each other, where both can be read.
     let each = usize::from(width / 2).max(1);
     let columns: Vec<Line<'static>> = if each >= 60 {
@@ -356,7 +357,7 @@ mod tests {
         );
         let wide = shown(&model(), 290, 50);
         assert!(
-            COLUMNS.iter().all(|column| wide[6].contains(column.name)),
+            COLUMNS.iter().all(|column| wide[6].contains(column.column)),
             "{wide:#?}"
         );
     }

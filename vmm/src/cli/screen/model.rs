@@ -1,7 +1,7 @@
 //! What is shown, and what keys do to it.
 
-use crate::api::{EventView, Figures, HistoryView, VmFigures};
-use crate::cli::counters::{COLUMNS, Column, GRANT, MCTLSZ, MEMSZ, Unit};
+use crate::api::{EventView, Figure, Figures, HistoryView, VmFigures};
+use crate::cli::counters::{COLUMNS, GRANT, MCTLSZ, MEMSZ, Unit};
 use crate::name::VmName;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
@@ -113,9 +113,9 @@ impl Model {
     /// The VMs in the order in which they are shown.
     pub(super) fn rows(&self) -> Vec<&VmFigures> {
         let mut vms: Vec<&VmFigures> = self.figures.vms.iter().collect();
-        if let Some(Column { cell, .. }) = self.sort.map(|sort| COLUMNS[sort]) {
+        if let Some(Figure { read, .. }) = self.sort.map(|sort| COLUMNS[sort]) {
             vms.sort_by(|a, b| {
-                let order = cell(a).order(&cell(b));
+                let order = read(a).order(&read(b));
                 if self.is_descending {
                     order.reverse()
                 } else {

@@ -3,8 +3,8 @@
 
 use super::bars::bars;
 use super::model::{Details, Model};
-use crate::api::{EventView, HistoryView, VmFigures};
-use crate::cli::counters::{COLUMNS, Column, Unit, blocked_percent, state};
+use crate::api::{EventView, Figure, HistoryView, VmFigures};
+use crate::cli::counters::{COLUMNS, Unit};
 use crate::cli::table;
 use page::PageState;
 use ratatui::style::{Modifier, Style};
@@ -53,7 +53,7 @@ fn title(vm: &VmFigures, unit: Unit) -> Line<'static> {
     heading(format!(
         "VM {}: {}, {size} {}, {} shares, min {min}, max {max}",
         vm.name,
-        state(vm),
+        vm.state_word(),
         unit.name(),
         vm.ashrs,
     ))
@@ -67,7 +67,7 @@ fn limit(vm: &VmFigures, unit: Unit) -> Option<String> {
     Some(format!(
         "Its guest may have touched {slow} {name}: it runs a tenth of the time above that, not at all beyond {stop} {name}. \
          It was blocked {:.0} % of the last second.",
-        blocked_percent(vm)
+        vm.blocked_percent()
     ))
 }
 
@@ -129,9 +129,9 @@ fn devices(vm: &VmFigures, width: usize) -> Vec<Line<'static>> {
 
 /// All columns but its name, as many beside each other as fit.
 fn figures(vm: &VmFigures, unit: Unit, width: usize) -> Vec<Line<'static>> {
-    let figure = |column: &Column| {
-        let value = (column.cell)(vm).text(unit);
-        format!("{:<8}{value:>9}   ", column.name)
+    let figure = |column: &Figure<VmFigures>| {
+        let value = (column.read)(vm).text(unit);
+        format!("{:<8}{value:>9}   ", column.column)
     };
     let beside = (width / FIGURE_WIDTH).max(1);
     let rows = COLUMNS[1..].chunks(beside);

@@ -5,7 +5,7 @@
 //! degrees of shortage there is no third, and a minute in which memory was once very short was no good one:
 //! of these the worst is left. What was not known in a second has no part in either.
 
-use crate::api::{HistoryColumn, HistoryView, Span};
+use crate::api::{Figure, HistoryColumn, HistoryView, Span};
 use crate::name::VmName;
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
@@ -19,35 +19,16 @@ const MINUTE: u64 = 60;
 
 /// A figure that is remembered.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Figure {
-    /// Its name.
-    pub(super) name: &'static str,
-    of_minute: OfMinute,
-}
-
-/// What is left of the seconds of a minute.
-#[derive(Clone, Copy, Debug)]
-enum OfMinute {
-    Mean,
-    Highest,
-}
-
-/// An amount.
-pub(super) const fn amount(name: &'static str) -> Figure {
-    let of_minute = OfMinute::Mean;
-    Figure { name, of_minute }
-}
-
-/// A degree of something bad, the worst of which is the highest.
-pub(super) const fn degree(name: &'static str) -> Figure {
-    let of_minute = OfMinute::Highest;
-    Figure { name, of_minute }
+struct Column {
+    name: &'static str,
+    /// Whether of a minute the highest is left, and not the mean.
+    is_degree: bool,
 }
 
 /// `N` figures over time.
 #[derive(Clone, Debug)]
 pub(in crate::host) struct History<const N: usize> {
-    figures: &'static [Figure; N],
+    columns: [Column; N],
     seconds: Ring<N>,
     minutes: Ring<N>,
     /// The minute that is under way.
@@ -56,9 +37,12 @@ pub(in crate::host) struct History<const N: usize> {
 
 impl<const N: usize> History<N> {
     /// Nothing is remembered of these yet.
-    pub(super) fn new(figures: &'static [Figure; N]) -> Self {
+    pub(super) fn new<T>(figures: &[Figure<T>]) -> Self {
         Self {
-            figures,
+            columns: std::array::from_fn(|column| Column {
+                name: figures[column].history,
+                is_degree: figures[column].is_degree,
+            }),
             seconds: Ring::new(SECONDS),
             minutes: Ring::new(MINUTES),
             minute: Minute::new(0),
@@ -79,7 +63,7 @@ impl<const N: usize> History<N> {
         self.seconds.push(point);
         let minute = second / MINUTE;
         if minute != self.minute.minute {
-            self.minutes.extend(self.minute.point(self.figures));
+            self.minutes.extend(self.minute.point(&self.columns));
             self.minute = Minute::new(minute);
         }
         self.minute.add(&point);
@@ -93,12 +77,12 @@ impl<const N: usize> History<N> {
         };
         let under_way = match span {
             Span::TenMinutes => None,
-            Span::Day => self.minute.point(self.figures),
+            Span::Day => self.minute.point(&self.columns),
         };
         let points = || ring.0.iter().copied().chain(under_way);
-        let figures = self.figures.iter().enumerate();
-        let columns = figures.map(|(index, figure)| HistoryColumn {
-            name: figure.name.into(),
+        let columns = self.columns.iter().enumerate();
+        let columns = columns.map(|(index, column)| HistoryColumn {
+            name: column.name.into(),
             values: points().map(|point| point.values[index].get()).collect(),
         });
         HistoryView {
@@ -193,8 +177,8 @@ impl<const N: usize> Minute<N> {
     }
 
     /// What is left of it, if anything was seen.
-    fn point(&self, figures: &[Figure; N]) -> Option<Point<N>> {
-        let left = |index: usize| self.tallies[index].left(figures[index].of_minute);
+    fn point(&self, columns: &[Column; N]) -> Option<Point<N>> {
+        let left = |index: usize| self.tallies[index].left(columns[index].is_degree);
         let is_seen = self.tallies.iter().any(|tally| tally.count > 0);
         is_seen.then(|| Point {
             second: self.minute * MINUTE,
@@ -211,11 +195,11 @@ impl Tally {
         self.highest = self.highest.max(value);
     }
 
-    fn left(&self, of_minute: OfMinute) -> Option<u64> {
+    fn left(&self, is_degree: bool) -> Option<u64> {
         let mean = self.sum.checked_div(self.count.into())?;
-        match of_minute {
-            OfMinute::Mean => u64::try_from(mean).ok(),
-            OfMinute::Highest => Some(self.highest),
+        match is_degree {
+            false => u64::try_from(mean).ok(),
+            true => Some(self.highest),
         }
     }
 }
@@ -223,10 +207,19 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::Reading;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    const FIGURES: [Figure; 2] = [amount("size"), degree("state")];
+    const FIGURES: [Figure<()>; 2] = [figure("size", false), figure("state", true)];
+
+    const fn figure(history: &'static str, is_degree: bool) -> Figure<()> {
+        Figure {
+            history,
+            is_degree,
+            ..Figure::new("", |()| Reading::Unknown)
+        }
+    }
 
     fn mean(values: &[u64]) -> u64 {
         values.iter().sum::<u64>() / values.len() as u64
@@ -281,8 +274,8 @@ mod tests {
             steps in prop::collection::vec((0_u64..200, prop::option::of(0_u64..1 << 40)), 0..2000),
         ) {
             // The last is always known, as most are.
-            const FIGURES: [Figure; 3] = [amount("size"), degree("state"), amount("budget")];
-            let mut history = History::new(&FIGURES);
+            let figures = [FIGURES[0], FIGURES[1], figure("budget", false)];
+            let mut history = History::new(&figures);
             let mut added = Vec::new();
             let mut second = 0;
             for (step, value) in steps {

@@ -8,68 +8,37 @@ mod history;
 mod overcommit;
 
 use super::state::State;
-use crate::api::{Figures, HistoryQuery, HistoryView, HostFigures, Overview, VmFigures, VmView};
+use crate::api::{
+    Figure, Figures, HOST_FIGURES, HistoryQuery, HistoryView, HostFigures, Overview, VM_FIGURES,
+    VmFigures, shown,
+};
 use crate::host::HostError;
 use crate::name::VmName;
-use history::{Figure, History, amount, degree};
+use history::History;
 use overcommit::Averages;
-use page::{PageState, VmId};
-use policy::{BALLOON_LIMIT_PERCENT, MemoryState, OVERHEAD};
+use page::VmId;
 use std::collections::BTreeMap;
 
 /// What is remembered of the host: machine memory by what it is used for, which adds up to the budget,
 /// what no memory is used for, and how short memory was.
-const HOST_COLUMNS: [Figure; 11] = [
-    amount("budget"),
-    amount("private"),
-    amount("broken"),
-    amount("common"),
-    amount("overhead"),
-    amount("free"),
-    amount("configured"),
-    amount("shared"),
-    amount("ballooned"),
-    amount("swapped"),
-    degree("state"),
-];
-/// What is remembered of a VM besides its pages by state.
-const VM_OTHERS: [Figure; 6] = [
-    amount("size"),
-    amount("target"),
-    amount("used"),
-    amount("touched"),
-    amount("touched_low"),
-    amount("touched_high"),
-];
-const STATES: usize = PageState::ALL.len();
-/// What is remembered of a VM: the others, and its pages by state, which add up to its size.
-const VM_COLUMNS: [Figure; STATES + VM_OTHERS.len()] = {
-    let mut columns = [VM_OTHERS[0]; STATES + VM_OTHERS.len()];
-    let mut next = 0;
-    while next < columns.len() {
-        columns[next] = match next < VM_OTHERS.len() {
-            true => VM_OTHERS[next],
-            false => amount(PageState::ALL[next - VM_OTHERS.len()].name()),
-        };
-        next += 1;
-    }
-    columns
-};
+const HOST_HISTORY: &[Figure<HostFigures>] = shown!(HOST_FIGURES: HostFigures, history);
+/// What is remembered of a VM: its pages by state, which add up to its size, and others.
+const VM_HISTORY: &[Figure<VmFigures>] = shown!(VM_FIGURES: VmFigures, history);
 
 /// The newest figures and how they came about.
 #[derive(Debug)]
 pub(super) struct Record {
     overcommit: Averages,
-    host: History<{ HOST_COLUMNS.len() }>,
+    host: History<{ HOST_HISTORY.len() }>,
     /// Histories of VMs that are there; those of others are forgotten.
-    vms: BTreeMap<VmId, History<{ VM_COLUMNS.len() }>>,
+    vms: BTreeMap<VmId, History<{ VM_HISTORY.len() }>>,
 }
 
 impl Default for Record {
     fn default() -> Self {
         Self {
             overcommit: Averages::default(),
-            host: History::new(&HOST_COLUMNS),
+            host: History::new(HOST_HISTORY),
             vms: BTreeMap::new(),
         }
     }
@@ -84,28 +53,24 @@ impl Record {
             .add(uptime_s, overview.host.overcommit.max(0.0));
         let figures = self.figures(overview);
         let second = whole_seconds(uptime_s);
-        let row = host_row(&figures, overview.host.state);
-        self.host.add(second, now, row.map(Some));
+        self.host.add(second, now, row(HOST_HISTORY, &figures.host));
         self.vms
             .retain(|id, _| overview.vms.iter().any(|vm| vm.id == *id));
-        for (vm, figures) in overview.vms.iter().zip(&figures.vms) {
+        for vm in &figures.vms {
             let history = self.vms.entry(vm.id);
-            let history = history.or_insert_with(|| History::new(&VM_COLUMNS));
-            history.add(second, now, vm_row(vm, figures));
+            let history = history.or_insert_with(|| History::new(VM_HISTORY));
+            history.add(second, now, row(VM_HISTORY, vm));
         }
         figures
     }
 
     /// The figures of an overview.
     pub(super) fn figures(&self, overview: &Overview) -> Figures {
-        let vms: Vec<VmFigures> = overview.vms.iter().map(vm_figures).collect();
+        let vms: Vec<VmFigures> = overview.vms.iter().map(VmFigures::new).collect();
         Figures {
             publication: overview.publication,
             time_ms: overview.time_ms,
-            host: HostFigures {
-                overcommit_avg: self.overcommit.values(),
-                ..host_figures(overview, &vms)
-            },
+            host: HostFigures::new(overview, &vms, self.overcommit.values()),
             vms,
             queue: overview.queue.clone(),
         }
@@ -119,7 +84,7 @@ impl State {
             return Ok(self.record.host.view(None, query.span));
         };
         let id = self.id_of(name)?;
-        let nothing = History::new(&VM_COLUMNS);
+        let nothing = History::new(VM_HISTORY);
         let history = self.record.vms.get(&id).unwrap_or(&nothing);
         Ok(history.view(Some(name.clone()), query.span))
     }
@@ -133,151 +98,9 @@ impl State {
     }
 }
 
-fn host_figures(overview: &Overview, vms: &[VmFigures]) -> HostFigures {
-    let sum = |figure: fn(&VmFigures) -> u64| vms.iter().map(figure).sum();
-    let Overview { host, queue, .. } = overview;
-    let sharing = &host.sharing;
-    HostFigures {
-        uptime_s: host.uptime_s,
-        pmem_total: host.budget_bytes,
-        pmem_used: host.used_bytes,
-        pmem_free: host.budget_bytes.saturating_sub(host.used_bytes),
-        used_max: host.used_max_bytes,
-        promised: host.promised_bytes,
-        configured: host.configured_bytes,
-        state: Some(host.state.to_string()),
-        minfree: Some(host.min_free_bytes),
-        state_below: Some(host.state_below),
-        overcommit_avg: [host.overcommit; 3],
-        pshare_shared: sharing.shared_bytes,
-        pshare_common: sharing.common_bytes,
-        pshare_saving: sharing.saving_bytes,
-        swap_curr: sum(|vm| vm.swcur),
-        zip_zipped: sum(|vm| vm.zip),
-        memctl_curr: sum(|vm| vm.mctlsz),
-        memctl_target: sum(|vm| vm.mctltgt),
-        memctl_max: sum(|vm| vm.mctlmax),
-        broken: sharing.broken_bytes,
-        reserve: sharing.reserve_bytes,
-        overhead: sum(|vm| vm.ovhd),
-        merges_per_s: sharing.merges_per_s,
-        breaks_per_s: sharing.breaks_per_s,
-        covered_per_s: sharing.covered_per_s,
-        scan_core_permille: sharing.core_permille,
-        queued: queue.len() as u64,
-        queue_wait_s: queue.first().map_or(0, |first| first.waited_s),
-        state_sum_violations: host.state_sum_violations,
-    }
-}
-
-fn vm_figures(vm: &VmView) -> VmFigures {
-    let (states, sharing) = (&vm.states, &vm.sharing);
-    let own = states.private + states.broken;
-    let set = vm.working_set;
-    VmFigures {
-        name: vm.name.clone(),
-        id: vm.id,
-        phase: vm.phase,
-        responding: vm.responding,
-        credible: vm.credible,
-        uptime_s: vm.uptime_s,
-        memsz: vm.size_bytes,
-        grant: own + states.shared,
-        cnsm: own + sharing.charge_bytes,
-        sztgt: vm.target_bytes,
-        tchd: set.map(|set| set.estimate_bytes),
-        tchd_low: set.map(|set| set.low_bytes),
-        tchd_high: set.map(|set| set.high_bytes),
-        tchd_believed: set.map(|set| set.believed_bytes),
-        tchd_w: set.map(|set| set.written_bytes),
-        actv: set.map(|set| set.actv_percent),
-        actvs: set.map(|set| set.actvs_percent),
-        actvf: set.map(|set| set.actvf_percent),
-        witness: set.map(|set| set.witness),
-        balloon_health: vm.balloon_health,
-        limit: vm.limit,
-        blocked_permille: vm.blocked_permille,
-        blocked_us: vm.blocked_us,
-        mctl: vm.balloon.has_driver,
-        mctlsz: vm.balloon.held,
-        mctltgt: vm.balloon.target,
-        mctlmax: balloon_limit(vm),
-        swcur: states.swapped,
-        zip: states.compressed,
-        zero: sharing.zero_bytes,
-        shrd: states.shared,
-        shrdsvd: states.shared.saturating_sub(sharing.charge_bytes),
-        cowh: sharing.hint_bytes,
-        ovhd: vm.anonymous_bytes.saturating_sub(states.broken),
-        ovhdmax: OVERHEAD.bytes(),
-        amin: vm.min_bytes,
-        amax: vm.max_bytes,
-        ashrs: vm.shares_count,
-        pinned: vm.pinned_bytes,
-        used: vm.used_bytes,
-        private: states.private,
-        empty: states.empty,
-        ballooned: states.ballooned,
-        broken: states.broken,
-        areas: sharing.areas,
-        areas_limit: sharing.areas_limit,
-        merges_per_s: sharing.merges_per_s,
-        breaks_per_s: sharing.breaks_per_s,
-        inflated_pages: vm.balloon.counters.inflated,
-        deflated_pages: vm.balloon.counters.deflated,
-        nets: vm.nets.clone(),
-        disks: vm.disks.clone(),
-    }
-}
-
-/// What a balloon can be asked to hold: never what the VM was promised, and a part of its size.
-fn balloon_limit(vm: &VmView) -> u64 {
-    let part = vm.size_bytes / 100 * BALLOON_LIMIT_PERCENT;
-    part.min(vm.size_bytes.saturating_sub(vm.min_bytes))
-}
-
-/// In the order of [`HOST_COLUMNS`].
-fn host_row(figures: &Figures, state: MemoryState) -> [u64; HOST_COLUMNS.len()] {
-    let host = &figures.host;
-    // Counted at one moment or another, the parts may exceed the whole: private memory gives way.
-    let others = host.broken + host.pshare_common + host.overhead;
-    [
-        host.pmem_total,
-        host.pmem_used.saturating_sub(others),
-        host.broken,
-        host.pshare_common,
-        host.overhead,
-        host.pmem_free,
-        host.configured,
-        host.pshare_shared,
-        host.memctl_curr,
-        host.swap_curr,
-        shortage(state),
-    ]
-}
-
-/// In the order of [`VM_COLUMNS`].
-fn vm_row(vm: &VmView, figures: &VmFigures) -> [Option<u64>; VM_COLUMNS.len()] {
-    let others = [
-        Some(vm.size_bytes),
-        Some(vm.target_bytes),
-        Some(vm.used_bytes),
-        figures.tchd,
-        figures.tchd_low,
-        figures.tchd_high,
-    ];
-    std::array::from_fn(|column| match others.get(column) {
-        Some(&other) => other,
-        None => Some(vm.states.of(PageState::ALL[column - others.len()])),
-    })
-}
-
-/// How short memory is as a number that grows with it.
-fn shortage(state: MemoryState) -> u64 {
-    MemoryState::ALL
-        .iter()
-        .take_while(|longer| **longer < state)
-        .count() as u64
+/// What is remembered of a moment.
+fn row<T, const N: usize>(figures: &[Figure<T>], of: &T) -> [Option<u64>; N] {
+    std::array::from_fn(|column| (figures[column].read)(of).number())
 }
 
 #[expect(
@@ -293,11 +116,11 @@ fn whole_seconds(seconds: f64) -> u64 {
 mod tests {
     use super::*;
     use crate::api::{
-        BalloonView, HostView, SharingView, Span, StateThresholds, StatesView, VmPhase,
-        VmSharingView, WorkingSetView,
+        BalloonView, HistoryColumn, HostView, SharingView, Span, StateThresholds, StatesView,
+        VmPhase, VmSharingView, VmView, WorkingSetView,
     };
-    use page::PageCount;
-    use policy::{SharesSpec, TaxRate};
+    use page::{PageCount, PageState};
+    use policy::{MemoryState, SharesSpec, TaxRate};
 
     const MIB: u64 = 1 << 20;
 
@@ -396,7 +219,7 @@ mod tests {
 
     #[test]
     fn shared_pages_count_whole_as_granted_and_by_reference_as_consumed() {
-        let figures = vm_figures(&vm());
+        let figures = VmFigures::new(&vm());
         assert_eq!(figures.grant, 68 * MIB);
         assert_eq!(figures.cnsm, 53 * MIB);
         assert_eq!(figures.shrdsvd, 15 * MIB);
@@ -406,27 +229,37 @@ mod tests {
     /// 65 % of 100 MiB would leave less than the 50 MiB that were promised.
     #[test]
     fn a_balloon_can_be_asked_for_no_more_than_was_not_promised() {
-        assert_eq!(vm_figures(&vm()).mctlmax, 50 * MIB);
+        assert_eq!(VmFigures::new(&vm()).mctlmax, 50 * MIB);
         let unpromised = VmView {
             min_bytes: 0,
             ..vm()
         };
-        assert_eq!(vm_figures(&unpromised).mctlmax, 100 * MIB / 100 * 65);
+        assert_eq!(VmFigures::new(&unpromised).mctlmax, 100 * MIB / 100 * 65);
     }
 
     #[test]
     fn machine_memory_by_use_adds_up_to_the_budget_and_pages_by_state_to_the_size() {
-        let record = Record::default();
-        let overview = overview(1.0, vec![vm()]);
-        let figures = record.figures(&overview);
-        let host = host_row(&figures, MemoryState::Soft);
-        assert_eq!(host[10], 2, "soft is the second below high");
-        assert_eq!(host[1..6].iter().sum::<u64>(), host[0]);
-        let vm = vm_row(&overview.vms[0], &figures.vms[0]);
+        let mut record = Record::default();
+        let mut overview = overview(1.0, vec![vm()]);
+        overview.host.state = MemoryState::Soft;
+        let figures = record.add(&overview);
+        let sum = |columns: &[HistoryColumn], names: &[&str]| {
+            let named = columns
+                .iter()
+                .filter(|column| names.contains(&column.name.as_str()));
+            named.map(|column| column.values[0]).sum::<Option<u64>>()
+        };
+        let host = record.host.view(None, Span::TenMinutes).columns;
+        let uses = ["private", "broken", "common", "overhead", "free"];
+        assert_eq!(sum(&host, &uses), sum(&host, &["budget"]));
         assert_eq!(
-            vm[VM_OTHERS.len()..].iter().copied().sum::<Option<u64>>(),
-            vm[0]
+            sum(&host, &["state"]),
+            Some(2),
+            "soft is the second below high"
         );
+        let vm = record.vms[&VmId(1)].view(None, Span::TenMinutes).columns;
+        let states = PageState::ALL.map(PageState::name);
+        assert_eq!(sum(&vm, &states), sum(&vm, &["size"]));
         assert_eq!(figures.host.pshare_saving, -1, "what sharing costs is told");
     }
 

@@ -1,91 +1,85 @@
 //! Metrics of VMs' disks and network cards.
 
-use super::{Kinds, Named, signed};
+use super::metric::{Labels, Metric};
+use super::vms::label;
+use crate::api::Reading::{self, Number, Size};
 use crate::api::{DiskView, NetView, VmFigures};
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Registry, Unit};
-use std::fmt::Debug;
-use std::hash::Hash;
 
-const DISK_BYTES: &[Named<DiskView>] = &[
+/// A count of a device by its name.
+type Named<D> = (&'static str, &'static str, fn(&D) -> Reading);
+
+const DISK_TOTALS: [Named<DiskView>; 11] = [
     ("vm_disk_read", "What the guest read", |disk| {
-        disk.counters.read_bytes
+        Size(disk.counters.read_bytes)
     }),
     ("vm_disk_written", "What the guest wrote", |disk| {
-        disk.counters.written_bytes
+        Size(disk.counters.written_bytes)
     }),
-];
-
-const DISK_COUNTERS: &[Named<DiskView>] = &[
     ("vm_disk_reads", "Reads carried out", |disk| {
-        disk.counters.reads
+        Number(disk.counters.reads)
     }),
     ("vm_disk_writes", "Writes carried out", |disk| {
-        disk.counters.writes
+        Number(disk.counters.writes)
     }),
     ("vm_disk_flushes", "Flushes carried out", |disk| {
-        disk.counters.flushes
+        Number(disk.counters.flushes)
     }),
     (
         "vm_disk_discards",
         "Requests carried out that gave sectors up",
-        |disk| disk.counters.discards,
+        |disk| Number(disk.counters.discards),
     ),
     (
         "vm_disk_zeroings",
         "Requests carried out that zeroed sectors",
-        |disk| disk.counters.zeroings,
+        |disk| Number(disk.counters.zeroings),
     ),
     (
         "vm_disk_errors",
         "Requests that the disk's file failed",
-        |disk| disk.counters.errors,
+        |disk| Number(disk.counters.errors),
     ),
     (
         "vm_disk_refused",
         "Requests beyond the disk or a limit, or of a kind that it does not know",
-        |disk| disk.counters.refused,
+        |disk| Number(disk.counters.refused),
     ),
     (
         "vm_disk_malformed",
         "Chains of the guest that were no request",
-        |disk| disk.counters.malformed,
+        |disk| Number(disk.counters.malformed),
     ),
     (
         "vm_disk_broken_queues",
         "Times that the guest made the queue unusable",
-        |disk| disk.counters.broken_queues,
+        |disk| Number(disk.counters.broken_queues),
     ),
 ];
 
-const NET_BYTES: &[Named<NetView>] = &[
+const NET_TOTALS: [Named<NetView>; 5] = [
     ("vm_net_received", "What the guest received", |net| {
-        net.counters.received_bytes
+        Size(net.counters.received_bytes)
     }),
     ("vm_net_sent", "What the guest sent", |net| {
-        net.counters.sent_bytes
+        Size(net.counters.sent_bytes)
     }),
-];
-
-const NET_COUNTERS: &[Named<NetView>] = &[
     ("vm_net_received_packets", "Packets to the guest", |net| {
-        net.counters.received_packets
+        Number(net.counters.received_packets)
     }),
     ("vm_net_sent_packets", "Packets from the guest", |net| {
-        net.counters.sent_packets
+        Number(net.counters.sent_packets)
     }),
     (
         "vm_net_broken_queues",
         "Times that the guest made a queue unusable",
-        |net| net.counters.broken_queues,
+        |net| Number(net.counters.broken_queues),
     ),
 ];
 
+type Lost = fn(&NetView) -> u64;
+
 /// Packets that did not get through, by what was wrong.
-const NET_LOST: &Kinds<NetView> = &[
+const NET_LOST: [(&str, Lost); 6] = [
     ("to guest, no room", |net| net.counters.received_no_room),
     ("to guest, unwanted", |net| net.counters.received_unwanted),
     ("too long", |net| net.counters.sent_too_long),
@@ -94,111 +88,61 @@ const NET_LOST: &Kinds<NetView> = &[
     ("malformed", |net| net.counters.malformed),
 ];
 
-/// A disk by its place among those of its VM, from 0 on, as the guest finds them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfDisk {
-    vm: String,
-    disk: u64,
-    path: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfNet {
-    vm: String,
-    tap: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfLoss {
-    vm: String,
-    tap: String,
-    why: &'static str,
-}
-
-pub(super) fn register(registry: &mut Registry, vms: &[VmFigures]) {
-    register_disks(registry, &disks(vms));
-    register_nets(registry, &nets(vms));
-}
-
-fn disks(vms: &[VmFigures]) -> Vec<(OfDisk, &DiskView)> {
-    let of_vm = |vm: &'_ VmFigures| vm.name.to_string();
-    let disks = vms.iter().flat_map(|vm| {
-        let numbered = (0..).zip(&vm.disks);
-        numbered.map(move |(number, disk)| (of_vm(vm), number, disk))
-    });
-    disks
-        .map(|(vm, number, disk)| {
-            let path = disk.path.display().to_string();
-            let label = OfDisk {
-                vm,
-                disk: number,
-                path,
-            };
-            (label, disk)
-        })
-        .collect()
-}
-
-fn nets(vms: &[VmFigures]) -> Vec<(OfNet, &NetView)> {
-    let nets = vms
+pub(super) fn metrics(vms: &[VmFigures]) -> Vec<Metric> {
+    let (disks, nets) = (disks(vms), nets(vms));
+    let sizes = disks
         .iter()
-        .flat_map(|vm| vm.nets.iter().map(move |net| (vm, net)));
-    nets.map(|(vm, net)| {
-        let label = OfNet {
-            vm: vm.name.to_string(),
-            tap: net.tap.to_string(),
-        };
-        (label, net)
-    })
-    .collect()
+        .map(|(labels, disk)| (labels.clone(), Size(disk.size_bytes)));
+    let lost = nets.iter().flat_map(|(labels, net)| {
+        NET_LOST.map(|(why, figure)| {
+            let mut labels = labels.clone();
+            labels.push(("why", why.into()));
+            (labels, Number(figure(net)))
+        })
+    });
+    let mut metrics = vec![
+        Metric::gauge("vm_disk_size", "The disk's size", sizes),
+        Metric::total(
+            "vm_net_lost_packets",
+            "Packets that did not get through, by what was wrong",
+            lost,
+        ),
+    ];
+    metrics.extend(totals(&DISK_TOTALS, &disks));
+    metrics.extend(totals(&NET_TOTALS, &nets));
+    metrics
 }
 
-fn register_disks(registry: &mut Registry, disks: &[(OfDisk, &DiskView)]) {
-    let sizes = Family::<OfDisk, Gauge>::default();
-    for (label, disk) in disks {
-        sizes.get_or_create(label).set(signed(disk.size_bytes));
-    }
-    registry.register_with_unit("vm_disk_size", "The disk's size", Unit::Bytes, sizes);
-    for (name, help, figure) in DISK_BYTES {
-        registry.register_with_unit(*name, *help, Unit::Bytes, counters(disks, *figure));
-    }
-    for (name, help, figure) in DISK_COUNTERS {
-        registry.register(*name, *help, counters(disks, *figure));
-    }
+/// A disk by its place among those of its VM, from 0 on, as the guest finds them.
+fn disks(vms: &[VmFigures]) -> Vec<(Labels, &DiskView)> {
+    let disks = vms.iter().flat_map(|vm| {
+        vm.disks.iter().enumerate().map(|(number, disk)| {
+            let mut labels = label(vm);
+            labels.push(("disk", number.to_string()));
+            labels.push(("path", disk.path.display().to_string()));
+            (labels, disk)
+        })
+    });
+    disks.collect()
 }
 
-fn register_nets(registry: &mut Registry, nets: &[(OfNet, &NetView)]) {
-    for (name, help, figure) in NET_BYTES {
-        registry.register_with_unit(*name, *help, Unit::Bytes, counters(nets, *figure));
-    }
-    for (name, help, figure) in NET_COUNTERS {
-        registry.register(*name, *help, counters(nets, *figure));
-    }
-    let lost = Family::<OfLoss, Counter>::default();
-    for (OfNet { vm, tap }, net) in nets {
-        for &(why, figure) in NET_LOST {
-            let label = OfLoss {
-                vm: vm.clone(),
-                tap: tap.clone(),
-                why,
-            };
-            lost.get_or_create(&label).inc_by(figure(net));
-        }
-    }
-    registry.register(
-        "vm_net_lost_packets",
-        "Packets that did not get through, by what was wrong",
-        lost,
-    );
+fn nets(vms: &[VmFigures]) -> Vec<(Labels, &NetView)> {
+    let nets = vms.iter().flat_map(|vm| {
+        vm.nets.iter().map(|net| {
+            let mut labels = label(vm);
+            labels.push(("tap", net.tap.to_string()));
+            (labels, net)
+        })
+    });
+    nets.collect()
 }
 
-fn counters<L, D>(devices: &[(L, &D)], figure: fn(&D) -> u64) -> Family<L, Counter>
-where
-    L: Clone + Debug + Eq + Hash,
-{
-    let counters = Family::<L, Counter>::default();
-    for (label, device) in devices {
-        counters.get_or_create(label).inc_by(figure(device));
-    }
-    counters
+fn totals<D>(named: &[Named<D>], devices: &[(Labels, &D)]) -> Vec<Metric> {
+    let metrics = named.iter().map(|(name, help, figure)| {
+        let samples = devices
+            .iter()
+            .map(|(labels, device)| (labels.clone(), figure(device)));
+        Metric::total(name, help, samples)
+    });
+    metrics.collect()
 }

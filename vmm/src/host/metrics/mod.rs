@@ -6,14 +6,13 @@
 
 mod devices;
 mod host;
+mod metric;
 mod vms;
 
 use crate::api::Figures;
+use metric::Metrics;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use std::sync::atomic::AtomicU64;
 
 /// Text that a scraper asks for by its `Accept` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,48 +63,16 @@ fn weight(accept: &str, names: &[&str]) -> Option<f32> {
 /// All figures as text.
 pub(super) fn text(figures: &Figures, format: Format) -> String {
     let mut registry = Registry::with_prefix("ballonet");
-    host::register(&mut registry, figures);
-    vms::register(&mut registry, &figures.vms);
-    devices::register(&mut registry, &figures.vms);
+    let mut metrics = host::metrics(figures);
+    metrics.extend(vms::metrics(&figures.vms));
+    metrics.extend(devices::metrics(&figures.vms));
+    registry.register_collector(Box::new(Metrics(metrics)));
     let mut text = String::new();
     encode(&mut text, &registry).expect("a text in memory takes everything");
     match format {
         Format::OpenMetrics => text,
         Format::Prometheus => as_prometheus(&text),
     }
-}
-
-/// A figure of some kind of thing by its name.
-type Named<F> = (&'static str, &'static str, fn(&F) -> u64);
-
-/// A kind of memory in words.
-type Kinds<F> = [(&'static str, fn(&F) -> u64)];
-
-fn gauge(value: u64) -> Gauge {
-    let gauge = Gauge::default();
-    gauge.set(signed(value));
-    gauge
-}
-
-fn float(value: f64) -> Gauge<f64, AtomicU64> {
-    let gauge = Gauge::<f64, AtomicU64>::default();
-    gauge.set(value);
-    gauge
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a few thousand at most")]
-fn thousandths(count: u64) -> f64 {
-    count as f64 / 1000.0
-}
-
-fn counter(value: u64) -> Counter {
-    let counter = Counter::<u64, AtomicU64>::default();
-    counter.inc_by(value);
-    counter
-}
-
-fn signed(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 /// OpenMetrics as the older format. A counter's samples end in `_total` in both; in the older one its

@@ -1,0 +1,137 @@
+//! A metric and its samples, made for one scrape.
+
+use crate::api::{Figure, Reading};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
+use std::fmt;
+
+/// What tells one sample of a metric from another.
+pub(super) type Labels = Vec<(&'static str, String)>;
+
+#[derive(Debug)]
+pub(super) struct Metric {
+    name: &'static str,
+    help: &'static str,
+    is_total: bool,
+    samples: Vec<(Labels, Reading)>,
+}
+
+impl Metric {
+    /// One of which each sample is what is now.
+    pub(super) fn gauge(
+        name: &'static str,
+        help: &'static str,
+        samples: impl IntoIterator<Item = (Labels, Reading)>,
+    ) -> Self {
+        let samples = samples.into_iter();
+        Self {
+            name,
+            help,
+            is_total: false,
+            samples: samples
+                .filter(|(_, reading)| *reading != Reading::Unknown)
+                .collect(),
+        }
+    }
+
+    /// One that only ever rises.
+    pub(super) fn total(
+        name: &'static str,
+        help: &'static str,
+        samples: impl IntoIterator<Item = (Labels, Reading)>,
+    ) -> Self {
+        let is_total = true;
+        Self {
+            is_total,
+            ..Self::gauge(name, help, samples)
+        }
+    }
+
+    /// Those of a table, of all that have its figures.
+    pub(super) fn of_table<T>(table: &[Figure<T>], all: &[(Labels, &T)]) -> Vec<Self> {
+        let shown = table.iter().filter(|figure| !figure.metric.is_empty());
+        let metrics = shown.map(|figure| {
+            let readings = all
+                .iter()
+                .map(|(labels, one)| (labels.clone(), (figure.read)(one)));
+            let is_total = figure.is_total;
+            Self {
+                is_total,
+                ..Self::gauge(figure.metric, figure.help, readings)
+            }
+        });
+        metrics.collect()
+    }
+
+    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        // Of nothing there is no unit, and nothing to tell.
+        let Some((_, first)) = self.samples.first() else {
+            return Ok(());
+        };
+        let (suffix, unit) = unit(first);
+        let name = format!("{}{suffix}", self.name);
+        let help = format!("{}.", self.help);
+        let kind = match self.is_total {
+            true => MetricType::Counter,
+            false => MetricType::Gauge,
+        };
+        let mut metric = encoder.encode_descriptor(&name, &help, unit.as_ref(), kind)?;
+        for (labels, reading) in &self.samples {
+            match labels.is_empty() {
+                true => self.encode_sample(&mut metric, reading)?,
+                false => self.encode_sample(&mut metric.encode_family(labels)?, reading)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_sample(&self, encoder: &mut MetricEncoder<'_>, reading: &Reading) -> fmt::Result {
+        let whole = match *reading {
+            Reading::Difference(bytes) => Some(bytes),
+            _ => reading
+                .number()
+                .map(|number| i64::try_from(number).unwrap_or(i64::MAX)),
+        };
+        match (self.is_total, whole) {
+            (false, Some(whole)) => encoder.encode_gauge(&whole),
+            (false, None) => encoder.encode_gauge(&fraction(reading)),
+            (true, Some(_)) => {
+                let count = reading.number().unwrap_or(0);
+                encoder.encode_counter::<NoLabelSet, _, f64>(&count, None)
+            }
+            (true, None) => encoder.encode_counter::<NoLabelSet, _, f64>(&fraction(reading), None),
+        }
+    }
+}
+
+/// What the name of a metric ends with, by what is measured, and the unit that is told of it.
+fn unit(reading: &Reading) -> (&'static str, Option<Unit>) {
+    match reading {
+        Reading::Size(_) | Reading::Difference(_) => ("", Some(Unit::Bytes)),
+        Reading::Seconds(_) => ("", Some(Unit::Seconds)),
+        Reading::Percent(_) | Reading::Ratio(_) => ("_ratio", None),
+        _ => ("", None),
+    }
+}
+
+fn fraction(reading: &Reading) -> f64 {
+    match *reading {
+        Reading::Percent(percent) => percent / 100.0,
+        Reading::Ratio(fraction) | Reading::Seconds(fraction) => fraction,
+        _ => f64::NAN,
+    }
+}
+
+/// All metrics of a scrape.
+#[derive(Debug)]
+pub(super) struct Metrics(pub(super) Vec<Metric>);
+
+impl Collector for Metrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.0
+            .iter()
+            .try_for_each(|metric| metric.encode(&mut encoder))
+    }
+}
