@@ -1,7 +1,11 @@
 //! Speaks to a host over its socket.
 
-use super::{CONSOLE_PROTOCOL, Problem};
+use super::{
+    BalloonRequest, CONSOLE_PROTOCOL, EventView, ExplanationView, Figures, HistoryView, HostChange,
+    HostView, Overview, Problem, RunRequest, VmChange, VmView,
+};
 use crate::host::runtime_dir::{self, PlaceError};
+use crate::host::sharing::Audit;
 use crate::name::VmName;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -58,19 +62,92 @@ impl Client {
         }
     }
 
-    /// Reads.
-    ///
-    /// # Errors
-    /// When no host is there or it refuses.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+    /// All that there is to see.
+    pub async fn overview(&self) -> Result<Overview, ClientError> {
+        self.get("/v1/overview").await
+    }
+
+    /// All that is counted.
+    pub async fn figures(&self) -> Result<Figures, ClientError> {
+        self.get("/v1/figures").await
+    }
+
+    /// What was counted of the host or of a VM in the last ten minutes.
+    pub async fn history(&self, vm: Option<&VmName>) -> Result<HistoryView, ClientError> {
+        match vm {
+            Some(vm) => self.get(&format!("/v1/history?vm={vm}")).await,
+            None => self.get("/v1/history").await,
+        }
+    }
+
+    /// What happened last.
+    pub async fn events(&self) -> Result<Vec<EventView>, ClientError> {
+        self.get("/v1/events").await
+    }
+
+    /// Changes the host.
+    pub async fn change_host(&self, change: &HostChange) -> Result<HostView, ClientError> {
+        self.call(Method::PATCH, "/v1/host", change).await
+    }
+
+    /// Compares the host's books of shared pages with the kernel's.
+    pub async fn audit(&self) -> Result<Audit, ClientError> {
+        self.call(Method::POST, "/v1/host/audit", &()).await
+    }
+
+    /// All VMs.
+    pub async fn vms(&self) -> Result<Vec<VmView>, ClientError> {
+        self.get("/v1/vms").await
+    }
+
+    /// A VM.
+    pub async fn vm(&self, name: &VmName) -> Result<VmView, ClientError> {
+        self.get(&format!("/v1/vms/{name}")).await
+    }
+
+    /// Starts a VM.
+    pub async fn run(&self, request: &RunRequest) -> Result<VmView, ClientError> {
+        self.call(Method::POST, "/v1/vms", request).await
+    }
+
+    /// Changes a VM.
+    pub async fn change_vm(&self, name: &VmName, change: &VmChange) -> Result<VmView, ClientError> {
+        let path = format!("/v1/vms/{name}");
+        self.call(Method::PATCH, &path, change).await
+    }
+
+    /// Stops a VM.
+    pub async fn stop(&self, name: &VmName) -> Result<(), ClientError> {
+        let path = format!("/v1/vms/{name}");
+        self.call(Method::DELETE, &path, &()).await
+    }
+
+    /// Fixes what a VM's balloon takes, or leaves it to the policy again.
+    pub async fn balloon(
+        &self,
+        name: &VmName,
+        request: &BalloonRequest,
+    ) -> Result<VmView, ClientError> {
+        let path = format!("/v1/vms/{name}/balloon");
+        self.call(Method::PUT, &path, request).await
+    }
+
+    /// Why a VM holds what it holds, and what would bring it `more` bytes more.
+    pub async fn explanation(
+        &self,
+        name: &VmName,
+        more: Option<u64>,
+    ) -> Result<ExplanationView, ClientError> {
+        let query = more.map_or_else(String::new, |bytes| format!("?more_bytes={bytes}"));
+        self.get(&format!("/v1/vms/{name}/explanation{query}"))
+            .await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.call(Method::GET, path, &()).await
     }
 
-    /// Asks for something with a body, and reads the answer.
-    ///
-    /// # Errors
-    /// When no host is there or it refuses.
-    pub async fn call<B: Serialize, T: DeserializeOwned>(
+    async fn call<B: Serialize, T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,

@@ -21,15 +21,11 @@ mod terminal;
 mod top;
 
 use crate::api::client::Client;
-use crate::api::{
-    BalloonRequest, ExplanationView, HostView, Overview, VmView, parse_host_change, parse_vm_change,
-};
-use crate::host::sharing::Audit;
+use crate::api::{BalloonRequest, parse_host_change, parse_vm_change};
 use crate::protocol::Channel;
 use anyhow::{Context, Result, anyhow};
 use args::{Args, BalloonSize, Command, Target};
 use clap::{CommandFactory, Parser};
-use hyper::Method;
 use rustix::fd::OwnedFd;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -102,7 +98,7 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
         Command::Host(args) => host::host(args, socket).await,
         Command::Run(args) => run::run(args, &client, socket).await,
         Command::Ps { json } => {
-            let overview: Overview = client.get("/v1/overview").await?;
+            let overview = client.overview().await?;
             if json {
                 print_json(&overview)
             } else {
@@ -113,7 +109,7 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
             name: Some(name),
             json,
         } => {
-            let vm: VmView = client.get(&format!("/v1/vms/{name}")).await?;
+            let vm = client.vm(&name).await?;
             if json {
                 print_json(&vm)
             } else {
@@ -121,7 +117,7 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
             }
         }
         Command::Stats { name: None, json } => {
-            let overview: Overview = client.get("/v1/overview").await?;
+            let overview = client.overview().await?;
             if json {
                 print_json(&overview)
             } else {
@@ -135,7 +131,7 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
             json,
         } => {
             let change = parse_host_change(&changes).map_err(|why| anyhow!(why))?;
-            let host: HostView = client.call(Method::PATCH, "/v1/host", &change).await?;
+            let host = client.change_host(&change).await?;
             if json {
                 print_json(&host)
             } else {
@@ -148,9 +144,7 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
             json,
         } => {
             let change = parse_vm_change(&changes).map_err(|why| anyhow!(why))?;
-            let vm: VmView = client
-                .call(Method::PATCH, &format!("/v1/vms/{name}"), &change)
-                .await?;
+            let vm = client.change_vm(&name, &change).await?;
             if json {
                 print_json(&vm)
             } else {
@@ -162,10 +156,8 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
                 BalloonSize::Fixed(size) => Some(size.0.bytes()),
                 BalloonSize::Auto => None,
             };
-            let path = format!("/v1/vms/{name}/balloon");
-            let vm: VmView = client
-                .call(Method::PUT, &path, &BalloonRequest { balloon_bytes })
-                .await?;
+            let request = BalloonRequest { balloon_bytes };
+            let vm = client.balloon(&name, &request).await?;
             if json {
                 print_json(&vm)
             } else {
@@ -173,11 +165,8 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
             }
         }
         Command::Explain { name, more, json } => {
-            let query = more.map_or_else(String::new, |more| {
-                format!("?more_bytes={}", more.0.bytes())
-            });
-            let path = format!("/v1/vms/{name}/explanation{query}");
-            let view: ExplanationView = client.get(&path).await?;
+            let more = more.map(|more| more.0.bytes());
+            let view = client.explanation(&name, more).await?;
             if json {
                 print_json(&view)
             } else {
@@ -198,7 +187,7 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
 }
 
 async fn audit(client: &Client, json: bool) -> Result<()> {
-    let audit: Audit = client.call(Method::POST, "/v1/host/audit", &()).await?;
+    let audit = client.audit().await?;
     if json {
         print_json(&audit)?;
     } else {

@@ -3,12 +3,11 @@
 use super::args::RunArgs;
 use super::{console, print, print_json, tell};
 use crate::api::client::{Client, ClientError};
-use crate::api::{Overview, ProblemKind, QueuedView, RunRequest, VmView};
+use crate::api::{ProblemKind, QueuedView, RunRequest, VmView};
 use crate::host::runtime_dir::log_of;
 use crate::name::VmName;
 use crate::protocol::DiskSpec;
 use anyhow::{Context, Result, bail};
-use hyper::Method;
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io::Read;
@@ -86,7 +85,7 @@ async fn ask_host(request: &RunRequest, client: &Client, socket: &Path) -> Resul
 
 /// While it waits to be admitted, says why.
 async fn call(request: &RunRequest, client: &Client) -> Result<VmView, ClientError> {
-    let answer = client.call(Method::POST, "/v1/vms", request);
+    let answer = client.run(request);
     if request.wait_s.is_none() {
         return answer.await;
     }
@@ -102,7 +101,7 @@ async fn tell_why(request: &RunRequest, client: &Client) -> Infallible {
     loop {
         sleep(QUEUE_POLL).await;
         // A host that does not answer now will answer the request itself.
-        let Ok(overview) = client.get::<Overview>("/v1/overview").await else {
+        let Ok(overview) = client.overview().await else {
             continue;
         };
         let mut queue = overview.queue.into_iter().rev();
@@ -163,7 +162,7 @@ fn printed_by(host: &mut Child) -> String {
 }
 
 async fn answers(client: &Client) -> Result<bool> {
-    match client.get::<Overview>("/v1/overview").await {
+    match client.overview().await {
         Ok(_) => Ok(true),
         Err(error) if error.is_no_host() => Ok(false),
         Err(ClientError::Http(_)) => Ok(false),

@@ -1,10 +1,9 @@
 //! `ballonet stop`: ends VMs, all at once. Who cannot be ended holds up none of the others.
 
+use crate::api::ProblemKind;
 use crate::api::client::{Client, ClientError};
-use crate::api::{ProblemKind, VmView};
 use crate::name::VmName;
 use anyhow::{Result, bail};
-use hyper::Method;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -36,7 +35,7 @@ pub(super) async fn stop(client: &Client, names: Vec<VmName>) -> Result<()> {
 }
 
 async fn all(client: &Client) -> Result<BTreeSet<VmName>, ClientError> {
-    let vms: Vec<VmView> = client.get("/v1/vms").await?;
+    let vms = client.vms().await?;
     Ok(vms.into_iter().map(|vm| vm.name).collect())
 }
 
@@ -49,8 +48,7 @@ async fn stop_each(client: &Client, names: BTreeSet<VmName>) -> Vec<ClientError>
         stopping.spawn(async move {
             // It is never closed.
             let _place = places.acquire_owned().await;
-            let path = format!("/v1/vms/{name}");
-            client.call::<_, ()>(Method::DELETE, &path, &()).await
+            client.stop(&name).await
         });
     }
     let stopped = stopping.join_all().await;

@@ -27,9 +27,9 @@ pub(super) async fn top(args: TopArgs, client: &Client) -> Result<()> {
     let mut shown = 0;
     loop {
         match &mut batch {
-            Some(batch) => print(&batch.rows(&client.get("/v1/figures").await?)?)?,
+            Some(batch) => print(&batch.rows(&client.figures().await?)?)?,
             None => {
-                let overview: Overview = client.get("/v1/overview").await?;
+                let overview = client.overview().await?;
                 print(&frame(&overview, args.json, terminal)?)?;
             }
         }

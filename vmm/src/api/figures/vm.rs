@@ -134,7 +134,7 @@ figures! {
     responding: bool = vm.responding
         => flag, metric: "vm_responding";
     /// Whether all that its process ever said of itself can be true; what cannot be is not taken in
-    #[serde(default = "crate::api::believed")]
+    #[serde(default = "crate::api::view::believed")]
     credible: bool = vm.credible
         => flag, metric: "vm_credible";
     /// How long it was stopped since it started

@@ -14,7 +14,7 @@ pub(super) use model::tests::{blocked as blocked_figures, vm as vm_figures};
 use super::terminal::RawTerminal;
 use super::{Unwritten, print};
 use crate::api::client::Client;
-use crate::api::{EventView, ExplanationView, Figures, HistoryView};
+use crate::api::{EventView, Figures, HistoryView};
 use crate::name::VmName;
 use anyhow::{Context, Result};
 use model::{Details, Model, Next};
@@ -37,7 +37,7 @@ const LEAVE: &[u8] = b"\x1b[?25h\x1b[?1049l";
 /// Shows the host until somebody leaves.
 pub(super) async fn watch(client: &Client, seconds: f64) -> Result<()> {
     // A host that is not there is an error in plain text, before the screen changes.
-    let model = Model::new(client.get("/v1/figures").await?);
+    let model = Model::new(client.figures().await?);
     let _raw = RawTerminal::take(rustix::stdio::stdout(), LEAVE)?;
     print(ENTER)?;
     let terminal = Terminal::new(CrosstermBackend::new(std::io::stdout()))
@@ -163,11 +163,11 @@ async fn look(client: &Client, with_figures: bool, closer: &Closer) -> Look {
         details: None,
     };
     if with_figures {
-        let figures = client.get("/v1/figures").await;
+        let figures = client.figures().await;
         look.figures = Some(figures.map_err(|error| crate::error_chain(&error)));
     }
     if closer.bars {
-        look.history = client.get("/v1/history").await.ok();
+        look.history = client.history(None).await.ok();
     }
     if let Some(vm) = &closer.vm {
         look.details = details(client, vm).await;
@@ -176,16 +176,15 @@ async fn look(client: &Client, with_figures: bool, closer: &Closer) -> Look {
 }
 
 async fn details(client: &Client, vm: &VmName) -> Option<Details> {
-    let path = format!("/v1/vms/{vm}/explanation");
-    let why = match client.get::<ExplanationView>(&path).await {
+    let why = match client.explanation(vm, None).await {
         Ok(explanation) => explanation.text,
         Err(error) => crate::error_chain(&error),
     };
-    let events: Vec<EventView> = client.get("/v1/events").await.ok()?;
+    let events = client.events().await.ok()?;
     let its_own = |event: &EventView| event.vm.as_ref() == Some(vm);
     Some(Details {
         name: vm.clone(),
-        history: client.get(&format!("/v1/history?vm={vm}")).await.ok()?,
+        history: client.history(Some(vm)).await.ok()?,
         why,
         events: events.into_iter().filter(its_own).collect(),
     })

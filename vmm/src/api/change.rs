@@ -1,0 +1,197 @@
+//! What clients change, and the words of a change on the command line.
+
+use super::ScanPriority;
+use super::request::object;
+use page::PageCount;
+use policy::{SharesSpec, TaxRate};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Changes to a running VM; what is absent stays.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VmChange {
+    /// What it can count on.
+    #[serde(default)]
+    #[schema(minimum = 0, multiple_of = 4096)]
+    pub min_bytes: Option<u64>,
+    /// What it may hold at most.
+    #[serde(default)]
+    #[schema(minimum = 4096, multiple_of = 4096)]
+    pub max_bytes: Option<u64>,
+    /// Its weight.
+    #[serde(default)]
+    pub shares: Option<SharesSpec>,
+    /// What its idle memory is taxed.
+    #[serde(default)]
+    pub idle_tax: Option<VmIdleTax>,
+}
+
+/// What idle memory of a VM is taxed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VmIdleTax {
+    /// As that of all VMs of the host.
+    Host,
+    /// At a rate of its own, in thousandths.
+    Permille(TaxRate),
+}
+
+/// Changes to the host; what is absent stays.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostChange {
+    /// Machine memory for all VMs together.
+    #[serde(default)]
+    #[schema(minimum = 4096, multiple_of = 4096)]
+    pub memory_bytes: Option<u64>,
+    /// Whether equal pages are shared. When they are no more, what was shared is brought home.
+    #[serde(default)]
+    pub sharing: Option<bool>,
+    /// How fast memory is scanned.
+    #[serde(default, deserialize_with = "object")]
+    pub scan: ScanChange,
+    /// The tax on idle memory, in thousandths.
+    #[serde(default)]
+    pub idle_tax_permille: Option<TaxRate>,
+    /// How long each sample of a VM's pages is watched.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 3600)]
+    pub sample_period_s: Option<u32>,
+    /// How long targets hold if nothing happens.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 3600)]
+    pub rebalance_interval_s: Option<u32>,
+}
+
+/// Changes to how fast memory is scanned; what is absent stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScanChange {
+    /// The time in which every page is to be looked at once, in seconds.
+    #[schema(minimum = 1)]
+    pub pass_s: Option<u64>,
+    /// The most pages a second of one VM.
+    #[schema(minimum = 1)]
+    pub vm_pages_per_s: Option<u64>,
+    /// The most pages a second in all.
+    #[schema(minimum = 1)]
+    pub host_pages_per_s: Option<u64>,
+    /// The most of a core, in thousandths.
+    #[schema(minimum = 1, maximum = 1000)]
+    pub core_share_permille: Option<u64>,
+    /// The scanner's place among all that want a core.
+    pub priority: Option<ScanPriority>,
+}
+
+/// The words of a change on the command line, `KEY=VALUE`, as a change to a VM.
+///
+/// # Errors
+/// Names the key or value that is not understood.
+pub fn parse_vm_change(words: &[String]) -> Result<VmChange, String> {
+    let mut change = VmChange::default();
+    for word in words {
+        let (key, value) = split_word(word)?;
+        match key {
+            "min" => change.min_bytes = Some(parse_size(value)?.bytes()),
+            "max" => change.max_bytes = Some(parse_size(value)?.bytes()),
+            "shares" => {
+                change.shares = Some(
+                    value
+                        .parse()
+                        .map_err(|error: policy::InvalidShares| error.to_string())?,
+                )
+            }
+            "idle-tax" => {
+                change.idle_tax = Some(match value {
+                    "host" => VmIdleTax::Host,
+                    _ => VmIdleTax::Permille(parse_tax(value)?),
+                });
+            }
+            _ => {
+                return Err(format!(
+                    "'{key}' cannot be set on a VM: set min, max, shares or idle-tax"
+                ));
+            }
+        }
+    }
+    Ok(change)
+}
+
+/// The words of a change on the command line as a change to the host.
+///
+/// # Errors
+/// Names the key or value that is not understood.
+pub fn parse_host_change(words: &[String]) -> Result<HostChange, String> {
+    let mut change = HostChange::default();
+    for word in words {
+        let (key, value) = split_word(word)?;
+        match key {
+            "memory" => change.memory_bytes = Some(parse_size(value)?.bytes()),
+            "sharing" => change.sharing = Some(parse_switch(key, value)?),
+            "scan-pass" => change.scan.pass_s = Some(parse_count(key, value)?),
+            "scan-vm" => change.scan.vm_pages_per_s = Some(parse_count(key, value)?),
+            "scan-host" => change.scan.host_pages_per_s = Some(parse_count(key, value)?),
+            "scan-core" => {
+                let percent: u64 = parse_count(key, value)?;
+                change.scan.core_share_permille = Some(percent.saturating_mul(10));
+            }
+            "scan-priority" => {
+                change.scan.priority = Some(match value {
+                    "idle" => ScanPriority::Idle,
+                    "normal" => ScanPriority::Normal,
+                    _ => return Err(format!("{key}={value}: write {key}=idle or {key}=normal")),
+                });
+            }
+            "idle-tax" => change.idle_tax_permille = Some(parse_tax(value)?),
+            "sample-period" => change.sample_period_s = Some(parse_seconds(key, value)?),
+            "rebalance-interval" => change.rebalance_interval_s = Some(parse_seconds(key, value)?),
+            _ => {
+                return Err(format!(
+                    "'{key}' cannot be set on the host: set memory, sharing, idle-tax, sample-period, rebalance-interval, scan-pass, scan-vm, scan-host, scan-core or scan-priority"
+                ));
+            }
+        }
+    }
+    Ok(change)
+}
+
+fn split_word(word: &str) -> Result<(&str, &str), String> {
+    word.split_once('=')
+        .ok_or_else(|| format!("'{word}' is not KEY=VALUE: write for example shares=high"))
+}
+
+fn parse_seconds(key: &str, value: &str) -> Result<u32, String> {
+    let seconds = parse_count(key, value)?;
+    let too_many = |_| format!("{key}={value}: these are more seconds than there can be");
+    u32::try_from(seconds).map_err(too_many)
+}
+
+fn parse_switch(key: &str, value: &str) -> Result<bool, String> {
+    on_or_off(value).ok_or_else(|| format!("{key}={value}: write {key}=on or {key}=off"))
+}
+
+/// A switch as people write it.
+pub(crate) fn on_or_off(text: &str) -> Option<bool> {
+    match text {
+        "on" | "true" => Some(true),
+        "off" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+fn parse_count(key: &str, value: &str) -> Result<u64, String> {
+    let count = value.parse().ok().filter(|&count| count > 0);
+    count.ok_or_else(|| format!("{key}={value}: write a whole number above zero"))
+}
+
+fn parse_tax(text: &str) -> Result<TaxRate, String> {
+    text.parse()
+        .map_err(|error: policy::InvalidTaxRate| error.to_string())
+}
+
+fn parse_size(text: &str) -> Result<PageCount, String> {
+    text.parse::<crate::size::Size>()
+        .map(|size| size.0)
+        .map_err(|error| error.to_string())
+}

@@ -1,0 +1,202 @@
+//! A VM as clients see it.
+
+use super::{DiskView, NetView, VmSharingView};
+use crate::name::VmName;
+use crate::protocol::{BalloonCounters, BalloonView as Balloon, GuestStatistics, VmCounters};
+use page::{PageStates, VmId};
+use policy::{BalloonHealth, Explanation, Limit, SharesSpec, TaxRate, Witness};
+use serde::{Deserialize, Serialize};
+use sharing::TrustGroup;
+use std::path::PathBuf;
+use utoipa::ToSchema;
+
+/// How far a VM's life has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VmPhase {
+    /// Admitted; its memory is being taken from others.
+    Waiting,
+    /// Its process is being started.
+    Starting,
+    /// Its guest runs.
+    Running,
+    /// It was told to end.
+    Stopping,
+}
+
+/// A VM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VmView {
+    /// Its name.
+    pub name: VmName,
+    /// Its number.
+    pub id: VmId,
+    /// Its process, once there is one.
+    pub pid: Option<u32>,
+    /// How far its life has come.
+    pub phase: VmPhase,
+    /// Whether its process answered the last question in time.
+    pub responding: bool,
+    /// Whether all that its process ever said of itself can be true. What cannot be is not taken in.
+    #[serde(default = "believed")]
+    pub credible: bool,
+    /// Seconds since it was asked for.
+    pub uptime_s: f64,
+    /// Processors.
+    pub vcpus: u8,
+    /// Who it may share pages with.
+    pub trust_group: Option<TrustGroup>,
+    /// What it was promised at most.
+    pub size_bytes: u64,
+    /// What it can count on.
+    pub min_bytes: u64,
+    /// What it may hold at most.
+    pub max_bytes: u64,
+    /// Its weight as it was given.
+    pub shares: SharesSpec,
+    /// Its weight as a number.
+    pub shares_count: u64,
+    /// What the policy wants it to hold.
+    pub target_bytes: u64,
+    /// What it was told it may hold.
+    pub granted_bytes: u64,
+    /// What an administrator fixed that it holds.
+    pub pinned_bytes: Option<u64>,
+    /// Machine memory that it uses: its memory file and the anonymous memory of its process.
+    pub used_bytes: u64,
+    /// Machine memory that its memory file holds.
+    pub memory_file_bytes: u64,
+    /// Anonymous memory of its process.
+    pub anonymous_bytes: u64,
+    /// Its pages by state; they add up to its size.
+    pub states: StatesView,
+    /// Its balloon.
+    pub balloon: BalloonView,
+    /// What its guest says.
+    pub guest: Option<GuestStatistics>,
+    /// What its process counted.
+    pub counters: VmCounters,
+    /// Its network cards.
+    pub nets: Vec<NetView>,
+    /// Its disks, once its process has answered.
+    pub disks: Vec<DiskView>,
+    /// The file that keeps what it prints.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub console_log: Option<PathBuf>,
+    /// Page sharing.
+    pub sharing: VmSharingView,
+    /// What it uses, once a sample was watched to its end.
+    #[serde(default)]
+    pub working_set: Option<WorkingSetView>,
+    /// Its own tax on idle memory, in thousandths.
+    #[serde(default)]
+    pub idle_tax_permille: Option<TaxRate>,
+    /// How its balloon follows.
+    #[serde(default)]
+    pub balloon_health: Option<BalloonHealth>,
+    /// What its guest may have touched before it is stopped, where its balloon does not keep it within its memory.
+    #[serde(default)]
+    pub limit: Option<LimitView>,
+    /// The part of its time that it was stopped in the last second, in thousandths.
+    #[serde(default)]
+    pub blocked_permille: u64,
+    /// How long it was stopped since it started, in microseconds.
+    #[serde(default)]
+    pub blocked_us: u64,
+    /// Time from its process's first message to its guest's first instruction, in microseconds.
+    pub start_us: Option<u64>,
+    /// Memory whose faults its agent holds.
+    pub userfault_bytes: u64,
+}
+
+/// Of a VM of which nothing else is known.
+pub(in crate::api) fn believed() -> bool {
+    true
+}
+
+/// What a VM's guest may have touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LimitView {
+    /// Beyond this it runs a tenth of the time.
+    pub slow_above_bytes: u64,
+    /// Beyond this it stands still.
+    pub stop_above_bytes: u64,
+}
+
+impl From<Limit> for LimitView {
+    fn from(limit: Limit) -> Self {
+        Self {
+            slow_above_bytes: limit.slow_above.bytes(),
+            stop_above_bytes: limit.stop_above.bytes(),
+        }
+    }
+}
+
+/// What a VM uses, estimated from a few random pages. The three percentages are those of its sampled
+/// memory, under esxtop's names.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct WorkingSetView {
+    /// What it uses: what samples that agree show on average, and all that it touched anew since.
+    pub estimate_bytes: u64,
+    /// What the policy takes it for: by the largest of the estimate and the three averages.
+    #[serde(default)]
+    pub believed_bytes: u64,
+    /// With 95 % confidence it uses no less than this,
+    pub low_bytes: u64,
+    /// and no more than this.
+    pub high_bytes: u64,
+    /// What it writes to (TCHD_W).
+    pub written_bytes: u64,
+    /// Pages that are watched now.
+    pub samples: u32,
+    /// How the guest's word compares with that.
+    pub witness: Witness,
+    /// %ACTV: the fast average, with the current period as it stands.
+    pub actv_percent: f64,
+    /// %ACTVS: over about eight periods.
+    pub actvs_percent: f64,
+    /// %ACTVF: over hardly more than the last.
+    pub actvf_percent: f64,
+}
+
+/// Why a VM holds what it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExplanationView {
+    /// Which VM.
+    pub name: VmName,
+    /// Everything that decided on it, in pages.
+    pub explanation: Explanation,
+    /// The same in sentences.
+    pub text: String,
+}
+
+/// Memory by state, in bytes.
+pub type StatesView = PageStates<u64>;
+
+/// A balloon, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BalloonView {
+    /// Whether the guest has a driver that is ready.
+    pub has_driver: bool,
+    /// What it should hold.
+    pub target: u64,
+    /// What it holds by the device's record.
+    pub held: u64,
+    /// What the guest claims that it holds.
+    pub claimed: u64,
+    /// What went through it, in pages.
+    pub counters: BalloonCounters,
+}
+
+impl From<Balloon> for BalloonView {
+    fn from(balloon: Balloon) -> Self {
+        Self {
+            has_driver: balloon.has_driver,
+            target: balloon.target.bytes(),
+            held: balloon.held.bytes(),
+            claimed: balloon.claimed.bytes(),
+            counters: balloon.counters,
+        }
+    }
+}
