@@ -6,7 +6,7 @@ use super::guest_report::ask_for_report;
 use super::host::{end_signal, start_log};
 use super::private_host::{PrivateFolder, with_private_host};
 use super::top::on_screen;
-use super::{print, print_json, table};
+use super::{print, show, table};
 use crate::api::{EventView, Overview, RunRequest, ScanPriority, StatesView, VmChange, VmView};
 use crate::host::{Host, HostOptions};
 use crate::name::VmName;
@@ -110,11 +110,7 @@ pub(super) async fn demo(args: DemoArgs) -> Result<()> {
     };
     let script = async |host: &Host| play(host, &args).await;
     let summary = with_private_host(&folder, &options, end_signal()?, script).await?;
-    if args.json {
-        print_json(&summary)?
-    } else {
-        print(&describe(&summary))?
-    }
+    show(args.json, &summary, describe)?;
     judge(&summary)
 }
 
@@ -134,7 +130,7 @@ async fn play(host: &Host, args: &DemoArgs) -> Result<Summary> {
         let overview = host.overview();
         follow(&mut tracks, &overview.vms);
         if !args.json {
-            show(&overview, begin.elapsed(), length)?;
+            show_progress(&overview, begin.elapsed(), length)?;
         }
     }
     let overview = host.overview();
@@ -249,7 +245,7 @@ impl Track {
     }
 }
 
-fn show(overview: &Overview, elapsed: Duration, length: Duration) -> Result<()> {
+fn show_progress(overview: &Overview, elapsed: Duration, length: Duration) -> Result<()> {
     if !rustix::termios::isatty(rustix::stdio::stdout()) {
         return Ok(());
     }

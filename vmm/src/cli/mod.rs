@@ -103,30 +103,18 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
         Command::Run(args) => run::run(args, &client, socket).await,
         Command::Ps { json } => {
             let overview: Overview = client.get("/v1/overview").await?;
-            if json {
-                print_json(&overview)
-            } else {
-                print(&table::processes(&overview))
-            }
+            show(json, &overview, table::processes)
         }
         Command::Stats {
             name: Some(name),
             json,
         } => {
             let vm: VmView = client.get(&format!("/v1/vms/{name}")).await?;
-            if json {
-                print_json(&vm)
-            } else {
-                print(&table::vm(&vm))
-            }
+            show(json, &vm, table::vm)
         }
         Command::Stats { name: None, json } => {
             let overview: Overview = client.get("/v1/overview").await?;
-            if json {
-                print_json(&overview)
-            } else {
-                print(&table::overview(&overview))
-            }
+            show(json, &overview, table::overview)
         }
         Command::Top(args) => top::top(args, &client).await,
         Command::Set {
@@ -136,11 +124,7 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
         } => {
             let change = parse_host_change(&changes).map_err(|why| anyhow!(why))?;
             let host: HostView = client.call(Method::PATCH, "/v1/host", &change).await?;
-            if json {
-                print_json(&host)
-            } else {
-                print(&table::host(&host))
-            }
+            show(json, &host, table::host)
         }
         Command::Set {
             target: Target::Vm(name),
@@ -151,11 +135,7 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
             let vm: VmView = client
                 .call(Method::PATCH, &format!("/v1/vms/{name}"), &change)
                 .await?;
-            if json {
-                print_json(&vm)
-            } else {
-                print(&table::vm(&vm))
-            }
+            show(json, &vm, table::vm)
         }
         Command::Balloon { name, size, json } => {
             let balloon_bytes = match size {
@@ -166,11 +146,7 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
             let vm: VmView = client
                 .call(Method::PUT, &path, &BalloonRequest { balloon_bytes })
                 .await?;
-            if json {
-                print_json(&vm)
-            } else {
-                print(&table::vm(&vm))
-            }
+            show(json, &vm, table::vm)
         }
         Command::Explain { name, more, json } => {
             let query = more.map_or_else(String::new, |more| {
@@ -178,12 +154,9 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
             });
             let path = format!("/v1/vms/{name}/explanation{query}");
             let view: ExplanationView = client.get(&path).await?;
-            if json {
-                print_json(&view)
-            } else {
-                let id = view.explanation.id;
-                print(&format!("{name} is VM {id}. {}\n", view.text))
-            }
+            show(json, &view, |view| {
+                format!("{name} is VM {}. {}\n", view.explanation.id, view.text)
+            })
         }
         Command::Replay { file, json } => replay::replay(&file, json),
         Command::Simulate { file, csv, json } => simulate::simulate(&file, csv, json),
@@ -199,11 +172,7 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
 
 async fn audit(client: &Client, json: bool) -> Result<()> {
     let audit: Audit = client.call(Method::POST, "/v1/host/audit", &()).await?;
-    if json {
-        print_json(&audit)?;
-    } else {
-        print(&table::audit(&audit))?;
-    }
+    show(json, &audit, table::audit)?;
     match audit.disagreements {
         0 => Ok(()),
         count => Err(anyhow!(
@@ -264,7 +233,10 @@ fn tell(text: &str) {
     drop(io::stderr().lock().write_all(text.as_bytes()));
 }
 
-fn print_json(value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value)?;
-    print(&format!("{text}\n"))
+/// As JSON, for programs, or as a text.
+fn show<T: Serialize>(json: bool, value: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
+    print(&match json {
+        true => serde_json::to_string_pretty(value)? + "\n",
+        false => text(value),
+    })
 }
