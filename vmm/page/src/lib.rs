@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod checked_text;
 mod range;
 mod states;
 
