@@ -1,8 +1,6 @@
 //! Trust groups: who may learn, by timing, that a neighbour holds an equal page.
 
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
 use thiserror::Error;
 use utoipa::ToSchema;
 
@@ -23,14 +21,6 @@ pub struct TrustGroup(String);
 )]
 pub struct InvalidTrustGroup(String);
 
-impl FromStr for TrustGroup {
-    type Err = InvalidTrustGroup;
-
-    fn from_str(name: &str) -> Result<Self, InvalidTrustGroup> {
-        Self::try_from(name.to_owned())
-    }
-}
-
 impl TryFrom<String> for TrustGroup {
     type Error = InvalidTrustGroup;
 
@@ -43,17 +33,7 @@ impl TryFrom<String> for TrustGroup {
     }
 }
 
-impl From<TrustGroup> for String {
-    fn from(group: TrustGroup) -> Self {
-        group.0
-    }
-}
-
-impl fmt::Display for TrustGroup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+page::checked_text!(TrustGroup, InvalidTrustGroup);
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,6 @@
 //! Names of VMs.
 
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
 use thiserror::Error;
 use utoipa::ToSchema;
 
@@ -50,25 +48,7 @@ impl TryFrom<String> for VmName {
     }
 }
 
-impl FromStr for VmName {
-    type Err = InvalidName;
-
-    fn from_str(name: &str) -> Result<Self, InvalidName> {
-        Self::try_from(name.to_owned())
-    }
-}
-
-impl From<VmName> for String {
-    fn from(name: VmName) -> Self {
-        name.0
-    }
-}
-
-impl fmt::Display for VmName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+page::checked_text!(VmName, InvalidName);
 
 #[cfg(test)]
 mod tests {

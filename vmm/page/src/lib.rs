@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod checked_text;
 mod range;
 mod states;
 
@@ -18,7 +19,9 @@ use std::ops::{Add, AddAssign, Sub};
 use utoipa::ToSchema;
 
 /// Bytes in a page of guest memory.
-pub const PAGE_SIZE: u64 = 4096;
+pub const PAGE_SIZE: u64 = PAGE_BYTES as u64;
+/// The same, where memory of this process is counted.
+pub const PAGE_BYTES: usize = 4096;
 
 /// A guest frame number: which 4 KiB page of guest-physical memory (ESX: PPN).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

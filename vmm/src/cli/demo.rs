@@ -6,16 +6,15 @@ use super::guest_report::ask_for_report;
 use super::host::{end_signal, start_log};
 use super::private_host::{PrivateFolder, with_private_host};
 use super::top::on_screen;
-use super::{print, print_json, table};
-use crate::api::{EventView, Overview, RunRequest, ScanPriority, StatesView, VmChange, VmView};
+use super::{print, show, table};
+use crate::api::{EventView, Overview, RunRequest, StatesView, VmChange, VmView};
 use crate::host::{Host, HostOptions};
 use crate::name::VmName;
 use crate::protocol::OnHostDeath;
 use anyhow::{Context, Result, bail};
 use page::PageCount;
-use policy::{REBALANCE_INTERVAL, SAMPLE_PERIOD, SharesSpec, TaxRate};
+use policy::SharesSpec;
 use serde::{Deserialize, Serialize};
-use sharing::RateSettings;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -96,25 +95,12 @@ pub(super) async fn demo(args: DemoArgs) -> Result<()> {
     }
     let folder = PrivateFolder::make("demo")?;
     let options = HostOptions {
-        budget: args.memory.0,
         interval: INTERVAL,
-        exit_when_empty: false,
-        sharing: true,
-        rates: RateSettings::default(),
-        scan_priority: ScanPriority::default(),
-        idle_tax: TaxRate::default(),
-        sample_period: SAMPLE_PERIOD,
-        rebalance_interval: REBALANCE_INTERVAL,
-        http: None,
-        console_log: None,
+        ..HostOptions::new(args.memory.0)
     };
     let script = async |host: &Host| play(host, &args).await;
     let summary = with_private_host(&folder, &options, end_signal()?, script).await?;
-    if args.json {
-        print_json(&summary)?
-    } else {
-        print(&describe(&summary))?
-    }
+    show(args.json, &summary, describe)?;
     judge(&summary)
 }
 
@@ -134,7 +120,7 @@ async fn play(host: &Host, args: &DemoArgs) -> Result<Summary> {
         let overview = host.overview();
         follow(&mut tracks, &overview.vms);
         if !args.json {
-            show(&overview, begin.elapsed(), length)?;
+            show_progress(&overview, begin.elapsed(), length)?;
         }
     }
     let overview = host.overview();
@@ -249,7 +235,7 @@ impl Track {
     }
 }
 
-fn show(overview: &Overview, elapsed: Duration, length: Duration) -> Result<()> {
+fn show_progress(overview: &Overview, elapsed: Duration, length: Duration) -> Result<()> {
     if !rustix::termios::isatty(rustix::stdio::stdout()) {
         return Ok(());
     }

@@ -9,7 +9,6 @@ use crate::host::{HostOptions, MachineMemory, serve};
 use crate::signals::{ENDING, HARMLESS, not_ignored};
 use anyhow::{Context, Result};
 use page::PageCount;
-use policy::{REBALANCE_INTERVAL, SAMPLE_PERIOD};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use std::fs::File;
@@ -21,9 +20,6 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-
-/// Time between rounds, unless told otherwise.
-const INTERVAL_MS: u64 = 1000;
 
 pub(super) async fn host(mut args: HostArgs, socket: &Path) -> Result<()> {
     let file = match &args.config {
@@ -64,16 +60,20 @@ async fn serve_as_told(
         Some(size) => size.0,
         None => default_budget()?,
     };
+    let default = HostOptions::new(budget);
+    let seconds_or = |given: Option<u64>, default| given.map_or(default, Duration::from_secs);
     let options = HostOptions {
         budget,
-        interval: Duration::from_millis(args.interval_ms.unwrap_or(INTERVAL_MS)),
+        interval: args
+            .interval_ms
+            .map_or(default.interval, Duration::from_millis),
         exit_when_empty: args.exit_when_empty,
-        sharing: args.sharing.unwrap_or(true),
+        sharing: args.sharing.unwrap_or(default.sharing),
         rates: file.rates(),
         scan_priority: file.scan_priority(),
         idle_tax: args.idle_tax.unwrap_or_default(),
-        sample_period: seconds_or(args.sample_period, SAMPLE_PERIOD),
-        rebalance_interval: seconds_or(args.rebalance_interval, REBALANCE_INTERVAL),
+        sample_period: seconds_or(args.sample_period, default.sample_period),
+        rebalance_interval: seconds_or(args.rebalance_interval, default.rebalance_interval),
         console_log: absolute(args.console_log.as_deref())?,
         http: http::options(args)?,
     };
@@ -93,10 +93,6 @@ fn absolute(path: Option<&Path>) -> Result<Option<PathBuf>> {
     path.map(std::path::absolute)
         .transpose()
         .context("cannot find this folder")
-}
-
-fn seconds_or(given: Option<u64>, otherwise: Duration) -> Duration {
-    given.map_or(otherwise, Duration::from_secs)
 }
 
 /// From here on nobody reads what a background host prints.

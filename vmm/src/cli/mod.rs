@@ -21,7 +21,7 @@ mod terminal;
 mod top;
 
 use crate::api::client::Client;
-use crate::api::{BalloonRequest, parse_host_change, parse_vm_change};
+use crate::api::{BalloonRequest, ExplanationView, parse_host_change, parse_vm_change};
 use crate::protocol::Channel;
 use anyhow::{Context, Result, anyhow};
 use args::{Args, BalloonSize, Command, Target};
@@ -97,32 +97,13 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
         Command::Experiment { command } => experiment::experiment(command).await,
         Command::Host(args) => host::host(args, socket).await,
         Command::Run(args) => run::run(args, &client, socket).await,
-        Command::Ps { json } => {
-            let overview = client.overview().await?;
-            if json {
-                print_json(&overview)
-            } else {
-                print(&table::processes(&overview))
-            }
-        }
+        Command::Ps { json } => show(json, &client.overview().await?, table::processes),
         Command::Stats {
             name: Some(name),
             json,
-        } => {
-            let vm = client.vm(&name).await?;
-            if json {
-                print_json(&vm)
-            } else {
-                print(&table::vm(&vm))
-            }
-        }
+        } => show(json, &client.vm(&name).await?, table::vm),
         Command::Stats { name: None, json } => {
-            let overview = client.overview().await?;
-            if json {
-                print_json(&overview)
-            } else {
-                print(&table::overview(&overview))
-            }
+            show(json, &client.overview().await?, table::overview)
         }
         Command::Top(args) => top::top(args, &client).await,
         Command::Set {
@@ -131,12 +112,7 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
             json,
         } => {
             let change = parse_host_change(&changes).map_err(|why| anyhow!(why))?;
-            let host = client.change_host(&change).await?;
-            if json {
-                print_json(&host)
-            } else {
-                print(&table::host(&host))
-            }
+            show(json, &client.change_host(&change).await?, table::host)
         }
         Command::Set {
             target: Target::Vm(name),
@@ -144,12 +120,7 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
             json,
         } => {
             let change = parse_vm_change(&changes).map_err(|why| anyhow!(why))?;
-            let vm = client.change_vm(&name, &change).await?;
-            if json {
-                print_json(&vm)
-            } else {
-                print(&table::vm(&vm))
-            }
+            show(json, &client.change_vm(&name, &change).await?, table::vm)
         }
         Command::Balloon { name, size, json } => {
             let balloon_bytes = match size {
@@ -157,22 +128,15 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
                 BalloonSize::Auto => None,
             };
             let request = BalloonRequest { balloon_bytes };
-            let vm = client.balloon(&name, &request).await?;
-            if json {
-                print_json(&vm)
-            } else {
-                print(&table::vm(&vm))
-            }
+            show(json, &client.balloon(&name, &request).await?, table::vm)
         }
         Command::Explain { name, more, json } => {
             let more = more.map(|more| more.0.bytes());
             let view = client.explanation(&name, more).await?;
-            if json {
-                print_json(&view)
-            } else {
-                let id = view.explanation.id;
-                print(&format!("{name} is VM {id}. {}\n", view.text))
-            }
+            let sentence = |view: &ExplanationView| {
+                format!("{name} is VM {}. {}\n", view.explanation.id, view.text)
+            };
+            show(json, &view, sentence)
         }
         Command::Replay { file, json } => replay::replay(&file, json),
         Command::Simulate { file, csv, json } => simulate::simulate(&file, csv, json),
@@ -188,11 +152,7 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
 
 async fn audit(client: &Client, json: bool) -> Result<()> {
     let audit = client.audit().await?;
-    if json {
-        print_json(&audit)?;
-    } else {
-        print(&table::audit(&audit))?;
-    }
+    show(json, &audit, table::audit)?;
     match audit.disagreements {
         0 => Ok(()),
         count => Err(anyhow!(
@@ -253,7 +213,10 @@ fn tell(text: &str) {
     drop(io::stderr().lock().write_all(text.as_bytes()));
 }
 
-fn print_json(value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value)?;
-    print(&format!("{text}\n"))
+/// As JSON, for programs, or as a text.
+fn show<T: Serialize>(json: bool, value: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
+    print(&match json {
+        true => serde_json::to_string_pretty(value)? + "\n",
+        false => text(value),
+    })
 }

@@ -1,6 +1,6 @@
 //! `ballonet replay`: makes recorded decisions again.
 
-use super::{print, print_json};
+use super::show;
 use crate::host::recording::parse_recording;
 use crate::regular_file::read_text;
 use anyhow::{Context, Result, bail};
@@ -49,11 +49,7 @@ pub(super) fn replay(file: &Path, json: bool) -> Result<()> {
         different: first.len() + differing.count(),
         differences: first,
     };
-    if json {
-        print_json(&replay)?;
-    } else {
-        print(&describe(&replay))?;
-    }
+    show(json, &replay, describe)?;
     match replay.different {
         0 => Ok(()),
         different => bail!(

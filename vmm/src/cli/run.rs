@@ -1,7 +1,7 @@
 //! `ballonet run`: starts a VM, and a host in the background if none runs.
 
 use super::args::RunArgs;
-use super::{console, print, print_json, tell};
+use super::{console, show, tell};
 use crate::api::client::{Client, ClientError};
 use crate::api::{ProblemKind, QueuedView, RunRequest, VmView};
 use crate::host::runtime_dir::log_of;
@@ -29,11 +29,7 @@ pub(super) async fn run(args: RunArgs, client: &Client, socket: &Path) -> Result
     if console_wanted {
         return console::console(client, &vm.name, usize::MAX, false).await;
     }
-    if json {
-        print_json(&vm)
-    } else {
-        print(&format!("{}\n", vm.name))
-    }
+    show(json, &vm, |vm| format!("{}\n", vm.name))
 }
 
 fn request(args: RunArgs) -> Result<RunRequest> {

@@ -1,6 +1,6 @@
 //! `ballonet simulate`: the policy over a described load.
 
-use super::{print, print_json, table};
+use super::{show, table};
 use crate::regular_file::read_text;
 use anyhow::{Context, Result};
 use page::PageCount;
@@ -16,11 +16,7 @@ pub(super) fn simulate(file: &Path, csv: bool, json: bool) -> Result<()> {
     let scenario: Scenario =
         toml::from_str(&text).with_context(|| format!("{shown} is not a scenario"))?;
     let trace = run(&scenario).with_context(|| format!("cannot simulate {shown}"))?;
-    match (json, csv) {
-        (true, _) => print_json(&trace),
-        (_, true) => print(&points(&trace)),
-        _ => print(&summary(&trace)),
-    }
+    show(json, &trace, if csv { points } else { summary })
 }
 
 fn mebibytes(pages: PageCount) -> String {

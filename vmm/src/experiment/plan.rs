@@ -7,23 +7,22 @@
 use super::active::Active;
 use super::scenario::{
     HostText, MOST_COPIES, MOST_RUNS, PhaseText, Places, Problem, Scenario, ScenarioError, VmText,
+    within,
 };
 use super::setting::{Setting, Value, Values};
-use crate::api::{HostChange, RunRequest, ScanPriority, VmChange, VmIdleTax};
+use crate::api::{HostChange, RunRequest, VmChange, VmIdleTax};
+use crate::host::HostOptions;
 use crate::name::VmName;
 use crate::protocol::OnHostDeath;
 use crate::size::Size;
 use page::PageCount;
-use policy::{PERIOD_RANGE_S, REBALANCE_INTERVAL, SAMPLE_PERIOD, SharesSpec, TaxRate, VmSettings};
+use policy::{PERIOD_RANGE_S, SharesSpec, VmSettings};
 use serde::Serialize;
 use sharing::RateSettings;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
-
-/// Time between rounds, unless a scenario says otherwise.
-const INTERVAL_MS: u32 = 1000;
 
 /// What the variations are in a run, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -74,22 +73,9 @@ pub struct Run {
     /// What is varied in it.
     pub combination: Combination,
     /// Its host.
-    pub host: PlannedHost,
+    pub host: HostOptions,
     /// What happens, in order.
     pub events: Vec<Event>,
-}
-
-/// A host, but for its folder.
-#[derive(Clone, Debug)]
-pub struct PlannedHost {
-    pub budget: PageCount,
-    pub sharing: bool,
-    pub idle_tax: TaxRate,
-    pub sample_period: Duration,
-    pub rebalance_interval: Duration,
-    pub interval: Duration,
-    pub rates: RateSettings,
-    pub scan_priority: ScanPriority,
 }
 
 /// Something that happens at a time.
@@ -193,7 +179,8 @@ fn run(
     let mut values: Values = combination.0.iter().cloned().collect();
     let seed = scenario.seed.saturating_add(repetition.into());
     values.insert("seed".into(), seed.to_string());
-    let host = host(&scenario.host, &values).map_err(ScenarioError::Host)?;
+    let in_run = InRun(&values);
+    let host = host(&scenario.host, in_run).map_err(ScenarioError::Host)?;
     let mut events = Vec::new();
     let mut names = Vec::new();
     for vm in &scenario.vms {
@@ -201,7 +188,7 @@ fn run(
         if !combination.has(&text.only) {
             continue;
         }
-        let planned = vms(text, &values, &combination).map_err(places.at("vm", vm))?;
+        let planned = vms(text, in_run, &combination).map_err(places.at("vm", vm))?;
         let at = Duration::from_secs_f64(text.start_s);
         for vm in planned {
             names.push((text.name.clone(), vm.name.clone()));
@@ -211,7 +198,7 @@ fn run(
     }
     for phase in &scenario.phases {
         let actions =
-            actions(phase.get_ref(), &names, &values).map_err(places.at("phase", phase))?;
+            actions(phase.get_ref(), &names, in_run).map_err(places.at("phase", phase))?;
         let at = Duration::from_secs_f64(phase.get_ref().at_s);
         events.extend(actions.into_iter().map(|action| Event { at, action }));
     }
@@ -225,172 +212,159 @@ fn run(
     })
 }
 
-/// A field's value in a run.
-fn get<T: FromStr<Err: fmt::Display>>(
-    field: &'static str,
-    setting: &Setting<T>,
-    values: &Values,
-) -> Result<T, Problem> {
-    setting
-        .resolve(values)
-        .map_err(|why| Problem::Setting { field, why })
-}
+/// The fields of a scenario as they are in a run.
+#[derive(Clone, Copy)]
+struct InRun<'a>(&'a Values);
 
-/// The same of one that may be absent.
-fn get_if<T: FromStr<Err: fmt::Display>>(
-    field: &'static str,
-    setting: Option<&Setting<T>>,
-    values: &Values,
-) -> Result<Option<T>, Problem> {
-    setting
-        .map(|setting| get(field, setting, values))
-        .transpose()
-}
-
-/// The same as pages.
-fn pages_if(
-    field: &'static str,
-    setting: Option<&Setting<Size>>,
-    values: &Values,
-) -> Result<Option<PageCount>, Problem> {
-    Ok(get_if(field, setting, values)?.map(|Size(pages)| pages))
-}
-
-fn host(text: &HostText, values: &Values) -> Result<PlannedHost, Problem> {
-    let default = RateSettings::default();
-    let scan = |field, setting: &Option<Setting<u64>>, otherwise| {
-        Ok::<u64, Problem>(get_if(field, setting.as_ref(), values)?.unwrap_or(otherwise))
-    };
-    let rates = RateSettings {
-        pass_s: scan("pass_s", &text.scan.pass_s, default.pass_s)?,
-        vm_pages_per_s: scan(
-            "vm_pages_per_s",
-            &text.scan.vm_pages_per_s,
-            default.vm_pages_per_s,
-        )?,
-        host_pages_per_s: scan(
-            "host_pages_per_s",
-            &text.scan.host_pages_per_s,
-            default.host_pages_per_s,
-        )?,
-        core_share_permille: scan(
-            "core_share_permille",
-            &text.scan.core_share_permille,
-            default.core_share_permille,
-        )?,
-        ..default
-    };
-    let interval_ms = get_if("interval_ms", text.interval_ms.as_ref(), values)?;
-    let seconds = |field, setting: &Option<Setting<u32>>, default: Duration| {
-        let default = u32::try_from(default.as_secs()).unwrap_or(u32::MAX);
-        let (least, most) = PERIOD_RANGE_S.into_inner();
-        let seconds = get_if(field, setting.as_ref(), values)?.unwrap_or(default);
-        Ok::<_, Problem>(Duration::from_secs(
-            within(field, seconds, least, most)?.into(),
-        ))
-    };
-    Ok(PlannedHost {
-        budget: get("memory", &text.memory, values)?.0,
-        sharing: get_if("sharing", text.sharing.as_ref(), values)?.unwrap_or(true),
-        idle_tax: get_if("idle_tax", text.idle_tax.as_ref(), values)?.unwrap_or_default(),
-        sample_period: seconds("sample_period_s", &text.sample_period_s, SAMPLE_PERIOD)?,
-        rebalance_interval: seconds(
-            "rebalance_interval_s",
-            &text.rebalance_interval_s,
-            REBALANCE_INTERVAL,
-        )?,
-        interval: Duration::from_millis(
-            within(
-                "interval_ms",
-                interval_ms.unwrap_or(INTERVAL_MS),
-                50,
-                60_000,
-            )?
-            .into(),
-        ),
-        rates,
-        scan_priority: text.scan.priority.unwrap_or_default(),
-    })
-}
-
-fn within(field: &'static str, value: u32, least: u32, most: u32) -> Result<u32, Problem> {
-    match (least..=most).contains(&value) {
-        true => Ok(value),
-        false => Err(Problem::Value {
-            field,
-            value: value.to_string(),
-            wanted: format!("{least} to {most}"),
-        }),
+impl InRun<'_> {
+    fn get<T>(self, field: &'static str, setting: &Setting<T>) -> Result<T, Problem>
+    where
+        T: FromStr<Err: fmt::Display>,
+    {
+        let value = setting.resolve(self.0);
+        value.map_err(|why| Problem::Setting { field, why })
     }
+
+    fn get_if<T>(
+        self,
+        field: &'static str,
+        setting: &Option<Setting<T>>,
+    ) -> Result<Option<T>, Problem>
+    where
+        T: FromStr<Err: fmt::Display>,
+    {
+        let value = setting.as_ref().map(|setting| self.get(field, setting));
+        value.transpose()
+    }
+
+    fn pages_if(
+        self,
+        field: &'static str,
+        setting: &Option<Setting<Size>>,
+    ) -> Result<Option<PageCount>, Problem> {
+        Ok(self.get_if(field, setting)?.map(|Size(pages)| pages))
+    }
+
+    fn bytes_if(
+        self,
+        field: &'static str,
+        setting: &Option<Setting<Size>>,
+    ) -> Result<Option<u64>, Problem> {
+        Ok(self.pages_if(field, setting)?.map(PageCount::bytes))
+    }
+}
+
+fn host(text: &HostText, run: InRun<'_>) -> Result<HostOptions, Problem> {
+    let default = HostOptions::new(run.get("memory", &text.memory)?.0);
+    let scan = &text.scan;
+    let rate = |field, setting, default: u64| {
+        Ok::<_, Problem>(run.get_if(field, setting)?.unwrap_or(default))
+    };
+    let RateSettings {
+        pass_s,
+        vm_pages_per_s: vm,
+        host_pages_per_s: host,
+        core_share_permille: share,
+        ..
+    } = default.rates;
+    let rates = RateSettings {
+        pass_s: rate("pass_s", &scan.pass_s, pass_s)?,
+        vm_pages_per_s: rate("vm_pages_per_s", &scan.vm_pages_per_s, vm)?,
+        host_pages_per_s: rate("host_pages_per_s", &scan.host_pages_per_s, host)?,
+        core_share_permille: rate("core_share_permille", &scan.core_share_permille, share)?,
+        ..default.rates
+    };
+    let seconds = |(field, setting), default: Duration| match run.get_if(field, setting)? {
+        None => Ok::<_, Problem>(default),
+        Some(seconds) => {
+            let seconds = within(field, seconds, PERIOD_RANGE_S)?;
+            Ok(Duration::from_secs(seconds.into()))
+        }
+    };
+    let rebalance = ("rebalance_interval_s", &text.rebalance_interval_s);
+    let sample = ("sample_period_s", &text.sample_period_s);
+    let interval = match run.get_if("interval_ms", &text.interval_ms)? {
+        None => default.interval,
+        Some(ms) => Duration::from_millis(within("interval_ms", ms, 50..=60_000)?.into()),
+    };
+    Ok(HostOptions {
+        interval,
+        sharing: run.get_if("sharing", &text.sharing)?.unwrap_or(true),
+        rates,
+        scan_priority: scan.priority.unwrap_or_default(),
+        idle_tax: run.get_if("idle_tax", &text.idle_tax)?.unwrap_or_default(),
+        sample_period: seconds(sample, default.sample_period)?,
+        rebalance_interval: seconds(rebalance, default.rebalance_interval)?,
+        ..default
+    })
 }
 
 /// A VM, or several alike.
 fn vms(
     text: &VmText,
-    values: &Values,
+    run: InRun<'_>,
     combination: &Combination,
 ) -> Result<Vec<PlannedVm>, Problem> {
-    let names = match get_if("count", text.count.as_ref(), values)? {
+    let names = match run.get_if("count", &text.count)? {
         None => vec![text.name.clone()],
         Some(count) => {
-            let count = within("count", count, 0, MOST_COPIES)?;
+            let count = within("count", count, 0..=MOST_COPIES)?;
             let name = |number| VmName::try_from(format!("{}-{number}", text.name));
             let names = (1..=count).map(name);
+            let wanted = "a shorter one, as numbers follow it";
             names
                 .collect::<Result<_, _>>()
-                .map_err(|_long| Problem::Value {
-                    field: "name",
-                    value: text.name.to_string(),
-                    wanted: "a shorter one, as numbers follow it".into(),
-                })?
+                .map_err(|_long| Problem::value("name", &text.name, wanted))?
         }
     };
     names
         .into_iter()
-        .map(|name| vm(name, text, values, combination))
+        .map(|name| vm(name, text, run, combination))
         .collect()
 }
 
 fn vm(
     name: VmName,
     text: &VmText,
-    values: &Values,
+    run: InRun<'_>,
     combination: &Combination,
 ) -> Result<PlannedVm, Problem> {
-    let Size(size) = get("memory", &text.memory, values)?;
-    let min = pages_if("min", text.min.as_ref(), values)?;
-    let max = pages_if("max", text.max.as_ref(), values)?;
-    let shares = get_if("shares", text.shares.as_ref(), values)?.unwrap_or(SharesSpec::Normal);
+    let Size(size) = run.get("memory", &text.memory)?;
+    let min = run.pages_if("min", &text.min)?;
+    let max = run.pages_if("max", &text.max)?;
+    let shares = run
+        .get_if("shares", &text.shares)?
+        .unwrap_or(SharesSpec::Normal);
     VmSettings::new(size, min, max, shares).map_err(|why| Problem::Settings {
         variation: format!("VM '{name}' {combination}").trim_end().into(),
         why,
     })?;
-    let workload = get_if("workload", text.workload.as_ref(), values)?;
+    let workload = run.get_if("workload", &text.workload)?;
     let workload = workload.map_or_else(|| "idle".into(), |workload| workload.0);
-    let active = get_if("active", text.active.as_ref(), values)?;
-    let idle_tax = get_if("idle_tax", text.idle_tax.as_ref(), values)?;
+    let active = run.get_if("active", &text.active)?;
+    let idle_tax = run.get_if("idle_tax", &text.idle_tax)?;
     Ok(PlannedVm {
         request: RunRequest {
             name: Some(name.clone()),
             memory_bytes: size.bytes(),
-            vcpus: get_if("vcpus", text.vcpus.as_ref(), values)?,
+            vcpus: run.get_if("vcpus", &text.vcpus)?,
             min_bytes: min.map(PageCount::bytes),
             max_bytes: max.map(PageCount::bytes),
             shares: Some(shares),
-            trust_group: get_if("trust_group", text.trust_group.as_ref(), values)?,
+            trust_group: run.get_if("trust_group", &text.trust_group)?,
             workload: Some(workload.clone()),
             on_host_death: OnHostDeath::Stop,
             ..RunRequest::default()
         },
         name,
-        disk: pages_if("disk", text.disk.as_ref(), values)?,
+        disk: run.pages_if("disk", &text.disk)?,
         order: Order {
             active: Some(active.unwrap_or_else(|| Active::of_workload(&workload))),
             change: VmChange {
                 idle_tax: idle_tax.map(VmIdleTax::Permille),
                 ..VmChange::default()
             },
-            hold: pages_if("hold", text.hold.as_ref(), values)?,
+            hold: run.pages_if("hold", &text.hold)?,
             ..Order::default()
         },
     })
@@ -399,12 +373,12 @@ fn vm(
 fn actions(
     phase: &PhaseText,
     names: &[(VmName, VmName)],
-    values: &Values,
+    run: InRun<'_>,
 ) -> Result<Vec<Action>, Problem> {
     let Some(vm) = &phase.vm else {
-        return Ok(vec![Action::ChangeHost(host_change(phase, values)?)]);
+        return Ok(vec![Action::ChangeHost(host_change(phase, run)?)]);
     };
-    let order = order(phase, values)?;
+    let order = order(phase, run)?;
     let meant = names
         .iter()
         .filter(|(group, name)| group == vm || name == vm);
@@ -412,40 +386,32 @@ fn actions(
     Ok(meant.map(tell).collect())
 }
 
-fn host_change(phase: &PhaseText, values: &Values) -> Result<HostChange, Problem> {
-    let memory = pages_if("memory", phase.memory.as_ref(), values)?;
+fn host_change(phase: &PhaseText, run: InRun<'_>) -> Result<HostChange, Problem> {
     Ok(HostChange {
-        memory_bytes: memory.map(PageCount::bytes),
-        sharing: get_if("sharing", phase.sharing.as_ref(), values)?,
-        idle_tax_permille: get_if("idle_tax", phase.idle_tax.as_ref(), values)?,
-        sample_period_s: get_if("sample_period_s", phase.sample_period_s.as_ref(), values)?,
-        rebalance_interval_s: get_if(
-            "rebalance_interval_s",
-            phase.rebalance_interval_s.as_ref(),
-            values,
-        )?,
+        memory_bytes: run.bytes_if("memory", &phase.memory)?,
+        sharing: run.get_if("sharing", &phase.sharing)?,
+        idle_tax_permille: run.get_if("idle_tax", &phase.idle_tax)?,
+        sample_period_s: run.get_if("sample_period_s", &phase.sample_period_s)?,
+        rebalance_interval_s: run.get_if("rebalance_interval_s", &phase.rebalance_interval_s)?,
         ..HostChange::default()
     })
 }
 
-fn order(phase: &PhaseText, values: &Values) -> Result<Order, Problem> {
-    let workload = get_if("workload", phase.workload.as_ref(), values)?;
+fn order(phase: &PhaseText, run: InRun<'_>) -> Result<Order, Problem> {
+    let workload = run.get_if("workload", &phase.workload)?;
     let workload = workload.map(|workload| workload.0);
-    let active = get_if("active", phase.active.as_ref(), values)?;
-    let bytes = |field, setting: &Option<Setting<Size>>| {
-        Ok::<_, Problem>(pages_if(field, setting.as_ref(), values)?.map(PageCount::bytes))
-    };
-    let idle_tax = get_if("idle_tax", phase.idle_tax.as_ref(), values)?;
+    let active = run.get_if("active", &phase.active)?;
+    let idle_tax = run.get_if("idle_tax", &phase.idle_tax)?;
     Ok(Order {
         active: active.or(workload.as_deref().map(Active::of_workload)),
         workload,
         change: VmChange {
-            min_bytes: bytes("min", &phase.min)?,
-            max_bytes: bytes("max", &phase.max)?,
-            shares: get_if("shares", phase.shares.as_ref(), values)?,
+            min_bytes: run.bytes_if("min", &phase.min)?,
+            max_bytes: run.bytes_if("max", &phase.max)?,
+            shares: run.get_if("shares", &phase.shares)?,
             idle_tax: idle_tax.map(VmIdleTax::Permille),
         },
-        hold: pages_if("hold", phase.hold.as_ref(), values)?,
+        hold: run.pages_if("hold", &phase.hold)?,
         stop: phase.stop,
     })
 }
@@ -453,6 +419,7 @@ fn order(phase: &PhaseText, values: &Values) -> Result<Order, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use policy::TaxRate;
 
     const TWO_BY_TWO: &str = r#"
         name = "x"

@@ -31,12 +31,8 @@ const SAMPLE_MS: RangeInclusive<u32> = 50..=60_000;
 pub enum ScenarioError {
     #[error(transparent)]
     Toml(#[from] toml::de::Error),
-    #[error("{key} = {value}: give {wanted}")]
-    Number {
-        key: &'static str,
-        value: u64,
-        wanted: String,
-    },
+    #[error("{0}")]
+    Number(Problem),
     #[error("line {line}: {section}: {problem}")]
     Line {
         line: usize,
@@ -78,6 +74,44 @@ pub enum Problem {
     Twice(String),
     #[error("{0}")]
     Shape(&'static str),
+}
+
+impl Problem {
+    pub(super) fn value(
+        field: &'static str,
+        value: impl ToString,
+        wanted: impl Into<String>,
+    ) -> Self {
+        Self::Value {
+            field,
+            value: value.to_string(),
+            wanted: wanted.into(),
+        }
+    }
+
+    fn unknown<'a>(
+        field: &'static str,
+        name: impl Into<String>,
+        known: impl Iterator<Item = &'a String>,
+    ) -> Self {
+        Self::Unknown {
+            field,
+            name: name.into(),
+            known: known.cloned().collect(),
+        }
+    }
+}
+
+pub(super) fn within(
+    field: &'static str,
+    value: u32,
+    range: RangeInclusive<u32>,
+) -> Result<u32, Problem> {
+    let (least, most) = (range.start(), range.end());
+    match range.contains(&value) {
+        true => Ok(value),
+        false => Err(Problem::value(field, value, format!("{least} to {most}"))),
+    }
 }
 
 /// An experiment.
@@ -147,6 +181,20 @@ pub struct Variation {
     pub name: String,
     /// What it is, run by run.
     pub values: Vec<Value>,
+}
+
+impl Variation {
+    fn check(&self) -> Result<(), Problem> {
+        let letters = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if self.name.is_empty() || !self.name.chars().all(letters) || self.name == "seed" {
+            let wanted = "letters, digits and '_', and not seed, which there is";
+            return Err(Problem::value("name", &self.name, wanted));
+        }
+        match self.values.is_empty() {
+            true => Err(Problem::Shape("values is empty: give at least one")),
+            false => Ok(()),
+        }
+    }
 }
 
 /// The host.
@@ -425,6 +473,19 @@ impl<'a> Places<'a> {
     }
 }
 
+impl Places<'_> {
+    /// Checks all parts of a kind.
+    fn each<T>(
+        self,
+        section: &'static str,
+        parts: &[Spanned<T>],
+        mut check: impl FnMut(&T) -> Result<(), Problem>,
+    ) -> Result<(), ScenarioError> {
+        let mut parts = parts.iter();
+        parts.try_for_each(|part| check(part.get_ref()).map_err(self.at(section, part)))
+    }
+}
+
 impl Scenario {
     /// Reads a scenario and checks that its parts fit together.
     ///
@@ -432,73 +493,42 @@ impl Scenario {
     /// Names what is not understood, and where it stands.
     pub fn parse(text: &str) -> Result<Self, ScenarioError> {
         let scenario: Self = toml::from_str(text)?;
-        scenario.check_numbers()?;
+        let numbers = scenario.check_numbers();
+        numbers.map_err(ScenarioError::Number)?;
         let places = Places::new(text);
-        scenario.check_names(places)?;
-        scenario.check_phases(places)?;
-        scenario.check_measures(places)?;
-        scenario.check_results(places)?;
-        scenario.check_charts(places)?;
+        let mut names = [const { BTreeSet::new() }; 3];
+        let [variations, measures, charts] = &mut names;
+        places.each("variation", &scenario.variations, |variation| {
+            variation.check()?;
+            unique(variations, &variation.name)
+        })?;
+        places.each("phase", &scenario.phases, |phase| {
+            scenario.check_phase(phase)
+        })?;
+        places.each("vm", &scenario.vms, |vm| {
+            scenario.check_time("start_s", vm.start_s)?;
+            scenario.check_conditions("only", &vm.only)
+        })?;
+        places.each("measure", &scenario.measures, |measure| {
+            unique(measures, &measure.name)?;
+            scenario.check_measure(measure)
+        })?;
+        places.each("result", &scenario.results, |result| {
+            scenario.named_measure(&result.measure)?;
+            scenario.check_conditions("at", &result.at)?;
+            scenario.check_conditions("against", &result.against)
+        })?;
+        places.each("chart", &scenario.charts, |chart| {
+            unique(charts, &chart.name)?;
+            scenario.check_chart(chart)
+        })?;
         super::plan::plan(&scenario, text).map(|_| scenario)
     }
 
-    fn check_numbers(&self) -> Result<(), ScenarioError> {
-        let within = |key, value: u32, range: RangeInclusive<u32>| match range.contains(&value) {
-            true => Ok(()),
-            false => Err(ScenarioError::Number {
-                key,
-                value: value.into(),
-                wanted: format!("{} to {}", range.start(), range.end()),
-            }),
-        };
+    fn check_numbers(&self) -> Result<(), Problem> {
         within("seconds", self.seconds, 1..=MOST_SECONDS)?;
         within("sample_ms", self.sample_ms, SAMPLE_MS)?;
-        within("repetitions", self.repetitions, 1..=100)
-    }
-
-    fn check_names(&self, places: Places<'_>) -> Result<(), ScenarioError> {
-        let mut names = BTreeSet::new();
-        for variation in &self.variations {
-            let at = places.at("variation", variation);
-            let Variation { name, values } = variation.get_ref();
-            let letters = |c: char| c.is_ascii_alphanumeric() || c == '_';
-            if name.is_empty() || !name.chars().all(letters) || name == "seed" {
-                return Err(at(Problem::Value {
-                    field: "name",
-                    value: name.clone(),
-                    wanted: "letters, digits and '_', and not seed, which there is".into(),
-                }));
-            }
-            if values.is_empty() {
-                return Err(at(Problem::Shape("values is empty: give at least one")));
-            }
-            unique(&mut names, name).map_err(at)?;
-        }
-        let mut names = BTreeSet::new();
-        for measure in &self.measures {
-            let at = places.at("measure", measure);
-            unique(&mut names, &measure.get_ref().name).map_err(at)?;
-        }
-        let mut names = BTreeSet::new();
-        for chart in &self.charts {
-            let at = places.at("chart", chart);
-            unique(&mut names, &chart.get_ref().name).map_err(at)?;
-        }
-        Ok(())
-    }
-
-    fn check_phases(&self, places: Places<'_>) -> Result<(), ScenarioError> {
-        for phase in &self.phases {
-            let at = places.at("phase", phase);
-            self.check_phase(phase.get_ref()).map_err(at)?;
-        }
-        for vm in &self.vms {
-            let at = places.at("vm", vm);
-            let VmText { only, start_s, .. } = vm.get_ref();
-            self.check_time("start_s", *start_s)
-                .and_then(|()| self.check_conditions("only", only))
-                .map_err(at)?;
-        }
+        within("repetitions", self.repetitions, 1..=100)?;
         Ok(())
     }
 
@@ -526,14 +556,11 @@ impl Scenario {
     }
 
     fn check_time(&self, field: &'static str, seconds: f64) -> Result<(), Problem> {
-        if (0.0..=f64::from(self.seconds)).contains(&seconds) {
-            return Ok(());
+        let wanted = || format!("0 to {}, the length of a run", self.seconds);
+        match (0.0..=f64::from(self.seconds)).contains(&seconds) {
+            true => Ok(()),
+            false => Err(Problem::value(field, seconds, wanted())),
         }
-        Err(Problem::Value {
-            field,
-            value: seconds.to_string(),
-            wanted: format!("0 to {}, the length of a run", self.seconds),
-        })
     }
 
     fn check_vm(&self, field: &'static str, name: &str) -> Result<(), Problem> {
@@ -555,39 +582,24 @@ impl Scenario {
         })
     }
 
+    fn variation(&self, field: &'static str, name: &str) -> Result<&Variation, Problem> {
+        let known = || self.variations.iter().map(Spanned::get_ref);
+        let named = known().find(|known| known.name == name);
+        named.ok_or_else(|| Problem::unknown(field, name, known().map(|known| &known.name)))
+    }
+
     fn check_conditions(
         &self,
         field: &'static str,
         conditions: &BTreeMap<String, Value>,
     ) -> Result<(), Problem> {
         for (name, value) in conditions {
-            let variations = self.variations.iter().map(Spanned::get_ref);
-            let Some(variation) = variations.clone().find(|known| known.name == *name) else {
-                return Err(Problem::Unknown {
-                    field,
-                    name: name.clone(),
-                    known: variations.map(|known| known.name.clone()).collect(),
-                });
-            };
-            if !variation.values.contains(value) {
-                return Err(Problem::Unknown {
-                    field,
-                    name: format!("{name}={}", value.0),
-                    known: variation
-                        .values
-                        .iter()
-                        .map(|value| value.0.clone())
-                        .collect(),
-                });
+            let known = &self.variation(field, name)?.values;
+            if !known.contains(value) {
+                let name = format!("{name}={}", value.0);
+                let known = known.iter().map(|Value(value)| value);
+                return Err(Problem::unknown(field, name, known));
             }
-        }
-        Ok(())
-    }
-
-    fn check_measures(&self, places: Places<'_>) -> Result<(), ScenarioError> {
-        for measure in &self.measures {
-            let at = places.at("measure", measure);
-            self.check_measure(measure.get_ref()).map_err(at)?;
         }
         Ok(())
     }
@@ -607,51 +619,17 @@ impl Scenario {
         Ok(())
     }
 
-    fn check_results(&self, places: Places<'_>) -> Result<(), ScenarioError> {
-        for result in &self.results {
-            let at = places.at("result", result);
-            let ResultText {
-                measure,
-                at: chosen,
-                against,
-                ..
-            } = result.get_ref();
-            self.check_measure_name(measure)
-                .and_then(|()| self.check_conditions("at", chosen))
-                .and_then(|()| self.check_conditions("against", against))
-                .map_err(at)?;
-        }
-        Ok(())
-    }
-
-    fn check_measure_name(&self, name: &str) -> Result<(), Problem> {
-        if self.measure(name).is_some() {
-            return Ok(());
-        }
-        let known = self.measures.iter();
-        Err(Problem::Unknown {
-            field: "measure",
-            name: name.into(),
-            known: known.map(|known| known.get_ref().name.clone()).collect(),
-        })
-    }
-
-    fn check_charts(&self, places: Places<'_>) -> Result<(), ScenarioError> {
-        for chart in &self.charts {
-            let at = places.at("chart", chart);
-            self.check_chart(chart.get_ref()).map_err(at)?;
-        }
-        Ok(())
+    fn named_measure(&self, name: &str) -> Result<&Measure, Problem> {
+        let known = self.measures.iter().map(|known| &known.get_ref().name);
+        let unknown = || Problem::unknown("measure", name, known);
+        self.measure(name).ok_or_else(unknown)
     }
 
     fn check_chart(&self, chart: &Chart) -> Result<(), Problem> {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
         if chart.name.is_empty() || !chart.name.chars().all(plain) {
-            return Err(Problem::Value {
-                field: "name",
-                value: chart.name.clone(),
-                wanted: "letters, digits and '-': it is a file's name".into(),
-            });
+            let wanted = "letters, digits and '-': it is a file's name";
+            return Err(Problem::value("name", &chart.name, wanted));
         }
         self.check_conditions("at", &chart.at)?;
         for line in &chart.lines {
@@ -660,7 +638,9 @@ impl Scenario {
             }
             match (&chart.x, line.series, &line.measure) {
                 (None, Some(_), None) => {}
-                (Some(_), None, Some(measure)) => self.check_measure_name(measure)?,
+                (Some(_), None, Some(measure)) => {
+                    self.named_measure(measure)?;
+                }
                 _ => {
                     return Err(Problem::Shape(
                         "a line over time has a series, one over a variation x a measure",
@@ -668,25 +648,8 @@ impl Scenario {
                 }
             }
         }
-        match &chart.x {
-            Some(name)
-                if !self
-                    .variations
-                    .iter()
-                    .any(|known| known.get_ref().name == *name) =>
-            {
-                Err(Problem::Unknown {
-                    field: "x",
-                    name: name.clone(),
-                    known: self
-                        .variations
-                        .iter()
-                        .map(|known| known.get_ref().name.clone())
-                        .collect(),
-                })
-            }
-            _ => Ok(()),
-        }
+        let mut along = chart.x.iter();
+        along.try_for_each(|name| self.variation("x", name).map(drop))
     }
 
     /// A measure by its name.
@@ -707,8 +670,8 @@ impl Scenario {
     }
 }
 
-fn unique<'a>(names: &mut BTreeSet<&'a str>, name: &'a str) -> Result<(), Problem> {
-    match names.insert(name) {
+fn unique(names: &mut BTreeSet<String>, name: &str) -> Result<(), Problem> {
+    match names.insert(name.into()) {
         true => Ok(()),
         false => Err(Problem::Twice(name.into())),
     }

@@ -60,7 +60,7 @@ use crate::vm::POWER_OFF_PATIENCE;
 use ::sharing::RateSettings;
 use console::Console;
 use page::{PageCount, VmId};
-use policy::{OVERHEAD, TaxRate, VmSettings};
+use policy::{OVERHEAD, REBALANCE_INTERVAL, SAMPLE_PERIOD, TaxRate, VmSettings};
 use publication::Publication;
 use recording::Recorder;
 use runtime_dir::{Place, make_private_folders};
@@ -121,6 +121,26 @@ pub struct HostOptions {
     pub http: Option<HttpOptions>,
     /// A folder for a file of what each VM prints, if that should be kept.
     pub console_log: Option<PathBuf>,
+}
+
+impl HostOptions {
+    /// What a host is that was told nothing but its budget.
+    #[must_use]
+    pub fn new(budget: PageCount) -> Self {
+        Self {
+            budget,
+            interval: Duration::from_secs(1),
+            exit_when_empty: false,
+            sharing: true,
+            rates: RateSettings::default(),
+            scan_priority: ScanPriority::default(),
+            idle_tax: TaxRate::default(),
+            sample_period: SAMPLE_PERIOD,
+            rebalance_interval: REBALANCE_INTERVAL,
+            http: None,
+            console_log: None,
+        }
+    }
 }
 
 /// How a host serves on TCP.

@@ -8,8 +8,8 @@
     reason = "replacing mappings under a guest is what this is for"
 )]
 
-use crate::memory::ram::PAGE_BYTES;
-use page::PAGE_SIZE;
+use crate::memory::residency::mincore;
+use page::{PAGE_BYTES, PAGE_SIZE};
 use rustix::fd::AsFd;
 use rustix::fd::AsRawFd;
 use rustix::io::Errno;
@@ -66,10 +66,7 @@ fn map_over(
 
 /// Whether all of it is mapped. A replacement that failed half-way may have left a hole.
 pub(super) fn is_mapped(addresses: &Addresses) -> bool {
-    let mut states = vec![0u8; length(addresses).div_ceil(PAGE_BYTES)];
-    let (start, length) = (pointer(addresses.start), length(addresses));
-    // SAFETY: `states` has a byte for each page; nothing else is written to.
-    unsafe { libc::mincore(start, length, states.as_mut_ptr()) == 0 }
+    mincore(pointer(addresses.start), length(addresses) / PAGE_BYTES).is_ok()
 }
 
 /// Drops what a guest wrote over mapped frames, so that the frames show again.
@@ -122,45 +119,61 @@ fn whole_stretches(stretches: &[Addresses], bytes: usize) -> usize {
     whole.count()
 }
 
+/// A part of a file mapped where nothing else is, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    pub(super) start: *mut c_void,
+    pub(super) length: usize,
+}
+
+impl Mapping {
+    pub(super) fn new(
+        length: usize,
+        access: ProtFlags,
+        flags: MapFlags,
+        file: impl AsFd,
+        offset: u64,
+    ) -> Result<Self, Errno> {
+        let flags = flags | MapFlags::NORESERVE;
+        // SAFETY: the kernel chooses a place where nothing is.
+        let start = unsafe { mmap(ptr::null_mut(), length, access, flags, file, offset) }?;
+        Ok(Self { start, length })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: nobody else knows the mapping that `new` made.
+        let unmapped = unsafe { munmap(self.start, self.length) };
+        debug_assert!(unmapped.is_ok(), "{unmapped:?}");
+    }
+}
+
 /// Frames mapped aside, to be changed before a guest sees them.
 #[derive(Debug)]
-pub(super) struct Window {
-    start: *mut c_void,
-    pages: usize,
-}
+pub(super) struct Window(Mapping);
 
 impl Window {
     /// Maps `pages` frames somewhere.
     pub(super) fn new(pages: usize, store: impl AsFd, first_frame: u64) -> Result<Self, Errno> {
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         let access = ProtFlags::READ | ProtFlags::WRITE;
-        let offset = first_frame * PAGE_SIZE;
-        // SAFETY: the kernel chooses a place where nothing is.
-        let start = unsafe {
-            mmap(
-                ptr::null_mut(),
-                pages * PAGE_BYTES,
-                access,
-                flags,
-                store,
-                offset,
-            )
-        }?;
-        Ok(Self { start, pages })
+        let (length, offset) = (pages * PAGE_BYTES, first_frame * PAGE_SIZE);
+        Mapping::new(length, access, MapFlags::PRIVATE, store, offset).map(Self)
     }
 
     /// Where it is mapped while it is aside.
     pub(super) fn addresses(&self) -> Addresses {
-        let start = self.start as u64;
-        start..start + (self.pages * PAGE_BYTES) as u64
+        let start = self.0.start as u64;
+        start..start + self.0.length as u64
     }
 
     /// Puts it in the place of as many guest pages.
     pub(super) fn move_to(self, addresses: &Addresses) -> Result<(), (Self, Errno)> {
-        assert_eq!(length(addresses), self.pages * PAGE_BYTES, "another size");
-        let (size, target) = (length(addresses), pointer(addresses.start));
+        let size = self.0.length;
+        assert_eq!(length(addresses), size, "another size");
+        let (start, target) = (self.0.start, pointer(addresses.start));
         // SAFETY: as in `map_over`; the window was prepared to hold what the guest pages hold.
-        match unsafe { mremap_fixed(self.start, size, size, MremapFlags::MAYMOVE, target) } {
+        match unsafe { mremap_fixed(start, size, size, MremapFlags::MAYMOVE, target) } {
             Ok(_) => {
                 std::mem::forget(self);
                 Ok(())
@@ -171,18 +184,11 @@ impl Window {
 
     /// Reads a page, for repairs.
     pub(super) fn read(&self, index: usize, content: &mut [u8; PAGE_BYTES]) {
-        assert!(index < self.pages, "page {index} of {}", self.pages);
+        let pages = self.0.length / PAGE_BYTES;
+        assert!(index < pages, "page {index} of {pages}");
         // SAFETY: the assert keeps the page inside the mapping that `new` made.
-        let page = unsafe { self.start.byte_add(index * PAGE_BYTES) };
+        let page = unsafe { self.0.start.byte_add(index * PAGE_BYTES) };
         // SAFETY: nobody writes to the mapping meanwhile; `content` lies elsewhere.
         unsafe { ptr::copy_nonoverlapping(page.cast(), content.as_mut_ptr(), PAGE_BYTES) };
-    }
-}
-
-impl Drop for Window {
-    fn drop(&mut self) {
-        // SAFETY: nobody else knows the mapping that `new` made.
-        let unmapped = unsafe { munmap(self.start, self.pages * PAGE_BYTES) };
-        debug_assert!(unmapped.is_ok(), "{unmapped:?}");
     }
 }

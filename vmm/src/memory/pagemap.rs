@@ -9,50 +9,45 @@
 )]
 
 use crate::memory::MemoryError;
+use linux_raw_sys::general::{
+    PAGE_IS_FILE, PAGE_IS_PRESENT, PAGE_IS_WRITTEN, PM_SCAN_CHECK_WPASYNC, PM_SCAN_WP_MATCHING,
+    page_region, pm_scan_arg,
+};
 use page::PAGE_SIZE;
 use rustix::ioctl::opcode;
+use sharing::BLOCK_PAGES;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 
-/// The kernel's `struct page_region`: a run of pages in the same categories, by address.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-struct PageRegion {
-    start: u64,
-    end: u64,
-    categories: u64,
-}
-
-/// The kernel's `struct pm_scan_arg`, from include/uapi/linux/fs.h.
-#[repr(C)]
-#[derive(Debug, Default)]
-struct ScanArgument {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    vec: u64,
-    vec_len: u64,
-    max_pages: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_anyof_mask: u64,
-    return_mask: u64,
-}
-
-const SCAN: u32 = opcode::read_write::<ScanArgument>(b'f', 16);
-const PAGE_IS_WRITTEN: u64 = 1 << 1;
-const PAGE_IS_FILE: u64 = 1 << 2;
-const PAGE_IS_PRESENT: u64 = 1 << 3;
-const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
+const SCAN: u32 = opcode::read_write::<pm_scan_arg>(b'f', 16);
+const IS_WRITTEN: u64 = PAGE_IS_WRITTEN as u64;
+const IS_FILE: u64 = PAGE_IS_FILE as u64;
+const IS_PRESENT: u64 = PAGE_IS_PRESENT as u64;
+const WRITE_PROTECT: u64 = PM_SCAN_WP_MATCHING as u64;
 /// Fail if any of it is not watched by a tracker.
-const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
-/// Regions taken in one call: as many as a block of 512 pages can have.
-const REGIONS: usize = 512;
-
+const ALL_WATCHED: u64 = PM_SCAN_CHECK_WPASYNC as u64;
+const NO_REGION: page_region = page_region {
+    start: 0,
+    end: 0,
+    categories: 0,
+};
+/// For what was written. Exactly these masks: the kernel has a fast path for them.
+const WRITTEN: pm_scan_arg = pm_scan_arg {
+    size: size_of::<pm_scan_arg>() as u64,
+    flags: 0,
+    start: 0,
+    end: 0,
+    walk_end: 0,
+    vec: 0,
+    vec_len: 0,
+    max_pages: 0,
+    category_inverted: 0,
+    category_mask: IS_WRITTEN,
+    category_anyof_mask: 0,
+    return_mask: IS_WRITTEN,
+};
 /// How a page was touched since its mapping was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Touch {
@@ -87,13 +82,7 @@ impl Pagemap {
         addresses: Range<u64>,
         found: impl FnMut(Range<u64>),
     ) -> Result<(), MemoryError> {
-        // Exactly these masks: the kernel has a fast path for them.
-        let query = ScanArgument {
-            category_mask: PAGE_IS_WRITTEN,
-            return_mask: PAGE_IS_WRITTEN,
-            ..ScanArgument::default()
-        };
-        self.scan(query, addresses, found)
+        self.scan(WRITTEN, addresses, found)
     }
 
     /// As [`Self::written`], and arms what it finds: what is written from now on is found the next time.
@@ -105,11 +94,9 @@ impl Pagemap {
         addresses: Range<u64>,
         found: impl FnMut(Range<u64>),
     ) -> Result<(), MemoryError> {
-        let query = ScanArgument {
-            flags: PM_SCAN_WP_MATCHING,
-            category_mask: PAGE_IS_WRITTEN,
-            return_mask: PAGE_IS_WRITTEN,
-            ..ScanArgument::default()
+        let query = pm_scan_arg {
+            flags: WRITE_PROTECT,
+            ..WRITTEN
         };
         self.scan(query, addresses, found)
     }
@@ -119,11 +106,9 @@ impl Pagemap {
     /// # Errors
     /// When the kernel refuses, or a part is not watched.
     pub fn arm(&self, addresses: Range<u64>) -> Result<(), MemoryError> {
-        let mut query = ScanArgument {
-            flags: PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC,
-            category_mask: PAGE_IS_WRITTEN,
-            return_mask: PAGE_IS_WRITTEN,
-            ..ScanArgument::default()
+        let mut query = pm_scan_arg {
+            flags: WRITE_PROTECT | ALL_WATCHED,
+            ..WRITTEN
         };
         self.fill(&mut query, addresses, &mut []).map(drop)
     }
@@ -140,12 +125,12 @@ impl Pagemap {
         addresses: Range<u64>,
         found: impl FnMut(Range<u64>),
     ) -> Result<(), MemoryError> {
-        let query = ScanArgument {
-            category_inverted: PAGE_IS_FILE,
-            category_mask: PAGE_IS_FILE,
-            category_anyof_mask: PAGE_IS_PRESENT,
-            return_mask: PAGE_IS_PRESENT,
-            ..ScanArgument::default()
+        let query = pm_scan_arg {
+            category_inverted: IS_FILE,
+            category_mask: IS_FILE,
+            category_anyof_mask: IS_PRESENT,
+            return_mask: IS_PRESENT,
+            ..WRITTEN
         };
         self.scan(query, addresses, found)
     }
@@ -156,14 +141,14 @@ impl Pagemap {
     /// # Errors
     /// When the kernel refuses.
     pub fn touch(&self, address: u64) -> Result<Option<Touch>, MemoryError> {
-        let mut query = ScanArgument {
-            category_mask: PAGE_IS_PRESENT,
-            return_mask: PAGE_IS_PRESENT | PAGE_IS_WRITTEN,
-            ..ScanArgument::default()
+        let mut query = pm_scan_arg {
+            category_mask: IS_PRESENT,
+            return_mask: IS_PRESENT | IS_WRITTEN,
+            ..WRITTEN
         };
-        let mut regions = [PageRegion::default()];
+        let mut regions = [NO_REGION];
         let count = self.fill(&mut query, address..address + PAGE_SIZE, &mut regions)?;
-        let is_written = regions[0].categories & PAGE_IS_WRITTEN != 0;
+        let is_written = regions[0].categories & IS_WRITTEN != 0;
         Ok((count > 0).then_some(match is_written {
             true => Touch::Written,
             false => Touch::Read,
@@ -172,13 +157,14 @@ impl Pagemap {
 
     fn scan(
         &self,
-        mut query: ScanArgument,
+        mut query: pm_scan_arg,
         addresses: Range<u64>,
         mut found: impl FnMut(Range<u64>),
     ) -> Result<(), MemoryError> {
-        let mut regions = [PageRegion::default(); REGIONS];
+        // As many as a block can have.
+        let mut regions = [NO_REGION; BLOCK_PAGES];
         let count = self.fill(&mut query, addresses, &mut regions)?;
-        for region in &regions[..count.min(REGIONS)] {
+        for region in &regions[..count.min(BLOCK_PAGES)] {
             found(region.start..region.end);
         }
         Ok(())
@@ -187,11 +173,10 @@ impl Pagemap {
     /// Returns how many regions were found.
     fn fill(
         &self,
-        query: &mut ScanArgument,
+        query: &mut pm_scan_arg,
         addresses: Range<u64>,
-        regions: &mut [PageRegion],
+        regions: &mut [page_region],
     ) -> Result<usize, MemoryError> {
-        query.size = size_of::<ScanArgument>() as u64;
         query.start = addresses.start;
         query.end = addresses.end;
         query.vec = regions.as_mut_ptr() as u64;

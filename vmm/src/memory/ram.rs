@@ -7,7 +7,7 @@
 use crate::memory::MemoryError;
 use crate::memory::residency;
 use crate::protocol::RamMapping;
-use page::{Gfn, GfnRange, PAGE_SIZE, PageCount};
+use page::{Gfn, GfnRange, PAGE_BYTES, PAGE_SIZE, PageCount};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use std::fs::File;
 use std::ops::Range;
@@ -16,9 +16,6 @@ use vm_memory::{
     Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap,
     MmapRegion,
 };
-
-/// [`PAGE_SIZE`] where the compiler wants a `usize`.
-pub(crate) const PAGE_BYTES: usize = 4096;
 
 /// First page of the gap for devices: RAM that does not fit below goes on after the gap.
 pub const GAP_START: Gfn = Gfn((3 << 30) / PAGE_SIZE);

@@ -1,48 +1,44 @@
 //! Which pages the kernel holds in memory. Looking allocates none.
 #![expect(unsafe_code, reason = "mincore has no safe wrapper")]
 
-use page::PAGE_SIZE;
+use super::mapping::Mapping;
+use page::{PAGE_BYTES, PAGE_SIZE};
 use rustix::fd::AsFd;
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{MapFlags, ProtFlags};
 use std::ffi::c_void;
 use std::ops::Range;
-use std::ptr;
 use vm_memory::VolatileSlice;
 
-const RESIDENT: u8 = 1;
-
-fn size(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
+fn size(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
 }
 
-fn mincore(start: *mut c_void, states: &mut [u8]) -> Result<(), Errno> {
-    let length = states.len() * size(PAGE_SIZE);
+/// For each of so many mapped pages whether it is in memory.
+pub(super) fn mincore(
+    start: *mut c_void,
+    pages: usize,
+) -> Result<impl Iterator<Item = bool>, Errno> {
+    const RESIDENT: u8 = 1;
+    let mut states = vec![0u8; pages];
     // SAFETY: `states` has a byte for each page; nothing else is written to. The kernel refuses
     // addresses where nothing is mapped.
-    match unsafe { libc::mincore(start, length, states.as_mut_ptr()) } {
-        0 => Ok(()),
+    match unsafe { libc::mincore(start, pages * PAGE_BYTES, states.as_mut_ptr()) } {
+        0 => Ok(states.into_iter().map(|state| state & RESIDENT != 0)),
         _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
     }
 }
 
 /// For each page of a page-aligned slice whether its memory file holds it.
 pub(super) fn of(slice: &VolatileSlice<'_>) -> Result<Vec<bool>, Errno> {
-    let mut states = vec![0u8; slice.len().div_ceil(size(PAGE_SIZE))];
-    mincore(slice.ptr_guard_mut().as_ptr().cast(), &mut states)?;
-    Ok(states
-        .into_iter()
-        .map(|state| state & RESIDENT != 0)
-        .collect())
+    let start = slice.ptr_guard_mut().as_ptr().cast();
+    Ok(mincore(start, slice.len().div_ceil(PAGE_BYTES))?.collect())
 }
 
 /// A memory file mapped for questions only: none of its pages is ever touched through it, so it has
 /// no page tables and a page given up is no dearer for it.
 #[derive(Debug)]
-pub struct FileResidency {
-    start: *mut c_void,
-    pages: u64,
-}
+pub struct FileResidency(Mapping);
 
 // SAFETY: the mapping belongs to the process, and nothing is read or written through it.
 unsafe impl Send for FileResidency {}
@@ -54,18 +50,7 @@ impl FileResidency {
     /// When the kernel refuses the mapping.
     pub fn new(file: impl AsFd, pages: u64) -> Result<Self, Errno> {
         let length = size(pages * PAGE_SIZE);
-        // SAFETY: the kernel chooses a place where nothing is.
-        let start = unsafe {
-            mmap(
-                ptr::null_mut(),
-                length,
-                ProtFlags::READ,
-                MapFlags::SHARED | MapFlags::NORESERVE,
-                file,
-                0,
-            )
-        }?;
-        Ok(Self { start, pages })
+        Mapping::new(length, ProtFlags::READ, MapFlags::SHARED, file, 0).map(Self)
     }
 
     /// Calls `found` for each page of a range that the file holds.
@@ -75,25 +60,17 @@ impl FileResidency {
     ///
     /// # Panics
     /// If the range reaches out of the file.
-    pub fn for_each(&self, range: Range<u64>, mut found: impl FnMut(u64)) -> Result<(), Errno> {
-        assert!(range.end <= self.pages, "{range:?} of {} pages", self.pages);
-        let mut states = vec![0u8; size(range.end - range.start)];
-        mincore(
-            self.start.wrapping_byte_add(size(range.start * PAGE_SIZE)),
-            &mut states,
-        )?;
-        let held = (range.start..).zip(states);
-        held.filter(|&(_, state)| state & RESIDENT != 0)
-            .for_each(|(page, _)| found(page));
+    pub fn for_each(&self, range: Range<u64>, found: impl FnMut(u64)) -> Result<(), Errno> {
+        let pages = (self.0.length / PAGE_BYTES) as u64;
+        assert!(range.end <= pages, "{range:?} of {pages} pages");
+        let start = self
+            .0
+            .start
+            .wrapping_byte_add(size(range.start * PAGE_SIZE));
+        let held = mincore(start, size(range.end - range.start))?;
+        let held = range.zip(held).filter(|&(_, is_held)| is_held);
+        held.map(|(page, _)| page).for_each(found);
         Ok(())
-    }
-}
-
-impl Drop for FileResidency {
-    fn drop(&mut self) {
-        // SAFETY: nothing was ever given out that points into the mapping that `new` made.
-        let unmapped = unsafe { munmap(self.start, size(self.pages * PAGE_SIZE)) };
-        debug_assert!(unmapped.is_ok(), "{unmapped:?}");
     }
 }
 

@@ -6,8 +6,8 @@
 //! what other domains share.
 
 use crate::memory::MemoryError;
-use crate::memory::ram::{PAGE_BYTES, allocated_pages};
-use page::{PAGE_SIZE, PageCount};
+use crate::memory::ram::allocated_pages;
+use page::{PAGE_BYTES, PAGE_SIZE, PageCount};
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 use sharing::{Frame, FrameRange};

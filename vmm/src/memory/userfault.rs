@@ -8,15 +8,15 @@
 )]
 
 use crate::memory::MemoryError;
-use crate::memory::ram::PAGE_BYTES;
 use linux_raw_sys::general::{
     UFFD_EVENT_PAGEFAULT, UFFD_FEATURE_PAGEFAULT_FLAG_WP, UFFD_FEATURE_WP_ASYNC,
     UFFD_FEATURE_WP_HUGETLBFS_SHMEM, UFFD_PAGEFAULT_FLAG_WP, uffd_msg, uffdio_api, uffdio_copy,
     uffdio_range, uffdio_register, uffdio_writeprotect,
 };
+use page::PAGE_BYTES;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::ioctl::{Updater, ioctl, opcode};
+use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 use rustix::mm::UserfaultfdFlags;
 use std::ops::Range;
 
@@ -81,10 +81,8 @@ impl Userfault {
                 | u64::from(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM),
             ioctls: 0,
         };
-        // SAFETY: IOCTL_API takes a `uffdio_api`, which outlives the call.
-        let update = unsafe { Updater::<IOCTL_API, uffdio_api>::new(&mut api) };
-        // SAFETY: the ioctl writes nothing but that structure.
-        match unsafe { ioctl(&fd, update) } {
+        // SAFETY: IOCTL_API takes a `uffdio_api`; the ioctl writes nothing but that structure.
+        match unsafe { ask::<IOCTL_API, _>(&fd, &mut api) } {
             Ok(()) => Ok(Self { fd }),
             Err(Errno::INVAL) => Err(MemoryError::OldKernel),
             Err(error) => Err(MemoryError::OpenUserfault(error)),
@@ -101,10 +99,10 @@ impl Userfault {
             mode: REGISTER_MODE_WRITE_PROTECT,
             ioctls: 0,
         };
-        // SAFETY: IOCTL_REGISTER takes a `uffdio_register`, which outlives the call.
-        let update = unsafe { Updater::<IOCTL_REGISTER, uffdio_register>::new(&mut request) };
-        // SAFETY: registering changes no memory; faults wait until the holder of `self` answers.
-        unsafe { ioctl(&self.fd, update) }.map_err(MemoryError::RegisterUserfault)
+        // SAFETY: IOCTL_REGISTER takes a `uffdio_register`; registering changes no memory; faults wait until the
+        // holder of `self` answers.
+        unsafe { ask::<IOCTL_REGISTER, _>(&self.fd, &mut request) }
+            .map_err(MemoryError::RegisterUserfault)
     }
 
     /// Lifts all protection and lets go of these addresses. Writers that wait go on waiting until
@@ -114,10 +112,9 @@ impl Userfault {
     /// When a part is registered with another one, or the process has no memory areas left.
     pub(super) fn unregister(&self, addresses: Range<u64>) -> Result<(), MemoryError> {
         let mut range = range_of(addresses);
-        // SAFETY: IOCTL_UNREGISTER takes a `uffdio_range`, which outlives the call.
-        let update = unsafe { Updater::<IOCTL_UNREGISTER, uffdio_range>::new(&mut range) };
-        // SAFETY: letting go changes no content.
-        unsafe { ioctl(&self.fd, update) }.map_err(MemoryError::RegisterUserfault)
+        // SAFETY: IOCTL_UNREGISTER takes a `uffdio_range`; letting go changes no content.
+        unsafe { ask::<IOCTL_UNREGISTER, _>(&self.fd, &mut range) }
+            .map_err(MemoryError::RegisterUserfault)
     }
 
     /// Lets all writers go on that wait at these addresses.
@@ -126,10 +123,8 @@ impl Userfault {
     /// When the range is not page-aligned.
     pub(super) fn wake(&self, addresses: Range<u64>) -> Result<(), MemoryError> {
         let mut range = range_of(addresses);
-        // SAFETY: IOCTL_WAKE takes a `uffdio_range`, which outlives the call.
-        let update = unsafe { Updater::<IOCTL_WAKE, uffdio_range>::new(&mut range) };
-        // SAFETY: waking changes no memory.
-        unsafe { ioctl(&self.fd, update) }.map_err(MemoryError::WriteProtect)
+        // SAFETY: IOCTL_WAKE takes a `uffdio_range`; waking changes no memory.
+        unsafe { ask::<IOCTL_WAKE, _>(&self.fd, &mut range) }.map_err(MemoryError::WriteProtect)
     }
 
     /// Sets or lifts write protection on registered memory. Lifting it wakes writers.
@@ -148,11 +143,10 @@ impl Userfault {
                 Protection::Lifted => 0,
             },
         };
-        // SAFETY: IOCTL_WRITE_PROTECT takes a `uffdio_writeprotect`, which outlives the call.
-        let update =
-            unsafe { Updater::<IOCTL_WRITE_PROTECT, uffdio_writeprotect>::new(&mut request) };
-        // SAFETY: protection changes no content; the kernel refuses ranges that are not registered.
-        unsafe { ioctl(&self.fd, update) }.map_err(MemoryError::WriteProtect)
+        // SAFETY: IOCTL_WRITE_PROTECT takes a `uffdio_writeprotect`; protection changes no content; the kernel
+        // refuses ranges that are not registered.
+        unsafe { ask::<IOCTL_WRITE_PROTECT, _>(&self.fd, &mut request) }
+            .map_err(MemoryError::WriteProtect)
     }
 
     /// Puts a copy of `content` at the page `address`, where no page is yet. In a private mapping of a
@@ -169,10 +163,9 @@ impl Userfault {
             mode: 0,
             copy: 0,
         };
-        // SAFETY: IOCTL_COPY takes a `uffdio_copy`, which outlives the call.
-        let update = unsafe { Updater::<IOCTL_COPY, uffdio_copy>::new(&mut request) };
-        // SAFETY: it reads `content` and writes to registered memory of which no page is there yet.
-        unsafe { ioctl(&self.fd, update) }
+        // SAFETY: IOCTL_COPY takes a `uffdio_copy`; it reads `content` and writes to registered memory of
+        // which no page is there yet.
+        unsafe { ask::<IOCTL_COPY, _>(&self.fd, &mut request) }
     }
 
     /// The next writer that waits, if one does.
@@ -193,6 +186,15 @@ impl AsFd for Userfault {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// # Safety
+/// The ioctl takes a `T` and writes to nothing else.
+unsafe fn ask<const OPCODE: Opcode, T>(fd: impl AsFd, argument: &mut T) -> Result<(), Errno> {
+    // SAFETY: the caller says that the ioctl takes a `T`, which outlives the call.
+    let update = unsafe { Updater::<OPCODE, T>::new(argument) };
+    // SAFETY: as the caller says.
+    unsafe { ioctl(fd, update) }
 }
 
 fn range_of(addresses: Range<u64>) -> uffdio_range {

@@ -1,8 +1,6 @@
 //! Names of network interfaces.
 
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
 use thiserror::Error;
 use utoipa::ToSchema;
 
@@ -41,25 +39,7 @@ impl TryFrom<String> for TapName {
     }
 }
 
-impl FromStr for TapName {
-    type Err = InvalidTapName;
-
-    fn from_str(name: &str) -> Result<Self, InvalidTapName> {
-        Self::try_from(name.to_owned())
-    }
-}
-
-impl From<TapName> for String {
-    fn from(name: TapName) -> Self {
-        name.0
-    }
-}
-
-impl fmt::Display for TapName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+page::checked_text!(TapName, InvalidTapName);
 
 #[cfg(test)]
 mod tests {

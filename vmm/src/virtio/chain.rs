@@ -26,7 +26,8 @@ pub(super) struct Chain<'a> {
 pub(super) struct BrokenChain;
 
 impl<'a> Chain<'a> {
-    /// Takes the next chain out of a queue, if one waits there.
+    /// Takes the next chain out of a queue, if one waits there. A queue that the driver did not set up
+    /// has none.
     ///
     /// # Errors
     /// When the queue is unusable: its index has jumped, or the chain has no first descriptor that
@@ -35,6 +36,9 @@ impl<'a> Chain<'a> {
         queue: &mut Queue,
         memory: &'a GuestMemoryMmap,
     ) -> Result<Option<Self>, Error> {
+        if !queue.ready() {
+            return Ok(None);
+        }
         let Some(head) = queue.iter(memory)?.next().map(|chain| chain.head_index()) else {
             return Ok(None);
         };

@@ -7,12 +7,13 @@
 
 pub mod blk;
 
-use super::Served;
+use super::balloon::Balloon;
 use super::fake_driver::{
     ALL_FEATURES, FIRST_FREE_PAGE, FakeDriver, LARGEST_QUEUE, QUEUES, VERSION_1, avail_address,
     ring_page, table_address, used_address,
 };
 use super::mmio::REGISTERS_SIZE;
+use super::{Device, Served};
 use crate::memory::ram::{GAP_END, GAP_START};
 use page::{PAGE_SIZE, PageCount};
 use virtio_queue::desc::split::Descriptor;
@@ -66,16 +67,94 @@ pub fn run(bytes: &[u8]) {
         Some(kind) if kind % 8 == 7 => PageCount(GAP_START.0 + ABOVE_GAP),
         _ => SMALL,
     };
-    let mut guest = Guest {
-        driver: FakeDriver::new(size),
-        size,
-    };
-    for _ in 0..MOST_ACTIONS {
-        if guest.act(&mut input).is_none() {
-            break;
+    let driver = FakeDriver::new(size);
+    Guest { driver, size }.run(input);
+}
+
+/// A guest that does what an input says. Its actions return `None` at the input's end.
+pub(super) trait RandomGuest: Sized {
+    type Device: Device;
+
+    fn driver(&mut self) -> &mut FakeDriver<Self::Device>;
+
+    fn act(&mut self, input: &mut Input<'_>) -> Option<()>;
+
+    /// What must be true after everything that a guest can do.
+    fn check(&mut self);
+
+    fn queue(&self, input: &mut Input<'_>) -> Option<usize>;
+
+    fn address(&self, input: &mut Input<'_>) -> Option<u64>;
+
+    fn len(&self, input: &mut Input<'_>) -> Option<u32>;
+
+    fn run(mut self, mut input: Input<'_>) {
+        for _ in 0..MOST_ACTIONS {
+            if self.act(&mut input).is_none() {
+                break;
+            }
+        }
+        self.check();
+    }
+
+    /// Mostly inside the largest table.
+    fn index(&self, input: &mut Input<'_>) -> Option<u16> {
+        match input.byte()? {
+            byte @ 0..0xf0 => Some(u16::from(byte) % 130),
+            _ => input.short(),
         }
     }
-    guest.check();
+
+    fn write_register(&mut self, input: &mut Input<'_>) -> Option<()> {
+        let offset = u64::from(input.short()?) % REGISTERS_SIZE;
+        let width = usize::from(input.up_to(8)?);
+        let value: [u8; 8] = input.take()?;
+        self.driver().transport.write(offset, &value[..width]);
+        Some(())
+    }
+
+    /// A chain that goes on as its flags say, in order or anywhere.
+    fn offer(&mut self, input: &mut Input<'_>) -> Option<()> {
+        let queue = self.queue(input)?;
+        let head = self.index(input)?;
+        let mut index = head;
+        for _ in 0..=input.up_to(7)? {
+            let (address, len) = (self.address(input)?, self.len(input)?);
+            let flags = input.byte()?;
+            let next = match flags & 0x30 {
+                0 => self.index(input)?,
+                _ => index.wrapping_add(1),
+            };
+            if index < LARGEST_QUEUE {
+                let descriptor = Descriptor::new(address, len, u16::from(flags & 7), next);
+                self.driver().put_descriptor(queue, index, descriptor);
+            }
+            index = next;
+        }
+        self.driver().offer_head(queue, head);
+        Some(())
+    }
+
+    fn jump_avail_index(&mut self, input: &mut Input<'_>) -> Option<()> {
+        let queue = self.queue(input)?;
+        self.driver().set_avail_index(queue, input.short()?);
+        Some(())
+    }
+
+    /// One queue set up again, with its parts anywhere.
+    fn place_queue(&mut self, queue: usize, size: u16, input: &mut Input<'_>) -> Option<()> {
+        let mut place = || self.address(input);
+        let places = [place()?, place()?, place()?];
+        self.driver().place_queue(queue, size, places);
+        Some(())
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) {
+        // Where there is no memory nothing is written, as on a real machine.
+        let memory = self.driver().ram.memory();
+        let written = memory.write(bytes, GuestAddress(address));
+        assert!(written.is_err() || written.is_ok_and(|count| count <= bytes.len()));
+    }
 }
 
 struct Guest {
@@ -83,8 +162,13 @@ struct Guest {
     size: PageCount,
 }
 
-impl Guest {
-    /// `None` at the end of the input.
+impl RandomGuest for Guest {
+    type Device = Balloon;
+
+    fn driver(&mut self) -> &mut FakeDriver {
+        &mut self.driver
+    }
+
     fn act(&mut self, input: &mut Input<'_>) -> Option<()> {
         match input.up_to(15)? {
             0 => self.write_register(input),
@@ -106,17 +190,20 @@ impl Guest {
             }
             11 => self.count(input),
             12 => self.list_pages(input),
-            13 => {
-                let queue = self.queue(input)?;
-                self.driver.set_avail_index(queue, input.short()?);
-                Some(())
-            }
+            13 => self.jump_avail_index(input),
             14 => {
                 let page = self.pfn(input)?;
                 self.write(u64::from(page) * PAGE_SIZE, &[0xa5]);
                 Some(())
             }
-            _ => self.place_queue(input),
+            _ => {
+                let queue = self.queue(input)?;
+                let size = match input.up_to(3)? {
+                    0 => input.short()?,
+                    _ => 1 << input.up_to(7)?,
+                };
+                self.place_queue(queue, size, input)
+            }
         }
     }
 
@@ -145,16 +232,42 @@ impl Guest {
         );
     }
 
-    fn write_register(&mut self, input: &mut Input<'_>) -> Option<()> {
-        let offset = u64::from(input.short()?) % REGISTERS_SIZE;
-        let width = input.up_to(8)?;
-        let value: [u8; 8] = input.take()?;
-        self.driver
-            .transport
-            .write(offset, &value[..usize::from(width)]);
-        Some(())
+    fn queue(&self, input: &mut Input<'_>) -> Option<usize> {
+        input.up_to(3).map(usize::from)
     }
 
+    fn address(&self, input: &mut Input<'_>) -> Option<u64> {
+        let end = self.size.bytes().min(GAP_START.0 * PAGE_SIZE);
+        Some(match input.up_to(11)? {
+            0 => input.long()?,
+            1 => u64::MAX - u64::from(input.byte()?),
+            2 => end - u64::from(input.byte()?),
+            3 => end + u64::from(input.short()?),
+            4 => GAP_END.0 * PAGE_SIZE + u64::from(input.short()?),
+            5 => GAP_END.0 * PAGE_SIZE - u64::from(input.short()?),
+            6 => (GAP_END.0 + ABOVE_GAP) * PAGE_SIZE - u64::from(input.byte()?),
+            7 => {
+                let place = [table_address, avail_address, used_address];
+                let place = place[usize::from(input.up_to(2)?)];
+                place(self.queue(input)?) + u64::from(input.byte()?)
+            }
+            8 => u64::from(input.word()?),
+            _ => u64::from(self.pfn(input)?) * PAGE_SIZE + u64::from(input.up_to(3)?),
+        })
+    }
+
+    fn len(&self, input: &mut Input<'_>) -> Option<u32> {
+        Some(match input.up_to(5)? {
+            0 => input.word()?,
+            1 => u32::MAX - u32::from(input.byte()?),
+            2 => u32::from(input.short()?) << 12,
+            3 => u32::from(input.up_to(7)?),
+            _ => u32::from(input.short()?),
+        })
+    }
+}
+
+impl Guest {
     fn read_register(&mut self, input: &mut Input<'_>) -> Option<()> {
         let offset = match input.up_to(7)? {
             0 => input.long()?,
@@ -194,29 +307,6 @@ impl Guest {
         Some(())
     }
 
-    /// A chain that goes on as its flags say, in order or anywhere.
-    fn offer(&mut self, input: &mut Input<'_>) -> Option<()> {
-        let queue = self.queue(input)?;
-        let head = self.index(input)?;
-        let mut index = head;
-        for _ in 0..=input.up_to(7)? {
-            let (address, len) = (self.address(input)?, self.len(input)?);
-            let flags = input.byte()?;
-            let next = match flags & 0x30 {
-                0 => self.index(input)?,
-                _ => index.wrapping_add(1),
-            };
-            let flags = u16::from(flags & 0x7);
-            if index < LARGEST_QUEUE {
-                let descriptor = Descriptor::new(address, len, flags, next);
-                self.driver.put_descriptor(queue, index, descriptor);
-            }
-            index = next;
-        }
-        self.driver.offer_head(queue, head);
-        Some(())
-    }
-
     fn notify(&mut self, input: &mut Input<'_>) -> Option<()> {
         let queue = usize::from(input.up_to(4)?);
         let _more = self.driver.balloon().serve(queue);
@@ -243,70 +333,6 @@ impl Guest {
         self.driver.offer(queue, 0, &[(address, len, 0)]);
         let _more = self.driver.balloon().serve(queue);
         Some(())
-    }
-
-    /// One queue set up again, with its parts anywhere.
-    fn place_queue(&mut self, input: &mut Input<'_>) -> Option<()> {
-        let queue = self.queue(input)?;
-        let size = match input.up_to(3)? {
-            0 => input.short()?,
-            _ => 1 << input.up_to(7)?,
-        };
-        let places = [
-            self.address(input)?,
-            self.address(input)?,
-            self.address(input)?,
-        ];
-        self.driver.place_queue(queue, size, places);
-        Some(())
-    }
-
-    fn write(&self, address: u64, bytes: &[u8]) {
-        // Where there is no memory nothing is written, as on a real machine.
-        let written = self.driver.ram.memory().write(bytes, GuestAddress(address));
-        assert!(written.is_err() || written.is_ok_and(|count| count <= bytes.len()));
-    }
-
-    fn queue(&self, input: &mut Input<'_>) -> Option<usize> {
-        input.up_to(3).map(usize::from)
-    }
-
-    /// Mostly inside the largest table.
-    fn index(&self, input: &mut Input<'_>) -> Option<u16> {
-        match input.byte()? {
-            byte @ 0..0xf0 => Some(u16::from(byte) % 130),
-            _ => input.short(),
-        }
-    }
-
-    fn address(&self, input: &mut Input<'_>) -> Option<u64> {
-        let end = self.size.bytes().min(GAP_START.0 * PAGE_SIZE);
-        Some(match input.up_to(11)? {
-            0 => input.long()?,
-            1 => u64::MAX - u64::from(input.byte()?),
-            2 => end - u64::from(input.byte()?),
-            3 => end + u64::from(input.short()?),
-            4 => GAP_END.0 * PAGE_SIZE + u64::from(input.short()?),
-            5 => GAP_END.0 * PAGE_SIZE - u64::from(input.short()?),
-            6 => (GAP_END.0 + ABOVE_GAP) * PAGE_SIZE - u64::from(input.byte()?),
-            7 => {
-                let place = [table_address, avail_address, used_address];
-                let place = place[usize::from(input.up_to(2)?)];
-                place(self.queue(input)?) + u64::from(input.byte()?)
-            }
-            8 => u64::from(input.word()?),
-            _ => u64::from(self.pfn(input)?) * PAGE_SIZE + u64::from(input.up_to(3)?),
-        })
-    }
-
-    fn len(&self, input: &mut Input<'_>) -> Option<u32> {
-        Some(match input.up_to(5)? {
-            0 => input.word()?,
-            1 => u32::MAX - u32::from(input.byte()?),
-            2 => u32::from(input.short()?) << 12,
-            3 => u32::from(input.up_to(7)?),
-            _ => u32::from(input.short()?),
-        })
     }
 
     /// Mostly a page that is there.

@@ -4,6 +4,8 @@ use crate::event::Event;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestMemoryMmap;
 
 /// Why the device interrupts: the bits of the register `InterruptStatus`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,21 @@ impl Interrupt {
     pub fn raise(&self, cause: InterruptCause) {
         self.status.fetch_or(cause as u32, Ordering::SeqCst);
         self.line.signal();
+    }
+
+    /// Gives a chain back to the guest, which is interrupted if it wants to be. A guest that moved its
+    /// ring away gets no answer.
+    pub(super) fn answer(
+        &self,
+        queue: &mut Queue,
+        memory: &GuestMemoryMmap,
+        head: u16,
+        written: u32,
+    ) {
+        let answered = queue.add_used(memory, head, written).is_ok();
+        if answered && queue.needs_notification(memory).unwrap_or(true) {
+            self.raise(InterruptCause::UsedBuffer);
+        }
     }
 
     /// The device cannot go on with what its driver did: only a reset helps.

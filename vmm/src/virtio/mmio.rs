@@ -4,10 +4,10 @@
 //! sees only a driver that is ready: features before queues, queues before `DRIVER_OK`. A write
 //! out of order is counted and does nothing.
 
-use super::{Device, Interrupt};
+use super::{Device, Interrupt, lock};
 use crate::event::Event;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK,
     VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
@@ -365,9 +365,7 @@ impl<D: Device + ?Sized> MmioTransport<D> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Registers> {
-        self.registers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.registers)
     }
 }
 

@@ -23,6 +23,7 @@ pub mod rng;
 
 pub use interrupt::{Interrupt, InterruptCause};
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use virtio_queue::Queue;
 
 /// A device behind a transport.
@@ -36,8 +37,17 @@ pub trait Device: std::fmt::Debug + Send + Sync {
     /// The largest size of each of its queues, in descriptors.
     fn queue_sizes(&self) -> &'static [u16];
 
+    /// Its configuration space.
+    fn config_space(&self) -> Vec<u8>;
+
     /// Reads its configuration space from `offset`. Bytes outside it read as zero.
-    fn read_config(&self, offset: u64, data: &mut [u8]);
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let space = self.config_space();
+        let start = usize::try_from(offset).map_or(space.len(), |start| start.min(space.len()));
+        let count = data.len().min(space.len() - start);
+        data.fill(0);
+        data[..count].copy_from_slice(&space[start..start + count]);
+    }
 
     /// The guest wrote to its configuration space. What may not be written is ignored.
     fn write_config(&self, offset: u64, data: &[u8]);
@@ -55,4 +65,10 @@ pub trait Served: Device {
     /// Serves a queue that was notified. True if work is left and it wants to be called again.
     #[must_use]
     fn serve(&self, queue: usize) -> bool;
+}
+
+/// Nothing that a guest sends can panic while a lock is held; if our own code did, what it guards is
+/// still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,11 +2,11 @@
 //! guest's.
 
 use super::chain::Chain;
-use super::{Device, Interrupt, InterruptCause, Served};
+use super::{Device, Interrupt, Served, lock};
 use rustix::rand::{GetRandomFlags, getrandom};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use virtio_queue::{Queue, QueueT};
+use virtio_queue::Queue;
 use vm_memory::{Bytes, GuestMemoryMmap};
 
 const DEVICE_TYPE: u32 = virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
@@ -46,19 +46,12 @@ impl Rng {
         self.malformed.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Queue>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn count_malformed(&self) {
         self.malformed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// False if the queue is empty, an error where its driver has made it unusable.
     fn serve_next(&self, queue: &mut Queue) -> Result<bool, virtio_queue::Error> {
-        if !queue.ready() {
-            return Ok(false);
-        }
         let Some(chain) = Chain::take(queue, &self.memory)? else {
             return Ok(false);
         };
@@ -67,11 +60,7 @@ impl Rng {
         if written == 0 {
             self.count_malformed();
         }
-        // A guest that moved its ring away gets no answer.
-        let answered = queue.add_used(&self.memory, head, written).is_ok();
-        if answered && queue.needs_notification(&self.memory).unwrap_or(true) {
-            self.interrupt.raise(InterruptCause::UsedBuffer);
-        }
+        self.interrupt.answer(queue, &self.memory, head, written);
         Ok(true)
     }
 
@@ -115,8 +104,8 @@ impl Device for Rng {
         &QUEUE_SIZES
     }
 
-    fn read_config(&self, _offset: u64, data: &mut [u8]) {
-        data.fill(0);
+    fn config_space(&self) -> Vec<u8> {
+        Vec::new()
     }
 
     fn write_config(&self, _offset: u64, _data: &[u8]) {
@@ -124,17 +113,17 @@ impl Device for Rng {
     }
 
     fn activate(&self, _features: u64, queues: Vec<Queue>) {
-        *self.lock() = queues.into_iter().next();
+        *lock(&self.queue) = queues.into_iter().next();
     }
 
     fn reset(&self) {
-        *self.lock() = None;
+        *lock(&self.queue) = None;
     }
 }
 
 impl Served for Rng {
     fn serve(&self, _queue: usize) -> bool {
-        let mut ready = self.lock();
+        let mut ready = lock(&self.queue);
         for _ in 0..CHAINS_IN_A_ROW {
             let Some(queue) = &mut *ready else {
                 return false;

@@ -6,7 +6,7 @@ mod progress;
 
 use super::args::{ExperimentArgs, ExperimentCommand};
 use super::host::end_signal;
-use super::{print, print_json, table};
+use super::{print, show, table};
 use crate::experiment::builtin::{BUILT_IN, BuiltIn};
 use crate::experiment::outcome::{Outcome, Performed};
 use crate::experiment::plan::{Run, plan};
@@ -45,9 +45,6 @@ struct Listed {
 
 fn list(json: bool) -> Result<()> {
     let listed: Vec<Listed> = BUILT_IN.iter().map(listed).collect::<Result<_>>()?;
-    if json {
-        return print_json(&listed);
-    }
     let row = |listed: &Listed| {
         vec![
             listed.name.clone(),
@@ -56,10 +53,10 @@ fn list(json: bool) -> Result<()> {
             listed.title.clone(),
         ]
     };
-    print(&table::aligned(
-        &["NAME", "TAKES", "PAPER", "SHOWS"],
-        listed.iter().map(row),
-    ))
+    let header = ["NAME", "TAKES", "PAPER", "SHOWS"];
+    show(json, &listed, |listed| {
+        table::aligned(&header, listed.iter().map(row))
+    })
 }
 
 fn listed(built_in: &BuiltIn) -> Result<Listed> {
@@ -109,15 +106,10 @@ async fn run(args: &ExperimentArgs) -> Result<()> {
         runs: performed.len(),
     };
     files.write(&report, &performed)?;
-    if args.json {
-        print_json(&report.as_data(files.names()))?;
-    } else {
-        print(&format!(
-            "{}\nThe report is {}.\n",
-            report.verdicts(),
-            files.path("report.md").display()
-        ))?;
-    }
+    show(args.json, &report.as_data(files.names()), |_| {
+        let (verdicts, file) = (report.verdicts(), files.path("report.md"));
+        format!("{verdicts}\nThe report is {}.\n", file.display())
+    })?;
     let missed = outcome.missed().count();
     if args.check && missed > 0 {
         bail!("{missed} of {} results are missed", outcome.results.len());

@@ -5,10 +5,10 @@ use super::super::guest_report::ask_for_report;
 use super::super::private_host::{PrivateFolder, with_private_host};
 use crate::api::{BalloonRequest, VmChange};
 use crate::experiment::active::Active;
-use crate::experiment::plan::{Action, Order, PlannedHost, PlannedVm, Run};
+use crate::experiment::plan::{Action, Order, PlannedVm, Run};
 use crate::experiment::reading::{GuestCounters, Moment, Reading, read, read_guest};
 use crate::experiment::record::{Mark, Point, Record, Subject};
-use crate::host::{Host, HostOptions};
+use crate::host::Host;
 use crate::name::VmName;
 use crate::protocol::DiskSpec;
 use anyhow::{Context, Result};
@@ -61,7 +61,6 @@ pub(super) async fn perform(
     tick: impl Fn(f64),
 ) -> Result<Record> {
     let folder = PrivateFolder::make("experiment")?;
-    let options = options(&run.host);
     let script = async |host: &Host| {
         let stage = Stage {
             host,
@@ -75,27 +74,11 @@ pub(super) async fn perform(
         }
         Ok(stage.live.into_inner().record)
     };
-    let performed = with_private_host(&folder, &options, interrupt, script).await;
+    let performed = with_private_host(&folder, &run.host, interrupt, script).await;
     performed.with_context(|| match run.combination.to_string() {
         nothing if nothing.is_empty() => "the run broke off".into(),
         combination => format!("the run with {combination} broke off"),
     })
-}
-
-fn options(host: &PlannedHost) -> HostOptions {
-    HostOptions {
-        budget: host.budget,
-        interval: host.interval,
-        exit_when_empty: false,
-        sharing: host.sharing,
-        rates: host.rates,
-        scan_priority: host.scan_priority,
-        idle_tax: host.idle_tax,
-        sample_period: host.sample_period,
-        rebalance_interval: host.rebalance_interval,
-        http: None,
-        console_log: None,
-    }
 }
 
 impl Stage<'_> {

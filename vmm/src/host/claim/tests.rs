@@ -1,7 +1,7 @@
 //! Whatever a VM process says, its host goes on: from the door to all that clients can see.
 
 use super::*;
-use crate::api::{HistoryQuery, ScanPriority, VmPhase};
+use crate::api::{HistoryQuery, VmPhase};
 use crate::host::console::Console;
 use crate::host::launch::take_answer;
 use crate::host::link::Link;
@@ -14,7 +14,7 @@ use crate::protocol::{
     Channel, DiskCounters, DiskFigures, GuestStatistics, NetConfig, NetState, OnHostDeath, ToVm,
 };
 use page::VmId;
-use policy::{SharesSpec, TaxRate, VmSettings};
+use policy::{SharesSpec, VmSettings};
 use proptest::prelude::*;
 use rustix::fs::MemfdFlags;
 use serde_json::Value;
@@ -206,18 +206,9 @@ fn said() -> impl Strategy<Value = Observation> {
 
 fn host() -> Host {
     let options = HostOptions {
-        budget: PageCount::from_mebibytes(128),
         // Every round counts as a whole one.
         interval: Duration::from_nanos(2),
-        exit_when_empty: false,
-        sharing: true,
-        rates: Default::default(),
-        scan_priority: ScanPriority::Idle,
-        idle_tax: TaxRate::default(),
-        sample_period: Duration::from_secs(30),
-        rebalance_interval: Duration::from_secs(15),
-        http: None,
-        console_log: None,
+        ..HostOptions::new(PageCount::from_mebibytes(128))
     };
     let folder = tempfile::tempdir().unwrap();
     let place = Place::prepare(&folder.path().join("host.sock")).unwrap();

@@ -20,7 +20,7 @@ use crate::name::VmName;
 use crate::protocol::page_sharing::{BlockRequest, FromAgent, SharingSocket, ToAgent};
 use crate::protocol::{ChannelError, RamMapping};
 use breaks::Sweeps;
-use page::{PAGE_SIZE, PageCount, VmId};
+use page::{PAGE_BYTES, PAGE_SIZE, PageCount, VmId};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 use sample::TouchSample;
@@ -31,7 +31,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const PAGE_BYTES: usize = 4096;
 /// Runs of written pages that are armed one by one. Arming takes the guest's quick translations for
 /// all it covers; above this many runs one call over all of them is cheaper all the same.
 const ARMED_ONE_BY_ONE: usize = 8;

@@ -90,29 +90,19 @@ fn message(figures_json: &[u8], events: &[EventView]) -> Bytes {
 #[cfg(test)]
 pub(in crate::host) mod tests {
     use super::*;
-    use crate::api::{Figures, Moment, ScanPriority};
+    use crate::api::{Figures, Moment};
     use crate::host::HostOptions;
     use crate::host::runtime_dir::Place;
     use page::PageCount;
-    use policy::{REBALANCE_INTERVAL, SAMPLE_PERIOD, TaxRate};
-    use sharing::RateSettings;
     use tempfile::TempDir;
 
     /// A host whose files lie in a folder that goes with it.
     pub(in crate::host) fn host() -> (Host, TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let options = HostOptions {
-            budget: PageCount::from_mebibytes(64),
             interval: Duration::from_millis(50),
-            exit_when_empty: false,
             sharing: false,
-            rates: RateSettings::default(),
-            scan_priority: ScanPriority::default(),
-            idle_tax: TaxRate::default(),
-            sample_period: SAMPLE_PERIOD,
-            rebalance_interval: REBALANCE_INTERVAL,
-            http: None,
-            console_log: None,
+            ..HostOptions::new(PageCount::from_mebibytes(64))
         };
         let place = Place::prepare(&folder.path().join("host.sock")).unwrap();
         (Host::start(&options, &place).unwrap(), folder)

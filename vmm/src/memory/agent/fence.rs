@@ -8,8 +8,9 @@
 use crate::memory::MemoryError;
 use crate::memory::mapping::Addresses;
 use crate::memory::pagemap::Pagemap;
-use crate::memory::ram::{GuestRam, PAGE_BYTES};
+use crate::memory::ram::GuestRam;
 use crate::memory::userfault::{Protection, Userfault};
+use page::PAGE_BYTES;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};

@@ -17,11 +17,11 @@ use super::store_map::StoreMap;
 use crate::memory::mapping::{
     Addresses, Window, drop_copies, is_mapped, map_memory_file, map_store,
 };
-use crate::memory::ram::{GuestRam, PAGE_BYTES};
+use crate::memory::ram::GuestRam;
 use crate::memory::store::{StoreView, is_zero, write_all};
 use crate::protocol::SharingCounters;
 use crate::protocol::page_sharing::BlockRequest;
-use page::{PAGE_SIZE, PageCount};
+use page::{PAGE_BYTES, PAGE_SIZE, PageCount};
 use rustix::io::Errno;
 use sharing::{BLOCK_PAGES, Frame, Outcome, PageSet, Span};
 use std::ops::Range;

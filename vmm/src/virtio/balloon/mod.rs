@@ -14,7 +14,7 @@ mod statistics;
 mod tests;
 mod wire;
 
-use super::{Device, Interrupt, InterruptCause, Served};
+use super::{Device, Interrupt, InterruptCause, Served, lock};
 use crate::memory::MemoryError;
 use crate::memory::agent::AgentHandle;
 use crate::memory::ram::GuestRam;
@@ -22,9 +22,9 @@ use crate::protocol::{BalloonCounters, GuestStatistics};
 use chain::{BrokenChain, Chain, MOST_PFNS_IN_CHAIN, Tally};
 use page::{GfnRange, PageCount, PageStates, join_into_ranges};
 use page_set::PageSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use virtio_queue::{Queue, QueueT};
+use virtio_queue::Queue;
 use wire::{F_DEFLATE_ON_OOM, F_MUST_TELL_HOST, F_PAGE_REPORTING, F_STATS_VQ};
 
 /// Pages handled before other work of the VM process gets its turn.
@@ -183,13 +183,8 @@ impl Balloon {
         u32::try_from(target.min(self.ram.layout().size()).0).unwrap_or(u32::MAX)
     }
 
-    /// Gives a chain back to the guest. A guest that moved its ring away gets no answer.
     fn finish(&self, queue: &mut Queue, head: u16) {
-        let memory = self.ram.memory();
-        let answered = queue.add_used(memory, head, 0).is_ok();
-        if answered && queue.needs_notification(memory).unwrap_or(true) {
-            self.interrupt.raise(InterruptCause::UsedBuffer);
-        }
+        self.interrupt.answer(queue, self.ram.memory(), head, 0);
     }
 
     /// Serves the next chain of a queue: how many pages it listed, or none if the queue is empty.
@@ -202,9 +197,6 @@ impl Balloon {
         let Some((role, queue)) = driver.queues.get_mut(index) else {
             return Ok(None);
         };
-        if !queue.ready() {
-            return Ok(None);
-        }
         let Some(chain) = Chain::take(queue, self.ram.memory())? else {
             return Ok(None);
         };
@@ -305,12 +297,6 @@ impl Book {
     }
 }
 
-/// Nothing that a guest sends can panic while a lock is held; if our own code did, its state is
-/// still counts and sets that are whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl BalloonCounters {
     fn count(&mut self, tally: Tally) {
         self.outside += tally.outside;
@@ -344,14 +330,10 @@ impl Device for Balloon {
         &QUEUE_SIZES
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let mut space = [0u8; 8];
-        space[..4].copy_from_slice(&self.target.load(Ordering::SeqCst).to_le_bytes());
-        space[4..].copy_from_slice(&self.actual.load(Ordering::SeqCst).to_le_bytes());
-        let start = usize::try_from(offset).map_or(space.len(), |start| start.min(space.len()));
-        let count = data.len().min(space.len() - start);
-        data.fill(0);
-        data[..count].copy_from_slice(&space[start..start + count]);
+    fn config_space(&self) -> Vec<u8> {
+        let numbers = [&self.target, &self.actual];
+        let bytes = numbers.map(|number| number.load(Ordering::SeqCst).to_le_bytes());
+        bytes.concat()
     }
 
     fn write_config(&self, offset: u64, data: &[u8]) {

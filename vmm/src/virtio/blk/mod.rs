@@ -29,12 +29,12 @@ pub use engine::EngineKind;
 pub use image::DiskError;
 pub use worker::DiskWires;
 
-use super::Device;
+use super::{Device, lock};
 use crate::event::Event;
 use crate::protocol::{DiskCounters, DiskFigures, DiskSpec};
 use image::DiskImage;
 use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use virtio_queue::Queue;
 use wire::{
@@ -106,7 +106,7 @@ impl Disk {
     /// How things stand.
     #[must_use]
     pub fn figures(&self) -> DiskFigures {
-        *self.lock_figures()
+        *lock(&self.figures)
     }
 
     /// Finishes what is in flight, makes it safe, and ends the disk's thread. Requests that come
@@ -119,10 +119,6 @@ impl Disk {
     #[cfg(any(test, feature = "fuzzing"))]
     pub fn settle(&self) {
         self.ask(Order::Settle);
-    }
-
-    fn lock_figures(&self) -> std::sync::MutexGuard<'_, DiskFigures> {
-        self.figures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns when the order has been carried out. A thread that has ended holds nothing that it
@@ -162,16 +158,13 @@ impl Device for Disk {
         &QUEUE_SIZES
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let start = usize::try_from(offset).map_or(CONFIG_BYTES, |start| start.min(CONFIG_BYTES));
-        let count = data.len().min(CONFIG_BYTES - start);
-        data.fill(0);
-        data[..count].copy_from_slice(&self.config[start..start + count]);
+    fn config_space(&self) -> Vec<u8> {
+        self.config.to_vec()
     }
 
     fn write_config(&self, _offset: u64, _data: &[u8]) {
         // Nothing that is offered can be written.
-        self.lock_figures().counters.malformed += 1;
+        lock(&self.figures).counters.malformed += 1;
     }
 
     fn activate(&self, features: u64, queues: Vec<Queue>) {

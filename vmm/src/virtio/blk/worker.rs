@@ -14,12 +14,12 @@ use super::wire::{F_FLUSH, Status};
 use crate::event::Event;
 use crate::protocol::{DiskCounters, DiskFigures};
 use crate::virtio::chain::Chain;
-use crate::virtio::{Interrupt, InterruptCause};
+use crate::virtio::{Interrupt, InterruptCause, lock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -314,9 +314,6 @@ impl Worker {
         let Some(driver) = &mut self.driver else {
             return Ok(false);
         };
-        if !driver.queue.ready() {
-            return Ok(false);
-        }
         let Some(chain) = Chain::take(&mut driver.queue, &self.wires.memory)? else {
             return Ok(false);
         };
@@ -491,7 +488,7 @@ impl Worker {
     }
 
     fn note(&self, note: impl FnOnce(&mut DiskFigures)) {
-        note(&mut self.figures.lock().unwrap_or_else(PoisonError::into_inner));
+        note(&mut lock(&self.figures));
     }
 }
 

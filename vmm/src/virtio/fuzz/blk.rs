@@ -1,6 +1,6 @@
 //! Reads random bytes as what a guest does to its disk, and checks what must stay true.
 
-use super::{Input, MOST_ACTIONS, low};
+use super::{Input, RandomGuest, low};
 use crate::event::Event;
 use crate::protocol::DiskSpec;
 use crate::virtio::blk::{Disk, DiskWires, EngineKind};
@@ -13,8 +13,6 @@ use rustix::fs::MemfdFlags;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress};
 
 const SIZE: PageCount = PageCount(128);
 const SECTORS: u64 = DISK_BYTES as u64 / 512;
@@ -35,13 +33,7 @@ const FEATURES: u64 = VERSION_1 | 0x7fff;
 pub fn run(bytes: &[u8]) {
     let mut input = Input(bytes);
     let kind = input.byte().unwrap_or(0);
-    let mut guest = Guest::new(kind & 1 != 0, kind & 6 == 0);
-    for _ in 0..MOST_ACTIONS {
-        if guest.act(&mut input).is_none() {
-            break;
-        }
-    }
-    guest.check();
+    Guest::new(kind & 1 != 0, kind & 6 == 0).run(input);
 }
 
 struct Guest {
@@ -90,58 +82,6 @@ impl Guest {
         self.driver.start(features & offered);
     }
 
-    /// `None` at the end of the input.
-    fn act(&mut self, input: &mut Input<'_>) -> Option<()> {
-        match input.up_to(9)? {
-            0 => {
-                let offset = u64::from(input.short()?) % REGISTERS_SIZE;
-                let value: [u8; 4] = input.take()?;
-                self.driver.transport.write(offset, &value);
-            }
-            1 => {
-                let mut data = [0; 8];
-                let width = usize::from(input.up_to(8)?);
-                let offset = u64::from(input.short()?) % (2 * REGISTERS_SIZE);
-                self.driver.transport.read(offset, &mut data[..width]);
-            }
-            2 => {
-                let features = u64::from(input.short()?) | VERSION_1;
-                self.start(features);
-            }
-            3 | 4 => self.offer_chain(input)?,
-            5 | 6 => self.offer_request(input)?,
-            7 => self.driver.transport.device().settle(),
-            8 => self.driver.set_avail_index(0, input.short()?),
-            _ => {
-                let address = self.address(input)?;
-                let bytes: [u8; 8] = input.take()?;
-                self.write(address, &bytes);
-            }
-        }
-        Some(())
-    }
-
-    /// A chain that goes on as its flags say, in order or anywhere.
-    fn offer_chain(&mut self, input: &mut Input<'_>) -> Option<()> {
-        let head = u16::from(input.byte()?) % (LARGEST_QUEUE + 2);
-        let mut index = head;
-        for _ in 0..=input.up_to(7)? {
-            let (address, len) = (self.address(input)?, self.len(input)?);
-            let flags = input.byte()?;
-            let next = match flags & 0x30 {
-                0 => u16::from(input.byte()?),
-                _ => index.wrapping_add(1),
-            };
-            if index < LARGEST_QUEUE {
-                let descriptor = Descriptor::new(address, len, u16::from(flags & 7), next);
-                self.driver.put_descriptor(0, index, descriptor);
-            }
-            index = next;
-        }
-        self.driver.offer_head(0, head);
-        Some(())
-    }
-
     /// A request in the usual layout, with numbers near those that matter.
     fn offer_request(&mut self, input: &mut Input<'_>) -> Option<()> {
         let kind = match input.up_to(7)? {
@@ -171,7 +111,52 @@ impl Guest {
         Some(())
     }
 
-    /// What must be true after everything that a guest can do.
+    fn sector(&self, input: &mut Input<'_>) -> Option<u64> {
+        Some(match input.up_to(5)? {
+            0 => input.long()?,
+            1 => u64::MAX - u64::from(input.byte()?),
+            _ => u64::from(input.byte()?) % (SECTORS + 4),
+        })
+    }
+}
+
+impl RandomGuest for Guest {
+    type Device = Disk;
+
+    fn driver(&mut self) -> &mut FakeDriver<Disk> {
+        &mut self.driver
+    }
+
+    fn act(&mut self, input: &mut Input<'_>) -> Option<()> {
+        match input.up_to(9)? {
+            0 => {
+                let offset = u64::from(input.short()?) % REGISTERS_SIZE;
+                let value: [u8; 4] = input.take()?;
+                self.driver.transport.write(offset, &value);
+            }
+            1 => {
+                let mut data = [0; 8];
+                let width = usize::from(input.up_to(8)?);
+                let offset = u64::from(input.short()?) % (2 * REGISTERS_SIZE);
+                self.driver.transport.read(offset, &mut data[..width]);
+            }
+            2 => {
+                let features = u64::from(input.short()?) | VERSION_1;
+                self.start(features);
+            }
+            3 | 4 => self.offer(input)?,
+            5 | 6 => self.offer_request(input)?,
+            7 => self.driver.transport.device().settle(),
+            8 => self.jump_avail_index(input)?,
+            _ => {
+                let address = self.address(input)?;
+                let bytes: [u8; 8] = input.take()?;
+                self.write(address, &bytes);
+            }
+        }
+        Some(())
+    }
+
     fn check(&mut self) {
         self.driver.transport.device().settle();
         let length = self.file.metadata().expect("an open file").len();
@@ -195,18 +180,12 @@ impl Guest {
         assert!(self.driver.get::<512>(DATA) == contents[..512], "and reads");
     }
 
-    fn write(&self, address: u64, bytes: &[u8]) {
-        // Where there is no memory nothing is written, as on a real machine.
-        let written = self.driver.ram.memory().write(bytes, GuestAddress(address));
-        assert!(written.is_err() || written.is_ok_and(|count| count <= bytes.len()));
+    fn queue(&self, _input: &mut Input<'_>) -> Option<usize> {
+        Some(0)
     }
 
-    fn sector(&self, input: &mut Input<'_>) -> Option<u64> {
-        Some(match input.up_to(5)? {
-            0 => input.long()?,
-            1 => u64::MAX - u64::from(input.byte()?),
-            _ => u64::from(input.byte()?) % (SECTORS + 4),
-        })
+    fn index(&self, input: &mut Input<'_>) -> Option<u16> {
+        Some(u16::from(input.byte()?) % (LARGEST_QUEUE + 2))
     }
 
     fn address(&self, input: &mut Input<'_>) -> Option<u64> {

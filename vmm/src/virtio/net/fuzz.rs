@@ -7,18 +7,13 @@ use super::wire::*;
 use super::{FramePort, Net, NetSpec, Paces, Wait};
 use crate::memory::ram::{GAP_END, GAP_START};
 use crate::virtio::fake_driver::{
-    FIRST_FREE_PAGE, FakeDriver, LARGEST_QUEUE, VERSION_1, WRITE, avail_address, table_address,
-    used_address,
+    FIRST_FREE_PAGE, FakeDriver, VERSION_1, WRITE, avail_address, table_address, used_address,
 };
-use crate::virtio::fuzz::Input;
-use crate::virtio::mmio::REGISTERS_SIZE;
+use crate::virtio::fuzz::{Input, RandomGuest};
 use page::{PAGE_SIZE, PageCount};
 use std::time::Duration;
-use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
 
-/// Actions that are read from one input.
-const MOST_ACTIONS: usize = 200;
 /// Packets that may wait on the line: more than a turn takes, and fewer than a socket holds.
 const MOST_ON_THE_LINE: usize = 100;
 /// Turns in which the card takes whatever a line can hold.
@@ -34,13 +29,7 @@ const OFFERED: u64 = VERSION_1 | super::features::OFFERED | F_MTU;
 pub fn run(bytes: &[u8]) {
     let mut input = Input(bytes);
     let limited = input.byte().is_some_and(|kind| kind % 4 == 3);
-    let mut guest = Guest::new(limited.then_some(1 << 20));
-    for _ in 0..MOST_ACTIONS {
-        if guest.act(&mut input).is_none() {
-            break;
-        }
-    }
-    guest.check();
+    Guest::new(limited.then_some(1 << 20)).run(input);
 }
 
 struct Guest {
@@ -72,48 +61,6 @@ impl Guest {
         }
     }
 
-    /// `None` at the end of the input.
-    fn act(&mut self, input: &mut Input<'_>) -> Option<()> {
-        match input.up_to(13)? {
-            0 => {
-                let (offset, width) = (input.short()?, input.up_to(8)?);
-                let value: [u8; 8] = input.take()?;
-                let offset = u64::from(offset) % REGISTERS_SIZE;
-                self.driver
-                    .transport
-                    .write(offset, &value[..usize::from(width)]);
-            }
-            1 => {
-                let (offset, width) = (input.short()?, input.up_to(8)?);
-                let mut data = [0; 8];
-                self.driver
-                    .transport
-                    .read(offset.into(), &mut data[..usize::from(width)]);
-            }
-            2 => {
-                let register = u64::from(input.byte()?) * 4;
-                self.driver.write(register, input.word()?);
-            }
-            3 => {
-                let address = self.address(input)?;
-                let value = input.long()?.to_le_bytes();
-                self.write(address, &value[..usize::from(input.up_to(8)?)]);
-            }
-            4 => self.start(input)?,
-            5 | 6 => self.offer(input)?,
-            7 => self.offer_buffers(input)?,
-            8 => self.offer_packet(input)?,
-            9 => self.send_from_outside(input)?,
-            10 | 11 => self.serve(),
-            12 => {
-                let queue = self.queue(input)?;
-                self.driver.set_avail_index(queue, input.short()?);
-            }
-            _ => self.place_queue(input)?,
-        }
-        Some(())
-    }
-
     fn serve(&mut self) {
         self.now += Duration::from_millis(1);
         let net = self.driver.transport.device();
@@ -138,44 +85,6 @@ impl Guest {
         Some((NetHeader::from_bytes(header), frame.len()))
     }
 
-    /// What must be true after everything that a guest can do.
-    fn check(&mut self) {
-        // Chains without end would be one.
-        for _ in 0..8 {
-            self.serve();
-        }
-        self.driver.reset();
-        let untouched = self.low_memory();
-        self.send(&[0; 200]);
-        self.serve();
-        assert!(untouched == self.low_memory(), "it writes after its reset");
-        // Whatever was done to it, a reset makes the device usable again.
-        self.driver.start(OFFERED & !F_EVENT_IDX);
-        assert_eq!(self.driver.status(), 0xf, "a driver starts over");
-        let place = FIRST_FREE_PAGE * PAGE_SIZE;
-        self.driver.put(place, &[0; HEADER_BYTES + 60]);
-        self.driver.offer(TRANSMIT, 0, &[(place, 72, 0)]);
-        for head in 0..100 {
-            self.driver
-                .offer(RECEIVE, head, &[(place + PAGE_SIZE, 1600, WRITE)]);
-        }
-        self.now += Duration::from_secs(100);
-        let before = self.driver.transport.device().counters();
-        // Packets that no guest wants may fill the line, so that the one above did not fit.
-        for _ in 0..TURNS_FOR_THE_LINE {
-            self.serve();
-        }
-        self.send(&[0; 200]);
-        self.serve();
-        let after = self.driver.transport.device().counters();
-        assert_eq!(after.sent_packets, before.sent_packets + 1, "and sends");
-        assert_eq!(self.driver.take_returned(TRANSMIT), [0], "and is answered");
-        assert!(
-            after.received_packets > before.received_packets,
-            "and receives"
-        );
-    }
-
     /// Where rings and buffers of these runs mostly lie.
     fn low_memory(&self) -> Vec<u8> {
         let mut bytes = vec![0; 96 * 4096];
@@ -192,28 +101,6 @@ impl Guest {
             _ => OFFERED,
         };
         self.driver.start_with_size(features, 1 << input.up_to(7)?);
-        Some(())
-    }
-
-    /// A chain that goes on as its flags say, in order or anywhere.
-    fn offer(&mut self, input: &mut Input<'_>) -> Option<()> {
-        let queue = self.queue(input)?;
-        let head = self.index(input)?;
-        let mut index = head;
-        for _ in 0..=input.up_to(7)? {
-            let (address, len) = (self.address(input)?, self.len(input)?);
-            let flags = input.byte()?;
-            let next = match flags & 0x30 {
-                0 => self.index(input)?,
-                _ => index.wrapping_add(1),
-            };
-            if index < LARGEST_QUEUE {
-                let descriptor = Descriptor::new(address, len, u16::from(flags & 7), next);
-                self.driver.put_descriptor(queue, index, descriptor);
-            }
-            index = next;
-        }
-        self.driver.offer_head(queue, head);
         Some(())
     }
 
@@ -258,36 +145,89 @@ impl Guest {
             self.on_the_line += 1;
         }
     }
+}
 
-    /// One queue set up again, with its parts anywhere.
-    fn place_queue(&mut self, input: &mut Input<'_>) -> Option<()> {
-        let queue = self.queue(input)?;
-        let size = 1 << input.up_to(8)?;
-        let places = [
-            self.address(input)?,
-            self.address(input)?,
-            self.address(input)?,
-        ];
-        self.driver.place_queue(queue, size, places);
+impl RandomGuest for Guest {
+    type Device = Net<LineEnd>;
+
+    fn driver(&mut self) -> &mut FakeDriver<Self::Device> {
+        &mut self.driver
+    }
+
+    fn act(&mut self, input: &mut Input<'_>) -> Option<()> {
+        match input.up_to(13)? {
+            0 => self.write_register(input)?,
+            1 => {
+                let (offset, width) = (input.short()?, input.up_to(8)?);
+                let mut data = [0; 8];
+                self.driver
+                    .transport
+                    .read(offset.into(), &mut data[..usize::from(width)]);
+            }
+            2 => {
+                let register = u64::from(input.byte()?) * 4;
+                self.driver.write(register, input.word()?);
+            }
+            3 => {
+                let address = self.address(input)?;
+                let value = input.long()?.to_le_bytes();
+                self.write(address, &value[..usize::from(input.up_to(8)?)]);
+            }
+            4 => self.start(input)?,
+            5 | 6 => self.offer(input)?,
+            7 => self.offer_buffers(input)?,
+            8 => self.offer_packet(input)?,
+            9 => self.send_from_outside(input)?,
+            10 | 11 => self.serve(),
+            12 => self.jump_avail_index(input)?,
+            _ => {
+                let queue = self.queue(input)?;
+                let size = 1 << input.up_to(8)?;
+                self.place_queue(queue, size, input)?;
+            }
+        }
         Some(())
     }
 
-    fn write(&self, address: u64, bytes: &[u8]) {
-        // Where there is no memory nothing is written, as on a real machine.
-        let written = self.driver.ram.memory().write(bytes, GuestAddress(address));
-        assert!(written.is_err() || written.is_ok_and(|count| count <= bytes.len()));
+    fn check(&mut self) {
+        // Chains without end would be one.
+        for _ in 0..8 {
+            self.serve();
+        }
+        self.driver.reset();
+        let untouched = self.low_memory();
+        self.send(&[0; 200]);
+        self.serve();
+        assert!(untouched == self.low_memory(), "it writes after its reset");
+        // Whatever was done to it, a reset makes the device usable again.
+        self.driver.start(OFFERED & !F_EVENT_IDX);
+        assert_eq!(self.driver.status(), 0xf, "a driver starts over");
+        let place = FIRST_FREE_PAGE * PAGE_SIZE;
+        self.driver.put(place, &[0; HEADER_BYTES + 60]);
+        self.driver.offer(TRANSMIT, 0, &[(place, 72, 0)]);
+        for head in 0..100 {
+            self.driver
+                .offer(RECEIVE, head, &[(place + PAGE_SIZE, 1600, WRITE)]);
+        }
+        self.now += Duration::from_secs(100);
+        let before = self.driver.transport.device().counters();
+        // Packets that no guest wants may fill the line, so that the one above did not fit.
+        for _ in 0..TURNS_FOR_THE_LINE {
+            self.serve();
+        }
+        self.send(&[0; 200]);
+        self.serve();
+        let after = self.driver.transport.device().counters();
+        assert_eq!(after.sent_packets, before.sent_packets + 1, "and sends");
+        assert_eq!(self.driver.take_returned(TRANSMIT), [0], "and is answered");
+        assert!(
+            after.received_packets > before.received_packets,
+            "and receives"
+        );
     }
 
     fn queue(&self, input: &mut Input<'_>) -> Option<usize> {
         input.up_to(1).map(usize::from)
-    }
-
-    /// Mostly inside the largest table.
-    fn index(&self, input: &mut Input<'_>) -> Option<u16> {
-        match input.byte()? {
-            byte @ 0..0xf0 => Some(u16::from(byte) % 130),
-            _ => input.short(),
-        }
     }
 
     fn address(&self, input: &mut Input<'_>) -> Option<u64> {

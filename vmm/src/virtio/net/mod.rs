@@ -28,7 +28,7 @@ mod worker;
 pub use tap::{Tap, TapError};
 pub use worker::NetThread;
 
-use super::{Device, Interrupt, InterruptCause};
+use super::{Device, Interrupt, InterruptCause, lock};
 use crate::event::Event;
 use crate::protocol::{MacAddress, NetCounters};
 use features::{Agreed, OFFERED};
@@ -39,8 +39,8 @@ use rustix::fd::AsFd;
 use rustix::io::Errno;
 use std::fmt::Debug;
 use std::io;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use transmit::Transmitter;
 use virtio_queue::Queue;
@@ -266,20 +266,6 @@ impl<P: FramePort> Net<P> {
             tracing::debug!("the tap's offloads were not set: {error}");
         }
     }
-
-    fn config_space(&self) -> [u8; CONFIG_BYTES] {
-        let status = if self.link_up.load(Ordering::Relaxed) {
-            STATUS_LINK_UP
-        } else {
-            0
-        };
-        let mut space = [0; CONFIG_BYTES];
-        space[..6].copy_from_slice(&self.spec.mac.bytes());
-        space[6..8].copy_from_slice(&status.to_le_bytes());
-        // Between them: how many pairs of queues, for drivers that agreed on several.
-        space[10..].copy_from_slice(&self.spec.mtu.unwrap_or(0).to_le_bytes());
-        space
-    }
 }
 
 impl<P: FramePort> Device for Net<P> {
@@ -295,12 +281,15 @@ impl<P: FramePort> Device for Net<P> {
         &QUEUE_SIZES
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let space = self.config_space();
-        let start = usize::try_from(offset).map_or(space.len(), |start| start.min(space.len()));
-        let count = data.len().min(space.len() - start);
-        data.fill(0);
-        data[..count].copy_from_slice(&space[start..start + count]);
+    fn config_space(&self) -> Vec<u8> {
+        let status = match self.link_up.load(Ordering::Relaxed) {
+            true => STATUS_LINK_UP,
+            false => 0,
+        };
+        // How many pairs of queues there are is for drivers that agreed on several.
+        let (pairs, mtu) = (0u16, self.spec.mtu.unwrap_or(0));
+        let numbers = [status, pairs, mtu].map(u16::to_le_bytes);
+        [&self.spec.mac.bytes()[..], &numbers.concat()].concat()
     }
 
     /// Nothing in it may be written by a driver of the modern interface.
@@ -327,10 +316,4 @@ impl<P: FramePort> Device for Net<P> {
         self.set_offloads(0);
         self.changed.signal();
     }
-}
-
-/// Nothing that a guest sends can panic while a lock is held; if our own code did, its state is
-/// still whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -39,14 +39,11 @@ impl BatchQueue {
         self.queue.size()
     }
 
-    /// Takes the next chain, if one waits. A queue that the driver did not set up has none.
+    /// Takes the next chain, if one waits.
     pub(super) fn take<'a>(
         &mut self,
         memory: &'a GuestMemoryMmap,
     ) -> Result<Option<Chain<'a>>, Error> {
-        if !self.queue.ready() {
-            return Ok(None);
-        }
         Chain::take(&mut self.queue, memory)
     }
 

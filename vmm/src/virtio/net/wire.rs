@@ -32,8 +32,6 @@ pub(super) const F_EVENT_IDX: u64 = 1 << 29;
 
 /// Bit of the status: the link is up.
 pub(super) const STATUS_LINK_UP: u16 = 1;
-/// Bytes of the configuration space: address, status, pairs of queues, MTU.
-pub(super) const CONFIG_BYTES: usize = 12;
 
 /// Bytes of the header before each packet.
 pub(super) const HEADER_BYTES: usize = 12;

@@ -3,9 +3,9 @@
 
 use super::*;
 use crate::memory::agent::AgentHandle;
-use crate::memory::ram::PAGE_BYTES;
 use crate::memory::store::Store;
 use crate::protocol::page_sharing::{BlockRequest, FromAgent, SharingSocket, ToAgent};
+use page::PAGE_BYTES;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rustix::fd::AsFd;
