@@ -2,12 +2,11 @@
 
 use super::Host;
 use super::recording::Decision;
-use super::sampling::Conditions;
 use super::state::State;
-use crate::api::VmPhase;
 use crate::host::sharing::account::{MemoryRound, VmRound};
 use crate::host::sharing::{Conditions as SharingConditions, PageSharing};
-use crate::host::vm::Vm;
+use crate::host::vm::sampling::Conditions;
+use crate::host::vm::{Life, Vm};
 use ::sharing::Pressure;
 use page::PageCount;
 use policy::{Plan, Step};
@@ -146,9 +145,9 @@ impl State {
     /// Takes in what samples say, and asks for those that are due.
     fn sample(&mut self, sharing: &PageSharing) {
         for (&id, vm) in &mut self.vms {
-            if vm.phase != VmPhase::Running {
+            let Life::Running(_) = vm.life else {
                 continue;
-            }
+            };
             let report = self.account.report.vms.get(&id);
             let report = report.and_then(|report| report.sample);
             let conditions = Conditions {
@@ -199,7 +198,7 @@ impl State {
                 continue;
             };
             vm.target = *target;
-            let waits_on = vm.phase == VmPhase::Waiting && *grant == PageCount::ZERO;
+            let waits_on = matches!(vm.life, Life::Waiting(_)) && *grant == PageCount::ZERO;
             if !waits_on {
                 vm.grant(*grant);
             }

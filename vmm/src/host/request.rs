@@ -1,4 +1,4 @@
-//! Checks what clients wish for, each by one rule.
+//! Checks what clients ask for, each by one rule.
 
 use super::error::HostError;
 use super::vm::Vm;
