@@ -57,13 +57,10 @@ use page::PageCount;
 use policy::{TaxRate, VmSettings};
 use publication::Publication;
 use recording::Recorder;
-use request::{
-    check_budget, new_rates, new_rebalance_interval, new_sample_period, pinned, whole_pages,
-    whole_pages_or,
-};
+use request::{check_budget, new_period, new_rates, pinned, whole_pages, whole_pages_or};
 use runtime_dir::{Place, make_private_folders};
 use sharing::{Audit, Direction, PageSharing, Report};
-use state::{Beginning, State};
+use state::State;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -175,17 +172,11 @@ impl Host {
             shared: Arc::new(Shared {
                 interval: options.interval,
                 place: place.clone(),
-                state: Mutex::new(State::new(Beginning {
-                    budget: options.budget,
+                state: Mutex::new(State::new(
+                    options,
                     machine,
-                    rates: options.rates,
-                    scan_priority: options.scan_priority,
-                    idle_tax: options.idle_tax,
-                    sample_period: options.sample_period,
-                    rebalance_interval: options.rebalance_interval,
-                    recorder: Recorder::new(place.decisions()),
-                    console_log: options.console_log.clone(),
-                })),
+                    Recorder::new(place.decisions()),
+                )),
                 answered: Notify::new(),
                 round_wanted: Notify::new(),
                 count: watch::Sender::new(0),
@@ -295,27 +286,31 @@ impl Host {
 
     fn set_budget_and_rates(&self, change: &HostChange) -> Result<(), HostError> {
         let mut state = self.lock();
-        let budget = whole_pages_or(change.memory_bytes, state.budget)?;
+        let state = &mut *state;
+        let snapshot = state.snapshot();
+        let durable = &mut state.durable;
+        let budget = whole_pages_or(change.memory_bytes, durable.budget)?;
         check_budget(budget, state.machine)?;
-        policy::admit_budget(&state.snapshot(), budget)?;
-        let rates = new_rates(state.rates, change.scan)?;
-        let sample_period = new_sample_period(state.sample_period, change.sample_period_s)?;
-        let interval =
-            new_rebalance_interval(state.rebalance.interval, change.rebalance_interval_s)?;
-        (state.sample_period, state.rebalance.interval) = (sample_period, interval);
-        state.idle_tax = change.idle_tax_permille.unwrap_or(state.idle_tax);
-        let priority = change.scan.priority.unwrap_or(state.scan_priority);
-        if (rates, priority) != (state.rates, state.scan_priority) {
-            (state.rates, state.scan_priority) = (rates, priority);
+        policy::admit_budget(&snapshot, budget)?;
+        let rates = new_rates(durable.rates, change.scan)?;
+        let sample_period = new_period(durable.sample_period, change.sample_period_s)
+            .map_err(HostError::SamplePeriod)?;
+        durable.rebalance_interval =
+            new_period(durable.rebalance_interval, change.rebalance_interval_s)
+                .map_err(HostError::RebalanceInterval)?;
+        durable.sample_period = sample_period;
+        durable.idle_tax = change.idle_tax_permille.unwrap_or(durable.idle_tax);
+        let priority = change.scan.priority.unwrap_or(durable.scan_priority);
+        if (rates, priority) != (durable.rates, durable.scan_priority) {
+            (durable.rates, durable.scan_priority) = (rates, priority);
             self.shared.sharing.set_rates(rates, priority);
         }
-        if budget != state.budget {
+        if budget != durable.budget {
+            durable.budget = budget;
             // What was used before belongs to the old budget.
             state.used_max = state.used;
-            state.budget = budget;
-            state
-                .events
-                .add(None, format!("the budget is {budget} now"));
+            let what = format!("the budget is {budget} now");
+            state.events.add(None, what);
         }
         Ok(())
     }

@@ -241,7 +241,7 @@ fn add_vm(host: &Host) -> (Channel, UnixStream) {
         kill: Arc::default(),
         gone: watch::Sender::new(()),
     });
-    host.lock().vms.insert(VM, vm);
+    host.lock().durable.vms.insert(VM, vm);
     (theirs, their_console)
 }
 
@@ -253,6 +253,7 @@ fn answer(host: &Host, channel: &Channel, mut said: Observation) {
         state.round
     };
     host.lock()
+        .durable
         .vms
         .get_mut(&VM)
         .unwrap()

@@ -167,7 +167,7 @@ impl Host {
         let (waiting, others): (Vec<_>, Vec<_>) = {
             let mut state = self.lock();
             state.stopping = true;
-            let vms = state.vms.values();
+            let vms = state.durable.vms.values();
             vms.map(|vm| (vm.config.id, vm.config.name.clone(), vm.life.phase()))
                 .partition(|(_, _, phase)| *phase == VmPhase::Waiting)
         };
@@ -184,7 +184,7 @@ impl Host {
         // One that was still being started shows up when its start has ended.
         let mut count = self.shared.count.subscribe();
         while *count.borrow_and_update() > 0 {
-            for running in self.lock().vms.values().filter_map(Vm::running) {
+            for running in self.lock().durable.vms.values().filter_map(Vm::running) {
                 running.kill.notify_one();
             }
             if timeout(STOP_PATIENCE, count.changed()).await.is_err() {
@@ -210,12 +210,16 @@ impl Host {
             return Err(HostError::OthersWait { count });
         }
         policy::admit(&state.snapshot(), &config.settings, OVERHEAD)?;
-        let starting = state.vms.values().filter(|vm| vm.running().is_none());
+        let starting = state
+            .durable
+            .vms
+            .values()
+            .filter(|vm| vm.running().is_none());
         descriptors::check(starting.count(), config.console_log.is_some())?;
         let (id, name) = (config.id, config.name.clone());
         let (grant, first_grant) = oneshot::channel();
-        state.next_id += 1;
-        state.vms.insert(id, Vm::new(config, grant));
+        state.durable.next_id += 1;
+        state.durable.vms.insert(id, Vm::new(config, grant));
         state.publish_change();
         self.shared.count.send_replace(state.count());
         Ok(Admitted {
@@ -229,7 +233,7 @@ impl Host {
     /// its drop.
     pub(super) fn remove(&self, id: VmId, what: &str) {
         let mut state = self.lock();
-        let Some(vm) = state.vms.remove(&id) else {
+        let Some(vm) = state.durable.vms.remove(&id) else {
             return;
         };
         state.events.add(Some(&vm.config.name), what);

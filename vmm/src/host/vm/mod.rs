@@ -33,14 +33,18 @@ const DRIVER_PATIENCE: Duration = Duration::from_secs(10);
 /// One VM.
 #[derive(Debug)]
 pub(super) struct Vm {
+    // What another host would need to take it over.
     pub(super) config: VmConfig,
     pub(super) life: Life,
     pub(super) since: Instant,
     /// What an administrator fixed that it holds.
     pub(super) pinned: Option<PageCount>,
+    grant: Grant,
+    /// What its guest may have touched.
+    pub(super) limit: Option<Limit>,
+    // What begins anew with each host.
     /// What the policy wants it to hold.
     pub(super) target: PageCount,
-    grant: Grant,
     /// The last question asked, and the last answered.
     asked: u64,
     answered: u64,
@@ -55,8 +59,6 @@ pub(super) struct Vm {
     pub(super) sampling: Sampling,
     /// How its balloon follows.
     balloon_watch: BalloonWatch,
-    /// What its guest may have touched.
-    pub(super) limit: Option<Limit>,
     /// How long it was stopped at its limit.
     blocked: Blocked,
     /// What its guest said last, with what it held then.

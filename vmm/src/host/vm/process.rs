@@ -265,7 +265,7 @@ fn adopt(host: &Host, id: VmId, spawned: Spawned, start: CheckedStart, memory_fi
         kill.notify_one();
     }
     // A child that has ended and was waited for has no number any more.
-    let (Some(vm), Some(pid)) = (state.vms.get_mut(&id), child.id()) else {
+    let (Some(vm), Some(pid)) = (state.durable.vms.get_mut(&id), child.id()) else {
         return;
     };
     let to_scan = ScannedVmSpec {
@@ -305,7 +305,14 @@ fn adopt(host: &Host, id: VmId, spawned: Spawned, start: CheckedStart, memory_fi
 /// Listens to a VM until its process has ended, then frees what it held.
 async fn attend(host: Host, id: VmId, mut child: Child, mut stderr: ErrorOutput) {
     let shared = |running: &Running| (Arc::clone(&running.link), Arc::clone(&running.kill));
-    let Some((link, kill)) = host.lock().vms.get(&id).and_then(Vm::running).map(shared) else {
+    let Some((link, kill)) = host
+        .lock()
+        .durable
+        .vms
+        .get(&id)
+        .and_then(Vm::running)
+        .map(shared)
+    else {
         return;
     };
     let mut last_words = None;
@@ -372,7 +379,7 @@ fn hear(host: &Host, id: VmId, message: FromVm, last_words: &mut Option<String>)
 
 pub(in crate::host) fn take_answer(host: &Host, id: VmId, said: Observation) -> bool {
     let mut state = host.lock();
-    let Some(vm) = state.vms.get_mut(&id) else {
+    let Some(vm) = state.durable.vms.get_mut(&id) else {
         return false;
     };
     let is_answer = vm.awaits(said.sequence);
@@ -415,7 +422,7 @@ async fn exit_status(child: &mut Child) -> Option<ExitStatus> {
 async fn free_memory(host: &Host, id: VmId) -> PageCount {
     let file = {
         let state = host.lock();
-        let running = state.vms.get(&id).and_then(Vm::running);
+        let running = state.durable.vms.get(&id).and_then(Vm::running);
         running.map(|running| Arc::clone(&running.memory_file))
     };
     let Some(file) = file else {
