@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::{fmt, io};
 use thiserror::Error;
 
-/// A wish that cannot be granted.
+/// A request that cannot be granted.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum HostError {

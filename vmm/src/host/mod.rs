@@ -25,26 +25,22 @@ mod error;
 mod events;
 mod figures;
 mod kernel;
-mod launch;
-mod link;
 mod metrics;
-mod orphans;
 mod publication;
 mod queue;
 mod rate_limit;
 pub mod recording;
+mod request;
 pub(crate) mod rotating;
 mod round;
 mod routes;
 pub mod runtime_dir;
-mod sampling;
 mod server;
 pub mod sharing;
 mod state;
 mod untrusted_stream;
 mod vm;
 mod web;
-mod wish;
 
 pub use error::HostError;
 pub use kernel::MachineMemory;
@@ -52,35 +48,24 @@ pub use server::serve;
 
 use crate::api::{
     BalloonRequest, EventView, ExplanationView, Figures, HistoryQuery, HistoryView, HostChange,
-    HostView, Overview, RunRequest, ScanChange, ScanPriority, VmChange, VmIdleTax, VmPhase, VmView,
+    HostView, Overview, ScanChange, ScanPriority, VmChange, VmIdleTax, VmView,
 };
-use crate::name::VmName;
 use crate::protocol::ToVm;
-use crate::vm::POWER_OFF_PATIENCE;
 use ::sharing::RateSettings;
 use console::Console;
-use page::{PageCount, VmId};
-use policy::{OVERHEAD, REBALANCE_INTERVAL, SAMPLE_PERIOD, TaxRate, VmSettings};
+use page::PageCount;
+use policy::{REBALANCE_INTERVAL, SAMPLE_PERIOD, TaxRate, VmSettings};
 use publication::Publication;
 use recording::Recorder;
+use request::{check_budget, new_period, new_rates, pinned, whole_pages, whole_pages_or};
 use runtime_dir::{Place, make_private_folders};
 use sharing::{Audit, Direction, PageSharing, Report};
-use state::{Beginning, State};
+use state::State;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
-use vm::Vm;
-use wish::{
-    check_budget, new_rates, new_rebalance_interval, new_sample_period, pinned, whole_pages,
-    whole_pages_or,
-};
-
-/// How long a VM may wait until its memory was taken from others.
-const MEMORY_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a VM process may take to end in order.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 /// How long shared pages may take to be brought home before the rest is left to go on by itself.
 const SHARING_PATIENCE: Duration = Duration::from_secs(30);
@@ -154,13 +139,6 @@ pub struct HttpOptions {
     pub log_token: bool,
 }
 
-/// A VM that has just been admitted.
-struct Admitted {
-    id: VmId,
-    name: VmName,
-    first_grant: oneshot::Receiver<PageCount>,
-}
-
 /// A running host; clones are the same one.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -214,17 +192,11 @@ impl Host {
             shared: Arc::new(Shared {
                 interval: options.interval,
                 place: place.clone(),
-                state: Mutex::new(State::new(Beginning {
-                    budget: options.budget,
+                state: Mutex::new(State::new(
+                    options,
                     machine,
-                    rates: options.rates,
-                    scan_priority: options.scan_priority,
-                    idle_tax: options.idle_tax,
-                    sample_period: options.sample_period,
-                    rebalance_interval: options.rebalance_interval,
-                    recorder: Recorder::new(place.decisions()),
-                    console_log: options.console_log.clone(),
-                })),
+                    Recorder::new(place.decisions()),
+                )),
                 answered: Notify::new(),
                 round_wanted: Notify::new(),
                 count: watch::Sender::new(0),
@@ -238,46 +210,6 @@ impl Host {
         };
         tokio::spawn(round::run(host.clone()));
         Ok(host)
-    }
-
-    /// Starts a VM and waits until its guest runs.
-    ///
-    /// # Errors
-    /// When the wish makes no sense, cannot be admitted, or the VM does not start.
-    pub async fn run(&self, request: RunRequest) -> Result<VmView, HostError> {
-        let Admitted {
-            id,
-            name,
-            first_grant,
-        } = self.admit_in_turn(request).await.inspect_err(|_| {
-            // A host that was started for this VM alone may end now.
-            self.shared.count.send_modify(|_| {});
-        })?;
-        self.shared.round_wanted.notify_one();
-        // A task of its own: a client that hangs up does not leave a VM half started.
-        let host = self.clone();
-        let starting = tokio::spawn(async move {
-            let granted = tokio::time::timeout(MEMORY_PATIENCE, first_grant).await;
-            let result = match granted {
-                Ok(Ok(_)) => launch::launch(&host, id).await,
-                Ok(Err(_)) => Err(HostError::EndedWhileWaiting(name)),
-                Err(_) => Err(HostError::NoMemoryInTime {
-                    name,
-                    seconds: MEMORY_PATIENCE.as_secs(),
-                    keepers: host.lock().keepers(),
-                }),
-            };
-            if result.is_err() {
-                host.remove(id, "was not started");
-            }
-            result
-        });
-        starting.await.map_err(|_ended| HostError::Stopping)??;
-        self.shared.round_wanted.notify_one();
-        let mut state = self.lock();
-        let name = state.vm(id)?.config.name.clone();
-        state.publish_change();
-        state.published.vm(name.as_str())
     }
 
     /// Everything there is to see.
@@ -374,27 +306,31 @@ impl Host {
 
     fn set_budget_and_rates(&self, change: &HostChange) -> Result<(), HostError> {
         let mut state = self.lock();
-        let budget = whole_pages_or(change.memory_bytes, state.budget)?;
+        let state = &mut *state;
+        let snapshot = state.snapshot();
+        let durable = &mut state.durable;
+        let budget = whole_pages_or(change.memory_bytes, durable.budget)?;
         check_budget(budget, state.machine)?;
-        policy::admit_budget(&state.snapshot(), budget)?;
-        let rates = new_rates(state.rates, change.scan)?;
-        let sample_period = new_sample_period(state.sample_period, change.sample_period_s)?;
-        let interval =
-            new_rebalance_interval(state.rebalance.interval, change.rebalance_interval_s)?;
-        (state.sample_period, state.rebalance.interval) = (sample_period, interval);
-        state.idle_tax = change.idle_tax_permille.unwrap_or(state.idle_tax);
-        let priority = change.scan.priority.unwrap_or(state.scan_priority);
-        if (rates, priority) != (state.rates, state.scan_priority) {
-            (state.rates, state.scan_priority) = (rates, priority);
+        policy::admit_budget(&snapshot, budget)?;
+        let rates = new_rates(durable.rates, change.scan)?;
+        let sample_period = new_period(durable.sample_period, change.sample_period_s)
+            .map_err(HostError::SamplePeriod)?;
+        durable.rebalance_interval =
+            new_period(durable.rebalance_interval, change.rebalance_interval_s)
+                .map_err(HostError::RebalanceInterval)?;
+        durable.sample_period = sample_period;
+        durable.idle_tax = change.idle_tax_permille.unwrap_or(durable.idle_tax);
+        let priority = change.scan.priority.unwrap_or(durable.scan_priority);
+        if (rates, priority) != (durable.rates, durable.scan_priority) {
+            (durable.rates, durable.scan_priority) = (rates, priority);
             self.shared.sharing.set_rates(rates, priority);
         }
-        if budget != state.budget {
+        if budget != durable.budget {
+            durable.budget = budget;
             // What was used before belongs to the old budget.
             state.used_max = state.used;
-            state.budget = budget;
-            state
-                .events
-                .add(None, format!("the budget is {budget} now"));
+            let what = format!("the budget is {budget} now");
+            state.events.add(None, what);
         }
         Ok(())
     }
@@ -471,7 +407,7 @@ impl Host {
     pub fn console(&self, name: &str) -> Result<Console, HostError> {
         let mut state = self.lock();
         let vm = state.find(name)?;
-        match &vm.running {
+        match vm.running() {
             Some(running) => Ok(running.console.clone()),
             None => Err(HostError::NotRunningYet(vm.config.name.clone())),
         }
@@ -508,133 +444,10 @@ impl Host {
             .map_err(|_taken| HostError::TooManyStreams)
     }
 
-    /// Ends a VM: in order if its process listens, by force if it does not. Returns when nothing
-    /// of it is left.
-    ///
-    /// # Errors
-    /// When there is no such VM, or it does not run yet.
-    pub async fn stop(&self, name: &str) -> Result<(), HostError> {
-        let (mut gone, kill, is_asked) = {
-            let mut state = self.lock();
-            let vm = state.find(name)?;
-            if vm.running.is_none() {
-                return Err(HostError::NotRunningYet(vm.config.name.clone()));
-            }
-            vm.phase = VmPhase::Stopping;
-            // The embedded guest has nothing to put in order.
-            let is_asked = vm.config.kernel.is_some() && vm.send(&ToVm::PressPowerButton);
-            if !is_asked {
-                vm.send(&ToVm::Stop);
-            }
-            (vm.gone.subscribe(), Arc::clone(&vm.kill), is_asked)
-        };
-        if is_asked
-            && tokio::time::timeout(POWER_OFF_PATIENCE, gone.wait_for(|gone| *gone))
-                .await
-                .is_err()
-            && let Ok(vm) = self.lock().find(name)
-        {
-            vm.send(&ToVm::Stop);
-        }
-        if tokio::time::timeout(STOP_PATIENCE, gone.wait_for(|gone| *gone))
-            .await
-            .is_err()
-        {
-            kill.notify_one();
-        }
-        // It fails only when the VM has gone altogether, which is what is waited for.
-        drop(gone.wait_for(|gone| *gone).await);
-        Ok(())
-    }
-
-    /// Ends every VM and admits no more.
-    pub async fn stop_all(&self) {
-        let names: Vec<VmName> = {
-            let mut state = self.lock();
-            state.stopping = true;
-            // Those that wait for memory need not wait any longer.
-            state
-                .vms
-                .values_mut()
-                .for_each(|vm| drop(vm.first_grant.take()));
-            state
-                .vms
-                .values()
-                .map(|vm| vm.config.name.clone())
-                .collect()
-        };
-        let stops = names.into_iter().map(|name| {
-            let host = self.clone();
-            tokio::spawn(async move { drop(host.stop(name.as_str()).await) })
-        });
-        for stop in stops.collect::<Vec<_>>() {
-            drop(stop.await);
-        }
-        // One that was still being started shows up when its start has ended.
-        let mut count = self.shared.count.subscribe();
-        while *count.borrow_and_update() > 0 {
-            let left: Vec<Arc<Notify>> = self
-                .lock()
-                .vms
-                .values()
-                .map(|vm| Arc::clone(&vm.kill))
-                .collect();
-            left.iter().for_each(|kill| kill.notify_one());
-            if tokio::time::timeout(STOP_PATIENCE, count.changed())
-                .await
-                .is_err()
-            {
-                tracing::warn!("a VM does not end");
-                return;
-            }
-        }
-    }
-
     /// How many VMs there are, as it changes.
     #[must_use]
     pub fn count(&self) -> watch::Receiver<usize> {
         self.shared.count.subscribe()
-    }
-
-    /// Admits a VM now, with its ticket if it has waited.
-    fn admit(&self, request: RunRequest, ticket: Option<u64>) -> Result<Admitted, HostError> {
-        let mut state = self.lock();
-        if state.stopping {
-            return Err(HostError::Stopping);
-        }
-        let config = state.config(request, ticket)?;
-        if !state.queue.is_turn_of(ticket) {
-            let count = state.queue.len();
-            return Err(HostError::OthersWait { count });
-        }
-        policy::admit(&state.snapshot(), &config.settings, OVERHEAD)?;
-        let starting = state.vms.values().filter(|vm| vm.running.is_none());
-        descriptors::check(starting.count(), config.console_log.is_some())?;
-        let (id, name) = (config.id, config.name.clone());
-        let (grant, first_grant) = oneshot::channel();
-        state.next_id += 1;
-        state.vms.insert(id, Vm::new(config, grant));
-        state.publish_change();
-        self.shared.count.send_replace(state.count());
-        Ok(Admitted {
-            id,
-            name,
-            first_grant,
-        })
-    }
-
-    /// Forgets a VM of which nothing is left; its memory is free from here on.
-    fn remove(&self, id: VmId, what: &str) {
-        let mut state = self.lock();
-        let Some(vm) = state.vms.remove(&id) else {
-            return;
-        };
-        state.events.add(Some(&vm.config.name), what);
-        state.publish_change();
-        self.shared.count.send_replace(state.count());
-        vm.gone.send_replace(true);
-        drop(state);
-        self.shared.round_wanted.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -4,7 +4,8 @@
 //! otherwise keep a large one out for ever. A place is kept by the request that waits for it, and is given
 //! up with it: when its client hangs up, or when it has waited as long as it would.
 
-use super::{Admitted, Host, HostError};
+use super::vm::Admitted;
+use super::{Host, HostError};
 use crate::api::{QueuedView, RunRequest};
 use crate::name::VmName;
 use std::collections::VecDeque;

@@ -2,12 +2,11 @@
 
 use super::Host;
 use super::recording::Decision;
-use super::sampling::Conditions;
 use super::state::State;
-use crate::api::VmPhase;
 use crate::host::sharing::account::{MemoryRound, VmRound};
 use crate::host::sharing::{Conditions as SharingConditions, PageSharing};
-use crate::host::vm::Vm;
+use crate::host::vm::sampling::Conditions;
+use crate::host::vm::{Life, Vm};
 use ::sharing::Pressure;
 use page::PageCount;
 use policy::{Plan, Step};
@@ -42,7 +41,7 @@ fn ask_all(host: &Host) {
     let round = state.round;
     let statistics = round.is_multiple_of(STATISTICS_EVERY);
     let recount = round.is_multiple_of(RECOUNT_EVERY);
-    for vm in state.vms.values_mut() {
+    for vm in state.durable.vms.values_mut() {
         vm.observe(round, recount, statistics);
     }
 }
@@ -50,7 +49,7 @@ fn ask_all(host: &Host) {
 async fn all_answered(host: &Host) {
     loop {
         let answered = host.shared.answered.notified();
-        if host.lock().vms.values().all(Vm::responding) {
+        if host.lock().durable.vms.values().all(Vm::responding) {
             return;
         }
         answered.await;
@@ -74,10 +73,10 @@ pub(super) fn act(host: &Host) {
 impl State {
     /// Reads what the kernel counts.
     fn measure(&mut self, sharing: &PageSharing, interval: Duration) {
-        self.vms.values_mut().for_each(Vm::read_use);
+        self.durable.vms.values_mut().for_each(Vm::read_use);
         self.watch_devices();
         let stored = sharing.stored();
-        let by_vms: PageCount = self.vms.values().map(|vm| vm.used.total()).sum();
+        let by_vms: PageCount = self.durable.vms.values().map(|vm| vm.used.total()).sum();
         self.used = by_vms + stored;
         self.used_max = self.used_max.max(self.used);
         self.samples += 1;
@@ -96,26 +95,26 @@ impl State {
             return;
         }
         self.measured = Instant::now();
-        self.vms.values_mut().for_each(Vm::watch_balloon);
+        self.durable.vms.values_mut().for_each(Vm::watch_balloon);
         self.watch_blocked();
         self.account_rounds += 1;
         let memory = MemoryRound {
-            budget: self.budget,
+            budget: self.durable.budget,
             used: self.used,
             stored,
         };
-        let rounds: Vec<VmRound> = self.vms.values().map(Vm::sharing_round).collect();
+        let rounds: Vec<VmRound> = self.durable.vms.values().map(Vm::sharing_round).collect();
         self.account
             .update(sharing.report(), &rounds, memory, interval, time);
-        for vm in self.vms.values_mut() {
+        for vm in self.durable.vms.values_mut() {
             vm.broken = self.account.broken(&vm.sharing_round());
         }
-        let free = self.budget.saturating_sub(self.used);
+        let free = self.durable.budget.saturating_sub(self.used);
         let pressure = match self.memory_state.orders().share_harder {
             true => Pressure::Short,
             false => Pressure::Plenty,
         };
-        let processes = self.vms.iter();
+        let processes = self.durable.vms.iter();
         sharing.adapt(SharingConditions {
             pace: self.account.reserve.pace,
             pressure,
@@ -128,7 +127,7 @@ impl State {
     }
 
     pub(super) fn watch_devices(&mut self) {
-        for vm in self.vms.values_mut() {
+        for vm in self.durable.vms.values_mut() {
             for what in vm.watch_devices() {
                 self.events.add(Some(&vm.config.name), what);
             }
@@ -136,7 +135,7 @@ impl State {
     }
 
     fn watch_blocked(&mut self) {
-        for vm in self.vms.values_mut() {
+        for vm in self.durable.vms.values_mut() {
             if let Some(what) = vm.watch_blocked() {
                 self.events.add(Some(&vm.config.name), what);
             }
@@ -145,14 +144,14 @@ impl State {
 
     /// Takes in what samples say, and asks for those that are due.
     fn sample(&mut self, sharing: &PageSharing) {
-        for (&id, vm) in &mut self.vms {
-            if vm.phase != VmPhase::Running {
+        for (&id, vm) in &mut self.durable.vms {
+            let Life::Running(_) = vm.life else {
                 continue;
-            }
+            };
             let report = self.account.report.vms.get(&id);
             let report = report.and_then(|report| report.sample);
             let conditions = Conditions {
-                period: self.sample_period,
+                period: self.durable.sample_period,
                 state: self.memory_state,
                 unlimited: vm.is_unlimited(),
                 stopped: vm.blocked_permille() > 0,
@@ -166,7 +165,7 @@ impl State {
 
     /// What to do, by what is known now.
     fn decide(&mut self) -> Decision {
-        let free = self.budget.saturating_sub(self.used);
+        let free = self.durable.budget.saturating_sub(self.used);
         let before = self.memory_state;
         self.memory_state = before.next(free, &self.thresholds());
         if self.memory_state != before {
@@ -175,6 +174,7 @@ impl State {
         }
         let mut snapshot = self.snapshot();
         let now = self.since.elapsed();
+        self.rebalance.interval = self.durable.rebalance_interval;
         // Settled first: a plan is replayed from what it was made of.
         let reason = self.rebalance.settle(&mut snapshot, now);
         self.planned = Instant::now();
@@ -195,11 +195,11 @@ impl State {
             ..
         } in &plan.steps
         {
-            let Some(vm) = self.vms.get_mut(id) else {
+            let Some(vm) = self.durable.vms.get_mut(id) else {
                 continue;
             };
             vm.target = *target;
-            let waits_on = vm.phase == VmPhase::Waiting && *grant == PageCount::ZERO;
+            let waits_on = matches!(vm.life, Life::Waiting(_)) && *grant == PageCount::ZERO;
             if !waits_on {
                 vm.grant(*grant);
             }

@@ -2,8 +2,9 @@
 
 use super::runtime_dir::{Claim, Place};
 use super::untrusted_stream::UntrustedStream;
+use super::vm::orphans;
 use super::web::{self, Hangup, Token, TokenFile};
-use super::{Host, HostError, HostOptions, HttpOptions, descriptors, orphans, routes};
+use super::{Host, HostError, HostOptions, HttpOptions, descriptors, routes};
 use axum::Router;
 use axum::serve::Listener;
 use hyper::Request;

@@ -1,5 +1,6 @@
 //! What a host knows at one moment: its VMs, its budget, and what was last measured.
 
+use super::HostOptions;
 use super::console_log;
 use super::error::{HostError, Keepers};
 use super::events::Events;
@@ -7,9 +8,9 @@ use super::figures::Record;
 use super::publication::Publication;
 use super::queue::Queue;
 use super::recording::{Decision, Recorder};
+use super::request::{command_line, network_cards, whole_pages};
 use super::sharing::account::Account;
 use super::vm::Vm;
-use super::wish::{command_line, network_cards, whole_pages};
 use crate::api::{ExplanationView, HostView, Overview, RunRequest, ScanPriority, SharingView};
 use crate::name::VmName;
 use crate::protocol::VmConfig;
@@ -26,12 +27,29 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// What another host would need to take the VMs over: nobody could tell it anew.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct Durable {
     pub(super) budget: PageCount,
-    pub(super) machine: PageCount,
     pub(super) vms: BTreeMap<VmId, Vm>,
     pub(super) next_id: u32,
+    /// How fast the scanner goes.
+    pub(super) rates: RateSettings,
+    pub(super) scan_priority: ScanPriority,
+    pub(super) idle_tax: TaxRate,
+    /// How long each sample is watched.
+    pub(super) sample_period: Duration,
+    /// How long targets hold if nothing happens.
+    pub(super) rebalance_interval: Duration,
+    /// Where what VMs print is kept, if nothing else is said of one.
+    console_log: Option<PathBuf>,
+}
+
+/// All that a host knows. But for `durable` it begins anew with each host.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) durable: Durable,
+    pub(super) machine: PageCount,
     /// Who waits to be admitted.
     pub(super) queue: Queue,
     pub(super) stopping: bool,
@@ -50,15 +68,8 @@ pub(super) struct State {
     pub(super) account: Account,
     /// How often that was measured.
     pub(super) account_rounds: u64,
-    /// How fast it scans.
-    pub(super) rates: RateSettings,
-    pub(super) scan_priority: ScanPriority,
     /// When that was last measured.
     pub(super) measured: Instant,
-    /// The tax on idle memory.
-    pub(super) idle_tax: TaxRate,
-    /// How long each sample is watched.
-    pub(super) sample_period: Duration,
     /// How short memory is.
     pub(super) memory_state: MemoryState,
     /// What was known when targets changed last.
@@ -68,32 +79,24 @@ pub(super) struct State {
     /// The last decision.
     pub(super) decision: Option<Decision>,
     pub(super) recorder: Recorder,
-    /// Where what VMs print is kept, if nothing else is said of one.
-    console_log: Option<PathBuf>,
-}
-
-/// What a state begins with.
-#[derive(Debug)]
-pub(super) struct Beginning {
-    pub(super) budget: PageCount,
-    pub(super) machine: PageCount,
-    pub(super) rates: RateSettings,
-    pub(super) scan_priority: ScanPriority,
-    pub(super) idle_tax: TaxRate,
-    pub(super) sample_period: Duration,
-    pub(super) rebalance_interval: Duration,
-    pub(super) recorder: Recorder,
-    pub(super) console_log: Option<PathBuf>,
 }
 
 impl State {
-    /// Nothing yet.
-    pub(super) fn new(beginning: Beginning) -> Self {
+    /// Of a host without VMs.
+    pub(super) fn new(options: &HostOptions, machine: PageCount, recorder: Recorder) -> Self {
         let mut state = Self {
-            budget: beginning.budget,
-            machine: beginning.machine,
-            vms: BTreeMap::new(),
-            next_id: 1,
+            durable: Durable {
+                budget: options.budget,
+                vms: BTreeMap::new(),
+                next_id: 1,
+                rates: options.rates,
+                scan_priority: options.scan_priority,
+                idle_tax: options.idle_tax,
+                sample_period: options.sample_period,
+                rebalance_interval: options.rebalance_interval,
+                console_log: options.console_log.clone(),
+            },
+            machine,
             queue: Queue::default(),
             stopping: false,
             since: Instant::now(),
@@ -107,17 +110,12 @@ impl State {
             published: Arc::default(),
             account: Account::default(),
             account_rounds: 0,
-            rates: beginning.rates,
-            scan_priority: beginning.scan_priority,
             measured: Instant::now(),
-            idle_tax: beginning.idle_tax,
-            sample_period: beginning.sample_period,
             memory_state: MemoryState::default(),
-            rebalance: Rebalance::every(beginning.rebalance_interval),
+            rebalance: Rebalance::every(options.rebalance_interval),
             planned: Instant::now(),
             decision: None,
-            recorder: beginning.recorder,
-            console_log: beginning.console_log,
+            recorder,
         };
         state.publish_change();
         state
@@ -130,7 +128,7 @@ impl State {
         };
         let excess = |(vm, step): (&VmSnapshot, &Step)| {
             let excess = vm.held().saturating_sub(step.target);
-            let name = self.vms.get(&vm.id)?.config.name.clone();
+            let name = self.durable.vms.get(&vm.id)?.config.name.clone();
             (vm.stage == Stage::Running && excess > PageCount::ZERO).then_some((name, excess))
         };
         let vms = snapshot.vms.iter().zip(&plan.steps);
@@ -140,37 +138,39 @@ impl State {
     }
 
     pub(super) fn thresholds(&self) -> Thresholds {
-        Thresholds::of(Scale::Sliding, self.budget)
+        Thresholds::of(Scale::Sliding, self.durable.budget)
     }
 
     pub(super) fn find(&mut self, name: &str) -> Result<&mut Vm, HostError> {
-        self.vms
+        self.durable
+            .vms
             .values_mut()
             .find(|vm| vm.config.name.as_str() == name)
             .ok_or_else(|| HostError::unknown_vm(name))
     }
 
     pub(super) fn vm(&self, id: VmId) -> Result<&Vm, HostError> {
-        self.vms
+        self.durable
+            .vms
             .get(&id)
             .ok_or_else(|| HostError::UnknownVm(id.to_string()))
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
         Snapshot {
-            budget: self.budget,
+            budget: self.durable.budget,
             saved: self.account.saved,
             kept: self.account.kept,
             keep_free: self.thresholds().keep_free(),
             swap: PageCount::ZERO,
-            idle_tax: self.idle_tax,
+            idle_tax: self.durable.idle_tax,
             state: self.memory_state,
-            unused: Some(self.budget.saturating_sub(self.used)),
+            unused: Some(self.durable.budget.saturating_sub(self.used)),
             balloon: Some(BalloonRound {
                 settings: BalloonSettings::default(),
                 elapsed_ms: u64::try_from(self.planned.elapsed().as_millis()).unwrap_or(u64::MAX),
             }),
-            vms: self.vms.values().map(Vm::snapshot).collect(),
+            vms: self.durable.vms.values().map(Vm::snapshot).collect(),
         }
     }
 
@@ -210,10 +210,10 @@ impl State {
         request: RunRequest,
         ticket: Option<u64>,
     ) -> Result<VmConfig, HostError> {
-        let id = VmId(self.next_id);
+        let id = VmId(self.durable.next_id);
         let name = self.name(&request)?;
         let is_waited_for = ticket.is_none() && self.queue.has(&name);
-        if is_waited_for || self.vms.values().any(|vm| vm.config.name == name) {
+        if is_waited_for || self.durable.vms.values().any(|vm| vm.config.name == name) {
             return Err(HostError::NameInUse(name));
         }
         let vcpus = request.vcpus.unwrap_or(1);
@@ -251,12 +251,12 @@ impl State {
         name: &VmName,
         wanted: Option<PathBuf>,
     ) -> Result<Option<PathBuf>, HostError> {
-        let usual = self.console_log.as_ref();
+        let usual = self.durable.console_log.as_ref();
         let usual = usual.map(|folder| folder.join(format!("{name}.log")));
         let Some(path) = wanted.or(usual) else {
             return Ok(None);
         };
-        let configs = self.vms.values().map(|vm| &vm.config);
+        let configs = self.durable.vms.values().map(|vm| &vm.config);
         let mut same = configs.filter(|config| {
             let log = config.console_log.as_ref();
             log.is_some_and(|log| console_log::are_one(log, &path))
@@ -281,7 +281,7 @@ impl State {
     fn name(&self, request: &RunRequest) -> Result<VmName, HostError> {
         match &request.name {
             Some(name) => Ok(name.clone()),
-            None => VmName::try_from(format!("vm-{}", self.next_id))
+            None => VmName::try_from(format!("vm-{}", self.durable.next_id))
                 .map_err(|error| HostError::BadRequest(error.to_string())),
         }
     }
@@ -289,13 +289,13 @@ impl State {
     /// A name for a VM that is to wait. Nobody else gets it meanwhile.
     pub(super) fn free_name(&mut self, request: &RunRequest) -> Result<VmName, HostError> {
         let name = self.name(request)?;
-        self.next_id += 1;
+        self.durable.next_id += 1;
         Ok(name)
     }
 
     /// VMs, and those that wait to be admitted.
     pub(super) fn count(&self) -> usize {
-        self.vms.len() + self.queue.len()
+        self.durable.vms.len() + self.queue.len()
     }
 
     fn settings(&self, request: &RunRequest) -> Result<VmSettings, HostError> {
@@ -316,17 +316,17 @@ impl State {
     }
 
     fn sharing_view(&self) -> SharingView {
-        let broken = self.vms.values().map(|vm| vm.broken).sum();
+        let broken = self.durable.vms.values().map(|vm| vm.broken).sum();
         SharingView {
-            rates: self.rates,
-            priority: self.scan_priority,
+            rates: self.durable.rates,
+            priority: self.durable.scan_priority,
             ..self.account.view(broken)
         }
     }
 
     /// Everything there is to see, before it has its number and time.
     pub(super) fn overview(&self) -> Overview {
-        let vms = self.vms.values().map(|vm| vm.view(&self.account));
+        let vms = self.durable.vms.values().map(|vm| vm.view(&self.account));
         Overview {
             publication: 0,
             time_ms: 0,
@@ -342,27 +342,32 @@ impl State {
             keep_free: PageCount::ZERO,
             ..self.snapshot()
         };
-        let configured: PageCount = self.vms.values().map(|vm| vm.config.settings.size).sum();
+        let configured: PageCount = self
+            .durable
+            .vms
+            .values()
+            .map(|vm| vm.config.settings.size)
+            .sum();
         HostView {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             uptime_s: self.since.elapsed().as_secs_f64(),
-            budget_bytes: self.budget.bytes(),
+            budget_bytes: self.durable.budget.bytes(),
             used_bytes: self.used.bytes(),
             used_max_bytes: self.used_max.bytes(),
             samples: self.samples,
             free_bytes: snapshot.free().bytes(),
             promised_bytes: snapshot.promised().bytes(),
             configured_bytes: configured.bytes(),
-            overcommit: ratio(configured, self.budget) - 1.0,
+            overcommit: ratio(configured, self.durable.budget) - 1.0,
             state_sum_violations: self.state_sum_violations,
             sharing: self.sharing_view(),
             state: self.memory_state,
             min_free_bytes: self.thresholds().clear.bytes(),
             state_below: self.thresholds().into(),
-            idle_tax_permille: self.idle_tax,
-            sample_period_s: self.sample_period.as_secs(),
-            rebalance_interval_s: self.rebalance.interval.as_secs(),
+            idle_tax_permille: self.durable.idle_tax,
+            sample_period_s: self.durable.sample_period.as_secs(),
+            rebalance_interval_s: self.durable.rebalance_interval.as_secs(),
             events: self.events.list(),
         }
     }

@@ -2,9 +2,11 @@
 //! each of its queues.
 
 use crate::event::Event;
+use crate::memory::agent::AgentHandle;
 use crate::memory::ram::GuestRam;
-use crate::protocol::{DiskSpec, NetConfig, NetState};
-use crate::virtio::blk::{Disk, DiskWires, EngineKind};
+use crate::protocol::{NetConfig, NetState};
+use crate::virtio::balloon::Balloon;
+use crate::virtio::blk::{Disk, DiskImage, DiskWires, EngineKind};
 use crate::virtio::mmio::MmioTransport;
 use crate::virtio::net::{Net, NetSpec, NetThread, Tap};
 use crate::virtio::rng::Rng;
@@ -12,6 +14,7 @@ use crate::virtio::{Device, Interrupt, Served};
 use crate::vm::bus::{DeviceSlot, MOST_DEVICES};
 use crate::vm::error::VmError;
 use crate::vm::machine::Machine;
+use page::PageCount;
 use std::io;
 use std::sync::Arc;
 
@@ -54,14 +57,14 @@ impl RunningNet {
 
 /// What a device is connected by.
 #[derive(Debug)]
-pub(super) struct Wires {
-    pub(super) interrupt: Interrupt,
+struct Wires {
+    interrupt: Interrupt,
     /// An event for each queue, which becomes ready when the guest notifies it.
-    pub(super) queues: Vec<Event>,
+    queues: Vec<Event>,
 }
 
 impl Wires {
-    pub(super) fn new(queues: usize) -> Result<Self, VmError> {
+    fn new(queues: usize) -> Result<Self, VmError> {
         let events: io::Result<Vec<Event>> = (0..queues).map(|_| Event::new()).collect();
         Ok(Self {
             interrupt: Interrupt::new().map_err(VmError::StartThread)?,
@@ -81,11 +84,9 @@ impl<'a> Devices<'a> {
     }
 
     /// Connects a device whose queues are served by a thread of its own.
-    pub(super) fn add(&mut self, device: Arc<dyn Device>, wires: &Wires) -> Result<(), VmError> {
+    fn add(&mut self, device: Arc<dyn Device>, wires: &Wires) -> Result<(), VmError> {
         let number = u32::try_from(self.transports.len()).unwrap_or(u32::MAX);
-        if number >= MOST_DEVICES {
-            return Err(VmError::TooManyDevices);
-        }
+        assert!(number < MOST_DEVICES, "counted before they were opened");
         self.machine
             .connect_device(DeviceSlot(number), &wires.interrupt, &wires.queues)?;
         let (interrupt, memory) = (wires.interrupt.clone(), self.ram.memory().clone());
@@ -96,7 +97,7 @@ impl<'a> Devices<'a> {
     }
 
     /// Connects a device whose queues the main thread serves.
-    pub(super) fn add_served<D: Served + 'static>(
+    fn add_served<D: Served + 'static>(
         &mut self,
         device: &Arc<D>,
         wires: &Wires,
@@ -111,16 +112,37 @@ impl<'a> Devices<'a> {
         Ok(())
     }
 
+    /// Connects the balloon.
+    pub(super) fn add_balloon(
+        &mut self,
+        agent: AgentHandle,
+        target: PageCount,
+    ) -> Result<Arc<Balloon>, VmError> {
+        let wires = Wires::new(Balloon::QUEUES)?;
+        let interrupt = wires.interrupt.clone();
+        let balloon = Arc::new(Balloon::new(self.ram.clone(), agent, interrupt, target));
+        self.add_served(&balloon, &wires)?;
+        Ok(balloon)
+    }
+
     /// Connects the network cards, each with a thread of its own.
-    pub(super) fn add_nets(&mut self, configs: &[NetConfig]) -> Result<Vec<RunningNet>, VmError> {
-        let cards = configs.iter().enumerate();
+    pub(super) fn add_nets(
+        &mut self,
+        configs: &[NetConfig],
+        taps: Vec<Tap>,
+    ) -> Result<Vec<RunningNet>, VmError> {
+        let cards = configs.iter().zip(taps).enumerate();
         cards
-            .map(|(index, config)| self.add_net(index, config))
+            .map(|(index, (config, tap))| self.add_net(index, config, tap))
             .collect()
     }
 
-    fn add_net(&mut self, index: usize, config: &NetConfig) -> Result<RunningNet, VmError> {
-        let tap = Tap::open(&config.tap)?;
+    fn add_net(
+        &mut self,
+        index: usize,
+        config: &NetConfig,
+        tap: Tap,
+    ) -> Result<RunningNet, VmError> {
         let spec = NetSpec {
             mac: config.mac,
             mtu: tap.mtu(),
@@ -141,16 +163,16 @@ impl<'a> Devices<'a> {
     }
 
     /// Connects disks, each of which has a thread of its own.
-    pub(super) fn add_disks(&mut self, specs: &[DiskSpec]) -> Result<Vec<Arc<Disk>>, VmError> {
+    pub(super) fn add_disks(&mut self, images: Vec<DiskImage>) -> Result<Vec<Arc<Disk>>, VmError> {
         let mut disks = Vec::new();
-        for (number, spec) in specs.iter().enumerate() {
+        for (number, image) in images.into_iter().enumerate() {
             let wires = Wires::new(Disk::QUEUES)?;
             let to_disk = DiskWires {
                 memory: self.ram.memory().clone(),
                 interrupt: wires.interrupt.clone(),
                 notified: wires.queues[0].clone(),
             };
-            let disk = Arc::new(Disk::start(spec, number, to_disk, EngineKind::Best)?);
+            let disk = Arc::new(Disk::start(image, number, to_disk, EngineKind::Best)?);
             self.add(Arc::clone(&disk) as Arc<dyn Device>, &wires)?;
             disks.push(disk);
         }

@@ -37,8 +37,7 @@ pub(super) struct Machine {
 
 impl Machine {
     /// Makes a virtual machine with the given memory.
-    pub(super) fn new(ram: &GuestRam) -> Result<Self, VmError> {
-        let kvm = open_kvm()?;
+    pub(super) fn new(kvm: Kvm, ram: &GuestRam) -> Result<Self, VmError> {
         let vm = kvm.create_vm().map_err(refused("make a virtual machine"))?;
         vm.set_tss_address(KVM_PRIVATE_PAGES)
             .map_err(refused("place its private pages"))?;
@@ -130,7 +129,8 @@ impl Machine {
     }
 }
 
-fn open_kvm() -> Result<Kvm, VmError> {
+/// Opens KVM, and looks whether it can do all that is needed.
+pub(super) fn open_kvm() -> Result<Kvm, VmError> {
     let kvm = Kvm::new().map_err(VmError::OpenKvm)?;
     match kvm.get_api_version() {
         KVM_API_VERSION => {}

@@ -12,7 +12,7 @@
 //! * The main thread serves the device queues, but for disks and network cards, each of which has a
 //!   thread of its own; a vCPU thread only reads and writes registers.
 //! * Nothing here decides how much memory the guest should have. A limit that the host sets is kept by
-//!   stopping the vCPUs (`warden`).
+//!   stopping the vCPUs (`throttle`).
 
 mod boot;
 mod bus;
@@ -24,8 +24,8 @@ pub mod error;
 mod gate;
 mod machine;
 mod process;
+mod throttle;
 mod vcpu;
-mod warden;
 
 pub use boot::EMBEDDED_GUEST;
 pub use devices::MOST_NETS;

@@ -1,14 +1,13 @@
 //! Whatever a VM process says, its host goes on: from the door to all that clients can see.
 
 use super::*;
-use crate::api::{HistoryQuery, VmPhase};
+use crate::api::HistoryQuery;
 use crate::host::console::Console;
-use crate::host::launch::take_answer;
-use crate::host::link::Link;
 use crate::host::metrics;
 use crate::host::round::act;
 use crate::host::runtime_dir::Place;
-use crate::host::vm::{Running, Vm};
+use crate::host::vm::process::take_answer;
+use crate::host::vm::{Life, Link, Running, Vm};
 use crate::host::{Host, HostOptions};
 use crate::protocol::{
     Channel, DiskCounters, DiskFigures, GuestStatistics, NetConfig, NetState, OnHostDeath, ToVm,
@@ -22,7 +21,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 const SIZE: PageCount = PageCount::from_mebibytes(64);
 const VM: VmId = VmId(1);
@@ -220,8 +219,7 @@ fn add_vm(host: &Host) -> (Channel, UnixStream) {
     let (ours, theirs) = Channel::pair().unwrap();
     let (our_console, their_console) = UnixStream::pair().unwrap();
     let mut vm = Vm::new(config(), oneshot::channel().0);
-    vm.phase = VmPhase::Running;
-    vm.running = Some(Running {
+    vm.life = Life::Running(Running {
         pid: std::process::id(),
         link: Arc::new(Link::new(ours).unwrap()),
         console: Console::new(our_console, None),
@@ -231,8 +229,10 @@ fn add_vm(host: &Host) -> (Channel, UnixStream) {
         since: Instant::now(),
         start_us: 0,
         userfault_pages: SIZE,
+        kill: Arc::default(),
+        gone: watch::Sender::new(()),
     });
-    host.lock().vms.insert(VM, vm);
+    host.lock().durable.vms.insert(VM, vm);
     (theirs, their_console)
 }
 
@@ -244,6 +244,7 @@ fn answer(host: &Host, channel: &Channel, mut said: Observation) {
         state.round
     };
     host.lock()
+        .durable
         .vms
         .get_mut(&VM)
         .unwrap()

@@ -90,7 +90,7 @@ impl State {
     }
 
     fn id_of(&self, name: &VmName) -> Result<VmId, HostError> {
-        let mut configs = self.vms.values().map(|vm| &vm.config);
+        let mut configs = self.durable.vms.values().map(|vm| &vm.config);
         let found = configs.find(|config| config.name == *name);
         found
             .map(|config| config.id)

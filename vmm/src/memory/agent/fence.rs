@@ -15,8 +15,9 @@ use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
+/// The userfaultfds and the pagemap of this process.
 #[derive(Debug)]
-pub(super) struct Fence {
+pub(crate) struct Fence {
     guard: Userfault,
     tracker: Userfault,
     pagemap: Pagemap,
@@ -24,7 +25,7 @@ pub(super) struct Fence {
 
 impl Fence {
     /// Registers all of a guest's memory with the tracker.
-    pub(super) fn new(ram: &GuestRam) -> Result<Self, MemoryError> {
+    pub(crate) fn new(ram: &GuestRam) -> Result<Self, MemoryError> {
         let fence = Self {
             guard: Userfault::guard()?,
             tracker: Userfault::tracker()?,

@@ -20,7 +20,7 @@ use crate::memory::store::StoreView;
 use crate::protocol::ChannelError;
 use crate::protocol::SharingCounters;
 use crate::protocol::page_sharing::{FromAgent, SharingSocket, ToAgent};
-use fence::Fence;
+pub(crate) use fence::Fence;
 use page::{Gfn, GfnRange, PAGE_SIZE, PageCount};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -110,7 +110,15 @@ impl AgentHandle {
     /// # Errors
     /// When the kernel gives no userfaultfd, or it turns out not to stop a writer.
     pub fn start(ram: &GuestRam, scanner: Option<SharingSocket>) -> Result<Self, MemoryError> {
-        let fence = Fence::new(ram)?;
+        Self::start_behind(Fence::new(ram)?, ram, scanner)
+    }
+
+    /// As [`Self::start`], with a fence that was opened before.
+    pub(crate) fn start_behind(
+        fence: Fence,
+        ram: &GuestRam,
+        scanner: Option<SharingSocket>,
+    ) -> Result<Self, MemoryError> {
         let wake = Event::new().map_err(MemoryError::StartAgent)?;
         let (requests, inbox) = channel();
         let counters = Arc::new(AgentCounters::default());

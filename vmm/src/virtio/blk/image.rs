@@ -105,7 +105,7 @@ fn can_be_made(path: &Path) -> bool {
 
 /// A file that is this VM's disk for as long as this lives.
 #[derive(Clone, Debug)]
-pub(super) struct DiskImage {
+pub struct DiskImage {
     pub(super) file: Arc<File>,
     pub(super) spec: DiskSpec,
     pub(super) geometry: Geometry,
@@ -117,7 +117,7 @@ impl DiskImage {
     ///
     /// # Errors
     /// Says what is wrong with the file, and the remedy.
-    pub(super) fn open(spec: &DiskSpec) -> Result<Self, DiskError> {
+    pub fn open(spec: &DiskSpec) -> Result<Self, DiskError> {
         let path = &spec.path;
         let mut file = open(spec)?;
         let examine = |source| DiskError::Examine {

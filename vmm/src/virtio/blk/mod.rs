@@ -26,13 +26,12 @@ mod wire;
 mod worker;
 
 pub use engine::EngineKind;
-pub use image::DiskError;
+pub use image::{DiskError, DiskImage};
 pub use worker::DiskWires;
 
 use super::{Device, lock};
 use crate::event::Event;
 use crate::protocol::{DiskCounters, DiskFigures, DiskSpec};
-use image::DiskImage;
 use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -59,19 +58,19 @@ impl Disk {
     /// How many queues it has.
     pub const QUEUES: usize = QUEUE_SIZES.len();
 
-    /// Opens and locks a disk, and starts its thread: `disk0` for number 0.
+    /// Starts the thread of a disk: `disk0` for number 0.
     ///
     /// # Errors
-    /// Says what is wrong with the file, and the remedy.
+    /// When there can be no thread.
     pub fn start(
-        spec: &DiskSpec,
+        image: DiskImage,
         number: usize,
         wires: DiskWires,
         engine: EngineKind,
     ) -> Result<Self, DiskError> {
-        let image = DiskImage::open(spec)?;
+        let path = image.spec.path.clone();
         let no_thread = |source| DiskError::StartThread {
-            path: spec.path.clone(),
+            path: path.clone(),
             source,
         };
         let wake = Event::new().map_err(no_thread)?;
@@ -82,7 +81,7 @@ impl Disk {
             last_error: None,
         };
         let disk = Self {
-            features: offered(spec),
+            features: offered(&image.spec),
             config: image.geometry.config_space(),
             figures: Arc::new(Mutex::new(figures)),
             orders,

@@ -6,7 +6,7 @@ mod hostile;
 mod threads;
 
 use super::wire::{F_DISCARD, F_FLUSH, F_WRITE_ZEROES, SECTOR};
-use super::{Disk, DiskWires, EngineKind};
+use super::{Disk, DiskImage, DiskWires, EngineKind};
 use crate::event::Event;
 use crate::memory::ram::GuestRam;
 use crate::protocol::{DiskCounters, DiskSpec};
@@ -105,7 +105,8 @@ impl Bench {
         let mut spec = spec(file.path());
         change(&mut spec);
         let mut driver = FakeDriver::with_device(size, |ram, interrupt| {
-            Disk::start(&spec, 0, wires(ram, interrupt), engine).unwrap()
+            let image = DiskImage::open(&spec).unwrap();
+            Disk::start(image, 0, wires(ram, interrupt), engine).unwrap()
         });
         let features = match spec.read_only {
             true => VERSION_1 | F_FLUSH,

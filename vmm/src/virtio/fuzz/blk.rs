@@ -3,7 +3,7 @@
 use super::{Input, RandomGuest, low};
 use crate::event::Event;
 use crate::protocol::DiskSpec;
-use crate::virtio::blk::{Disk, DiskWires, EngineKind};
+use crate::virtio::blk::{Disk, DiskImage, DiskWires, EngineKind};
 use crate::virtio::fake_driver::{
     FIRST_FREE_PAGE, FakeDriver, LARGEST_QUEUE, VERSION_1, table_address,
 };
@@ -64,7 +64,8 @@ impl Guest {
                 interrupt: interrupt.clone(),
                 notified: Event::new().expect("an event descriptor"),
             };
-            Disk::start(&spec, 0, wires, engine).expect("a disk")
+            let image = DiskImage::open(&spec).expect("a disk");
+            Disk::start(image, 0, wires, engine).expect("its thread")
         });
         let mut guest = Self {
             driver,

@@ -4,8 +4,17 @@ use crate::memory::ram::{GAP_START, GuestRam};
 use crate::regular_file;
 use crate::vm::error::VmError;
 use page::{PAGE_SIZE, PageCount};
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use vm_memory::{Bytes, GuestAddress};
+
+/// The file, opened.
+#[derive(Debug)]
+pub(super) struct InitrdFile {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
 
 /// Where it lies in guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,38 +23,40 @@ pub(super) struct Initrd {
     pub(super) bytes: u64,
 }
 
-impl Initrd {
-    /// Loads it below `highest`, the last byte that it may use, and not below `lowest`.
-    pub(super) fn load(
-        path: &Path,
-        ram: &GuestRam,
-        lowest: u64,
-        highest: u64,
-    ) -> Result<Self, VmError> {
+impl InitrdFile {
+    pub(super) fn open(path: &Path) -> Result<Self, VmError> {
         let cannot_read = |source| VmError::ReadInitrd {
             path: path.into(),
             source,
         };
-        let mut file = regular_file::open(path).map_err(cannot_read)?;
-        let metadata = file.metadata().map_err(cannot_read)?;
-        if metadata.len() == 0 {
-            return Err(VmError::EmptyInitrd(path.into()));
+        let file = regular_file::open(path).map_err(cannot_read)?;
+        let bytes = file.metadata().map_err(cannot_read)?.len();
+        let path = path.to_owned();
+        match bytes {
+            0 => Err(VmError::EmptyInitrd(path)),
+            _ => Ok(Self { path, file, bytes }),
         }
-        let initrd =
-            Self::place(metadata.len(), ram.layout().size(), lowest, highest).ok_or_else(|| {
-                VmError::InitrdTooLarge {
-                    path: path.into(),
-                    bytes: metadata.len(),
-                    size: ram.layout().size(),
-                }
-            })?;
-        let count = usize::try_from(initrd.bytes).unwrap_or(usize::MAX);
+    }
+
+    /// Loads it below `highest`, the last byte that it may use, and not below `lowest`.
+    pub(super) fn load(self, ram: &GuestRam, lowest: u64, highest: u64) -> Result<Initrd, VmError> {
+        let Self {
+            path,
+            mut file,
+            bytes,
+        } = self;
+        let size = ram.layout().size();
+        let too_large = VmError::InitrdTooLarge { path, bytes, size };
+        let initrd = Initrd::place(bytes, size, lowest, highest).ok_or(too_large)?;
+        let count = usize::try_from(bytes).unwrap_or(usize::MAX);
         ram.memory()
             .read_exact_volatile_from(GuestAddress(initrd.start), &mut file, count)
             .map_err(VmError::TouchRam)?;
         Ok(initrd)
     }
+}
 
+impl Initrd {
     /// None if it does not fit.
     fn place(bytes: u64, size: PageCount, lowest: u64, highest: u64) -> Option<Self> {
         let low_end = size.bytes().min(GAP_START.0 * PAGE_SIZE);

@@ -59,7 +59,7 @@ pub(super) fn is_bzimage(start: &[u8]) -> bool {
 pub(super) fn load(
     path: &Path,
     file: &mut File,
-    boot: &Boot<'_>,
+    boot: Boot<'_>,
     ram: &GuestRam,
 ) -> Result<LongModeEntry, VmError> {
     let cannot_load = |source| VmError::LoadKernel {
@@ -80,7 +80,7 @@ pub(super) fn load(
     let highest = header.initrd_addr_max.into();
     let initrd = boot
         .initrd
-        .map(|path| Initrd::load(path, ram, kernel_end, highest))
+        .map(|file| file.load(ram, kernel_end, highest))
         .transpose()?;
     write_parameters(header, initrd, boot.map, ram).map_err(VmError::TouchRam)?;
     write_page_tables(ram).map_err(VmError::TouchRam)?;

@@ -16,7 +16,7 @@ use crate::protocol::VmConfig;
 use crate::regular_file;
 use crate::vm::bus::DeviceSlot;
 use crate::vm::error::VmError;
-use initrd::Initrd;
+use initrd::{Initrd, InitrdFile};
 pub(super) use linux::LongModeEntry;
 use linux_loader::loader::KernelLoader;
 use linux_loader::loader::elf::start_info::{
@@ -27,7 +27,7 @@ use memory_map::Stretch;
 use page::{PAGE_SIZE, PageCount};
 use std::fs::File;
 use std::io::{Cursor, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use vm_memory::{Bytes, GuestAddress, ReadVolatile};
 
 /// Longest kernel command line in bytes, with the terminating zero.
@@ -61,38 +61,68 @@ pub(super) enum Entry {
 #[derive(Debug)]
 struct Boot<'a> {
     command_line: String,
-    initrd: Option<&'a Path>,
+    initrd: Option<InitrdFile>,
     map: &'a [Stretch],
+}
+
+/// A kernel that the user gave, and what it starts with: opened.
+#[derive(Debug)]
+pub(super) struct KernelFiles {
+    path: PathBuf,
+    kernel: File,
+    is_bzimage: bool,
+    initrd: Option<InitrdFile>,
+}
+
+impl KernelFiles {
+    /// None for the embedded guest.
+    pub(super) fn open(config: &VmConfig) -> Result<Option<Self>, VmError> {
+        let Some(path) = &config.kernel else {
+            return Ok(None);
+        };
+        let (kernel, start) = open(path)?;
+        Ok(Some(Self {
+            path: path.clone(),
+            kernel,
+            is_bzimage: linux::is_bzimage(&start),
+            initrd: config.initrd.as_deref().map(InitrdFile::open).transpose()?,
+        }))
+    }
 }
 
 /// Loads the VM's kernel and all it is told.
 pub(super) fn load(
     config: &VmConfig,
+    files: Option<KernelFiles>,
     ram: &GuestRam,
     devices: &[DeviceSlot],
 ) -> Result<Entry, VmError> {
-    let Some(path) = &config.kernel else {
+    let Some(files) = files else {
         let mut image = Cursor::new(EMBEDDED_GUEST);
         let boot = Boot {
             command_line: command_line(config, devices),
             initrd: None,
             map: &memory_map::plain(ram.layout()),
         };
-        return load_elf(Path::new("embedded guest"), &mut image, &boot, ram);
+        return load_elf(Path::new("embedded guest"), &mut image, boot, ram);
     };
     acpi::write(ram.memory(), config.vcpus, devices).map_err(VmError::TouchRam)?;
     reset::write(ram.memory()).map_err(VmError::TouchRam)?;
-    let (mut file, start) = open(path)?;
-    let is_bzimage = linux::is_bzimage(&start);
+    let KernelFiles {
+        path,
+        mut kernel,
+        is_bzimage,
+        initrd,
+    } = files;
     let boot = Boot {
         // Linux reads ACPI; of an ELF file nobody knows what it reads.
         command_line: command_line(config, if is_bzimage { &[] } else { devices }),
-        initrd: config.initrd.as_deref(),
+        initrd,
         map: &memory_map::of_a_pc(ram.layout()),
     };
     match is_bzimage {
-        true => linux::load(path, &mut file, &boot, ram).map(Entry::Long),
-        false => load_elf(path, &mut file, &boot, ram),
+        true => linux::load(&path, &mut kernel, boot, ram).map(Entry::Long),
+        false => load_elf(&path, &mut kernel, boot, ram),
     }
 }
 
@@ -113,7 +143,7 @@ fn open(path: &Path) -> Result<(File, Vec<u8>), VmError> {
 fn load_elf<F: ReadVolatile + Read + Seek>(
     path: &Path,
     file: &mut F,
-    boot: &Boot<'_>,
+    boot: Boot<'_>,
     ram: &GuestRam,
 ) -> Result<Entry, VmError> {
     let loaded =
@@ -128,7 +158,7 @@ fn load_elf<F: ReadVolatile + Read + Seek>(
     write_command_line(&boot.command_line, COMMAND_LINE_LIMIT, ram)?;
     let initrd = boot
         .initrd
-        .map(|path| Initrd::load(path, ram, loaded.kernel_end, u32::MAX.into()))
+        .map(|file| file.load(ram, loaded.kernel_end, u32::MAX.into()))
         .transpose()?;
     write_start_info(initrd, boot.map, ram).map_err(VmError::TouchRam)?;
     Ok(Entry::Protected {

@@ -46,7 +46,8 @@ fn bench_and_event(engine: EngineKind) -> (Bench, Event) {
             notified: notified.clone(),
             ..wires(ram, interrupt)
         };
-        Disk::start(&spec(file.path()), 0, wires, engine).unwrap()
+        let image = DiskImage::open(&spec(file.path())).unwrap();
+        Disk::start(image, 0, wires, engine).unwrap()
     });
     (Bench { driver, file }, notified)
 }

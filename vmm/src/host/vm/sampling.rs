@@ -11,8 +11,8 @@
 //! Pages mapped from the store are not sampled (see `memory::agent::sample`). They are taken to be touched
 //! as much as the private ones: to call them idle would tax a VM for what it shares.
 
-use super::sharing::{SampleOrder, SampleReport};
 use crate::api::WorkingSetView;
+use crate::host::sharing::{SampleOrder, SampleReport};
 use page::{PageCount, PageStates};
 use policy::{
     ActiveSet, Fraction, GuestFigures, MemoryState, Population, Precision, Sample, SampleLimits,
@@ -29,7 +29,7 @@ const BEGIN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The sampling of one VM.
 #[derive(Debug, Default)]
-pub(super) struct Sampling {
+pub(in crate::host) struct Sampling {
     working_set: WorkingSet,
     /// The sample that was asked for last, and when.
     number: u64,
@@ -50,18 +50,18 @@ pub(super) struct Sampling {
 
 /// What the next sample depends on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Conditions {
-    pub(super) period: Duration,
-    pub(super) state: MemoryState,
+pub(in crate::host) struct Conditions {
+    pub(in crate::host) period: Duration,
+    pub(in crate::host) state: MemoryState,
     /// Whether the VM gets all that it may hold.
-    pub(super) unlimited: bool,
+    pub(in crate::host) unlimited: bool,
     /// Whether the VM was stopped for some of the time since the last look.
-    pub(super) stopped: bool,
+    pub(in crate::host) stopped: bool,
 }
 
 impl Sampling {
     /// Takes in how the sample stands. A sample to ask for now, if one is due.
-    pub(super) fn update(
+    pub(in crate::host) fn update(
         &mut self,
         report: Option<SampleReport>,
         states: &PageStates,

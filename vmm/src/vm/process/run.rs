@@ -1,65 +1,41 @@
-//! A VM process from its first message to its end: builds the machine, then waits for whatever
-//! comes first, a message, console input or room for output, a notified queue, a signal or the guest's end.
+//! Waits for whatever comes first: a message, console input or room for output, a notified queue, a signal or the
+//! guest's end.
 //!
 //! A signal that tells the process to end does what the host's `stop` does: a kernel's power button is pressed and
 //! it has some time, the embedded guest has nothing to put in order.
 
+use super::ignore_gone_host;
 use crate::event::Event as Wake;
 use crate::memory::agent::AgentHandle;
 use crate::memory::ram::GuestRam;
-use crate::protocol::page_sharing::SharingSocket;
 use crate::protocol::{
-    BalloonView, Channel, ChannelError, Description, FromVm, Observation, OnHostDeath, Received,
-    ToVm, UNASKED, VmConfig, VmCounters,
+    BalloonView, Channel, ChannelError, Description, FromVm, Observation, OnHostDeath, ToVm,
+    UNASKED, VmConfig, VmCounters,
 };
 use crate::virtio::balloon::Balloon;
 use crate::virtio::blk::Disk;
-use crate::vm::boot;
 use crate::vm::bus::Bus;
-use crate::vm::console::{Backlog, Console, InputState};
-use crate::vm::devices::{Devices, RunningNet, ServedQueue, Wires};
+use crate::vm::console::{Backlog, InputState};
+use crate::vm::devices::{RunningNet, ServedQueue};
 use crate::vm::end_signals::EndSignals;
 use crate::vm::error::VmError;
 use crate::vm::gate::Gate;
 use crate::vm::machine::Machine;
-use crate::vm::vcpu::{self, Ending};
-use crate::vm::warden::Warden;
+use crate::vm::throttle::Throttle;
+use crate::vm::vcpu::Ending;
 use rustix::event::Timespec;
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 /// How long a kernel has to switch itself off when its power button is pressed.
 pub const POWER_OFF_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a VM's end may wait for whoever reads the guest's last words.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(100);
-
-/// Runs the VM that the host at `channel` describes; its console is at `console`.
-///
-/// # Errors
-/// When the VM cannot start or go on. The host has been told then, if it is still there.
-pub fn main(channel: Channel, console: OwnedFd) -> Result<(), VmError> {
-    let result = EndSignals::take()
-        .map_err(VmError::StartThread)
-        .and_then(|signals| start(&channel, console, signals)?.run());
-    if let Err(error) = &result {
-        let error = crate::error_chain(error);
-        ignore_gone_host(channel.send(&FromVm::Failed { error }, &[]));
-    }
-    result
-}
-
-/// The host may have died: the VM's own end is the same then.
-fn ignore_gone_host(sent: Result<(), ChannelError>) {
-    if let Err(error) = sent {
-        tracing::debug!("the host is not there: {error}");
-    }
-}
 
 /// What the main thread waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,128 +76,29 @@ impl Source {
     }
 }
 
-/// A running VM.
-struct Process<'a> {
-    channel: &'a Channel,
-    config: VmConfig,
-    start_us: u64,
-    ram: GuestRam,
-    agent: AgentHandle,
-    bus: Arc<Bus>,
-    balloon: Arc<Balloon>,
-    nets: Vec<RunningNet>,
-    disks: Vec<Arc<Disk>>,
-    queues: Vec<ServedQueue>,
-    power_button: Wake,
-    warden: Warden,
-    endings: Receiver<Ending>,
-    ended: Wake,
-    signals: EndSignals,
+/// A VM that is built, and runs.
+pub(super) struct Process<'a> {
+    pub(super) channel: &'a Channel,
+    pub(super) config: VmConfig,
+    pub(super) start_us: u64,
+    pub(super) ram: GuestRam,
+    pub(super) agent: AgentHandle,
+    pub(super) bus: Arc<Bus>,
+    pub(super) balloon: Arc<Balloon>,
+    pub(super) nets: Vec<RunningNet>,
+    pub(super) disks: Vec<Arc<Disk>>,
+    pub(super) queues: Vec<ServedQueue>,
+    pub(super) power_button: Wake,
+    pub(super) gate: Arc<Gate>,
+    pub(super) throttle: Throttle,
+    pub(super) endings: Receiver<Ending>,
+    pub(super) ended: Wake,
+    pub(super) signals: EndSignals,
     /// When a guest that was told to switch itself off has had its time.
-    power_off_by: Option<Instant>,
-    epoll: OwnedFd,
+    pub(super) power_off_by: Option<Instant>,
+    pub(super) epoll: OwnedFd,
     // KVM's side of the machine lives as long as this.
-    _machine: Machine,
-}
-
-fn start(channel: &Channel, console: OwnedFd, signals: EndSignals) -> Result<Process<'_>, VmError> {
-    let first: Received<ToVm> = channel.receive().map_err(VmError::Channel)?;
-    let ToVm::Boot(config) = first.message else {
-        return Err(VmError::NoBoot);
-    };
-    let scanner = first
-        .descriptors
-        .into_iter()
-        .next()
-        .map(SharingSocket::from);
-    let begin = Instant::now();
-    let ram = GuestRam::new(config.settings.size)?;
-    let machine = Machine::new(&ram)?;
-    let agent = AgentHandle::start(&ram, scanner)?;
-    let mut devices = Devices::new(&machine, &ram);
-    let wires = Wires::new(Balloon::QUEUES)?;
-    let balloon = Arc::new(Balloon::new(
-        ram.clone(),
-        agent.clone(),
-        wires.interrupt.clone(),
-        config.balloon_target,
-    ));
-    devices.add_served(&balloon, &wires)?;
-    let disks = devices.add_disks(&config.disks)?;
-    let nets = devices.add_nets(&config.nets)?;
-    if config.kernel.is_some() {
-        devices.add_rng()?;
-    }
-    let slots = devices.slots();
-    let (devices, queues) = devices.finish();
-    let bus = Arc::new(Bus {
-        console: Console::new(console).map_err(VmError::StartThread)?,
-        devices,
-    });
-    machine.connect_console(bus.console.line())?;
-    let power_button = Wake::new().map_err(VmError::StartThread)?;
-    machine.connect_power_button(&power_button)?;
-    let entry = boot::load(&config, &ram, &slots)?;
-    let vcpus = machine.vcpus(config.vcpus, entry)?;
-    let ended = Wake::new().map_err(VmError::StartThread)?;
-    let (tell, endings) = mpsc::channel();
-    let gate = Arc::new(Gate::closed());
-    let vcpus = (0..)
-        .zip(vcpus)
-        .map(|(index, vcpu)| {
-            let run = {
-                let (bus, gate) = (Arc::clone(&bus), Arc::clone(&gate));
-                move || vcpu::run(vcpu, &bus, &gate)
-            };
-            start_vcpu(index, run, tell.clone(), ended.clone())
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let warden =
-        Warden::start(ram.clone(), Arc::clone(&gate), vcpus).map_err(VmError::StartThread)?;
-    let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(VmError::Wait)?;
-    let start_us = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let process = Process {
-        channel,
-        config: *config,
-        start_us,
-        ram,
-        agent,
-        bus,
-        balloon,
-        nets,
-        disks,
-        queues,
-        power_button,
-        warden,
-        endings,
-        ended,
-        signals,
-        power_off_by: None,
-        epoll,
-        _machine: machine,
-    };
-    process.watch_all()?;
-    process.announce()?;
-    gate.open();
-    Ok(process)
-}
-
-fn start_vcpu(
-    index: usize,
-    run: impl FnOnce() -> Ending + Send + 'static,
-    tell: Sender<Ending>,
-    ended: Wake,
-) -> Result<JoinHandle<()>, VmError> {
-    let body = move || {
-        // Nobody listens any more only when the process is ending already.
-        if tell.send(run()).is_ok() {
-            ended.signal();
-        }
-    };
-    thread::Builder::new()
-        .name(format!("vcpu{index}"))
-        .spawn(body)
-        .map_err(VmError::StartThread)
+    pub(super) _machine: Machine,
 }
 
 impl Process<'_> {
@@ -285,7 +162,11 @@ impl Process<'_> {
             .map_err(VmError::Channel)
     }
 
-    fn run(&mut self) -> Result<(), VmError> {
+    /// Runs until its guest, its host or a signal ends it.
+    pub(super) fn run(&mut self) -> Result<(), VmError> {
+        self.watch_all()?;
+        self.announce()?;
+        self.gate.open();
         self.signals.let_in();
         let result = self.handle_all();
         // The processors run on until the process ends; their requests are not answered any more.
@@ -425,7 +306,7 @@ impl Process<'_> {
         }
         self.unwatch(self.channel);
         // Nobody would ever lift a limit.
-        self.warden.set(None);
+        self.throttle.set(None);
         Next::GoOn
     }
 
@@ -436,7 +317,7 @@ impl Process<'_> {
                 self.config.balloon_target = target;
                 self.balloon.set_target(target);
             }
-            ToVm::SetLimit(limit) => self.warden.set(limit),
+            ToVm::SetLimit(limit) => self.throttle.set(limit),
             ToVm::SetSettings(settings) => self.config.settings = settings,
             ToVm::Observe {
                 sequence,
@@ -493,7 +374,7 @@ impl Process<'_> {
                 counters: balloon.counters(),
             },
             statistics: balloon.statistics(),
-            blocked: self.warden.blocked(),
+            blocked: self.throttle.blocked(),
             counters: VmCounters {
                 given_back: self.agent.counters().given_back(),
                 refused: self.agent.counters().refused(),

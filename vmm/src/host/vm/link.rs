@@ -1,6 +1,6 @@
 //! The host's end of the connection to a VM process, for a single-threaded runtime.
 
-use super::drop_elsewhere::DropElsewhere;
+use crate::host::drop_elsewhere::DropElsewhere;
 use crate::protocol::{Channel, ChannelError, FromVm, Received, ToVm};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
@@ -9,11 +9,11 @@ use tokio::io::unix::AsyncFd;
 
 /// A connection on which nothing blocks, nor does its end.
 #[derive(Debug)]
-pub(super) struct Link(DropElsewhere<AsyncFd<Channel>>);
+pub(in crate::host) struct Link(DropElsewhere<AsyncFd<Channel>>);
 
 impl Link {
     #[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
-    pub(super) fn new(channel: Channel) -> io::Result<Self> {
+    pub(in crate::host) fn new(channel: Channel) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&channel, true)?;
         // SAFETY: the channel owns one descriptor, the same from its making to its drop, and moves
         // into the registration here, which is dropped before it.

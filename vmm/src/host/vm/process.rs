@@ -1,16 +1,16 @@
 //! Starts a VM's process, listens to it, and cleans up when it has ended.
+//!
+//! A child that is dropped is killed (`kill_on_drop`): no process outlives the task that waits for its end.
 
-use super::claim::{CheckedStart, Untrue};
-use super::console::Console;
-use super::console_log::ConsoleLog;
-use super::error::HostError;
-use super::link::Link;
-use super::rate_limit::RateLimit;
-use super::runtime_dir::Place;
-use super::sharing::ScannedVmSpec;
-use super::vm::Running;
-use super::{Host, orphans};
-use crate::api::VmPhase;
+use super::{Life, Link, Vm, orphans};
+use crate::host::Host;
+use crate::host::claim::{CheckedStart, Untrue};
+use crate::host::console::Console;
+use crate::host::console_log::ConsoleLog;
+use crate::host::error::HostError;
+use crate::host::rate_limit::RateLimit;
+use crate::host::runtime_dir::Place;
+use crate::host::sharing::ScannedVmSpec;
 use crate::memory::ram::{allocated_pages, punch_all};
 use crate::protocol::page_sharing::SharingSocket;
 use crate::protocol::{Channel, ChannelError, FromVm, Observation, Received, ToVm, UNASKED};
@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, Command};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 /// How long a VM process may take until its guest's first instruction.
@@ -42,8 +43,25 @@ const KEPT_STDERR: usize = 4096;
 /// The program itself, whatever happens to the file it was started from.
 const OWN_PROGRAM: &str = "/proc/self/exe";
 
+/// What is there once a VM's process runs.
+#[derive(Debug)]
+pub(in crate::host) struct Running {
+    pub(in crate::host) pid: u32,
+    pub(in crate::host) link: Arc<Link>,
+    pub(in crate::host) console: Console,
+    pub(in crate::host) memory_file: Arc<File>,
+    /// Since when its guest runs.
+    pub(in crate::host) since: Instant,
+    pub(in crate::host) start_us: u64,
+    pub(in crate::host) userfault_pages: PageCount,
+    /// Ends it by force.
+    pub(in crate::host) kill: Arc<Notify>,
+    /// Dropped, as all of this, when nothing of the VM is left.
+    pub(in crate::host) gone: watch::Sender<()>,
+}
+
 /// A process that has been started and has not said yet that its guest runs.
-struct Newborn {
+struct Spawned {
     child: Child,
     link: Arc<Link>,
     sharing: SharingSocket,
@@ -62,21 +80,21 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
         name: name.clone(),
         why,
     };
-    let (mut newborn, agent_socket) = spawn(name.as_str(), &host.shared.place, console_log)
+    let (mut spawned, agent_socket) = spawn(name.as_str(), &host.shared.place, console_log)
         .map_err(|error| failed(crate::error_chain(&error)))?;
-    let sent = newborn.link.send_with(&boot, agent_socket.as_fd());
+    let sent = spawned.link.send_with(&boot, agent_socket.as_fd());
     drop(agent_socket);
     let started = match sent {
-        Ok(()) => first_words(&newborn.link, size).await,
+        Ok(()) => first_words(&spawned.link, size).await,
         Err(error) => Err(NotStarted::Silent(crate::error_chain(&error))),
     };
     match started {
         Ok((start, memory_file)) => {
-            adopt(host, id, newborn, start, memory_file);
+            adopt(host, id, spawned, start, memory_file);
             Ok(())
         }
         Err(why) => {
-            let said = bury(&mut newborn).await;
+            let said = reap(&mut spawned).await;
             Err(failed(why.with(&said)))
         }
     }
@@ -87,7 +105,7 @@ fn spawn(
     name: &str,
     place: &Place,
     console_log: Option<ConsoleLog>,
-) -> std::io::Result<(Newborn, SharingSocket)> {
+) -> std::io::Result<(Spawned, SharingSocket)> {
     let (sharing, agent_socket) = SharingSocket::pair().map_err(std::io::Error::other)?;
     let (ours, theirs) = Channel::pair().map_err(std::io::Error::other)?;
     let kinds = (
@@ -112,14 +130,14 @@ fn spawn(
         .stderr
         .take()
         .ok_or_else(|| std::io::Error::other("the error output is piped"))?;
-    let newborn = Newborn {
+    let spawned = Spawned {
         child,
         link: Arc::new(Link::new(ours)?),
         sharing,
         console: Console::new(UnixStream::from_std(our_console)?, console_log),
         stderr: ErrorOutput::of(stderr),
     };
-    Ok((newborn, agent_socket))
+    Ok((spawned, agent_socket))
 }
 
 /// The newest part of what a VM process prints as errors.
@@ -221,29 +239,33 @@ fn is_sealed(file: &File, size: PageCount) -> bool {
 }
 
 /// Ends a process that did not start; what it printed.
-async fn bury(newborn: &mut Newborn) -> String {
-    if tokio::time::timeout(EXIT_PATIENCE, newborn.child.wait())
+async fn reap(spawned: &mut Spawned) -> String {
+    if tokio::time::timeout(EXIT_PATIENCE, spawned.child.wait())
         .await
         .is_err()
     {
-        drop(newborn.child.kill().await);
+        drop(spawned.child.kill().await);
     }
-    newborn.stderr.last().await
+    spawned.stderr.last().await
 }
 
-fn adopt(host: &Host, id: VmId, newborn: Newborn, start: CheckedStart, memory_file: File) {
+fn adopt(host: &Host, id: VmId, spawned: Spawned, start: CheckedStart, memory_file: File) {
     // One descriptor for all who read it.
     let memory_file = Arc::new(memory_file);
-    let Newborn {
+    let Spawned {
         child,
         link,
         sharing,
         console,
         stderr,
-    } = newborn;
+    } = spawned;
     let mut state = host.lock();
+    let kill = Arc::<Notify>::default();
+    if state.stopping {
+        kill.notify_one();
+    }
     // A child that has ended and was waited for has no number any more.
-    let (Some(vm), Some(pid)) = (state.vms.get_mut(&id), child.id()) else {
+    let (Some(vm), Some(pid)) = (state.durable.vms.get_mut(&id), child.id()) else {
         return;
     };
     let to_scan = ScannedVmSpec {
@@ -256,15 +278,16 @@ fn adopt(host: &Host, id: VmId, newborn: Newborn, start: CheckedStart, memory_fi
         memory_file: Arc::clone(&memory_file),
         socket: sharing,
     };
-    vm.phase = VmPhase::Running;
-    vm.running = Some(Running {
+    vm.life = Life::Running(Running {
         pid,
-        link: Arc::clone(&link),
-        console: console.clone(),
+        link,
+        console,
         memory_file,
         since: Instant::now(),
         start_us: start.start_us,
         userfault_pages: start.userfault_pages,
+        kill,
+        gone: watch::Sender::new(()),
     });
     // Its grant may have changed while it was being started.
     vm.send(&ToVm::SetBalloon {
@@ -276,12 +299,20 @@ fn adopt(host: &Host, id: VmId, newborn: Newborn, start: CheckedStart, memory_fi
         .add(Some(&name), format!("started as process {pid}"));
     drop(state);
     host.shared.sharing.add_vm(to_scan);
-    tokio::spawn(attend(host.clone(), id, child, link, stderr));
+    tokio::spawn(attend(host.clone(), id, child, stderr));
 }
 
 /// Listens to a VM until its process has ended, then frees what it held.
-async fn attend(host: Host, id: VmId, mut child: Child, link: Arc<Link>, mut stderr: ErrorOutput) {
-    let Ok(kill) = host.lock().vm(id).map(|vm| Arc::clone(&vm.kill)) else {
+async fn attend(host: Host, id: VmId, mut child: Child, mut stderr: ErrorOutput) {
+    let shared = |running: &Running| (Arc::clone(&running.link), Arc::clone(&running.kill));
+    let Some((link, kill)) = host
+        .lock()
+        .durable
+        .vms
+        .get(&id)
+        .and_then(Vm::running)
+        .map(shared)
+    else {
         return;
     };
     let mut last_words = None;
@@ -322,10 +353,10 @@ async fn attend(host: Host, id: VmId, mut child: Child, link: Arc<Link>, mut std
     let stopping = host
         .lock()
         .vm(id)
-        .is_ok_and(|vm| vm.phase == VmPhase::Stopping);
+        .is_ok_and(|vm| matches!(vm.life, Life::Stopping(_)));
     // Its last observation came after the last round.
     host.lock().watch_devices();
-    let what = obituary(stopping, last_words, status, &said);
+    let what = reason_of_end(stopping, last_words, status, &said);
     host.remove(id, &format!("{what}; its {freed} are free again"));
 }
 
@@ -346,9 +377,9 @@ fn hear(host: &Host, id: VmId, message: FromVm, last_words: &mut Option<String>)
     false
 }
 
-pub(super) fn take_answer(host: &Host, id: VmId, said: Observation) -> bool {
+pub(in crate::host) fn take_answer(host: &Host, id: VmId, said: Observation) -> bool {
     let mut state = host.lock();
-    let Some(vm) = state.vms.get_mut(&id) else {
+    let Some(vm) = state.durable.vms.get_mut(&id) else {
         return false;
     };
     let is_answer = vm.awaits(said.sequence);
@@ -391,7 +422,7 @@ async fn exit_status(child: &mut Child) -> Option<ExitStatus> {
 async fn free_memory(host: &Host, id: VmId) -> PageCount {
     let file = {
         let state = host.lock();
-        let running = state.vms.get(&id).and_then(|vm| vm.running.as_ref());
+        let running = state.durable.vms.get(&id).and_then(Vm::running);
         running.map(|running| Arc::clone(&running.memory_file))
     };
     let Some(file) = file else {
@@ -409,7 +440,7 @@ async fn free_memory(host: &Host, id: VmId) -> PageCount {
 }
 
 /// What is to be said about a VM that has ended.
-fn obituary(
+fn reason_of_end(
     stopping: bool,
     last_words: Option<String>,
     status: Option<ExitStatus>,

@@ -1,4 +1,4 @@
-//! Checks what clients wish for, each by one rule.
+//! Checks what clients ask for, each by one rule.
 
 use super::error::HostError;
 use super::vm::Vm;
@@ -123,21 +123,8 @@ pub(super) fn new_rates(old: RateSettings, change: ScanChange) -> Result<RateSet
     }
 }
 
-pub(super) fn new_sample_period(
-    old: Duration,
-    wanted_s: Option<u32>,
-) -> Result<Duration, HostError> {
-    new_period(old, wanted_s).map_err(HostError::SamplePeriod)
-}
-
-pub(super) fn new_rebalance_interval(
-    old: Duration,
-    wanted_s: Option<u32>,
-) -> Result<Duration, HostError> {
-    new_period(old, wanted_s).map_err(HostError::RebalanceInterval)
-}
-
-fn new_period(old: Duration, wanted_s: Option<u32>) -> Result<Duration, u32> {
+/// The old one if no other is wanted; what is wanted if that is out of range.
+pub(super) fn new_period(old: Duration, wanted_s: Option<u32>) -> Result<Duration, u32> {
     match wanted_s {
         None => Ok(old),
         Some(seconds) if PERIOD_RANGE_S.contains(&seconds) => {

@@ -37,7 +37,7 @@ const STOP_TRIES: u32 = 20;
 
 /// Watches one guest.
 #[derive(Debug)]
-pub(super) struct Warden {
+pub(super) struct Throttle {
     orders: Sender<Option<Limit>>,
     blocked: Arc<Blocked>,
     started: Instant,
@@ -77,7 +77,7 @@ impl Verdict {
     }
 }
 
-impl Warden {
+impl Throttle {
     /// Watches the guest that these threads run and that passes this gate.
     pub(super) fn start(
         ram: GuestRam,
@@ -96,7 +96,7 @@ impl Warden {
             since: None,
         };
         thread::Builder::new()
-            .name("warden".into())
+            .name("throttle".into())
             .spawn(move || watch.run())?;
         Ok(Self {
             orders,
@@ -123,7 +123,7 @@ impl Warden {
 /// A signal is there to interrupt what a thread does; there is nothing else to do about it.
 extern "C" fn interrupt(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
 
-/// The warden's thread.
+/// The throttle's thread.
 struct Watch {
     ram: GuestRam,
     gate: Arc<Gate>,

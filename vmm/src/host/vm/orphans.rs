@@ -1,11 +1,10 @@
 //! VMs of a host that died. They run on, because a guest must not die with its host; but a new host
 //! does not know them yet, so their memory would be missing from its budget.
-
 //!
 //! Which host a VM process had is told by its arguments: the true path of that host's socket. Two paths are of one
 //! place if the kernel finds the same folder by them, each in the file tree of its own process.
 
-use super::runtime_dir::Place;
+use crate::host::runtime_dir::Place;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -14,13 +13,13 @@ use std::path::Path;
 
 /// A VM process without its host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Orphan {
-    pub(super) name: String,
-    pub(super) pid: u32,
+pub(in crate::host) struct Orphan {
+    pub(in crate::host) name: String,
+    pub(in crate::host) pid: u32,
 }
 
 /// The VM processes that a host at a place has started. Called before this host has any.
-pub(super) fn find(place: &Place) -> Vec<Orphan> {
+pub(in crate::host) fn find(place: &Place) -> Vec<Orphan> {
     let Ok(processes) = fs::read_dir("/proc") else {
         return Vec::new();
     };
@@ -77,8 +76,8 @@ fn is_same(root: &Path, theirs: &Path, ours: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::runtime_dir::Claim;
     use super::*;
+    use crate::host::runtime_dir::Claim;
 
     #[test]
     fn a_vm_process_is_recognized_by_its_arguments() {

@@ -1,0 +1,76 @@
+//! A VM as clients see it.
+
+use super::Vm;
+use crate::api::{DiskView, LimitView, NetView, VmView};
+use crate::host::sharing::account::Account;
+use page::PageCount;
+
+impl Vm {
+    pub(in crate::host) fn view(&self, account: &Account) -> VmView {
+        let settings = &self.config.settings;
+        let observation = self.observation.as_ref();
+        let running = self.running();
+        VmView {
+            name: self.config.name.clone(),
+            id: self.config.id,
+            pid: running.map(|running| running.pid),
+            phase: self.life.phase(),
+            responding: self.responding(),
+            credible: self.is_credible,
+            uptime_s: self.since.elapsed().as_secs_f64(),
+            vcpus: self.config.vcpus,
+            trust_group: self.config.trust_group.clone(),
+            size_bytes: settings.size.bytes(),
+            min_bytes: settings.min.bytes(),
+            max_bytes: settings.max.bytes(),
+            shares: settings.shares,
+            shares_count: settings.shares.resolve(settings.size).0.get(),
+            target_bytes: self.target.bytes(),
+            granted_bytes: self.grant.latest.bytes(),
+            pinned_bytes: self.pinned.map(PageCount::bytes),
+            used_bytes: self.used.total().bytes(),
+            memory_file_bytes: self.used.memory_file.bytes(),
+            anonymous_bytes: self.used.anonymous.bytes(),
+            states: self.states().map(PageCount::bytes),
+            balloon: observation
+                .map(|observation| observation.balloon.into())
+                .unwrap_or_default(),
+            guest: observation.and_then(|observation| observation.statistics),
+            counters: observation
+                .map(|observation| observation.counters)
+                .unwrap_or_default(),
+            nets: self.nets(),
+            disks: self.disk_views(),
+            console_log: self.config.console_log.clone(),
+            sharing: account.vm_view(self.config.id, &self.states()),
+            working_set: self
+                .sampling
+                .view(&self.states(), self.held(), self.figures),
+            idle_tax_permille: settings.idle_tax,
+            balloon_health: running.map(|_| self.balloon_watch.health()),
+            limit: self.limit.map(LimitView::from),
+            blocked_permille: self.blocked_permille(),
+            blocked_us: self.blocked.last.total_us,
+            start_us: running.map(|running| running.start_us),
+            userfault_bytes: running.map_or(0, |running| running.userfault_pages.bytes()),
+        }
+    }
+
+    /// Its network cards. Of one that was not seen yet nothing is known but what it is to be.
+    fn nets(&self) -> Vec<NetView> {
+        let seen = self.observation.iter().flat_map(|seen| &seen.nets).copied();
+        let states = seen.chain(std::iter::repeat_with(Default::default));
+        let cards = self.config.nets.iter().zip(states);
+        cards
+            .map(|(config, state)| NetView::new(config, state))
+            .collect()
+    }
+
+    fn disk_views(&self) -> Vec<DiskView> {
+        let figures = self.observation.iter().flat_map(|seen| &seen.disks);
+        let disks = self.config.disks.iter().zip(figures);
+        disks
+            .map(|(spec, figures)| DiskView::new(spec, *figures))
+            .collect()
+    }
+}

@@ -1,0 +1,40 @@
+//! A VM process from its first message to its end: it opens everything, then builds the machine, then runs it.
+
+mod build;
+mod open;
+mod run;
+
+pub use run::POWER_OFF_PATIENCE;
+
+use crate::protocol::{Channel, ChannelError, FromVm};
+use crate::vm::end_signals::EndSignals;
+use crate::vm::error::VmError;
+use open::Opened;
+use rustix::fd::OwnedFd;
+
+/// Runs the VM that the host at `channel` describes; its console is at `console`.
+///
+/// # Errors
+/// When the VM cannot start or go on. The host has been told then, if it is still there.
+pub fn main(channel: Channel, console: OwnedFd) -> Result<(), VmError> {
+    let result = open_build_run(&channel, console);
+    if let Err(error) = &result {
+        let error = crate::error_chain(error);
+        ignore_gone_host(channel.send(&FromVm::Failed { error }, &[]));
+    }
+    result
+}
+
+fn open_build_run(channel: &Channel, console: OwnedFd) -> Result<(), VmError> {
+    let signals = EndSignals::take().map_err(VmError::StartThread)?;
+    let opened = Opened::by_first_message(channel, console)?;
+    // Here is the place for a jail: what follows opens no path, and threads that start later inherit it.
+    build::build(channel, signals, opened)?.run()
+}
+
+/// The host may have died: the VM's own end is the same then.
+fn ignore_gone_host(sent: Result<(), ChannelError>) {
+    if let Err(error) = sent {
+        tracing::debug!("the host is not there: {error}");
+    }
+}
