@@ -1,23 +1,17 @@
 //! What can be typed.
 
 use super::http::{self, HttpAddress};
+use crate::api::{HostChange, ScanChange};
 use crate::api::{NetRequest, on_or_off};
 use crate::host::runtime_dir::{SOCKET_VARIABLE, default_socket};
 use crate::name::VmName;
 use crate::protocol::DiskSpec;
 use crate::size::{InvalidSize, Size};
 use clap::{Parser, Subcommand, ValueHint};
-use policy::{PERIOD_RANGE_S, SharesSpec, TaxRate};
+use policy::{SharesSpec, TaxRate};
 use sharing::TrustGroup;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
-
-/// The policy's range of periods, for whole seconds as they are typed.
-pub(super) fn period_range_s() -> RangeInclusive<u64> {
-    let (least, most) = PERIOD_RANGE_S.into_inner();
-    least.into()..=most.into()
-}
 
 /// Runs many KVM guests in less memory than they were promised.
 #[derive(Debug, Parser)]
@@ -288,11 +282,11 @@ pub(super) struct HostArgs {
     #[arg(long, value_name = "PERCENT")]
     pub(super) idle_tax: Option<TaxRate>,
     /// Seconds for which each sample of a VM's pages is watched; 30 if none are given.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(period_range_s()))]
-    pub(super) sample_period: Option<u64>,
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) sample_period: Option<u32>,
     /// Seconds for which targets hold if nothing happens; 15 if none are given.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(period_range_s()))]
-    pub(super) rebalance_interval: Option<u64>,
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) rebalance_interval: Option<u32>,
     /// Keep what each VM prints in a file NAME.log in this folder: up to a mebibyte, and the mebibyte before in
     /// NAME.log.old.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -303,6 +297,20 @@ pub(super) struct HostArgs {
     /// Log to a file of bounded size in the host's folder instead of the terminal.
     #[arg(long, hide = true)]
     pub(super) background: bool,
+}
+
+impl HostArgs {
+    /// The host's settings that were given.
+    pub(super) fn change(&self) -> HostChange {
+        HostChange {
+            memory_bytes: self.memory.map(|size| size.0.bytes()),
+            sharing: self.sharing,
+            scan: ScanChange::default(),
+            idle_tax_permille: self.idle_tax,
+            sample_period_s: self.sample_period,
+            rebalance_interval_s: self.rebalance_interval,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,15 +1,14 @@
 //! A file of settings for a host: what a command line would say every time.
 
-use super::args::{HostArgs, period_range_s};
+use super::args::HostArgs;
 use super::http::{self, HttpAddress};
-use crate::api::{ScanPriority, on_or_off};
+use crate::api::{HostChange, ScanChange, ScanPriority, on_or_off};
 use crate::regular_file::read_text;
 use crate::size::Size;
 use anyhow::{Context, Result};
 use policy::TaxRate;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
-use sharing::RateSettings;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -40,9 +39,9 @@ pub(super) struct ConfigFile {
     #[serde(deserialize_with = "parsed")]
     idle_tax: Option<TaxRate>,
     #[serde(deserialize_with = "number")]
-    sample_period_s: Option<u64>,
+    sample_period_s: Option<u32>,
     #[serde(deserialize_with = "number")]
-    rebalance_interval_s: Option<u64>,
+    rebalance_interval_s: Option<u32>,
     scan: ScanFile,
 }
 
@@ -75,25 +74,11 @@ impl ConfigFile {
         {
             anyhow::bail!("interval_ms = {interval_ms}: give 50 to 60000");
         }
-        let periods = [
-            ("sample_period_s", file.sample_period_s),
-            ("rebalance_interval_s", file.rebalance_interval_s),
-        ];
-        let range = period_range_s();
-        for (key, seconds) in periods {
-            if let Some(seconds) = seconds
-                && !range.contains(&seconds)
-            {
-                let (least, most) = range.into_inner();
-                anyhow::bail!("{key} = {seconds}: give {least} to {most}");
-            }
-        }
         Ok(file)
     }
 
     /// Fills in what the command line does not say.
     pub(super) fn complete(&self, args: &mut HostArgs) {
-        args.memory = args.memory.or(self.memory);
         args.interval_ms = args.interval_ms.or(self.interval_ms);
         args.http = args.http.take().or_else(|| self.http.clone());
         args.http_remote |= self.http_remote.unwrap_or_default();
@@ -102,29 +87,25 @@ impl ConfigFile {
         }
         args.console_log = args.console_log.take().or_else(|| self.console_log.clone());
         args.exit_when_empty |= self.exit_when_empty.unwrap_or_default();
-        args.sharing = args.sharing.or(self.sharing);
-        args.idle_tax = args.idle_tax.or(self.idle_tax);
-        args.sample_period = args.sample_period.or(self.sample_period_s);
-        args.rebalance_interval = args.rebalance_interval.or(self.rebalance_interval_s);
     }
 
-    /// How fast memory is scanned; the host checks it.
-    pub(super) fn rates(&self) -> RateSettings {
-        let (scan, rates) = (self.scan, RateSettings::default());
-        RateSettings {
-            pass_s: scan.pass_s.unwrap_or(rates.pass_s),
-            vm_pages_per_s: scan.vm_pages_per_s.unwrap_or(rates.vm_pages_per_s),
-            host_pages_per_s: scan.host_pages_per_s.unwrap_or(rates.host_pages_per_s),
-            core_share_permille: scan
-                .core_share_permille
-                .unwrap_or(rates.core_share_permille),
-            ..rates
+    /// The host's settings that it gives; the host checks them.
+    pub(super) fn change(&self) -> HostChange {
+        let scan = self.scan;
+        HostChange {
+            memory_bytes: self.memory.map(|size| size.0.bytes()),
+            sharing: self.sharing,
+            scan: ScanChange {
+                pass_s: scan.pass_s,
+                vm_pages_per_s: scan.vm_pages_per_s,
+                host_pages_per_s: scan.host_pages_per_s,
+                core_share_permille: scan.core_share_permille,
+                priority: scan.priority,
+            },
+            idle_tax_permille: self.idle_tax,
+            sample_period_s: self.sample_period_s,
+            rebalance_interval_s: self.rebalance_interval_s,
         }
-    }
-
-    /// The scanner's place among all that want a core.
-    pub(super) fn scan_priority(&self) -> ScanPriority {
-        self.scan.priority.unwrap_or_default()
     }
 }
 
@@ -151,7 +132,7 @@ where
     text.parse().map(Some).map_err(D::Error::custom)
 }
 
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+fn number<'de, D: Deserializer<'de>, T: FromStr>(deserializer: D) -> Result<Option<T>, D::Error> {
     let text = typed(deserializer)?;
     let number = text.parse().map(Some);
     number.map_err(|_not_one| D::Error::custom(format!("'{text}' is not a whole number")))
@@ -210,8 +191,7 @@ mod tests {
             ("memory = \"much\"", "'much'"),
             ("memory = 5", "memory"),
             ("interval_ms = 1", "interval_ms = 1"),
-            ("sample_period_s = 0", "sample_period_s = 0"),
-            ("rebalance_interval_s = 3601", "rebalance_interval_s = 3601"),
+            ("sample_period_s = -1", "'-1'"),
             ("idle_tax = \"100\"", "100"),
             ("[scan]\nfast = true", "fast"),
             ("[scan]\npriority = \"high\"", "high"),
@@ -251,6 +231,6 @@ mod tests {
     fn an_empty_file_changes_nothing() {
         let file = ConfigFile::parse("").unwrap();
         assert_eq!(file, ConfigFile::default());
-        assert_eq!(file.rates(), RateSettings::default());
+        assert_eq!(file.change(), HostChange::default());
     }
 }

@@ -56,24 +56,16 @@ async fn serve_as_told(
     claim: &Claim,
     end: impl Future<Output = ()>,
 ) -> Result<()> {
-    let budget = match args.memory {
-        Some(size) => size.0,
-        None => default_budget()?,
-    };
-    let default = HostOptions::new(budget);
-    let seconds_or = |given: Option<u64>, default| given.map_or(default, Duration::from_secs);
+    let default = HostOptions::new(default_budget()?);
+    let settings = default.settings.with(&file.change())?;
+    let settings = settings.with(&args.change())?;
+    let budget = settings.budget;
     let options = HostOptions {
-        budget,
+        settings,
         interval: args
             .interval_ms
             .map_or(default.interval, Duration::from_millis),
         exit_when_empty: args.exit_when_empty,
-        sharing: args.sharing.unwrap_or(default.sharing),
-        rates: file.rates(),
-        scan_priority: file.scan_priority(),
-        idle_tax: args.idle_tax.unwrap_or_default(),
-        sample_period: seconds_or(args.sample_period, default.sample_period),
-        rebalance_interval: seconds_or(args.rebalance_interval, default.rebalance_interval),
         console_log: absolute(args.console_log.as_deref())?,
         http: http::options(args)?,
     };

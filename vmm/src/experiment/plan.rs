@@ -9,16 +9,15 @@ use super::scenario::{
     HostText, MOST_COPIES, MOST_RUNS, PhaseText, Places, Problem, Scenario, ScenarioError, VmText,
     within,
 };
-use super::setting::{Setting, Value, Values};
-use crate::api::{HostChange, RunRequest, VmChange, VmIdleTax};
+use super::setting::{InvalidSetting, Setting, Value, Values};
+use crate::api::{HostChange, RunRequest, ScanChange, VmChange, VmIdleTax};
 use crate::host::HostOptions;
 use crate::name::VmName;
 use crate::protocol::OnHostDeath;
 use crate::size::Size;
 use page::PageCount;
-use policy::{PERIOD_RANGE_S, SharesSpec, VmSettings};
+use policy::{SharesSpec, VmSettings};
 use serde::Serialize;
-use sharing::RateSettings;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -257,44 +256,32 @@ impl InRun<'_> {
 fn host(text: &HostText, run: InRun<'_>) -> Result<HostOptions, Problem> {
     let default = HostOptions::new(run.get("memory", &text.memory)?.0);
     let scan = &text.scan;
-    let rate = |field, setting, default: u64| {
-        Ok::<_, Problem>(run.get_if(field, setting)?.unwrap_or(default))
+    let change = HostChange {
+        memory_bytes: None,
+        sharing: run.get_if("sharing", &text.sharing)?,
+        scan: ScanChange {
+            pass_s: run.get_if("pass_s", &scan.pass_s)?,
+            vm_pages_per_s: run.get_if("vm_pages_per_s", &scan.vm_pages_per_s)?,
+            host_pages_per_s: run.get_if("host_pages_per_s", &scan.host_pages_per_s)?,
+            core_share_permille: run.get_if("core_share_permille", &scan.core_share_permille)?,
+            priority: scan.priority,
+        },
+        idle_tax_permille: run.get_if("idle_tax", &text.idle_tax)?,
+        sample_period_s: run.get_if("sample_period_s", &text.sample_period_s)?,
+        rebalance_interval_s: run.get_if("rebalance_interval_s", &text.rebalance_interval_s)?,
     };
-    let RateSettings {
-        pass_s,
-        vm_pages_per_s: vm,
-        host_pages_per_s: host,
-        core_share_permille: share,
-        ..
-    } = default.rates;
-    let rates = RateSettings {
-        pass_s: rate("pass_s", &scan.pass_s, pass_s)?,
-        vm_pages_per_s: rate("vm_pages_per_s", &scan.vm_pages_per_s, vm)?,
-        host_pages_per_s: rate("host_pages_per_s", &scan.host_pages_per_s, host)?,
-        core_share_permille: rate("core_share_permille", &scan.core_share_permille, share)?,
-        ..default.rates
-    };
-    let seconds = |(field, setting), default: Duration| match run.get_if(field, setting)? {
-        None => Ok::<_, Problem>(default),
-        Some(seconds) => {
-            let seconds = within(field, seconds, PERIOD_RANGE_S)?;
-            Ok(Duration::from_secs(seconds.into()))
-        }
-    };
-    let rebalance = ("rebalance_interval_s", &text.rebalance_interval_s);
-    let sample = ("sample_period_s", &text.sample_period_s);
+    let settings = default.settings.with(&change);
+    let settings = settings.map_err(|error| Problem::Setting {
+        field: "host",
+        why: InvalidSetting::Meaning(error.to_string()),
+    })?;
     let interval = match run.get_if("interval_ms", &text.interval_ms)? {
         None => default.interval,
         Some(ms) => Duration::from_millis(within("interval_ms", ms, 50..=60_000)?.into()),
     };
     Ok(HostOptions {
+        settings,
         interval,
-        sharing: run.get_if("sharing", &text.sharing)?.unwrap_or(true),
-        rates,
-        scan_priority: scan.priority.unwrap_or_default(),
-        idle_tax: run.get_if("idle_tax", &text.idle_tax)?.unwrap_or_default(),
-        sample_period: seconds(sample, default.sample_period)?,
-        rebalance_interval: seconds(rebalance, default.rebalance_interval)?,
         ..default
     })
 }
@@ -488,8 +475,8 @@ mod tests {
     #[test]
     fn a_variation_reaches_the_host_the_vms_and_their_seed() {
         let runs = planned(TWO_BY_TWO);
-        assert_eq!(runs[0].host.idle_tax, TaxRate::NONE);
-        assert_eq!(runs[2].host.idle_tax, TaxRate::default());
+        assert_eq!(runs[0].host.settings.idle_tax, TaxRate::NONE);
+        assert_eq!(runs[2].host.settings.idle_tax, TaxRate::default());
         assert_eq!(started(&runs[0]), ["a", "b-1", "b-2"]);
         assert_eq!(started(&runs[1]), ["b-1", "b-2"]);
         let seed = |run: &Run| match &run.events[0].action {

@@ -36,6 +36,7 @@ mod round;
 mod routes;
 pub mod runtime_dir;
 mod server;
+mod settings;
 pub mod sharing;
 mod state;
 mod untrusted_stream;
@@ -45,19 +46,18 @@ mod web;
 pub use error::HostError;
 pub use kernel::MachineMemory;
 pub use server::serve;
+pub use settings::HostSettings;
 
 use crate::api::{
     BalloonRequest, EventView, ExplanationView, Figures, HistoryQuery, HistoryView, HostChange,
-    HostView, Overview, ScanChange, ScanPriority, VmChange, VmIdleTax, VmView,
+    HostView, Overview, VmChange, VmView,
 };
 use crate::protocol::ToVm;
-use ::sharing::RateSettings;
 use console::Console;
 use page::PageCount;
-use policy::{REBALANCE_INTERVAL, SAMPLE_PERIOD, TaxRate, VmSettings};
 use publication::Publication;
 use recording::Recorder;
-use request::{check_budget, new_period, new_rates, pinned, whole_pages, whole_pages_or};
+use request::{check_budget, pinned, whole_pages};
 use runtime_dir::{Place, make_private_folders};
 use sharing::{Audit, Direction, PageSharing, Report};
 use state::State;
@@ -84,24 +84,12 @@ const MOST_STREAM_CLIENTS: usize = 64;
 /// What a host is told when it starts.
 #[derive(Clone, Debug)]
 pub struct HostOptions {
-    /// Machine memory for all VMs together.
-    pub budget: PageCount,
+    /// What can be changed later.
+    pub settings: HostSettings,
     /// Time between rounds: ESX's paper and DESIGN say every second.
     pub interval: Duration,
     /// Whether the host ends when its last VM has.
     pub exit_when_empty: bool,
-    /// Whether equal pages are shared from the start.
-    pub sharing: bool,
-    /// How fast memory is scanned.
-    pub rates: RateSettings,
-    /// The scanner's place among all that want a core.
-    pub scan_priority: ScanPriority,
-    /// The tax on idle memory.
-    pub idle_tax: TaxRate,
-    /// How long each sample of a VM's pages is watched.
-    pub sample_period: Duration,
-    /// How long targets hold if nothing happens.
-    pub rebalance_interval: Duration,
     /// Where browsers and scrapers find it, if they should.
     pub http: Option<HttpOptions>,
     /// A folder for a file of what each VM prints, if that should be kept.
@@ -113,15 +101,9 @@ impl HostOptions {
     #[must_use]
     pub fn new(budget: PageCount) -> Self {
         Self {
-            budget,
+            settings: HostSettings::new(budget),
             interval: Duration::from_secs(1),
             exit_when_empty: false,
-            sharing: true,
-            rates: RateSettings::default(),
-            scan_priority: ScanPriority::default(),
-            idle_tax: TaxRate::default(),
-            sample_period: SAMPLE_PERIOD,
-            rebalance_interval: REBALANCE_INTERVAL,
             http: None,
             console_log: None,
         }
@@ -174,8 +156,8 @@ impl Host {
         let machine = MachineMemory::read()
             .map_err(HostError::MachineMemory)?
             .total;
-        check_budget(options.budget, machine)?;
-        new_rates(options.rates, ScanChange::default())?;
+        let settings = &options.settings;
+        check_budget(settings.budget, machine)?;
         if let Some(folder) = &options.console_log {
             make_private_folders(folder).map_err(|source| HostError::ConsoleFolder {
                 folder: folder.clone(),
@@ -183,9 +165,9 @@ impl Host {
             })?;
         }
         let sharing =
-            PageSharing::start(machine, options.rates).map_err(HostError::StartScanner)?;
-        sharing.set_rates(options.rates, options.scan_priority);
-        if !options.sharing {
+            PageSharing::start(machine, settings.rates).map_err(HostError::StartScanner)?;
+        sharing.set_rates(settings.rates, settings.scan_priority);
+        if !settings.sharing {
             sharing.direct(Direction::BringHome);
         }
         let host = Self {
@@ -266,19 +248,7 @@ impl Host {
         let mut state = self.lock();
         let snapshot = state.snapshot();
         let vm = state.find(name)?;
-        let old = &vm.config.settings;
-        let settings = VmSettings {
-            size: old.size,
-            min: whole_pages_or(change.min_bytes, old.min)?,
-            max: whole_pages_or(change.max_bytes, old.max)?,
-            shares: change.shares.unwrap_or(old.shares),
-            idle_tax: match change.idle_tax {
-                None => old.idle_tax,
-                Some(VmIdleTax::Host) => None,
-                Some(VmIdleTax::Permille(rate)) => Some(rate),
-            },
-        };
-        settings.check()?;
+        let settings = settings::of_vm_with(&vm.config.settings, change)?;
         policy::admit_change(&snapshot, vm.config.id, &settings)?;
         vm.config.settings = settings.clone();
         vm.send(&ToVm::SetSettings(settings));
@@ -294,7 +264,7 @@ impl Host {
     /// # Errors
     /// When the change makes no sense or would break a promise.
     pub async fn set_host(&self, change: &HostChange) -> Result<HostView, HostError> {
-        self.set_budget_and_rates(change)?;
+        self.change_settings(change)?;
         self.shared.round_wanted.notify_one();
         if let Some(on) = change.sharing {
             self.set_sharing(on).await;
@@ -304,29 +274,18 @@ impl Host {
         Ok(state.published.overview.host.clone())
     }
 
-    fn set_budget_and_rates(&self, change: &HostChange) -> Result<(), HostError> {
+    fn change_settings(&self, change: &HostChange) -> Result<(), HostError> {
         let mut state = self.lock();
-        let state = &mut *state;
-        let snapshot = state.snapshot();
-        let durable = &mut state.durable;
-        let budget = whole_pages_or(change.memory_bytes, durable.budget)?;
-        check_budget(budget, state.machine)?;
-        policy::admit_budget(&snapshot, budget)?;
-        let rates = new_rates(durable.rates, change.scan)?;
-        let sample_period = new_period(durable.sample_period, change.sample_period_s)
-            .map_err(HostError::SamplePeriod)?;
-        durable.rebalance_interval =
-            new_period(durable.rebalance_interval, change.rebalance_interval_s)
-                .map_err(HostError::RebalanceInterval)?;
-        durable.sample_period = sample_period;
-        durable.idle_tax = change.idle_tax_permille.unwrap_or(durable.idle_tax);
-        let priority = change.scan.priority.unwrap_or(durable.scan_priority);
-        if (rates, priority) != (durable.rates, durable.scan_priority) {
-            (durable.rates, durable.scan_priority) = (rates, priority);
+        let settings = state.durable.settings.with(change)?;
+        check_budget(settings.budget, state.machine)?;
+        policy::admit_budget(&state.snapshot(), settings.budget)?;
+        let (rates, priority) = (settings.rates, settings.scan_priority);
+        let old = std::mem::replace(&mut state.durable.settings, settings);
+        if (rates, priority) != (old.rates, old.scan_priority) {
             self.shared.sharing.set_rates(rates, priority);
         }
-        if budget != durable.budget {
-            durable.budget = budget;
+        let budget = state.durable.settings.budget;
+        if budget != old.budget {
             // What was used before belongs to the old budget.
             state.used_max = state.used;
             let what = format!("the budget is {budget} now");

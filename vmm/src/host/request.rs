@@ -2,7 +2,7 @@
 
 use super::error::HostError;
 use super::vm::Vm;
-use crate::api::{NetRequest, ScanChange};
+use crate::api::NetRequest;
 use crate::name::VmName;
 use crate::protocol::{DiskSpec, MacAddress, NetConfig};
 use crate::vm::MOST_NETS;
@@ -10,9 +10,7 @@ use balloon_guest_driver::command_line::CommandLine;
 use balloon_guest_driver::workload::NoFiles;
 use balloon_guest_driver::workload::spec::{Action, Spec};
 use page::{PAGE_SIZE, PageCount};
-use policy::{OVERHEAD, PERIOD_RANGE_S, VmSettings};
-use sharing::RateSettings;
-use std::time::Duration;
+use policy::{OVERHEAD, VmSettings};
 
 pub(super) fn check_budget(budget: PageCount, machine: PageCount) -> Result<(), HostError> {
     if budget > machine {
@@ -103,35 +101,6 @@ pub(super) fn network_cards(
         bytes_per_s: request.bytes_per_s,
     };
     Ok(requests.into_iter().enumerate().map(card).collect())
-}
-
-/// The rates with a change, each a number that a scanner can keep to.
-pub(super) fn new_rates(old: RateSettings, change: ScanChange) -> Result<RateSettings, HostError> {
-    let rates = RateSettings {
-        pass_s: change.pass_s.unwrap_or(old.pass_s),
-        vm_pages_per_s: change.vm_pages_per_s.unwrap_or(old.vm_pages_per_s),
-        host_pages_per_s: change.host_pages_per_s.unwrap_or(old.host_pages_per_s),
-        core_share_permille: change
-            .core_share_permille
-            .unwrap_or(old.core_share_permille),
-        ..old
-    };
-    let is_above_zero = rates.pass_s > 0 && rates.vm_pages_per_s > 0 && rates.host_pages_per_s > 0;
-    match is_above_zero && (1..=1000).contains(&rates.core_share_permille) {
-        true => Ok(rates),
-        false => Err(HostError::Rates),
-    }
-}
-
-/// The old one if no other is wanted; what is wanted if that is out of range.
-pub(super) fn new_period(old: Duration, wanted_s: Option<u32>) -> Result<Duration, u32> {
-    match wanted_s {
-        None => Ok(old),
-        Some(seconds) if PERIOD_RANGE_S.contains(&seconds) => {
-            Ok(Duration::from_secs(seconds.into()))
-        }
-        Some(seconds) => Err(seconds),
-    }
 }
 
 pub(super) fn whole_pages(size_bytes: u64) -> Result<PageCount, HostError> {

@@ -99,7 +99,7 @@ impl State {
         self.watch_blocked();
         self.account_rounds += 1;
         let memory = MemoryRound {
-            budget: self.durable.budget,
+            budget: self.durable.settings.budget,
             used: self.used,
             stored,
         };
@@ -109,7 +109,7 @@ impl State {
         for vm in self.durable.vms.values_mut() {
             vm.broken = self.account.broken(&vm.sharing_round());
         }
-        let free = self.durable.budget.saturating_sub(self.used);
+        let free = self.durable.settings.budget.saturating_sub(self.used);
         let pressure = match self.memory_state.orders().share_harder {
             true => Pressure::Short,
             false => Pressure::Plenty,
@@ -151,7 +151,7 @@ impl State {
             let report = self.account.report.vms.get(&id);
             let report = report.and_then(|report| report.sample);
             let conditions = Conditions {
-                period: self.durable.sample_period,
+                period: self.durable.settings.sample_period,
                 state: self.memory_state,
                 unlimited: vm.is_unlimited(),
                 stopped: vm.blocked_permille() > 0,
@@ -165,7 +165,7 @@ impl State {
 
     /// What to do, by what is known now.
     fn decide(&mut self) -> Decision {
-        let free = self.durable.budget.saturating_sub(self.used);
+        let free = self.durable.settings.budget.saturating_sub(self.used);
         let before = self.memory_state;
         self.memory_state = before.next(free, &self.thresholds());
         if self.memory_state != before {
@@ -174,7 +174,7 @@ impl State {
         }
         let mut snapshot = self.snapshot();
         let now = self.since.elapsed();
-        self.rebalance.interval = self.durable.rebalance_interval;
+        self.rebalance.interval = self.durable.settings.rebalance_interval;
         // Settled first: a plan is replayed from what it was made of.
         let reason = self.rebalance.settle(&mut snapshot, now);
         self.planned = Instant::now();

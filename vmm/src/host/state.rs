@@ -8,39 +8,31 @@ use super::figures::Record;
 use super::publication::Publication;
 use super::queue::Queue;
 use super::recording::{Decision, Recorder};
-use super::request::{command_line, network_cards, whole_pages};
+use super::request::{command_line, network_cards};
+use super::settings::{self, HostSettings};
 use super::sharing::account::Account;
 use super::vm::Vm;
-use crate::api::{ExplanationView, HostView, Overview, RunRequest, ScanPriority, SharingView};
+use crate::api::{ExplanationView, HostView, Overview, RunRequest, SharingView};
 use crate::name::VmName;
 use crate::protocol::VmConfig;
 use crate::vm::MOST_VCPUS;
 use page::{PageCount, VmId};
 use policy::{
-    BalloonRound, BalloonSettings, MemoryState, Rebalance, Scale, SharesSpec, Snapshot, Stage,
-    Step, TaxRate, Thresholds, VmSettings, VmSnapshot,
+    BalloonRound, BalloonSettings, MemoryState, Rebalance, Scale, Snapshot, Stage, Step,
+    Thresholds, VmSettings, VmSnapshot,
 };
-use sharing::RateSettings;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// What another host would need to take the VMs over: nobody could tell it anew.
 #[derive(Debug)]
 pub(super) struct Durable {
-    pub(super) budget: PageCount,
+    pub(super) settings: HostSettings,
     pub(super) vms: BTreeMap<VmId, Vm>,
     pub(super) next_id: u32,
-    /// How fast the scanner goes.
-    pub(super) rates: RateSettings,
-    pub(super) scan_priority: ScanPriority,
-    pub(super) idle_tax: TaxRate,
-    /// How long each sample is watched.
-    pub(super) sample_period: Duration,
-    /// How long targets hold if nothing happens.
-    pub(super) rebalance_interval: Duration,
     /// Where what VMs print is kept, if nothing else is said of one.
     console_log: Option<PathBuf>,
 }
@@ -86,14 +78,9 @@ impl State {
     pub(super) fn new(options: &HostOptions, machine: PageCount, recorder: Recorder) -> Self {
         let mut state = Self {
             durable: Durable {
-                budget: options.budget,
+                settings: options.settings.clone(),
                 vms: BTreeMap::new(),
                 next_id: 1,
-                rates: options.rates,
-                scan_priority: options.scan_priority,
-                idle_tax: options.idle_tax,
-                sample_period: options.sample_period,
-                rebalance_interval: options.rebalance_interval,
                 console_log: options.console_log.clone(),
             },
             machine,
@@ -112,7 +99,7 @@ impl State {
             account_rounds: 0,
             measured: Instant::now(),
             memory_state: MemoryState::default(),
-            rebalance: Rebalance::every(options.rebalance_interval),
+            rebalance: Rebalance::every(options.settings.rebalance_interval),
             planned: Instant::now(),
             decision: None,
             recorder,
@@ -138,7 +125,7 @@ impl State {
     }
 
     pub(super) fn thresholds(&self) -> Thresholds {
-        Thresholds::of(Scale::Sliding, self.durable.budget)
+        Thresholds::of(Scale::Sliding, self.durable.settings.budget)
     }
 
     pub(super) fn find(&mut self, name: &str) -> Result<&mut Vm, HostError> {
@@ -158,14 +145,14 @@ impl State {
 
     pub(super) fn snapshot(&self) -> Snapshot {
         Snapshot {
-            budget: self.durable.budget,
+            budget: self.durable.settings.budget,
             saved: self.account.saved,
             kept: self.account.kept,
             keep_free: self.thresholds().keep_free(),
             swap: PageCount::ZERO,
-            idle_tax: self.durable.idle_tax,
+            idle_tax: self.durable.settings.idle_tax,
             state: self.memory_state,
-            unused: Some(self.durable.budget.saturating_sub(self.used)),
+            unused: Some(self.durable.settings.budget.saturating_sub(self.used)),
             balloon: Some(BalloonRound {
                 settings: BalloonSettings::default(),
                 elapsed_ms: u64::try_from(self.planned.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -299,27 +286,21 @@ impl State {
     }
 
     fn settings(&self, request: &RunRequest) -> Result<VmSettings, HostError> {
-        let size = whole_pages(request.memory_bytes)?;
-        if size > self.machine {
+        let settings = settings::of_vm(request)?;
+        if settings.size > self.machine {
             return Err(HostError::LargerThanMachine {
-                size,
+                size: settings.size,
                 machine: self.machine,
             });
         }
-        let min = request.min_bytes.map(whole_pages).transpose()?;
-        let max = request.max_bytes.map(whole_pages).transpose()?;
-        let shares = request.shares.unwrap_or(SharesSpec::Normal);
-        Ok(VmSettings {
-            idle_tax: request.idle_tax_permille,
-            ..VmSettings::new(size, min, max, shares)?
-        })
+        Ok(settings)
     }
 
     fn sharing_view(&self) -> SharingView {
         let broken = self.durable.vms.values().map(|vm| vm.broken).sum();
         SharingView {
-            rates: self.durable.rates,
-            priority: self.durable.scan_priority,
+            rates: self.durable.settings.rates,
+            priority: self.durable.settings.scan_priority,
             ..self.account.view(broken)
         }
     }
@@ -352,22 +333,22 @@ impl State {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             uptime_s: self.since.elapsed().as_secs_f64(),
-            budget_bytes: self.durable.budget.bytes(),
+            budget_bytes: self.durable.settings.budget.bytes(),
             used_bytes: self.used.bytes(),
             used_max_bytes: self.used_max.bytes(),
             samples: self.samples,
             free_bytes: snapshot.free().bytes(),
             promised_bytes: snapshot.promised().bytes(),
             configured_bytes: configured.bytes(),
-            overcommit: ratio(configured, self.durable.budget) - 1.0,
+            overcommit: ratio(configured, self.durable.settings.budget) - 1.0,
             state_sum_violations: self.state_sum_violations,
             sharing: self.sharing_view(),
             state: self.memory_state,
             min_free_bytes: self.thresholds().clear.bytes(),
             state_below: self.thresholds().into(),
-            idle_tax_permille: self.durable.idle_tax,
-            sample_period_s: self.durable.sample_period.as_secs(),
-            rebalance_interval_s: self.durable.rebalance_interval.as_secs(),
+            idle_tax_permille: self.durable.settings.idle_tax,
+            sample_period_s: self.durable.settings.sample_period.as_secs(),
+            rebalance_interval_s: self.durable.settings.rebalance_interval.as_secs(),
             events: self.events.list(),
         }
     }

@@ -99,11 +99,9 @@ pub(in crate::host) mod tests {
     /// A host whose files lie in a folder that goes with it.
     pub(in crate::host) fn host() -> (Host, TempDir) {
         let folder = tempfile::tempdir().unwrap();
-        let options = HostOptions {
-            interval: Duration::from_millis(50),
-            sharing: false,
-            ..HostOptions::new(PageCount::from_mebibytes(64))
-        };
+        let mut options = HostOptions::new(PageCount::from_mebibytes(64));
+        options.interval = Duration::from_millis(50);
+        options.settings.sharing = false;
         let place = Place::prepare(&folder.path().join("host.sock")).unwrap();
         (Host::start(&options, &place).unwrap(), folder)
     }
