@@ -4,7 +4,7 @@
 //! takes at most a part of the VM, leaves the guest what it says it needs, waits while the guest waits for
 //! memory, and inflates by so many pages a second. What it cannot take for these reasons, or does not
 //! take although asked, is to be had by other means: compressed or swapped where that exists, and the VM
-//! is stopped if it touches more than there is (`limit`).
+//! is stopped if it touches more than there is (`touch_limit`).
 //!
 //! The guest's word slows its own balloon only. It keeps its VM above its target, never lowers another's
 //! below its own. **It is shelter from the idle tax, not from its neighbours' shares**: what a VM needs by its

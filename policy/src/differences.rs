@@ -2,7 +2,7 @@
 //!
 //! Each struct is destructured in full, so that a new field does not compile before it is compared.
 
-use crate::{Limit, Orders, Plan, Step};
+use crate::{Orders, Plan, Step, TouchLimit};
 use std::fmt::{Debug, Display};
 
 /// A line for each difference: what it is, as recorded, and as planned now. None for equal plans.
@@ -55,7 +55,7 @@ impl Differences {
             target,
             grant,
             by_other_means,
-            limit,
+            touch_limit,
         } = recorded;
         let of_vm = |what| format!("VM {id}, {what}");
         self.compare(&of_vm("id"), id, &now.id);
@@ -66,7 +66,12 @@ impl Differences {
             by_other_means,
             &now.by_other_means,
         );
-        self.compare_as(&of_vm("limit"), limit, &now.limit, limit_text);
+        self.compare_as(
+            &of_vm("touch limit"),
+            touch_limit,
+            &now.touch_limit,
+            limit_text,
+        );
     }
 
     fn compare_orders(&mut self, recorded: &Orders, now: &Orders) {
@@ -85,8 +90,8 @@ impl Differences {
     }
 }
 
-fn limit_text(limit: &Option<Limit>) -> String {
-    let Some(Limit {
+fn limit_text(limit: &Option<TouchLimit>) -> String {
+    let Some(TouchLimit {
         slow_above,
         stop_above,
     }) = limit
@@ -114,7 +119,7 @@ mod tests {
                 target: PageCount::ZERO,
                 grant: PageCount::ZERO,
                 by_other_means: PageCount::ZERO,
-                limit: Some(Limit::default()),
+                touch_limit: Some(TouchLimit::default()),
             }],
             free: PageCount::ZERO,
             shortfall: PageCount::ZERO,
@@ -163,10 +168,10 @@ mod tests {
     fn a_limit_that_is_gone_and_a_vm_that_is_gone_are_differences() {
         let recorded = full_plan();
         let mut now = full_plan();
-        now.steps[0].limit = None;
+        now.steps[0].touch_limit = None;
         assert_eq!(
             differences(&recorded, &now),
-            ["VM 0, limit: slow above 0 MiB and stop above 0 MiB recorded, none now"]
+            ["VM 0, touch limit: slow above 0 MiB and stop above 0 MiB recorded, none now"]
         );
         now.steps.clear();
         assert_eq!(

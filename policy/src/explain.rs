@@ -8,8 +8,8 @@ use crate::balloon::Ask;
 use crate::targets::{by_shares_alone, taxed};
 use crate::tax::{Taxed, tenths};
 use crate::{
-    ActiveSet, BalloonBound, BalloonHealth, Limit, MemoryState, Plan, SharesSpec, Snapshot, Stage,
-    Step, TaxRate, VmSettings, VmSnapshot, Witness, admit_change, balloon, targets,
+    ActiveSet, BalloonBound, BalloonHealth, MemoryState, Plan, SharesSpec, Snapshot, Stage, Step,
+    TaxRate, TouchLimit, VmSettings, VmSnapshot, Witness, admit_change, balloon, targets,
 };
 use page::{PageCount, VmId, total};
 use serde::{Deserialize, Serialize};
@@ -58,7 +58,7 @@ pub struct Explanation {
     pub by_other_means: PageCount,
     /// What its guest may have touched before it is stopped.
     #[serde(default)]
-    pub limit: Option<Limit>,
+    pub touch_limit: Option<TouchLimit>,
     /// What it has touched and still has.
     #[serde(default)]
     pub backed: PageCount,
@@ -151,7 +151,7 @@ pub fn explain(
         witness: guest.witness(vm.evidence.active.as_ref()),
         balloon: vm.evidence.balloon_health(),
         by_other_means: step.by_other_means,
-        limit: step.limit,
+        touch_limit: step.touch_limit,
         backed: vm.backed(),
         has_no_driver: vm.evidence.has_no_driver,
         more: more.map(|pages| what_it_takes(snapshot, index, step.target, pages)),
@@ -471,12 +471,12 @@ impl Explanation {
                 " Its balloon will not bring {by_other_means} of what it holds above its target."
             )?;
         }
-        self.limit
+        self.touch_limit
             .map_or(Ok(()), |limit| self.write_limit(f, limit))
     }
 
-    fn write_limit(&self, f: &mut String, limit: Limit) -> fmt::Result {
-        let Limit {
+    fn write_limit(&self, f: &mut String, limit: TouchLimit) -> fmt::Result {
+        let TouchLimit {
             slow_above,
             stop_above,
         } = limit;

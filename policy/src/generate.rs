@@ -109,7 +109,7 @@ prop_compose! {
         balloon in prop::option::of((0..=size, prop::collection::vec(0..=size, 0..9))),
         has_no_driver: bool,
         backed in prop::option::of(0..=size),
-        limit in prop::option::of(0..=size),
+        touch_limit in prop::option::of(0..=size),
     ) -> Evidence {
         let active = active.map(|(pages, below, above, held)| ActiveSet {
             pages: PageCount(pages),
@@ -128,8 +128,8 @@ prop_compose! {
             let watch = BalloonWatch::default();
             held.into_iter().fold(watch, |watch, held| watch.observe(PageCount(asked), PageCount(held)))
         });
-        let (backed, limit) = (backed.map(PageCount), limit.map(PageCount));
-        Evidence { active, guest, balloon, has_no_driver, backed, limit }
+        let (backed, touch_limit) = (backed.map(PageCount), touch_limit.map(PageCount));
+        Evidence { active, guest, balloon, has_no_driver, backed, touch_limit }
     }
 }
 

@@ -48,7 +48,6 @@ mod divide;
 mod explain;
 mod fraction;
 mod guest;
-mod limit;
 mod periods;
 mod plan;
 mod random;
@@ -61,6 +60,7 @@ mod state;
 mod step;
 mod targets;
 mod tax;
+mod touch_limit;
 mod working_set;
 
 #[cfg(test)]
@@ -83,7 +83,7 @@ pub use settings::{InvalidSettings, SIZE_LIMIT, VmSettings};
 pub use shares::{InvalidShares, Shares, SharesSpec};
 pub use snapshot::{Evidence, Snapshot, Stage, VmSnapshot};
 pub use state::{BalloonPace, LEAST_MIN_FREE, MemoryState, Orders, Scale, Thresholds};
-pub use step::{Limit, Step};
+pub use step::{Step, TouchLimit};
 pub use targets::{Target, targets};
 pub use tax::{InvalidTaxRate, TaxRate};
 pub use working_set::{

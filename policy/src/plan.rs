@@ -9,13 +9,13 @@
 //!
 //! Where balloons are to be used with care ([`Snapshot::balloon`]), a VM is told to hold less only as far
 //! as its balloon can go now; the plan says what is to be had by other means, and who is stopped if it
-//! touches more (`limit`).
+//! touches more (`touch_limit`).
 
 use crate::balloon::{Ask, Reach};
 use crate::divide::{Claim, divide};
-use crate::limit::set_limits;
 use crate::targets::by_shares_alone;
 use crate::tax::Taxed;
+use crate::touch_limit::set_touch_limits;
 use crate::{Orders, Snapshot, Stage, Step, Target, VmSnapshot, balloon, targets};
 use page::{PageCount, total};
 use serde::{Deserialize, Serialize};
@@ -53,7 +53,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
         .collect();
     let free_after_start = start_waiting(vms, &mut steps, snapshot.free());
     let free = raise(vms, &mut steps, free_after_start);
-    set_limits(snapshot, &mut steps);
+    set_touch_limits(snapshot, &mut steps);
     Plan {
         steps,
         free,
@@ -90,7 +90,7 @@ fn cost_free(snapshot: &Snapshot, vm: &VmSnapshot, target: PageCount, shelter: P
         target,
         grant: reach.hold.min(vm.exposure()),
         by_other_means: reach.by_other_means,
-        limit: None,
+        touch_limit: None,
     }
 }
 

@@ -85,7 +85,7 @@ pub struct Evidence {
     /// Its pages that something backs, by the kernel's count.
     pub backed: Option<PageCount>,
     /// Beyond what it was slowed down by the last plan.
-    pub limit: Option<PageCount>,
+    pub touch_limit: Option<PageCount>,
 }
 
 impl Evidence {

@@ -1,4 +1,4 @@
-//! What a plan says of one VM. Who decides each part of it is in `plan` and `limit`.
+//! What a plan says of one VM. Who decides each part of it is in `plan` and `touch_limit`.
 
 use page::{PageCount, VmId};
 use serde::{Deserialize, Serialize};
@@ -20,12 +20,12 @@ pub struct Step {
     pub by_other_means: PageCount,
     /// What its guest may have touched, where its balloon does not keep it within its memory: it is stopped beyond.
     #[serde(default)]
-    pub limit: Option<Limit>,
+    pub touch_limit: Option<TouchLimit>,
 }
 
 /// What a VM's guest may have touched, in pages that something backs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Limit {
+pub struct TouchLimit {
     /// Beyond this it runs in slices.
     pub slow_above: PageCount,
     /// Beyond this it stands still.

@@ -90,14 +90,14 @@ const OF_SOME_VMS: [(&str, &str, &str); 4] = [
         "ballonet_vm_touched_believed_bytes",
     ),
     (
-        "/limit/slow_above_bytes",
-        "/limit/slow_above_bytes",
-        "ballonet_vm_limit_slow_bytes",
+        "/touch_limit/slow_above_bytes",
+        "/touch_limit/slow_above_bytes",
+        "ballonet_vm_touch_limit_slow_bytes",
     ),
     (
-        "/limit/stop_above_bytes",
-        "/limit/stop_above_bytes",
-        "ballonet_vm_limit_stop_bytes",
+        "/touch_limit/stop_above_bytes",
+        "/touch_limit/stop_above_bytes",
+        "ballonet_vm_touch_limit_stop_bytes",
     ),
 ];
 

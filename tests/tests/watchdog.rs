@@ -63,7 +63,7 @@ fn a_guest_without_a_driver_is_stopped_at_what_it_may_have_and_goes_on_when_ther
     });
     host.wait_until_backed("deaf", DUE);
     host.wait_until_backed("good", DUE);
-    host.wait_for_figure("deaf", "/limit/slow_above_bytes", DUE);
+    host.wait_for_figure("deaf", "/touch_limit/slow_above_bytes", DUE);
     wait_until("its neighbour is not blocked", || {
         blocked(&host, "good") == 0
     });

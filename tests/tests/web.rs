@@ -223,7 +223,7 @@ fn prometheus_understands_what_it_scrapes_and_the_alerts_on_it() {
         || {
             let scraped = web.get("/metrics").body;
             scraped.contains("ballonet_vm_touched_bytes{vm=\"a\"}")
-                && scraped.contains("ballonet_vm_limit_slow_bytes{vm=\"deaf\"}")
+                && scraped.contains("ballonet_vm_touch_limit_slow_bytes{vm=\"deaf\"}")
         },
     );
     let scraped = web.get("/metrics");

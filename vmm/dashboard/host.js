@@ -4,7 +4,7 @@ import { Chart, History } from "./charts.js";
 import { $, element, fillList, fillTerms, pageOf, setClass, setHidden, setText, setTitle } from "./dom.js";
 import { showEvents } from "./events.js";
 import { bytes, duration, range } from "./format.js";
-import { fillBar, limitText, newBar, stateOf, stateText, statesOf } from "./memory.js";
+import { fillBar, touchLimitText, newBar, stateOf, stateText, statesOf } from "./memory.js";
 import { hostFree, hostUse } from "./models.js";
 
 /// What each state of memory means.
@@ -157,7 +157,7 @@ function fillRow(row, vm) {
   });
   const phase = row.cells[1].firstElementChild;
   setClass(phase, `phase phase-${stateOf(vm)}`);
-  setTitle(phase, vm.limit ? limitText(vm) : "");
+  setTitle(phase, vm.touch_limit ? touchLimitText(vm) : "");
   fillBar(row.cells[BAR].firstElementChild, vm);
 }
 

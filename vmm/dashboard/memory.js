@@ -34,8 +34,8 @@ export function stateText(vm) {
 const blockedPercent = (vm) => Math.max(1, vm.blocked_permille / 10);
 
 /// What keeps a VM from touching more memory.
-export function limitText(vm) {
-  const { slow_above_bytes: slow, stop_above_bytes: stop } = vm.limit;
+export function touchLimitText(vm) {
+  const { slow_above_bytes: slow, stop_above_bytes: stop } = vm.touch_limit;
   return `It may touch ${bytes(slow)}: above that it is stopped for nine tenths of its time, beyond ${bytes(stop)} it stands still.`;
 }
 

@@ -5,7 +5,7 @@ import { Chart, History } from "./charts.js";
 import { $, element, fillList, fillTerms, pageOf, setClass, setHidden, setText } from "./dom.js";
 import { showEvents } from "./events.js";
 import { bytes, duration, parseSize, percent, range, typedSize } from "./format.js";
-import { limitText, stateOf, stateText, statesOf } from "./memory.js";
+import { touchLimitText, stateOf, stateText, statesOf } from "./memory.js";
 import { vmStates, vmUse } from "./models.js";
 
 const EXPLAIN_MS = 2000;
@@ -61,14 +61,14 @@ export class VmPage {
     setHidden($("vm-state"), false);
     setText($("vm-state"), stateText(vm));
     setHidden($("vm-blocked"), state !== "blocked");
-    setText($("vm-blocked"), vm.limit ? `It is blocked. ${limitText(vm)}` : "It is blocked.");
+    setText($("vm-blocked"), vm.touch_limit ? `It is blocked. ${touchLimitText(vm)}` : "It is blocked.");
     setClass($("vm-state"), `phase phase-${state}`);
     fillTerms($("vm-tiles"), [
       ["Holds", bytes(vm.used), `of ${bytes(vm.memsz)}`],
       ["Target", bytes(vm.sztgt), isPinned(vm) ? "fixed by hand" : `with ${vm.ashrs} shares`],
       ["Working set", bytes(vm.tchd), range(vm.tchd_low, vm.tchd_high) || "not known yet", "", "What it uses, estimated from random pages, and between what that lies with 95 % confidence"],
       ["Policy assumes", bytes(vm.tchd_believed), "decides on its target", "", "What the policy takes its working set for, the highest of its estimate and three averages: quick to rise and slow to fall, so that a short pause costs it nothing"],
-      ...(vm.limit ? [["May touch", bytes(vm.limit.slow_above_bytes), "slowed above that", "", limitText(vm)]] : []),
+      ...(vm.touch_limit ? [["May touch", bytes(vm.touch_limit.slow_above_bytes), "slowed above that", "", touchLimitText(vm)]] : []),
       ["Balloon", bytes(vm.mctlsz), vm.mctl ? `${bytes(vm.mctltgt)} wanted` : "no driver in the guest yet"],
       ["Shared", bytes(vm.shrd), `${bytes(vm.shrdsvd)} saved`],
       ["Up", duration(vm.uptime_s), `${bytes(vm.amin)} guaranteed`],
@@ -81,7 +81,7 @@ export class VmPage {
       ...[...SIZES, ...RARE_SIZES.filter((name) => vm[name] > 0)].filter(isThere).map((name) => [name.toUpperCase(), bytes(vm[name])]),
       ...PERCENTAGES.filter(isThere).map((name) => [`%${name.toUpperCase()}`, percent(vm[name])]),
       ...(isThere("tchd_believed") ? [["BELIEF", bytes(vm.tchd_believed)]] : []),
-      ...(vm.limit ? [["LIMIT", bytes(vm.limit.slow_above_bytes)]] : []),
+      ...(vm.touch_limit ? [["TCHLIM", bytes(vm.touch_limit.slow_above_bytes)]] : []),
       ["%BLKD", percent(vm.blocked_permille / 10)],
       ["MCTL?", vm.mctl ? "Y" : "N"],
       ["ASHRS", String(vm.ashrs)],

@@ -7,7 +7,7 @@
 
 use super::scenario::{Driver, Phase};
 use crate::random::Random;
-use crate::{ActiveSet, GuestFigures, Limit, Population, Sample, VmSettings, WorkingSet};
+use crate::{ActiveSet, GuestFigures, Population, Sample, TouchLimit, VmSettings, WorkingSet};
 use page::PageCount;
 
 /// What a guest's kernel takes, touched at the start and hardly again.
@@ -43,7 +43,7 @@ pub(super) struct Guest {
     pub(super) backed: PageCount,
     pub(super) working_set: WorkingSet,
     /// What it may have touched.
-    pub(super) limit: Option<Limit>,
+    pub(super) touch_limit: Option<TouchLimit>,
     sample: OpenSample,
     random: Random,
 }
@@ -63,7 +63,7 @@ impl Guest {
                 write_percent: 0,
             },
             working_set: WorkingSet::default(),
-            limit: None,
+            touch_limit: None,
             sample: OpenSample::default(),
             random: Random::new(seed),
         }
@@ -88,7 +88,7 @@ impl Guest {
     pub(super) fn live(&mut self, phase: Phase) {
         self.phase = phase;
         let stop_above = self
-            .limit
+            .touch_limit
             .map_or(PageCount(u64::MAX), |limit| limit.stop_above);
         if self.backed < stop_above {
             self.follow();
@@ -101,7 +101,7 @@ impl Guest {
 
     /// Whether it is stopped for touching more than it may.
     pub(super) fn is_blocked(&self) -> bool {
-        self.limit
+        self.touch_limit
             .is_some_and(|limit| self.backed > limit.slow_above)
     }
 

@@ -91,7 +91,7 @@ impl Vm<'_> {
             },
             evidence: Evidence {
                 backed: guest.map(|guest| guest.backed),
-                limit: guest.and_then(|guest| Some(guest.limit?.slow_above)),
+                touch_limit: guest.and_then(|guest| Some(guest.touch_limit?.slow_above)),
                 ..self.evidence
             },
         }
@@ -255,7 +255,7 @@ impl<'a> Host<'a> {
             match &mut vm.stage {
                 VmStage::Running { guest, .. } => {
                     guest.told = step.grant;
-                    guest.limit = step.limit;
+                    guest.touch_limit = step.touch_limit;
                 }
                 VmStage::Waiting if step.grant > PageCount::ZERO => {
                     let (settings, driver) = (vm.settings.clone(), vm.model.driver);

@@ -23,9 +23,9 @@ pub use request::{BalloonRequest, NetRequest, RunRequest};
 #[cfg(test)]
 pub use view::BalloonView;
 pub use view::{
-    DiskView, EventView, ExplanationView, HostView, LimitView, NetView, Overview, QueuedView,
-    ScanPriority, ScanTotals, SharingPace, SharingView, StatesView, VmPhase, VmSharingView, VmView,
-    WorkingSetView,
+    DiskView, EventView, ExplanationView, HostView, NetView, Overview, QueuedView, ScanPriority,
+    ScanTotals, SharingPace, SharingView, StatesView, TouchLimitView, VmPhase, VmSharingView,
+    VmView, WorkingSetView,
 };
 
 /// The protocol that a connection changes to for a console.

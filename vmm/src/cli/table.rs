@@ -260,7 +260,7 @@ pub(super) fn vm(vm: &VmView) -> String {
 }
 
 fn limit(vm: &VmView) -> String {
-    let Some(limit) = vm.limit else {
+    let Some(limit) = vm.touch_limit else {
         return "none: its balloon keeps it within its memory".into();
     };
     format!(

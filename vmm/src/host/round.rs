@@ -191,7 +191,7 @@ impl State {
             id,
             target,
             grant,
-            limit,
+            touch_limit,
             ..
         } in &plan.steps
         {
@@ -203,7 +203,7 @@ impl State {
             if !waits_on {
                 vm.grant(*grant);
             }
-            vm.set_limit(*limit);
+            vm.set_touch_limit(*touch_limit);
         }
     }
 }

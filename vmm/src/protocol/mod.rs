@@ -24,7 +24,7 @@ pub use tap_name::{InvalidTapName, TapName};
 
 use crate::name::VmName;
 use page::{PageCount, PageStates, VmId};
-use policy::{Limit, VmSettings};
+use policy::{TouchLimit, VmSettings};
 use serde::{Deserialize, Serialize};
 use sharing::TrustGroup;
 use std::path::PathBuf;
@@ -101,7 +101,7 @@ pub enum ToVm {
         target: PageCount,
     },
     /// Stop the guest when it has touched more than this.
-    SetLimit(Option<Limit>),
+    SetTouchLimit(Option<TouchLimit>),
     /// Keep these settings for `Describe`.
     SetSettings(VmSettings),
     /// Say how things stand. Answered by `Observation` with the same sequence number.

@@ -1,5 +1,5 @@
 //! Stops a VM's vCPUs when its guest has touched more than it may, for guests whose balloons do not keep them within it
-//! (`policy::limit` says when and how much).
+//! (`policy::touch_limit` says when and how much).
 //!
 //! The host looks once a second, and a guest can touch a gigabyte in that time. So the VM process watches
 //! by itself, on this thread: it reads how much the memory file holds, again before the guest can have
@@ -12,7 +12,7 @@ use crate::memory::ram::GuestRam;
 use crate::protocol::BlockedTime;
 use crate::vm::gate::Gate;
 use page::PageCount;
-use policy::Limit;
+use policy::TouchLimit;
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ const STOP_TRIES: u32 = 20;
 /// Watches one guest.
 #[derive(Debug)]
 pub(super) struct Throttle {
-    orders: Sender<Option<Limit>>,
+    orders: Sender<Option<TouchLimit>>,
     blocked: Arc<Blocked>,
     started: Instant,
 }
@@ -62,7 +62,7 @@ enum Verdict {
 }
 
 impl Verdict {
-    fn on(limit: Limit, backed: PageCount) -> Self {
+    fn on(limit: TouchLimit, backed: PageCount) -> Self {
         let left = |above: PageCount| {
             let ms = above.saturating_sub(backed).0 / PAGES_PER_MS;
             Duration::from_millis(ms).max(SHORTEST_LOOK)
@@ -106,7 +106,7 @@ impl Throttle {
     }
 
     /// From now on the guest may have touched so much; anything, without a limit.
-    pub(super) fn set(&self, limit: Option<Limit>) {
+    pub(super) fn set(&self, limit: Option<TouchLimit>) {
         let is_heard = self.orders.send(limit).is_ok();
         debug_assert!(is_heard, "the thread ends only with this");
     }
@@ -128,7 +128,7 @@ struct Watch {
     ram: GuestRam,
     gate: Arc<Gate>,
     vcpus: Vec<JoinHandle<()>>,
-    inbox: Receiver<Option<Limit>>,
+    inbox: Receiver<Option<TouchLimit>>,
     blocked: Arc<Blocked>,
     /// Since when the gate is closed.
     since: Option<Instant>,
@@ -157,7 +157,7 @@ impl Watch {
     }
 
     /// Looks once, and does what is to be done. How long it then takes until the next look.
-    fn look(&mut self, limit: Limit) -> Duration {
+    fn look(&mut self, limit: TouchLimit) -> Duration {
         let Ok(backed) = self.ram.allocated() else {
             self.let_run();
             return LONGEST_LOOK;
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     fn verdict(backed: u64) -> Verdict {
-        let limit = Limit {
+        let limit = TouchLimit {
             slow_above: PageCount(10_000),
             stop_above: PageCount(12_000),
         };

@@ -1,7 +1,7 @@
 //! What is counted of a VM.
 
 use super::table::{self, Figure, Reading, figures, size};
-use crate::api::{DiskView, LimitView, NetView, StatesView, VmPhase, VmView};
+use crate::api::{DiskView, NetView, StatesView, TouchLimitView, VmPhase, VmView};
 use crate::name::VmName;
 use page::VmId;
 use policy::{BALLOON_LIMIT_PERCENT, BalloonHealth, OVERHEAD, Witness};
@@ -56,10 +56,10 @@ figures! {
         => permille, column: "%BLKD", counter: "% Blocked", metric: "vm_blocked";
     /// What it may touch before it is slowed down, where its balloon does not suffice
     #[serde(default)]
-    limit: Option<LimitView> = vm.limit
-        => (|vm| size(&vm.limit.map(|limit| limit.slow_above_bytes))),
-            column: "LIMIT", counter: "Touch Limit MBytes", metric: "vm_limit_slow"
-        => (|vm| size(&vm.limit.map(|limit| limit.stop_above_bytes))), metric: "vm_limit_stop";
+    touch_limit: Option<TouchLimitView> = vm.touch_limit
+        => (|vm| size(&vm.touch_limit.map(|limit| limit.slow_above_bytes))),
+            column: "TCHLIM", counter: "Touch Limit MBytes", metric: "vm_touch_limit_slow"
+        => (|vm| size(&vm.touch_limit.map(|limit| limit.stop_above_bytes))), metric: "vm_touch_limit_stop";
     /// Guest memory that was found zero and given back
     zero: u64 = sharing.zero_bytes
         => size, column: "ZERO", counter: "Zero MBytes";

@@ -11,4 +11,4 @@ pub use sharing::{ScanPriority, ScanTotals, SharingPace, SharingView, VmSharingV
 #[cfg(test)]
 pub use vm::BalloonView;
 pub(in crate::api) use vm::believed;
-pub use vm::{ExplanationView, LimitView, StatesView, VmPhase, VmView, WorkingSetView};
+pub use vm::{ExplanationView, StatesView, TouchLimitView, VmPhase, VmView, WorkingSetView};

@@ -4,7 +4,7 @@ use super::{DiskView, NetView, VmSharingView};
 use crate::name::VmName;
 use crate::protocol::{BalloonCounters, BalloonView as Balloon, GuestStatistics, VmCounters};
 use page::{PageStates, VmId};
-use policy::{BalloonHealth, Explanation, Limit, SharesSpec, TaxRate, Witness};
+use policy::{BalloonHealth, Explanation, SharesSpec, TaxRate, TouchLimit, Witness};
 use serde::{Deserialize, Serialize};
 use sharing::TrustGroup;
 use std::path::PathBuf;
@@ -97,7 +97,7 @@ pub struct VmView {
     pub balloon_health: Option<BalloonHealth>,
     /// What its guest may have touched before it is stopped, where its balloon does not keep it within its memory.
     #[serde(default)]
-    pub limit: Option<LimitView>,
+    pub touch_limit: Option<TouchLimitView>,
     /// The part of its time that it was stopped in the last second, in thousandths.
     #[serde(default)]
     pub blocked_permille: u64,
@@ -117,15 +117,15 @@ pub(in crate::api) fn believed() -> bool {
 
 /// What a VM's guest may have touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct LimitView {
+pub struct TouchLimitView {
     /// Beyond this it runs a tenth of the time.
     pub slow_above_bytes: u64,
     /// Beyond this it stands still.
     pub stop_above_bytes: u64,
 }
 
-impl From<Limit> for LimitView {
-    fn from(limit: Limit) -> Self {
+impl From<TouchLimit> for TouchLimitView {
+    fn from(limit: TouchLimit) -> Self {
         Self {
             slow_above_bytes: limit.slow_above.bytes(),
             stop_above_bytes: limit.stop_above.bytes(),

@@ -29,7 +29,7 @@ Keys
   h, ?         this page            q, esc   back; leave
 
 A name with a ! is that of a VM that is blocked: it has touched more than it
-may (%BLKD, LIMIT). VMs that wait to be admitted are told after QUEUE.
+may (%BLKD, TCHLIM). VMs that wait to be admitted are told after QUEUE.
 
 What there is of a VM:";
 
@@ -462,7 +462,7 @@ mod tests {
         assert!(rows[8].starts_with("a              "), "{rows:#?}");
         assert!(!rows[6].contains("%BLKD"), "{rows:#?}");
         let wide = shown(&model, 120, 24);
-        assert!(wide[6].contains("%BLKD   LIMIT"), "{wide:#?}");
+        assert!(wide[6].contains("%BLKD  TCHLIM"), "{wide:#?}");
         assert!(wide[7].contains("     90     1.0"), "{wide:#?}");
         assert!(wide[8].contains("      0       -"), "{wide:#?}");
     }

@@ -233,7 +233,7 @@ impl Model {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::api::{HistoryColumn, HostFigures, LimitView, Span};
+    use crate::api::{HistoryColumn, HostFigures, Span, TouchLimitView};
     use proptest::prelude::*;
 
     pub(in crate::cli) fn vm(name: &str, memsz: u64, ashrs: u64) -> VmFigures {
@@ -258,7 +258,7 @@ pub(super) mod tests {
             actvf: None,
             witness: None,
             balloon_health: None,
-            limit: None,
+            touch_limit: None,
             blocked_permille: 0,
             blocked_us: 0,
             mctl: true,
@@ -296,7 +296,7 @@ pub(super) mod tests {
     /// The same VM, stopped for nine tenths of its time.
     pub(in crate::cli) fn blocked(vm: VmFigures) -> VmFigures {
         VmFigures {
-            limit: Some(LimitView {
+            touch_limit: Some(TouchLimitView {
                 slow_above_bytes: 1 << 20,
                 stop_above_bytes: 3 << 19,
             }),

@@ -61,7 +61,7 @@ fn title(vm: &VmFigures, unit: Unit) -> Line<'static> {
 
 /// What stops it, if something does.
 fn limit(vm: &VmFigures, unit: Unit) -> Option<String> {
-    let limit = vm.limit?;
+    let limit = vm.touch_limit?;
     let [slow, stop] = [limit.slow_above_bytes, limit.stop_above_bytes].map(|size| unit.text(size));
     let name = unit.name();
     Some(format!(

@@ -172,7 +172,7 @@ mod tests {
             working_set: None,
             idle_tax_permille: None,
             balloon_health: None,
-            limit: None,
+            touch_limit: None,
             blocked_permille: 0,
             blocked_us: 0,
             start_us: None,

@@ -44,7 +44,7 @@ impl Vm {
         let was_blocked = self.blocked.permille > 0;
         self.blocked = self.blocked.after(observed);
         let permille = self.blocked.permille;
-        match (was_blocked, self.limit) {
+        match (was_blocked, self.touch_limit) {
             (false, Some(limit)) if permille > 0 => Some(format!(
                 "is blocked: it touches more than its limit of {}",
                 limit.slow_above

@@ -21,7 +21,7 @@ use crate::protocol::{Observation, SharingCounters, ToVm, VmConfig};
 use blocked::Blocked;
 use grant::Grant;
 use page::{PAGE_SIZE, PageCount, PageStates};
-use policy::{BalloonWatch, Evidence, GuestFigures, Limit, OVERHEAD, Stage, VmSnapshot};
+use policy::{BalloonWatch, Evidence, GuestFigures, OVERHEAD, Stage, TouchLimit, VmSnapshot};
 use sampling::Sampling;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -41,7 +41,7 @@ pub(super) struct Vm {
     pub(super) pinned: Option<PageCount>,
     grant: Grant,
     /// What its guest may have touched.
-    pub(super) limit: Option<Limit>,
+    pub(super) touch_limit: Option<TouchLimit>,
     // What begins anew with each host.
     /// What the policy wants it to hold.
     pub(super) target: PageCount,
@@ -85,7 +85,7 @@ impl Vm {
             broken: PageCount::ZERO,
             sampling: Sampling::default(),
             balloon_watch: BalloonWatch::default(),
-            limit: None,
+            touch_limit: None,
             blocked: Blocked::default(),
             figures: GuestFigures::default(),
             device_watch: DeviceWatch::default(),
@@ -125,7 +125,7 @@ impl Vm {
             balloon: Some(self.balloon_watch),
             has_no_driver: !self.has_driver(),
             backed: Some(self.used.memory_file),
-            limit: self.limit.map(|limit| limit.slow_above),
+            touch_limit: self.touch_limit.map(|limit| limit.slow_above),
         }
     }
 
@@ -149,9 +149,9 @@ impl Vm {
 
     /// Its guest may have touched so much from now on. It is told again each time that this changes, and
     /// when it did not take it.
-    pub(super) fn set_limit(&mut self, limit: Option<Limit>) {
-        if limit != self.limit && self.send(&ToVm::SetLimit(limit)) {
-            self.limit = limit;
+    pub(super) fn set_touch_limit(&mut self, limit: Option<TouchLimit>) {
+        if limit != self.touch_limit && self.send(&ToVm::SetTouchLimit(limit)) {
+            self.touch_limit = limit;
         }
     }
 

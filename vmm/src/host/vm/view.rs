@@ -1,7 +1,7 @@
 //! A VM as clients see it.
 
 use super::Vm;
-use crate::api::{DiskView, LimitView, NetView, VmView};
+use crate::api::{DiskView, NetView, TouchLimitView, VmView};
 use crate::host::sharing::account::Account;
 use page::PageCount;
 
@@ -48,7 +48,7 @@ impl Vm {
                 .view(&self.states(), self.held(), self.figures),
             idle_tax_permille: settings.idle_tax,
             balloon_health: running.map(|_| self.balloon_watch.health()),
-            limit: self.limit.map(LimitView::from),
+            touch_limit: self.touch_limit.map(TouchLimitView::from),
             blocked_permille: self.blocked_permille(),
             blocked_us: self.blocked.last.total_us,
             start_us: running.map(|running| running.start_us),

@@ -317,7 +317,7 @@ impl Process<'_> {
                 self.config.balloon_target = target;
                 self.balloon.set_target(target);
             }
-            ToVm::SetLimit(limit) => self.throttle.set(limit),
+            ToVm::SetTouchLimit(limit) => self.throttle.set(limit),
             ToVm::SetSettings(settings) => self.config.settings = settings,
             ToVm::Observe {
                 sequence,

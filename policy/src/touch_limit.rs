@@ -15,7 +15,7 @@
 //! A limit is never below a VM's min, nor below what it was told that it may hold, nor below what it has
 //! touched before it got the limit. It follows down what the VM gives up.
 
-use crate::{BalloonHealth, Limit, Snapshot, Stage, Step, VmSnapshot};
+use crate::{BalloonHealth, Snapshot, Stage, Step, TouchLimit, VmSnapshot};
 use page::{PageCount, total};
 
 /// Of what is free in the machine, the part that VMs beyond their limits may touch until the next plan. As
@@ -26,19 +26,22 @@ const CRUMBS_DIVISOR: u64 = 2;
 const KEPT_DIVISOR: u64 = 2;
 
 /// Sets the limits of a plan's steps.
-pub(crate) fn set_limits(snapshot: &Snapshot, steps: &mut [Step]) {
+pub(crate) fn set_touch_limits(snapshot: &Snapshot, steps: &mut [Step]) {
     let reason = Need::of(snapshot);
     for (vm, step) in snapshot.vms.iter().zip(&mut *steps) {
         let is_needed = reason.of_vm(vm, step);
         let slow_above = slow_above(vm, step);
-        step.limit = is_needed.then_some(Limit {
+        step.touch_limit = is_needed.then_some(TouchLimit {
             slow_above,
             stop_above: slow_above,
         });
     }
-    let count = steps.iter().filter(|step| step.limit.is_some()).count() as u64;
+    let count = steps
+        .iter()
+        .filter(|step| step.touch_limit.is_some())
+        .count() as u64;
     for (vm, step) in snapshot.vms.iter().zip(steps) {
-        if let Some(limit) = &mut step.limit {
+        if let Some(limit) = &mut step.touch_limit {
             let crumbs = PageCount(spare(snapshot, vm).0 / CRUMBS_DIVISOR / count);
             limit.stop_above = total([vm.backed().max(limit.slow_above), crumbs]);
         }
@@ -92,7 +95,7 @@ fn is_unbridled(vm: &VmSnapshot) -> bool {
 /// What it has touched already, up to a limit that it got before, is not taken from it by stopping it.
 fn slow_above(vm: &VmSnapshot, step: &Step) -> PageCount {
     let touched = vm.backed();
-    let before = vm.evidence.limit.unwrap_or(touched);
+    let before = vm.evidence.touch_limit.unwrap_or(touched);
     let entitled = step.target.min(step.grant);
     let entitled = entitled.max(vm.settings.effective_min());
     entitled.max(before.min(touched))
@@ -149,11 +152,11 @@ mod tests {
             state,
             ..Snapshot::default()
         };
-        let in_mebibytes = |limit: Limit| (limit.slow_above.0 / 256, limit.stop_above.0 / 256);
+        let in_mebibytes = |limit: TouchLimit| (limit.slow_above.0 / 256, limit.stop_above.0 / 256);
         let steps = plan(&snapshot).steps;
         steps
             .iter()
-            .map(|step| step.limit.map(in_mebibytes))
+            .map(|step| step.touch_limit.map(in_mebibytes))
             .collect()
     }
 
@@ -181,7 +184,7 @@ mod tests {
             limits(high, &[vm.clone(), running(1, 40)])[0],
             Some((70, 74))
         );
-        vm.evidence.limit = Some(mebibytes(70));
+        vm.evidence.touch_limit = Some(mebibytes(70));
         vm.evidence.backed = Some(mebibytes(73));
         assert_eq!(
             limits(high, &[vm.clone(), running(1, 40)])[0],
@@ -213,7 +216,7 @@ mod tests {
             vms: vec![vm, running(1, 40)],
             ..Snapshot::default()
         };
-        let limit = plan(&snapshot).steps[0].limit.unwrap();
+        let limit = plan(&snapshot).steps[0].touch_limit.unwrap();
         assert_eq!(limit.stop_above, mebibytes(51));
     }
 
@@ -238,7 +241,7 @@ mod tests {
         #[test]
         fn no_limit_is_below_a_min_or_what_was_granted_for_good(snapshot in generate::informed_snapshot()) {
             for (vm, step) in snapshot.vms.iter().zip(plan(&snapshot).steps) {
-                if let Some(Limit { slow_above, stop_above }) = step.limit {
+                if let Some(TouchLimit { slow_above, stop_above }) = step.touch_limit {
                     prop_assert!(vm.stage == Stage::Running);
                     prop_assert!(slow_above >= vm.settings.effective_min());
                     prop_assert!(slow_above >= step.grant.min(step.target));
@@ -255,7 +258,7 @@ mod tests {
             snapshot.unused = Some(PageCount(unused));
             let mut beyond = PageCount::ZERO;
             for (vm, step) in snapshot.vms.iter().zip(plan(&snapshot).steps) {
-                if let Some(limit) = step.limit {
+                if let Some(limit) = step.touch_limit {
                     beyond += limit.stop_above - limit.slow_above.max(vm.backed());
                 }
             }
