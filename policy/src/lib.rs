@@ -51,7 +51,6 @@ mod guest;
 mod limit;
 mod periods;
 mod plan;
-mod random;
 mod rebalance;
 mod settings;
 mod shares;

@@ -135,7 +135,7 @@ impl Receiver {
             match self.place(header, bytes, place, counters)? {
                 Placed::In(_) => {
                     let frame = bytes - HEADER_BYTES;
-                    pace.take(frame);
+                    pace.take(frame, now);
                     counters.received_packets += 1;
                     counters.received_bytes += frame as u64;
                 }

@@ -71,7 +71,7 @@ impl Transmitter {
             let head = chain.head();
             match self.send(chain, place) {
                 Ok(Sent::Gone(bytes)) => {
-                    pace.take(bytes);
+                    pace.take(bytes, now);
                     counters.sent_packets += 1;
                     counters.sent_bytes += bytes as u64;
                 }
