@@ -2,6 +2,7 @@
 //! known what varies. vmm/docs/experiments.md explains every key.
 
 use super::active::Active;
+use super::record::is_meant;
 use super::series::Series;
 use super::setting::{InvalidSetting, Setting, Value, listed};
 use crate::api::ScanPriority;
@@ -564,22 +565,14 @@ impl Scenario {
     }
 
     fn check_vm(&self, field: &'static str, name: &str) -> Result<(), Problem> {
-        let names = self.vms.iter().map(|vm| vm.get_ref().name.as_str());
-        let of_group = |group: &str| {
-            let number = name
-                .strip_prefix(group)
-                .and_then(|rest| rest.strip_prefix('-'));
-            number.is_some_and(|number| number.parse::<u32>().is_ok())
-        };
-        let mut known = names.clone();
-        if name == "*" || known.any(|known| known == name || of_group(known)) {
-            return Ok(());
+        let names = self.vms.iter().map(|vm| &vm.get_ref().name);
+        match name == "*" || names.clone().any(|known| is_meant(name, known.as_str())) {
+            true => Ok(()),
+            false => {
+                let names: Vec<String> = names.map(ToString::to_string).collect();
+                Err(Problem::unknown(field, name, names.iter()))
+            }
         }
-        Err(Problem::Unknown {
-            field,
-            name: name.into(),
-            known: names.map(Into::into).collect(),
-        })
     }
 
     fn variation(&self, field: &'static str, name: &str) -> Result<&Variation, Problem> {
