@@ -12,36 +12,41 @@ const EVENTS: usize = 5;
 
 /// A line for each VM.
 pub(super) fn processes(overview: &Overview) -> String {
-    let mut rows = vec![row(&[
+    let header = [
         "NAME", "STATE", "PID", "SIZE", "HOLDS", "TARGET", "BALLOON", "SHARES", "UP",
-    ])];
-    rows.extend(overview.vms.iter().map(|vm| {
-        row(&[
-            vm.name.as_str(),
-            state(vm),
-            &vm.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
-            &mebibytes(vm.size_bytes),
-            &mebibytes(vm.used_bytes),
-            &mebibytes(vm.target_bytes),
-            &mebibytes(vm.balloon.held),
-            &vm.shares.to_string(),
-            &duration(vm.uptime_s),
-        ])
-    }));
-    rows.extend(overview.queue.iter().map(|queued| {
-        row(&[
-            queued.name.as_str(),
-            "queued",
-            "-",
-            &mebibytes(queued.memory_bytes),
-            "-",
-            "-",
-            "-",
-            "-",
-            &duration(queued.waited_s as f64),
-        ])
-    }));
-    align(&rows)
+    ];
+    let none = || "-".to_owned();
+    let vm = |vm: &VmView| {
+        let pid = vm.pid.map_or_else(none, |pid| pid.to_string());
+        let [size, holds, target, balloon] = [
+            vm.size_bytes,
+            vm.used_bytes,
+            vm.target_bytes,
+            vm.balloon.held,
+        ]
+        .map(mebibytes);
+        let (name, state, shares) = (vm.name.to_string(), state(vm).into(), vm.shares.to_string());
+        let up = duration(vm.uptime_s);
+        vec![name, state, pid, size, holds, target, balloon, shares, up]
+    };
+    let queued = |queued: &QueuedView| {
+        let (name, size) = (queued.name.to_string(), mebibytes(queued.memory_bytes));
+        let waited = duration(queued.waited_s as f64);
+        let [pid, holds, target, balloon, shares] = [const { String::new() }; 5].map(|_| none());
+        vec![
+            name,
+            "queued".into(),
+            pid,
+            size,
+            holds,
+            target,
+            balloon,
+            shares,
+            waited,
+        ]
+    };
+    let lines = overview.vms.iter().map(vm);
+    aligned(&header, lines.chain(overview.queue.iter().map(queued)))
 }
 
 /// The host above its VMs.
