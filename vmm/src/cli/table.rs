@@ -15,38 +15,26 @@ pub(super) fn processes(overview: &Overview) -> String {
     let header = [
         "NAME", "STATE", "PID", "SIZE", "HOLDS", "TARGET", "BALLOON", "SHARES", "UP",
     ];
-    let none = || "-".to_owned();
-    let vm = |vm: &VmView| {
-        let pid = vm.pid.map_or_else(none, |pid| pid.to_string());
-        let [size, holds, target, balloon] = [
-            vm.size_bytes,
-            vm.used_bytes,
-            vm.target_bytes,
-            vm.balloon.held,
-        ]
-        .map(mebibytes);
-        let (name, state, shares) = (vm.name.to_string(), state(vm).into(), vm.shares.to_string());
-        let up = duration(vm.uptime_s);
-        vec![name, state, pid, size, holds, target, balloon, shares, up]
-    };
-    let queued = |queued: &QueuedView| {
-        let (name, size) = (queued.name.to_string(), mebibytes(queued.memory_bytes));
+    let vms = overview.vms.iter().map(|vm| {
+        row(&[
+            vm.name.as_str(),
+            state(vm),
+            &vm.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
+            &mebibytes(vm.size_bytes),
+            &mebibytes(vm.used_bytes),
+            &mebibytes(vm.target_bytes),
+            &mebibytes(vm.balloon.held),
+            &vm.shares.to_string(),
+            &duration(vm.uptime_s),
+        ])
+    });
+    let queued = overview.queue.iter().map(|queued| {
+        let size = mebibytes(queued.memory_bytes);
         let waited = duration(queued.waited_s as f64);
-        let [pid, holds, target, balloon, shares] = [const { String::new() }; 5].map(|_| none());
-        vec![
-            name,
-            "queued".into(),
-            pid,
-            size,
-            holds,
-            target,
-            balloon,
-            shares,
-            waited,
-        ]
-    };
-    let lines = overview.vms.iter().map(vm);
-    aligned(&header, lines.chain(overview.queue.iter().map(queued)))
+        let name = queued.name.as_str();
+        row(&[name, "queued", "-", &size, "-", "-", "-", "-", &waited])
+    });
+    aligned(&header, vms.chain(queued))
 }
 
 /// The host above its VMs.
@@ -162,8 +150,7 @@ pub(super) fn holdings(vms: &[VmView]) -> String {
     let header = [
         "NAME", "STATE", "SIZE", "MIN", "MAX", "SHARES", "TARGET", "HOLDS", "SHARED", "BALLOON", "",
     ];
-    let mut rows = vec![row(&header)];
-    rows.extend(vms.iter().map(|vm| {
+    let line = |vm: &VmView| {
         row(&[
             vm.name.as_str(),
             state(vm),
@@ -177,60 +164,37 @@ pub(super) fn holdings(vms: &[VmView]) -> String {
             &mebibytes(vm.states.ballooned),
             &bar(vm),
         ])
-    }));
-    align(&rows)
+    };
+    aligned(&header, vms.iter().map(line))
 }
 
 /// Everything about one VM.
 pub(super) fn vm(vm: &VmView) -> String {
+    let doubt = match vm.credible {
+        true => "",
+        false => ": its process has said what cannot be true; its last good figures stand",
+    };
+    let none = || "none: shares with itself alone".into();
+    let group = vm.trust_group.as_ref();
+    let pid = vm.pid.map(|pid| pid.to_string());
+    let fixed = vm.pinned_bytes.map_or("", |_| " (fixed by hand)");
+    let (min, max) = (with_unit(vm.min_bytes), with_unit(vm.max_bytes));
+    let held = [vm.used_bytes, vm.memory_file_bytes, vm.anonymous_bytes];
+    let [used, file, anonymous] = held.map(with_unit);
     let mut lines = vec![
-        (
-            "state",
-            match vm.credible {
-                true => state(vm).to_owned(),
-                false => format!(
-                    "{}: its process has said what cannot be true; its last good figures stand",
-                    state(vm)
-                ),
-            },
-        ),
-        (
-            "process",
-            vm.pid
-                .map_or_else(|| "none yet".into(), |pid| pid.to_string()),
-        ),
+        ("state", format!("{}{doubt}", state(vm))),
+        ("process", pid.unwrap_or_else(|| "none yet".into())),
         ("up", duration(vm.uptime_s)),
         ("processors", vm.vcpus.to_string()),
-        (
-            "trust group",
-            vm.trust_group.as_ref().map_or_else(
-                || "none: shares with itself alone".into(),
-                ToString::to_string,
-            ),
-        ),
+        ("trust group", group.map_or_else(none, ToString::to_string)),
         ("size", with_unit(vm.size_bytes)),
-        (
-            "min, max",
-            format!("{}, {}", with_unit(vm.min_bytes), with_unit(vm.max_bytes)),
-        ),
+        ("min, max", format!("{min}, {max}")),
         ("shares", format!("{} ({})", vm.shares_count, vm.shares)),
-        (
-            "target",
-            format!(
-                "{}{}",
-                with_unit(vm.target_bytes),
-                vm.pinned_bytes.map_or("", |_| " (fixed by hand)")
-            ),
-        ),
+        ("target", with_unit(vm.target_bytes) + fixed),
         ("may hold", with_unit(vm.granted_bytes)),
         (
             "holds",
-            format!(
-                "{} ({} guest, {} process)",
-                with_unit(vm.used_bytes),
-                with_unit(vm.memory_file_bytes),
-                with_unit(vm.anonymous_bytes)
-            ),
+            format!("{used} ({file} guest, {anonymous} process)"),
         ),
         ("pages", pages(vm)),
         ("sharing", vm_sharing(&vm.sharing)),
@@ -244,18 +208,14 @@ pub(super) fn vm(vm: &VmView) -> String {
     let console_log = vm.console_log.iter();
     lines.extend(console_log.map(|path| ("console log", path.display().to_string())));
     if let Some(guest) = &vm.guest {
-        let figure = |name: &str, bytes: Option<u64>| {
-            bytes.map(|bytes| format!("{} {name}", with_unit(bytes)))
-        };
         let figures = [
-            figure("free", guest.free),
-            figure("available", guest.available),
-            figure("in all", guest.total),
+            (guest.free, "free"),
+            (guest.available, "available"),
+            (guest.total, "in all"),
         ];
-        lines.push((
-            "guest says",
-            figures.into_iter().flatten().collect::<Vec<_>>().join(", "),
-        ));
+        let said = |(bytes, name): (Option<u64>, _)| Some(format!("{} {name}", with_unit(bytes?)));
+        let said: Vec<String> = figures.into_iter().filter_map(said).collect();
+        lines.push(("guest says", said.join(", ")));
     }
     let mut text = format!("{}\n", vm.name);
     for (name, value) in lines {
