@@ -138,7 +138,7 @@ pub struct Scenario {
     #[serde(default = "one")]
     pub repetitions: u32,
     /// `$seed` in the first repetition; one more in each that follows.
-    #[serde(default = "one_u64")]
+    #[serde(default = "one")]
     pub seed: u64,
     /// The host.
     pub host: HostText,
@@ -166,12 +166,8 @@ fn default_sample_ms() -> u32 {
     1000
 }
 
-fn one() -> u32 {
-    1
-}
-
-fn one_u64() -> u64 {
-    1
+fn one<T: From<u8>>() -> T {
+    1.into()
 }
 
 /// Something that varies.
