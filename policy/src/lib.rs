@@ -50,7 +50,6 @@ mod fraction;
 mod guest;
 mod periods;
 mod plan;
-mod random;
 mod rebalance;
 mod settings;
 mod shares;

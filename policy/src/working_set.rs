@@ -362,7 +362,7 @@ pub fn sample_size(
 mod tests {
     use super::*;
     use crate::SAMPLE_PERIOD;
-    use crate::random::Random;
+    use page::Random;
     use proptest::prelude::*;
 
     const SIZE: u32 = 100;

@@ -5,6 +5,8 @@
 //! next power of two by rounds of odd multiplication and shifting, walked past numbers that are none of
 //! the VM's blocks. Less than half of them are.
 
+use page::mix;
+
 /// A VM's place in its current pass.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BlockOrder {
@@ -12,13 +14,6 @@ pub(crate) struct BlockOrder {
     seed: u64,
     pass: u64,
     step: u64,
-}
-
-/// SplitMix64's finisher: every bit of the result depends on every bit of the argument.
-pub(crate) fn mix(value: u64) -> u64 {
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
 }
 
 impl BlockOrder {

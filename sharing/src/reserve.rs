@@ -76,9 +76,10 @@ fn in_time(per_s: u64, time: Duration) -> PageCount {
 }
 
 /// Whether to go on sharing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pace {
     /// At the rates' pace.
+    #[default]
     GoOn,
     /// One block at a time, each settled before the next.
     SlowDown,
@@ -87,7 +88,7 @@ pub enum Pace {
 }
 
 /// What sharing asks of the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reserve {
     /// Give nobody what lies below this.
     pub keep_free: PageCount,

@@ -7,9 +7,9 @@
 
 use crate::block::{BLOCK_PAGES, Block};
 use crate::cost::Pressure;
-use crate::order::{BlockOrder, mix};
-use crate::rate::{Bucket, RateSettings};
-use page::{PageCount, VmId};
+use crate::order::BlockOrder;
+use crate::rate::RateSettings;
+use page::{PageCount, TokenBucket, VmId, mix};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ struct ScannedVm {
     /// Blocks before those whose turn it is.
     preferred: BTreeSet<u32>,
     order: BlockOrder,
-    bucket: Bucket,
+    bucket: TokenBucket,
     clock: Duration,
 }
 
@@ -45,8 +45,8 @@ pub struct Schedule {
     pressure: Pressure,
     seed: u64,
     vms: BTreeMap<VmId, ScannedVm>,
-    host: Bucket,
-    core: Bucket,
+    host: TokenBucket,
+    core: TokenBucket,
 }
 
 impl Schedule {
@@ -58,8 +58,8 @@ impl Schedule {
             pressure: Pressure::Plenty,
             seed,
             vms: BTreeMap::new(),
-            host: Bucket::new(settings.host_pages_per_s, now),
-            core: Bucket::new(settings.core_share_permille * 1_000_000, now),
+            host: TokenBucket::new(settings.host_pages_per_s, now),
+            core: TokenBucket::new(settings.core_share_permille * 1_000_000, now),
         }
     }
 
@@ -72,7 +72,7 @@ impl Schedule {
             pages: size.0,
             preferred: BTreeSet::new(),
             order: BlockOrder::new(block_count, mix(self.seed ^ u64::from(id.0))),
-            bucket: Bucket::new(self.vm_rate(size.0), now),
+            bucket: TokenBucket::new(self.vm_rate(size.0), now),
             clock: clock.unwrap_or(now),
         };
         self.vms.insert(id, vm);

@@ -39,6 +39,17 @@ pub(crate) fn read_text(path: &Path, most: u64) -> io::Result<String> {
     Ok(text)
 }
 
+/// None where there was no such file.
+///
+/// # Errors
+/// Any other error.
+pub(crate) fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

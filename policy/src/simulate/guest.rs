@@ -6,9 +6,8 @@
 //! rest from its disk, again and again: its throughput falls with the part of touches that miss.
 
 use super::scenario::{Driver, Phase};
-use crate::random::Random;
 use crate::{ActiveSet, GuestFigures, Population, Sample, TouchLimit, VmSettings, WorkingSet};
-use page::PageCount;
+use page::{PageCount, Random};
 
 /// What a guest's kernel takes, touched at the start and hardly again.
 const KERNEL: PageCount = PageCount::from_mebibytes(16);

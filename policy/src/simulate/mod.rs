@@ -17,14 +17,13 @@ pub use scenario::{
 };
 pub use trace::{HostPoint, RefusedVm, Trace, VmPoint, VmTrace};
 
-use crate::random::Random;
 use crate::{
     BalloonRound, Evidence, MemoryState, OVERHEAD, Plan, Precision, Reason, Rebalance,
     SampleLimits, Snapshot, Stage, Step, Thresholds, VmSettings, VmSnapshot, admit, plan,
     sample_size,
 };
 use guest::Guest;
-use page::{PageCount, VmId, total};
+use page::{PageCount, Random, VmId, total};
 use scenario::pages;
 use std::time::Duration;
 

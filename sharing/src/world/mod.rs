@@ -8,7 +8,7 @@ use crate::{
     Areas, BLOCK_PAGES, Block, BlockPlan, Content, ContentHash, Domain, Frame, Outcome, Page,
     PageSet, Pressure, Request, Seen, Sharing, Span, TrustGroup, VmSpec,
 };
-use page::{Gfn, GfnRange, PageCount, VmId};
+use page::{Gfn, GfnRange, PageCount, Random, VmId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a page holds; zero is zero.
@@ -34,14 +34,11 @@ pub(super) struct Guest {
 
 /// A source of chance: the same seed, the same world.
 #[derive(Debug)]
-pub(super) struct Chance(u64);
+pub(super) struct Chance(Random);
 
 impl Chance {
     pub(super) fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let value = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (value ^ (value >> 31)) % end
+        self.0.next() % end
     }
 
     pub(super) fn percent(&mut self, percent: u64) -> bool {
@@ -81,7 +78,7 @@ impl World {
             sharing: Sharing::new(frame_limit),
             guests: BTreeMap::new(),
             store: BTreeMap::new(),
-            chance: Chance(seed),
+            chance: Chance(Random::new(seed)),
             refusal_percent: 0,
             write_percent: 0,
             hash_bits: 64,

@@ -1,4 +1,5 @@
-//! Pages and the words for them, shared by every crate that decides or acts.
+//! Pages and the words for them, shared by every crate that decides or acts, with the chance and the
+//! rates that several decide by.
 //!
 //! `Gfn`, `PageCount` and `VmId` are three kinds of number that are easily mixed up, so each is a
 //! type. Nothing here does I/O or knows a guest.
@@ -6,11 +7,15 @@
 #![forbid(unsafe_code)]
 
 mod checked_text;
+mod random;
 mod range;
 mod states;
+mod token_bucket;
 
+pub use random::{Random, mix};
 pub use range::{GfnRange, join_into_ranges};
 pub use states::{PageState, PageStates};
+pub use token_bucket::TokenBucket;
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -11,7 +11,7 @@ use crate::api::{EventView, Overview, RunRequest, StatesView, VmChange, VmView};
 use crate::host::{Host, HostOptions};
 use crate::name::VmName;
 use crate::protocol::OnHostDeath;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use page::PageCount;
 use policy::SharesSpec;
 use serde::{Deserialize, Serialize};
@@ -70,6 +70,10 @@ struct VmSummary {
     verify_errors: u64,
     /// Whether it ran to the end.
     alive: bool,
+    #[serde(skip)]
+    largest_samples: u64,
+    #[serde(skip)]
+    moved: u64,
 }
 
 /// The figures of a guest's `report` that are of interest here.
@@ -78,15 +82,6 @@ struct GuestReport {
     checks: u64,
     errors: u64,
     leaks: u64,
-}
-
-/// What is remembered of a VM while it runs.
-#[derive(Clone, Debug)]
-struct Track {
-    view: VmView,
-    report: GuestReport,
-    largest_samples: u64,
-    alive: bool,
 }
 
 pub(super) async fn demo(args: DemoArgs) -> Result<()> {
@@ -126,12 +121,13 @@ async fn play(host: &Host, args: &DemoArgs) -> Result<Summary> {
     let overview = host.overview();
     for name in &names {
         if let (Some(track), Ok(console)) = (tracks.get_mut(name), host.console(name.as_str())) {
-            track.report = ask_for_report(&console, REPORT_PATIENCE)
-                .await
-                .with_context(|| format!("VM '{name}'"))?;
+            let report = ask_for_report(&console, REPORT_PATIENCE).await;
+            let report: GuestReport = report.with_context(|| format!("VM '{name}'"))?;
+            track.verify_checks = report.checks;
+            track.verify_errors = report.errors + report.leaks;
         }
     }
-    Ok(summarize(&overview, &tracks, begin.elapsed()))
+    Ok(summarize(overview, tracks, begin.elapsed()))
 }
 
 async fn start_vms(host: &Host, budget: PageCount) -> Result<Vec<VmName>> {
@@ -172,66 +168,54 @@ fn favour(host: &Host, names: &[VmName], turn: usize) {
     }
 }
 
-fn follow(tracks: &mut BTreeMap<VmName, Track>, vms: &[VmView]) {
-    let largest = vms
-        .iter()
-        .max_by_key(|vm| vm.memory_file_bytes)
-        .map(|vm| vm.name.clone());
+fn follow(tracks: &mut BTreeMap<VmName, VmSummary>, vms: &[VmView]) {
+    let largest = vms.iter().max_by_key(|vm| vm.memory_file_bytes);
     tracks.values_mut().for_each(|track| track.alive = false);
     for view in vms {
-        let track = tracks.entry(view.name.clone()).or_insert_with(|| Track {
-            view: view.clone(),
-            report: GuestReport::default(),
-            largest_samples: 0,
+        let before = tracks.get(&view.name).map(|track| track.largest_samples);
+        let is_largest = largest.is_some_and(|largest| largest.name == view.name);
+        let counters = view.balloon.counters;
+        let track = VmSummary {
+            name: view.name.clone(),
+            size_bytes: view.size_bytes,
+            states: view.states,
+            balloon_target_bytes: view.balloon.target,
+            balloon_held_bytes: view.balloon.held,
+            used_bytes: view.used_bytes,
+            largest_holder: 0.0,
+            verify_checks: 0,
+            verify_errors: 0,
             alive: true,
-        });
-        track.view = view.clone();
-        track.alive = true;
-        track.largest_samples += u64::from(largest.as_ref() == Some(&view.name));
+            largest_samples: before.unwrap_or(0) + u64::from(is_largest),
+            moved: counters.inflated + counters.deflated,
+        };
+        tracks.insert(view.name.clone(), track);
     }
 }
 
-fn summarize(overview: &Overview, tracks: &BTreeMap<VmName, Track>, elapsed: Duration) -> Summary {
-    let samples: u64 = tracks.values().map(|track| track.largest_samples).sum();
-    let vms: Vec<VmSummary> = tracks
-        .values()
-        .map(|track| track.summary(samples))
-        .collect();
-    let moved: u64 = tracks
-        .values()
-        .map(|track| track.view.balloon.counters)
-        .map(|counters| counters.inflated + counters.deflated)
-        .sum();
+#[expect(clippy::cast_precision_loss, reason = "shares for people to read")]
+fn summarize(
+    overview: Overview,
+    tracks: BTreeMap<VmName, VmSummary>,
+    elapsed: Duration,
+) -> Summary {
+    let samples: u64 = tracks.values().map(|vm| vm.largest_samples).sum();
+    let mut vms: Vec<VmSummary> = tracks.into_values().collect();
+    for vm in &mut vms {
+        vm.largest_holder = vm.largest_samples as f64 / samples.max(1) as f64;
+    }
     Summary {
         budget_bytes: overview.host.budget_bytes,
         configured_bytes: vms.iter().map(|vm| vm.size_bytes).sum(),
         used_max_bytes: overview.host.used_max_bytes,
         samples: overview.host.samples,
         state_sum_violations: overview.host.state_sum_violations,
-        moved_bytes: PageCount(moved).bytes(),
+        moved_bytes: PageCount(vms.iter().map(|vm| vm.moved).sum()).bytes(),
         verify_checks: vms.iter().map(|vm| vm.verify_checks).sum(),
         verify_errors: vms.iter().map(|vm| vm.verify_errors).sum(),
         seconds: elapsed.as_secs_f64(),
         vms,
-        events: overview.host.events.clone(),
-    }
-}
-
-impl Track {
-    #[expect(clippy::cast_precision_loss, reason = "a share for people to read")]
-    fn summary(&self, samples: u64) -> VmSummary {
-        VmSummary {
-            name: self.view.name.clone(),
-            size_bytes: self.view.size_bytes,
-            states: self.view.states,
-            balloon_target_bytes: self.view.balloon.target,
-            balloon_held_bytes: self.view.balloon.held,
-            used_bytes: self.view.used_bytes,
-            largest_holder: self.largest_samples as f64 / samples.max(1) as f64,
-            verify_checks: self.report.checks,
-            verify_errors: self.report.errors + self.report.leaks,
-            alive: self.alive,
-        }
+        events: overview.host.events,
     }
 }
 
@@ -284,31 +268,28 @@ fn describe(summary: &Summary) -> String {
 
 /// The demonstration has failed if a promise was broken.
 fn judge(summary: &Summary) -> Result<()> {
-    if summary.verify_errors > 0 {
-        bail!(
-            "guests read {} wrong pages: this is a bug in ballonet, please report it",
-            summary.verify_errors
-        );
-    }
-    if summary.verify_checks == 0 {
-        bail!(
-            "the guests checked nothing in {:.0} s: give it more --seconds or less --memory",
-            summary.seconds
-        );
-    }
-    if summary.used_max_bytes > summary.budget_bytes {
-        bail!(
-            "{} bytes were used and {} were there: this is a bug in ballonet, please report it",
-            summary.used_max_bytes,
-            summary.budget_bytes
-        );
-    }
-    if summary.state_sum_violations > 0 {
-        bail!(
-            "page states did not add up {} times: this is a bug in ballonet, please report it",
-            summary.state_sum_violations
-        );
-    }
+    let Summary {
+        seconds,
+        budget_bytes: budget,
+        used_max_bytes: used,
+        verify_errors: wrong,
+        state_sum_violations: violations,
+        ..
+    } = summary;
+    let bug = "this is a bug in ballonet, please report it";
+    ensure!(*wrong == 0, "guests read {wrong} wrong pages: {bug}");
+    ensure!(
+        summary.verify_checks > 0,
+        "the guests checked nothing in {seconds:.0} s: give it more --seconds or less --memory"
+    );
+    ensure!(
+        used <= budget,
+        "{used} bytes were used and {budget} were there: {bug}"
+    );
+    ensure!(
+        *violations == 0,
+        "page states did not add up {violations} times: {bug}"
+    );
     Ok(())
 }
 

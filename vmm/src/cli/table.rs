@@ -12,10 +12,10 @@ const EVENTS: usize = 5;
 
 /// A line for each VM.
 pub(super) fn processes(overview: &Overview) -> String {
-    let mut rows = vec![row(&[
+    let header = [
         "NAME", "STATE", "PID", "SIZE", "HOLDS", "TARGET", "BALLOON", "SHARES", "UP",
-    ])];
-    rows.extend(overview.vms.iter().map(|vm| {
+    ];
+    let vms = overview.vms.iter().map(|vm| {
         row(&[
             vm.name.as_str(),
             state(vm),
@@ -27,21 +27,14 @@ pub(super) fn processes(overview: &Overview) -> String {
             &vm.shares.to_string(),
             &duration(vm.uptime_s),
         ])
-    }));
-    rows.extend(overview.queue.iter().map(|queued| {
-        row(&[
-            queued.name.as_str(),
-            "queued",
-            "-",
-            &mebibytes(queued.memory_bytes),
-            "-",
-            "-",
-            "-",
-            "-",
-            &duration(queued.waited_s as f64),
-        ])
-    }));
-    align(&rows)
+    });
+    let queued = overview.queue.iter().map(|queued| {
+        let size = mebibytes(queued.memory_bytes);
+        let waited = duration(queued.waited_s as f64);
+        let name = queued.name.as_str();
+        row(&[name, "queued", "-", &size, "-", "-", "-", "-", &waited])
+    });
+    aligned(&header, vms.chain(queued))
 }
 
 /// The host above its VMs.
@@ -157,8 +150,7 @@ pub(super) fn holdings(vms: &[VmView]) -> String {
     let header = [
         "NAME", "STATE", "SIZE", "MIN", "MAX", "SHARES", "TARGET", "HOLDS", "SHARED", "BALLOON", "",
     ];
-    let mut rows = vec![row(&header)];
-    rows.extend(vms.iter().map(|vm| {
+    let line = |vm: &VmView| {
         row(&[
             vm.name.as_str(),
             state(vm),
@@ -172,60 +164,37 @@ pub(super) fn holdings(vms: &[VmView]) -> String {
             &mebibytes(vm.states.ballooned),
             &bar(vm),
         ])
-    }));
-    align(&rows)
+    };
+    aligned(&header, vms.iter().map(line))
 }
 
 /// Everything about one VM.
 pub(super) fn vm(vm: &VmView) -> String {
+    let doubt = match vm.credible {
+        true => "",
+        false => ": its process has said what cannot be true; its last good figures stand",
+    };
+    let none = || "none: shares with itself alone".into();
+    let group = vm.trust_group.as_ref();
+    let pid = vm.pid.map(|pid| pid.to_string());
+    let fixed = vm.pinned_bytes.map_or("", |_| " (fixed by hand)");
+    let (min, max) = (with_unit(vm.min_bytes), with_unit(vm.max_bytes));
+    let held = [vm.used_bytes, vm.memory_file_bytes, vm.anonymous_bytes];
+    let [used, file, anonymous] = held.map(with_unit);
     let mut lines = vec![
-        (
-            "state",
-            match vm.credible {
-                true => state(vm).to_owned(),
-                false => format!(
-                    "{}: its process has said what cannot be true; its last good figures stand",
-                    state(vm)
-                ),
-            },
-        ),
-        (
-            "process",
-            vm.pid
-                .map_or_else(|| "none yet".into(), |pid| pid.to_string()),
-        ),
+        ("state", format!("{}{doubt}", state(vm))),
+        ("process", pid.unwrap_or_else(|| "none yet".into())),
         ("up", duration(vm.uptime_s)),
         ("processors", vm.vcpus.to_string()),
-        (
-            "trust group",
-            vm.trust_group.as_ref().map_or_else(
-                || "none: shares with itself alone".into(),
-                ToString::to_string,
-            ),
-        ),
+        ("trust group", group.map_or_else(none, ToString::to_string)),
         ("size", with_unit(vm.size_bytes)),
-        (
-            "min, max",
-            format!("{}, {}", with_unit(vm.min_bytes), with_unit(vm.max_bytes)),
-        ),
+        ("min, max", format!("{min}, {max}")),
         ("shares", format!("{} ({})", vm.shares_count, vm.shares)),
-        (
-            "target",
-            format!(
-                "{}{}",
-                with_unit(vm.target_bytes),
-                vm.pinned_bytes.map_or("", |_| " (fixed by hand)")
-            ),
-        ),
+        ("target", with_unit(vm.target_bytes) + fixed),
         ("may hold", with_unit(vm.granted_bytes)),
         (
             "holds",
-            format!(
-                "{} ({} guest, {} process)",
-                with_unit(vm.used_bytes),
-                with_unit(vm.memory_file_bytes),
-                with_unit(vm.anonymous_bytes)
-            ),
+            format!("{used} ({file} guest, {anonymous} process)"),
         ),
         ("pages", pages(vm)),
         ("sharing", vm_sharing(&vm.sharing)),
@@ -239,18 +208,14 @@ pub(super) fn vm(vm: &VmView) -> String {
     let console_log = vm.console_log.iter();
     lines.extend(console_log.map(|path| ("console log", path.display().to_string())));
     if let Some(guest) = &vm.guest {
-        let figure = |name: &str, bytes: Option<u64>| {
-            bytes.map(|bytes| format!("{} {name}", with_unit(bytes)))
-        };
         let figures = [
-            figure("free", guest.free),
-            figure("available", guest.available),
-            figure("in all", guest.total),
+            (guest.free, "free"),
+            (guest.available, "available"),
+            (guest.total, "in all"),
         ];
-        lines.push((
-            "guest says",
-            figures.into_iter().flatten().collect::<Vec<_>>().join(", "),
-        ));
+        let said = |(bytes, name): (Option<u64>, _)| Some(format!("{} {name}", with_unit(bytes?)));
+        let said: Vec<String> = figures.into_iter().filter_map(said).collect();
+        lines.push(("guest says", said.join(", ")));
     }
     let mut text = format!("{}\n", vm.name);
     for (name, value) in lines {

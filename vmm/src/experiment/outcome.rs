@@ -4,8 +4,10 @@ use super::plan::Combination;
 use super::record::Record;
 use super::scenario::{Measure, ResultText, Scenario};
 use super::series::Unit;
+use super::setting::Value;
 use super::statistics::Spread;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// A run that has ended.
 #[derive(Clone, Debug)]
@@ -138,6 +140,22 @@ pub fn combinations(performed: &[Performed]) -> Vec<Combination> {
     first.map(|run| run.combination.clone()).collect()
 }
 
+/// What else varies in the runs that are chosen, sorted as they were planned.
+pub(super) fn rests(
+    performed: &[Performed],
+    at: &BTreeMap<String, Value>,
+    left_out: impl Fn(&str) -> bool,
+) -> Vec<Combination> {
+    let mut rests = Vec::new();
+    for combination in combinations(performed) {
+        let rest = combination.without(&left_out);
+        if combination.has(at) && !rests.contains(&rest) {
+            rests.push(rest);
+        }
+    }
+    rests
+}
+
 fn values(
     measure: &Measure,
     performed: &[Performed],
@@ -153,20 +171,13 @@ fn judge(result: &ResultText, measure: &Measure, performed: &[Performed]) -> Res
         .filter(|run| run.combination.has(&result.at))
         .collect();
     let compares = !result.against.is_empty();
-    let mut meant: Vec<Combination> = Vec::new();
-    for run in &chosen {
-        let fixed = |name: &str| result.at.contains_key(name);
-        let combination = run.combination.without(fixed);
-        if run.repetition == 0 && !meant.contains(&combination) {
-            meant.push(combination);
-        }
-    }
+    let fixed = |name: &str| result.at.contains_key(name);
+    let meant = rests(performed, &result.at, fixed);
     let value = |run: &Performed| match compares {
         true => change(result, measure, run, performed),
         false => measure.shown(&run.record),
     };
     let figure = |combination: &Combination| {
-        let fixed = |name: &str| result.at.contains_key(name);
         let runs = chosen
             .iter()
             .filter(|run| run.combination.without(fixed) == *combination);

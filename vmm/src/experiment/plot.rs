@@ -1,6 +1,6 @@
 //! From records to what a drawing shows: its axes, lines and labels, but not its looks.
 
-use super::outcome::{Performed, combinations};
+use super::outcome::{Performed, combinations, rests};
 use super::plan::Combination;
 use super::record::{Point, Record};
 use super::scenario::{Band, Chart, Line, Measure, Scenario};
@@ -187,20 +187,10 @@ fn variation_lines(
     performed: &[Performed],
 ) -> Vec<PlotLine> {
     let label = line.label.as_deref().unwrap_or(measure.title());
-    let mut rests: Vec<Combination> = Vec::new();
-    for combination in combinations(performed) {
-        let rest = combination.without(|name| name == x || chart.at.contains_key(name));
-        if combination.has(&chart.at) && !rests.contains(&rest) {
-            rests.push(rest);
-        }
-    }
+    let left_out = |name: &str| name == x || chart.at.contains_key(name);
     let points = |rest: &Combination| -> Vec<(f64, f64)> {
         let is_meant = |run: &&Performed| {
-            run.combination.has(&chart.at)
-                && run
-                    .combination
-                    .without(|name| name == x || chart.at.contains_key(name))
-                    == *rest
+            run.combination.has(&chart.at) && run.combination.without(left_out) == *rest
         };
         let runs: Vec<&Performed> = performed.iter().filter(is_meant).collect();
         axis.values
@@ -216,7 +206,7 @@ fn variation_lines(
             })
             .collect()
     };
-    rests
+    rests(performed, &chart.at, left_out)
         .iter()
         .map(|rest| PlotLine {
             label: match rest.0.is_empty() {

@@ -92,7 +92,8 @@ impl Record {
     }
 }
 
-fn is_meant(name: &str, wanted: &str) -> bool {
+/// Whether a name is the one that is wanted, or a copy of it.
+pub(super) fn is_meant(name: &str, wanted: &str) -> bool {
     let number = name
         .strip_prefix(wanted)
         .and_then(|rest| rest.strip_prefix('-'));

@@ -2,6 +2,7 @@
 //! known what varies. vmm/docs/experiments.md explains every key.
 
 use super::active::Active;
+use super::record::is_meant;
 use super::series::Series;
 use super::setting::{InvalidSetting, Setting, Value, listed};
 use crate::api::ScanPriority;
@@ -137,7 +138,7 @@ pub struct Scenario {
     #[serde(default = "one")]
     pub repetitions: u32,
     /// `$seed` in the first repetition; one more in each that follows.
-    #[serde(default = "one_u64")]
+    #[serde(default = "one")]
     pub seed: u64,
     /// The host.
     pub host: HostText,
@@ -165,12 +166,8 @@ fn default_sample_ms() -> u32 {
     1000
 }
 
-fn one() -> u32 {
-    1
-}
-
-fn one_u64() -> u64 {
-    1
+fn one<T: From<u8>>() -> T {
+    1.into()
 }
 
 /// Something that varies.
@@ -564,22 +561,14 @@ impl Scenario {
     }
 
     fn check_vm(&self, field: &'static str, name: &str) -> Result<(), Problem> {
-        let names = self.vms.iter().map(|vm| vm.get_ref().name.as_str());
-        let of_group = |group: &str| {
-            let number = name
-                .strip_prefix(group)
-                .and_then(|rest| rest.strip_prefix('-'));
-            number.is_some_and(|number| number.parse::<u32>().is_ok())
-        };
-        let mut known = names.clone();
-        if name == "*" || known.any(|known| known == name || of_group(known)) {
-            return Ok(());
+        let names = self.vms.iter().map(|vm| &vm.get_ref().name);
+        match name == "*" || names.clone().any(|known| is_meant(name, known.as_str())) {
+            true => Ok(()),
+            false => {
+                let names: Vec<String> = names.map(ToString::to_string).collect();
+                Err(Problem::unknown(field, name, names.iter()))
+            }
         }
-        Err(Problem::Unknown {
-            field,
-            name: name.into(),
-            known: names.map(Into::into).collect(),
-        })
     }
 
     fn variation(&self, field: &'static str, name: &str) -> Result<&Variation, Problem> {

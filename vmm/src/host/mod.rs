@@ -252,11 +252,14 @@ impl Host {
         policy::admit_change(&snapshot, vm.config.id, &settings)?;
         vm.config.settings = settings.clone();
         vm.send(&ToVm::SetSettings(settings));
+        self.changed(state, name)
+    }
+
+    /// Shows what has changed of a VM.
+    fn changed(&self, mut state: MutexGuard<'_, State>, name: &str) -> Result<VmView, HostError> {
         state.publish_change();
-        let view = state.published.vm(name)?;
-        drop(state);
         self.shared.round_wanted.notify_one();
-        Ok(view)
+        state.published.vm(name)
     }
 
     /// Changes the host.
@@ -352,11 +355,7 @@ impl Host {
             Some(bytes) => Some(pinned(vm, whole_pages(bytes)?)?),
             None => None,
         };
-        state.publish_change();
-        let view = state.published.vm(name)?;
-        drop(state);
-        self.shared.round_wanted.notify_one();
-        Ok(view)
+        self.changed(state, name)
     }
 
     /// A VM's console.

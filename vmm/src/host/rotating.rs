@@ -60,12 +60,11 @@ pub(super) fn older(path: &Path) -> PathBuf {
 /// Whether a file with this heading may be made at the path.
 pub(super) fn check(path: &Path, heading: &str) -> io::Result<()> {
     for path in [path, &older(path)] {
-        let why = match fs::symlink_metadata(path) {
-            Ok(there) if !there.is_file() => "is no regular file",
-            Ok(there) if there.len() > 0 && !begins_with(path, heading)? => {
+        let why = match regular_file::if_there(fs::symlink_metadata(path))? {
+            Some(there) if !there.is_file() => "is no regular file",
+            Some(there) if there.len() > 0 && !begins_with(path, heading)? => {
                 "is there already, and not of this kind"
             }
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => continue,
         };
         let text = format!("{} {why}", path.display());
@@ -86,10 +85,7 @@ fn start_anew(path: &Path, heading: &str) -> io::Result<File> {
     if !heading.is_empty() {
         check(path, heading)?;
     }
-    match fs::rename(path, older(path)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    regular_file::if_there(fs::rename(path, older(path)))?;
     let mut file = create_private_file(path)?;
     file.write_all(heading.as_bytes())?;
     Ok(file)

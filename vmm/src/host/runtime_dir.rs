@@ -15,10 +15,11 @@
 //! A place can be spelled in many ways. Its folder's true path is what processes are told, and the lock, being one
 //! file, is the same by every spelling. The socket alone is used as it was given, for the kernel takes no long paths.
 
+use crate::regular_file::if_there;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use std::fs::{self, DirBuilder, File, Metadata, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -95,6 +96,13 @@ pub enum PlaceError {
     Prepare { path: PathBuf, source: io::Error },
 }
 
+impl PlaceError {
+    fn prepare(path: &Path, source: io::Error) -> Self {
+        let path = path.into();
+        Self::Prepare { path, source }
+    }
+}
+
 /// What every command looks at before it uses a socket.
 ///
 /// # Errors
@@ -126,9 +134,8 @@ fn is_no_socket(path: &Path) -> bool {
 /// A folder in which others could write is worse than none.
 fn check_private(folder: &Path) -> Result<(), PlaceError> {
     let user = rustix::process::geteuid().as_raw();
-    let why = match fs::symlink_metadata(folder) {
-        Ok(metadata) => why_not_private(&metadata, user),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+    let why = match if_there(fs::symlink_metadata(folder)) {
+        Ok(metadata) => metadata.and_then(|metadata| why_not_private(&metadata, user)),
         Err(error) => Some(format!("not to be looked at ({error})")),
     };
     match why {
@@ -170,10 +177,7 @@ impl Place {
         let name = socket
             .file_name()
             .ok_or_else(|| PlaceError::NoName(socket.into()))?;
-        let failed = |source| PlaceError::Prepare {
-            path: socket.into(),
-            source,
-        };
+        let failed = |source| PlaceError::prepare(socket, source);
         let above = match socket.parent() {
             Some(above) if !above.as_os_str().is_empty() => above,
             _ => Path::new("."),
@@ -238,22 +242,16 @@ impl Place {
     /// Makes the folder if it is not there.
     fn make_folder(&self) -> Result<(), PlaceError> {
         let folder = self.folder();
-        let failed = |source| PlaceError::Prepare {
-            path: folder.clone(),
-            source,
-        };
+        let failed = |source| PlaceError::prepare(&folder, source);
         match make_private_folder(&folder) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            other => return other.map_err(failed),
+            made => return made.map_err(failed),
         }
         check_private(&folder)?;
-        let is_a_hosts = match names_in(&folder) {
-            Ok(names) => names.is_empty() || names.iter().any(|name| name == LOCK),
-            // Its host has just gone, and the folder with it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-            Err(error) => return Err(failed(error)),
-        };
-        match is_a_hosts {
+        // If it is not there, its host has just gone, and the folder with it.
+        let names = if_there(names_in(&folder)).map_err(failed)?;
+        let names = names.unwrap_or_default();
+        match names.is_empty() || names.iter().any(|name| name == LOCK) {
             true => Ok(()),
             false => Err(PlaceError::NotAHosts(folder)),
         }
@@ -262,13 +260,9 @@ impl Place {
     /// Locks the place. None if its folder went at this moment.
     fn try_lock(&self) -> Result<Option<File>, PlaceError> {
         self.make_folder()?;
-        let failed = |source| PlaceError::Prepare {
-            path: self.lock(),
-            source,
-        };
-        let mut lock = match open_lock(&self.lock()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(failed)?,
+        let failed = |source| PlaceError::prepare(&self.lock(), source);
+        let Some(mut lock) = if_there(open_lock(&self.lock())).map_err(failed)? else {
+            return Ok(None);
         };
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(PlaceError::Taken {
@@ -283,10 +277,7 @@ impl Place {
 
     /// Removes the socket of a host that is gone.
     fn remove_dead_socket(&self) -> Result<(), PlaceError> {
-        let failed = |source| PlaceError::Prepare {
-            path: self.socket.clone(),
-            source,
-        };
+        let failed = |source| PlaceError::prepare(&self.socket, source);
         match look_at(&self.socket).map_err(failed)? {
             Found::Nothing => Ok(()),
             Found::DeadSocket => fs::remove_file(&self.socket).map_err(failed),
@@ -307,11 +298,10 @@ enum Found {
 }
 
 fn look_at(socket: &Path) -> io::Result<Found> {
-    match fs::symlink_metadata(socket) {
-        Ok(metadata) if metadata.file_type().is_socket() => {}
-        Ok(_) => return Ok(Found::SomethingElse),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
-        Err(error) => return Err(error),
+    match if_there(fs::symlink_metadata(socket))? {
+        Some(metadata) if metadata.file_type().is_socket() => {}
+        Some(_) => return Ok(Found::SomethingElse),
+        None => return Ok(Found::Nothing),
     }
     match rustix::net::connect(new_socket()?, &SocketAddrUnix::new(socket)?) {
         // Full, or of another type.
@@ -355,10 +345,7 @@ impl Claim {
             .set_len(0)
             .and_then(|()| write!(lock, "{}", std::process::id()));
         let claim = Self { place, _lock: lock };
-        written.map_err(|source| PlaceError::Prepare {
-            path: claim.place.lock(),
-            source,
-        })?;
+        written.map_err(|source| PlaceError::prepare(&claim.place.lock(), source))?;
         claim.place.remove_dead_socket()?;
         Ok(claim)
     }
@@ -400,24 +387,18 @@ fn names_in(folder: &Path) -> io::Result<Vec<std::ffi::OsString>> {
 
 fn open_lock(path: &Path) -> io::Result<File> {
     let mut options = File::options();
-    let options = options.read(true).write(true).create(true).truncate(false);
-    let lock = options.mode(0o600).open(path)?;
-    lock.set_permissions(Permissions::from_mode(0o600))?;
-    Ok(lock)
+    open_private(path, options.read(true).write(true).create(true))
 }
 
-/// A file for its owner alone, whatever the umask, in place of any that is there.
+/// A file for its owner alone, in place of any that is there.
 pub(super) fn create_private_file(path: &Path) -> io::Result<File> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut options = File::options();
-    let file = options
-        .append(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    if_there(fs::remove_file(path))?;
+    open_private(path, File::options().append(true).create_new(true))
+}
+
+/// Whatever the umask is.
+fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let file = options.truncate(false).mode(0o600).open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
     Ok(file)
 }

@@ -132,7 +132,8 @@ impl GuestRam {
     /// When the kernel refuses the memory file or the mapping.
     pub fn new(size: PageCount) -> Result<Self, MemoryError> {
         let layout = RamLayout::new(size);
-        let file = Arc::new(sealed_memory_file(size)?);
+        let file = sealed_memory_file("ballonet-ram", size.bytes());
+        let file = Arc::new(file.map_err(MemoryError::MakeRam)?);
         let regions = layout.pieces().into_iter().map(|piece| {
             let offset = FileOffset::from_arc(Arc::clone(&file), piece.file_offset);
             let bytes = usize::try_from(piece.pages.count.bytes())
@@ -241,8 +242,7 @@ impl GuestRam {
     /// When the kernel refuses; the pages then keep their content.
     pub(crate) fn punch(&self, range: GfnRange) -> rustix::io::Result<()> {
         let offset = self.layout.file_index(range.start) * PAGE_SIZE;
-        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        rustix::fs::fallocate(&*self.file, hole, offset, range.count.bytes())
+        punch(&self.file, offset, range.count.bytes())
     }
 }
 
@@ -262,16 +262,22 @@ pub fn allocated_pages(file: &File) -> rustix::io::Result<PageCount> {
 /// When the kernel refuses.
 pub fn punch_all(file: &File) -> rustix::io::Result<()> {
     let size = u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0);
-    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    rustix::fs::fallocate(file, hole, 0, size)
+    punch(file, 0, size)
 }
 
-fn sealed_memory_file(size: PageCount) -> Result<File, MemoryError> {
+/// What is punched out of a memory file reads as zero from then on.
+pub(super) fn punch(file: &File, offset: u64, length: u64) -> rustix::io::Result<()> {
+    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(file, hole, offset, length)
+}
+
+/// A memory file of this size for ever.
+pub(super) fn sealed_memory_file(name: &str, bytes: u64) -> rustix::io::Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let file = rustix::fs::memfd_create("ballonet-ram", flags).map_err(MemoryError::MakeRam)?;
-    rustix::fs::ftruncate(&file, size.bytes()).map_err(MemoryError::MakeRam)?;
+    let file = rustix::fs::memfd_create(name, flags)?;
+    rustix::fs::ftruncate(&file, bytes)?;
     let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-    rustix::fs::fcntl_add_seals(&file, seals).map_err(MemoryError::MakeRam)?;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
     Ok(File::from(file))
 }
 

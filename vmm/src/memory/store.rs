@@ -6,13 +6,14 @@
 //! what other domains share.
 
 use crate::memory::MemoryError;
-use crate::memory::ram::allocated_pages;
+use crate::memory::ram::{allocated_pages, punch, sealed_memory_file};
 use page::{PAGE_BYTES, PAGE_SIZE, PageCount};
-use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use sharing::{Frame, FrameRange};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 /// The host's side: it alone writes.
 #[derive(Debug)]
@@ -26,16 +27,11 @@ impl Store {
     /// # Errors
     /// When the kernel refuses the file.
     pub fn new(frames: u64) -> Result<Self, MemoryError> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = rustix::fs::memfd_create("ballonet-store", flags).map_err(MemoryError::Store)?;
-        rustix::fs::ftruncate(&file, frames * PAGE_SIZE).map_err(MemoryError::Store)?;
-        let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&file, seals).map_err(MemoryError::Store)?;
+        let file = sealed_memory_file("ballonet-store", frames * PAGE_SIZE);
+        let file = file.map_err(MemoryError::Store)?;
         // Whoever has the descriptor below cannot open the file anew for writing, root excepted.
         rustix::fs::fchmod(&file, Mode::RUSR).map_err(MemoryError::Store)?;
-        Ok(Self {
-            file: File::from(file),
-        })
+        Ok(Self { file })
     }
 
     /// A descriptor for a VM process: it can be read and mapped, not written.
@@ -79,24 +75,22 @@ impl Store {
     /// When the kernel refuses.
     pub fn punch(&self, range: FrameRange) -> Result<(), Errno> {
         let offset = u64::from(range.start.0) * PAGE_SIZE;
-        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        rustix::fs::fallocate(&self.file, hole, offset, u64::from(range.count) * PAGE_SIZE)
+        punch(&self.file, offset, u64::from(range.count) * PAGE_SIZE)
     }
 }
 
 /// A VM process's side.
 #[derive(Debug)]
 pub(super) struct StoreView {
-    file: OwnedFd,
+    file: File,
     frames: u64,
 }
 
 impl StoreView {
     /// None if the file is smaller than it should be: a mapping behind its end would kill the guest.
     pub(super) fn new(file: OwnedFd, frames: u64) -> Option<Self> {
-        let size = rustix::fs::fstat(&file).ok()?.st_size;
-        let is_whole =
-            u64::try_from(size).is_ok_and(|size| size >= frames.saturating_mul(PAGE_SIZE));
+        let file = File::from(file);
+        let is_whole = file.metadata().ok()?.len() >= frames.saturating_mul(PAGE_SIZE);
         is_whole.then_some(Self { file, frames })
     }
 
@@ -120,38 +114,18 @@ impl AsFd for StoreView {
 ///
 /// # Errors
 /// When the kernel refuses, or the file ends before.
-pub fn read_all(file: impl AsFd, mut bytes: &mut [u8], mut offset: u64) -> Result<(), Errno> {
-    while !bytes.is_empty() {
-        match rustix::io::pread(file.as_fd(), &mut *bytes, offset) {
-            Ok(0) => return Err(Errno::NODATA),
-            Ok(count) => {
-                bytes = &mut bytes[count..];
-                offset += count as u64;
-            }
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+pub fn read_all(file: &File, bytes: &mut [u8], offset: u64) -> Result<(), Errno> {
+    let read = file.read_exact_at(bytes, offset);
+    read.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NODATA))
 }
 
 /// Writes to a memory file.
 ///
 /// # Errors
 /// When there is no memory; a part may have been written.
-pub fn write_all(file: impl AsFd, mut bytes: &[u8], mut offset: u64) -> Result<(), Errno> {
-    while !bytes.is_empty() {
-        match rustix::io::pwrite(file.as_fd(), bytes, offset) {
-            Ok(0) => return Err(Errno::NOSPC),
-            Ok(count) => {
-                bytes = &bytes[count..];
-                offset += count as u64;
-            }
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+pub fn write_all(file: &File, bytes: &[u8], offset: u64) -> Result<(), Errno> {
+    let written = file.write_all_at(bytes, offset);
+    written.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOSPC))
 }
 
 /// Whether a page holds nothing but zeros.
@@ -180,7 +154,7 @@ mod tests {
             PageCount(1),
             "reading a hole leaves a hole"
         );
-        assert!(write_all(&view, &[1], 0).is_err());
+        assert!(write_all(&view.file, &[1], 0).is_err());
         assert!(rustix::fs::ftruncate(view.as_fd(), 0).is_err());
         assert!(view.holds(Frame(1020), 4) && !view.holds(Frame(1020), 5));
         let range = FrameRange {

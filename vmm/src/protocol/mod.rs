@@ -5,6 +5,7 @@
 
 mod channel;
 mod counters;
+pub(crate) mod cursor;
 mod disk_spec;
 mod mac;
 mod packets;

@@ -5,6 +5,7 @@
 //! carries the descriptor of the store; then the scanner asks, and the agent answers each request once,
 //! in any order, and says without being asked what it took away from the store.
 
+use super::cursor::Cursor;
 use super::{ChannelError, packets, take_bytes};
 use page::{Gfn, GfnRange, PageCount};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -114,15 +115,10 @@ const SYNCED: u8 = 7;
 
 impl ToAgent {
     fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
         match self {
-            Self::Store { frames } => {
-                bytes.push(STORE);
-                bytes.extend(frames.to_le_bytes());
-            }
+            Self::Store { frames } => numbered(STORE, *frames),
             Self::Request(request) => {
-                bytes.push(REQUEST);
-                bytes.extend(request.ticket.0.to_le_bytes());
+                let mut bytes = numbered(REQUEST, request.ticket.0);
                 bytes.extend(request.number.to_le_bytes());
                 for set in [&request.drops, &request.zeros, &request.rehomes] {
                     put_set(&mut bytes, set);
@@ -130,32 +126,26 @@ impl ToAgent {
                 for span in &request.spans {
                     put_span(&mut bytes, span);
                 }
+                bytes
             }
             Self::Sample { number, pages } => {
-                bytes.push(SAMPLE);
-                bytes.extend(number.to_le_bytes());
-                pages
-                    .iter()
-                    .for_each(|page| bytes.extend(page.to_le_bytes()));
+                let mut bytes = numbered(SAMPLE, *number);
+                bytes.extend(pages.iter().flat_map(|page| page.to_le_bytes()));
+                bytes
             }
-            Self::Sync { number } => {
-                bytes.push(SYNC);
-                bytes.extend(number.to_le_bytes());
-            }
+            Self::Sync { number } => numbered(SYNC, *number),
         }
-        bytes
     }
 
     /// None for what no scanner of this build says.
     fn decode(bytes: &[u8]) -> Option<Self> {
         let mut cursor = Cursor(bytes);
-        let message = match cursor.byte()? {
-            STORE => Self::Store {
-                frames: cursor.u64()?,
-            },
+        let (kind, number) = (cursor.u8()?, cursor.u64()?);
+        let message = match kind {
+            STORE => Self::Store { frames: number },
             REQUEST => {
                 let mut request = BlockRequest {
-                    ticket: Ticket(cursor.u64()?),
+                    ticket: Ticket(number),
                     number: cursor.u32()?,
                     drops: cursor.set()?,
                     zeros: cursor.set()?,
@@ -168,15 +158,13 @@ impl ToAgent {
                 Self::Request(Box::new(request))
             }
             SAMPLE => {
-                let (number, mut pages) = (cursor.u64()?, Vec::new());
+                let mut pages = Vec::new();
                 while !cursor.0.is_empty() && pages.len() < MOST_SAMPLED {
                     pages.push(cursor.u32()?);
                 }
                 Self::Sample { number, pages }
             }
-            SYNC => Self::Sync {
-                number: cursor.u64()?,
-            },
+            SYNC => Self::Sync { number },
             _ => return None,
         };
         cursor.0.is_empty().then_some(message)
@@ -185,44 +173,39 @@ impl ToAgent {
 
 impl FromAgent {
     fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
         match self {
             Self::Outcome {
                 ticket,
                 outcome,
                 unwritten,
             } => {
-                bytes.push(OUTCOME);
-                bytes.extend(ticket.0.to_le_bytes());
-                let sets = [&outcome.done, &outcome.copied, &outcome.differed];
-                for set in sets.into_iter().chain([unwritten]) {
+                let mut bytes = numbered(OUTCOME, ticket.0);
+                for set in [&outcome.done, &outcome.copied, &outcome.differed, unwritten] {
                     put_set(&mut bytes, set);
                 }
+                bytes
             }
             Self::Unmapped(range) => {
-                bytes.push(UNMAPPED);
-                bytes.extend(range.start.0.to_le_bytes());
+                let mut bytes = numbered(UNMAPPED, range.start.0);
                 bytes.extend(range.count.0.to_le_bytes());
+                bytes
             }
             Self::Sampled { number, dropped } => {
-                bytes.push(SAMPLED);
-                bytes.extend(number.to_le_bytes());
+                let mut bytes = numbered(SAMPLED, *number);
                 put_set(&mut bytes, dropped);
+                bytes
             }
-            Self::Synced { number } => {
-                bytes.push(SYNCED);
-                bytes.extend(number.to_le_bytes());
-            }
+            Self::Synced { number } => numbered(SYNCED, *number),
         }
-        bytes
     }
 
     /// None for what no agent of this build says.
     fn decode(bytes: &[u8]) -> Option<Self> {
         let mut cursor = Cursor(bytes);
-        let message = match cursor.byte()? {
+        let (kind, number) = (cursor.u8()?, cursor.u64()?);
+        let message = match kind {
             OUTCOME => Self::Outcome {
-                ticket: Ticket(cursor.u64()?),
+                ticket: Ticket(number),
                 outcome: Outcome {
                     done: cursor.set()?,
                     copied: cursor.set()?,
@@ -231,25 +214,30 @@ impl FromAgent {
                 unwritten: cursor.set()?,
             },
             UNMAPPED => {
-                let (start, count) = (cursor.u64()?, cursor.u64()?);
+                let count = cursor.u64()?;
                 // A process that a guest has taken over may say anything: no range has no end.
-                start.checked_add(count)?;
+                number.checked_add(count)?;
                 Self::Unmapped(GfnRange {
-                    start: Gfn(start),
+                    start: Gfn(number),
                     count: PageCount(count),
                 })
             }
             SAMPLED => Self::Sampled {
-                number: cursor.u64()?,
+                number,
                 dropped: cursor.set()?,
             },
-            SYNCED => Self::Synced {
-                number: cursor.u64()?,
-            },
+            SYNCED => Self::Synced { number },
             _ => return None,
         };
         cursor.0.is_empty().then_some(message)
     }
+}
+
+/// Every message begins with its kind and a number.
+fn numbered(kind: u8, number: u64) -> Vec<u8> {
+    let mut bytes = vec![kind];
+    bytes.extend(number.to_le_bytes());
+    bytes
 }
 
 fn put_set(bytes: &mut Vec<u8>, set: &PageSet) {
@@ -269,32 +257,7 @@ fn put_span(bytes: &mut Vec<u8>, span: &Span) {
     }
 }
 
-/// Reads numbers from the front.
-struct Cursor<'a>(&'a [u8]);
-
 impl Cursor<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (head, tail) = self.0.split_first_chunk::<N>()?;
-        self.0 = tail;
-        Some(*head)
-    }
-
-    fn byte(&mut self) -> Option<u8> {
-        self.take::<1>().map(|[byte]| byte)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.take().map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.take().map(u64::from_le_bytes)
-    }
-
     fn set(&mut self) -> Option<PageSet> {
         let mut words = [0; BLOCK_PAGES / 64];
         for word in &mut words {
@@ -307,7 +270,7 @@ impl Cursor<'_> {
     fn span(&mut self) -> Option<Span> {
         let (start, count) = (usize::from(self.u16()?), usize::from(self.u16()?));
         let frame = Frame(self.u32()?);
-        let copied = match self.byte()? {
+        let copied = match self.u8()? {
             0 => PageSet::EMPTY,
             _ => self.set()?,
         };

@@ -26,34 +26,11 @@ const SMALL: PageCount = PageCount(512);
 const ABOVE_GAP: u64 = 64;
 
 /// What is left of an input. Every draw takes some of it; there is none at its end.
-#[derive(Debug)]
-pub(super) struct Input<'a>(pub(super) &'a [u8]);
+pub(super) use crate::protocol::cursor::Cursor as Input;
 
 impl Input<'_> {
-    pub(super) fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (bytes, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*bytes)
-    }
-
-    pub(super) fn byte(&mut self) -> Option<u8> {
-        self.take().map(u8::from_le_bytes)
-    }
-
-    pub(super) fn short(&mut self) -> Option<u16> {
-        self.take().map(u16::from_le_bytes)
-    }
-
-    pub(super) fn word(&mut self) -> Option<u32> {
-        self.take().map(u32::from_le_bytes)
-    }
-
-    pub(super) fn long(&mut self) -> Option<u64> {
-        self.take().map(u64::from_le_bytes)
-    }
-
     pub(super) fn up_to(&mut self, most: u8) -> Option<u8> {
-        Some(self.byte()? % (most + 1))
+        Some(self.u8()? % (most + 1))
     }
 }
 
@@ -63,7 +40,7 @@ impl Input<'_> {
 /// If something does not stay true that must.
 pub fn run(bytes: &[u8]) {
     let mut input = Input(bytes);
-    let size = match input.byte() {
+    let size = match input.u8() {
         Some(kind) if kind % 8 == 7 => PageCount(GAP_START.0 + ABOVE_GAP),
         _ => SMALL,
     };
@@ -99,14 +76,14 @@ pub(super) trait RandomGuest: Sized {
 
     /// Mostly inside the largest table.
     fn index(&self, input: &mut Input<'_>) -> Option<u16> {
-        match input.byte()? {
+        match input.u8()? {
             byte @ 0..0xf0 => Some(u16::from(byte) % 130),
-            _ => input.short(),
+            _ => input.u16(),
         }
     }
 
     fn write_register(&mut self, input: &mut Input<'_>) -> Option<()> {
-        let offset = u64::from(input.short()?) % REGISTERS_SIZE;
+        let offset = u64::from(input.u16()?) % REGISTERS_SIZE;
         let width = usize::from(input.up_to(8)?);
         let value: [u8; 8] = input.take()?;
         self.driver().transport.write(offset, &value[..width]);
@@ -120,7 +97,7 @@ pub(super) trait RandomGuest: Sized {
         let mut index = head;
         for _ in 0..=input.up_to(7)? {
             let (address, len) = (self.address(input)?, self.len(input)?);
-            let flags = input.byte()?;
+            let flags = input.u8()?;
             let next = match flags & 0x30 {
                 0 => self.index(input)?,
                 _ => index.wrapping_add(1),
@@ -137,7 +114,7 @@ pub(super) trait RandomGuest: Sized {
 
     fn jump_avail_index(&mut self, input: &mut Input<'_>) -> Option<()> {
         let queue = self.queue(input)?;
-        self.driver().set_avail_index(queue, input.short()?);
+        self.driver().set_avail_index(queue, input.u16()?);
         Some(())
     }
 
@@ -181,7 +158,7 @@ impl RandomGuest for Guest {
             9 => {
                 self.driver
                     .balloon()
-                    .set_target(PageCount(input.word()?.into()));
+                    .set_target(PageCount(input.u32()?.into()));
                 Some(())
             }
             10 => {
@@ -199,7 +176,7 @@ impl RandomGuest for Guest {
             _ => {
                 let queue = self.queue(input)?;
                 let size = match input.up_to(3)? {
-                    0 => input.short()?,
+                    0 => input.u16()?,
                     _ => 1 << input.up_to(7)?,
                 };
                 self.place_queue(queue, size, input)
@@ -239,30 +216,30 @@ impl RandomGuest for Guest {
     fn address(&self, input: &mut Input<'_>) -> Option<u64> {
         let end = self.size.bytes().min(GAP_START.0 * PAGE_SIZE);
         Some(match input.up_to(11)? {
-            0 => input.long()?,
-            1 => u64::MAX - u64::from(input.byte()?),
-            2 => end - u64::from(input.byte()?),
-            3 => end + u64::from(input.short()?),
-            4 => GAP_END.0 * PAGE_SIZE + u64::from(input.short()?),
-            5 => GAP_END.0 * PAGE_SIZE - u64::from(input.short()?),
-            6 => (GAP_END.0 + ABOVE_GAP) * PAGE_SIZE - u64::from(input.byte()?),
+            0 => input.u64()?,
+            1 => u64::MAX - u64::from(input.u8()?),
+            2 => end - u64::from(input.u8()?),
+            3 => end + u64::from(input.u16()?),
+            4 => GAP_END.0 * PAGE_SIZE + u64::from(input.u16()?),
+            5 => GAP_END.0 * PAGE_SIZE - u64::from(input.u16()?),
+            6 => (GAP_END.0 + ABOVE_GAP) * PAGE_SIZE - u64::from(input.u8()?),
             7 => {
                 let place = [table_address, avail_address, used_address];
                 let place = place[usize::from(input.up_to(2)?)];
-                place(self.queue(input)?) + u64::from(input.byte()?)
+                place(self.queue(input)?) + u64::from(input.u8()?)
             }
-            8 => u64::from(input.word()?),
+            8 => u64::from(input.u32()?),
             _ => u64::from(self.pfn(input)?) * PAGE_SIZE + u64::from(input.up_to(3)?),
         })
     }
 
     fn len(&self, input: &mut Input<'_>) -> Option<u32> {
         Some(match input.up_to(5)? {
-            0 => input.word()?,
-            1 => u32::MAX - u32::from(input.byte()?),
-            2 => u32::from(input.short()?) << 12,
+            0 => input.u32()?,
+            1 => u32::MAX - u32::from(input.u8()?),
+            2 => u32::from(input.u16()?) << 12,
             3 => u32::from(input.up_to(7)?),
-            _ => u32::from(input.short()?),
+            _ => u32::from(input.u16()?),
         })
     }
 }
@@ -270,8 +247,8 @@ impl RandomGuest for Guest {
 impl Guest {
     fn read_register(&mut self, input: &mut Input<'_>) -> Option<()> {
         let offset = match input.up_to(7)? {
-            0 => input.long()?,
-            _ => u64::from(input.short()?) % REGISTERS_SIZE,
+            0 => input.u64()?,
+            _ => u64::from(input.u16()?) % REGISTERS_SIZE,
         };
         let mut data = [0; 8];
         let width = usize::from(input.up_to(8)?);
@@ -280,10 +257,10 @@ impl Guest {
     }
 
     fn write_known_register(&mut self, input: &mut Input<'_>) -> Option<()> {
-        let offset = u64::from(input.byte()?) * 4;
+        let offset = u64::from(input.u8()?) * 4;
         let value = match input.up_to(3)? {
-            0 => input.word()?,
-            _ => input.byte()?.into(),
+            0 => input.u32()?,
+            _ => input.u8()?.into(),
         };
         self.driver.write(offset, value);
         Some(())
@@ -291,14 +268,14 @@ impl Guest {
 
     fn write_memory(&mut self, input: &mut Input<'_>) -> Option<()> {
         let address = self.address(input)?;
-        let value = input.long()?.to_le_bytes();
+        let value = input.u64()?.to_le_bytes();
         let count = usize::from(input.up_to(8)?);
         self.write(address, &value[..count]);
         Some(())
     }
 
     fn start(&mut self, input: &mut Input<'_>) -> Option<()> {
-        let features = match input.byte()? {
+        let features = match input.u8()? {
             byte @ 0..0x40 => u64::from(byte) | VERSION_1,
             _ => ALL_FEATURES,
         };
@@ -338,11 +315,11 @@ impl Guest {
     /// Mostly a page that is there.
     fn pfn(&self, input: &mut Input<'_>) -> Option<u32> {
         Some(match input.up_to(9)? {
-            0 => input.word()?,
+            0 => input.u32()?,
             1 => low(self.size.0.min(GAP_START.0)) - 1 + u32::from(input.up_to(1)?),
-            2 => low(GAP_END.0 + ABOVE_GAP) - u32::from(input.byte()?),
+            2 => low(GAP_END.0 + ABOVE_GAP) - u32::from(input.u8()?),
             3 => low(ring_page(0)) + u32::from(input.up_to(7)?),
-            _ => u32::from(input.short()?) % low(SMALL.0),
+            _ => u32::from(input.u16()?) % low(SMALL.0),
         })
     }
 }

@@ -10,7 +10,7 @@ use crate::vm::cpuid;
 use crate::vm::error::VmError;
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_regs, kvm_segment,
-    kvm_userspace_memory_region,
+    kvm_sregs, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
@@ -167,24 +167,49 @@ fn set_interrupt_pins(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
 }
 
 fn set_entry(vcpu: &VcpuFd, entry: Entry) -> Result<(), kvm_ioctls::Error> {
-    match entry {
+    const DATA: u8 = 0x3;
+    let mut system = vcpu.get_sregs()?;
+    let registers = match entry {
         Entry::Protected {
             address,
             start_info,
-        } => set_protected_mode(vcpu, address.0, start_info.0),
-        Entry::Long(entry) => set_long_mode(vcpu, entry),
-    }
+        } => {
+            set_protected_mode(&mut system);
+            kvm_regs {
+                rip: address.0,
+                rbx: start_info.0,
+                ..kvm_regs::default()
+            }
+        }
+        Entry::Long(entry) => {
+            set_long_mode(&mut system, &entry);
+            kvm_regs {
+                rip: entry.address,
+                rsi: entry.parameters,
+                ..kvm_regs::default()
+            }
+        }
+    };
+    // In both tables of descriptors that of data follows that of code.
+    let data = flat_segment(system.cs.selector + 8, DATA);
+    (system.ds, system.es, system.ss) = (data, data, data);
+    (system.fs, system.gs) = (data, data);
+    vcpu.set_sregs(&system)?;
+    vcpu.set_regs(&kvm_regs {
+        rflags: 1 << 1,
+        ..registers
+    })
 }
 
+const PROTECTED_MODE: u64 = 1 << 0;
+/// The type of a segment of code.
+const CODE: u8 = 0xb;
+
 /// Long mode with identity-mapped memory, as Linux' 64-bit boot protocol wants it.
-fn set_long_mode(vcpu: &VcpuFd, entry: LongModeEntry) -> Result<(), kvm_ioctls::Error> {
-    const PROTECTED_MODE: u64 = 1 << 0;
+fn set_long_mode(system: &mut kvm_sregs, entry: &LongModeEntry) {
     const PAGING: u64 = 1 << 31;
     const PHYSICAL_ADDRESS_EXTENSION: u64 = 1 << 5;
     const LONG_MODE_ENABLED_AND_ACTIVE: u64 = 1 << 8 | 1 << 10;
-    const CODE: u8 = 0xb;
-    const DATA: u8 = 0x3;
-    let mut system = vcpu.get_sregs()?;
     system.cr0 = PROTECTED_MODE | PAGING;
     system.cr3 = entry.page_tables;
     system.cr4 |= PHYSICAL_ADDRESS_EXTENSION;
@@ -196,34 +221,13 @@ fn set_long_mode(vcpu: &VcpuFd, entry: LongModeEntry) -> Result<(), kvm_ioctls::
         db: 0,
         ..flat_segment(0x10, CODE)
     };
-    let data = flat_segment(0x18, DATA);
-    (system.ds, system.es, system.ss) = (data, data, data);
-    (system.fs, system.gs) = (data, data);
-    vcpu.set_sregs(&system)?;
-    vcpu.set_regs(&kvm_regs {
-        rip: entry.address,
-        rsi: entry.parameters,
-        rflags: 1 << 1,
-        ..kvm_regs::default()
-    })
 }
 
 /// 32-bit protected mode with flat segments and no paging, as PVH wants it.
-fn set_protected_mode(
-    vcpu: &VcpuFd,
-    address: u64,
-    start_info: u64,
-) -> Result<(), kvm_ioctls::Error> {
-    const PROTECTED_MODE: u64 = 1 << 0;
-    const CODE: u8 = 0xb;
-    const DATA: u8 = 0x3;
+fn set_protected_mode(system: &mut kvm_sregs) {
     const BUSY_TASK: u8 = 0xb;
-    let mut system = vcpu.get_sregs()?;
     system.cr0 = PROTECTED_MODE;
     system.cs = flat_segment(0x8, CODE);
-    let data = flat_segment(0x10, DATA);
-    (system.ds, system.es, system.ss) = (data, data, data);
-    (system.fs, system.gs) = (data, data);
     system.tr = kvm_segment {
         type_: BUSY_TASK,
         limit: 0x67,
@@ -232,13 +236,6 @@ fn set_protected_mode(
         db: 0,
         ..flat_segment(0x18, BUSY_TASK)
     };
-    vcpu.set_sregs(&system)?;
-    vcpu.set_regs(&kvm_regs {
-        rip: address,
-        rbx: start_info,
-        rflags: 1 << 1,
-        ..kvm_regs::default()
-    })
 }
 
 fn flat_segment(selector: u16, type_: u8) -> kvm_segment {

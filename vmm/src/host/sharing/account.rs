@@ -56,7 +56,7 @@ pub(in crate::host) struct PerSecond {
 }
 
 /// The account of page sharing.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::host) struct Account {
     pub(in crate::host) report: Report,
     pub(in crate::host) stored: PageCount,
@@ -72,26 +72,6 @@ pub(in crate::host) struct Account {
     pub(in crate::host) core_permille: u64,
     pub(in crate::host) read_per_s: u64,
     vms: BTreeMap<VmId, VmAccount>,
-}
-
-impl Default for Account {
-    fn default() -> Self {
-        Self {
-            report: Report::default(),
-            stored: PageCount::ZERO,
-            reserve: Reserve {
-                keep_free: PageCount::ZERO,
-                pace: Pace::GoOn,
-            },
-            shared: PageCount::ZERO,
-            saving: 0,
-            saved: PageCount::ZERO,
-            kept: PageCount::ZERO,
-            core_permille: 0,
-            read_per_s: 0,
-            vms: BTreeMap::new(),
-        }
-    }
 }
 
 impl Account {

@@ -5,7 +5,7 @@
 //! did before has been told; a doubt that the books still hold against after that is a disagreement.
 
 use super::vm::ScannedVm;
-use page::{Gfn, PAGE_SIZE, VmId};
+use page::{Gfn, PAGE_BYTES, PAGE_SIZE, VmId};
 use serde::{Deserialize, Serialize};
 use sharing::{BLOCK_PAGES, Frame, Page, Sharing};
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,13 +54,6 @@ impl Audit {
         if self.told.len() < MOST_TOLD {
             self.told.push(what);
         }
-    }
-
-    fn leave_out(&mut self, vm: &ScannedVm, why: &str) {
-        self.not_compared.push(NotCompared {
-            name: vm.name.to_string(),
-            why: why.into(),
-        });
     }
 }
 
@@ -136,19 +129,20 @@ impl Walk {
 
 /// An audit in the making.
 #[derive(Debug, Default)]
-pub(super) struct Auditor {
-    audit: Audit,
-}
+pub(super) struct Auditor(Audit);
 
 impl Auditor {
     /// A VM of which nothing can be said.
     pub(super) fn leave_out(&mut self, vm: &ScannedVm, why: &str) {
-        self.audit.leave_out(vm, why);
+        self.0.not_compared.push(NotCompared {
+            name: vm.name.to_string(),
+            why: why.into(),
+        });
     }
 
     /// A VM's map was walked, and all that its agent had done by then is in the books now.
     pub(super) fn compare(&mut self, sharing: &Sharing, vm: &ScannedVm, walk: &Walk) {
-        let audit = &mut self.audit;
+        let audit = &mut self.0;
         audit.vms += 1;
         audit.areas += walk.areas;
         audit.mapped_pages += walk.mapped_pages;
@@ -172,15 +166,15 @@ impl Auditor {
     }
 
     /// The sums, when every VM was looked at.
-    pub(super) fn end(mut self, sharing: &Sharing, vms: &BTreeMap<VmId, ScannedVm>) -> Audit {
+    pub(super) fn end(self, sharing: &Sharing, vms: &BTreeMap<VmId, ScannedVm>) -> Audit {
+        let Self(mut audit) = self;
         if let Err(error) = sharing.audit() {
-            self.audit.disagree(error.to_string());
+            audit.disagree(error.to_string());
         }
         let stores = vms.values().map(|vm| &vm.store);
         let stored: BTreeMap<u64, u64> = stores
             .filter_map(|store| Some((store.inode().ok()?, store.allocated().ok()?.0)))
             .collect();
-        let mut audit = self.audit;
         audit.frames = sharing.counts().common;
         audit.stored_frames = stored.values().sum();
         if sharing.counts().pending == 0 && audit.frames != audit.stored_frames {
@@ -202,7 +196,7 @@ fn mapped_frames(vm: &ScannedVm) -> Option<(u64, BTreeMap<u64, Frame>)> {
         let Some(area) = Area::parse(line).filter(|area| area.inode == inode) else {
             continue;
         };
-        for address in (area.start..area.end).step_by(4096) {
+        for address in (area.start..area.end).step_by(PAGE_BYTES) {
             let frame = (area.offset + (address - area.start)) / PAGE_SIZE;
             let frame = Frame(u32::try_from(frame).ok()?);
             mapped.insert(vm.page_at(address)?, frame);

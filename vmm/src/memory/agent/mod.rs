@@ -27,7 +27,7 @@ use rustix::io::Errno;
 use share::Sharer;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use vm_memory::{Bytes, GuestAddress};
@@ -244,8 +244,8 @@ impl Agent {
         loop {
             match self.inbox.try_recv() {
                 Ok(request) => self.answer(request),
-                Err(std::sync::mpsc::TryRecvError::Empty) => return Ok(()),
-                Err(std::sync::mpsc::TryRecvError::Disconnected) => return Err(()),
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => return Err(()),
             }
         }
     }
@@ -322,26 +322,23 @@ impl Agent {
                     outcome: done.outcome,
                     unwritten: done.unwritten,
                 });
-                self.send_unsent();
             }
             Ok((ToAgent::Sample { number, pages }, _)) => {
                 let dropped = sample::drop_mappings_of(&self.ram, &self.sharer, &pages);
                 self.unsent
                     .push_back(FromAgent::Sampled { number, dropped });
-                self.send_unsent();
             }
             // Behind all that is to be said before it.
             Ok((ToAgent::Sync { number }, _)) => {
                 self.unsent.push_back(FromAgent::Synced { number });
-                self.send_unsent();
             }
             Err(ChannelError::Socket(Errno::AGAIN | Errno::INTR)) => {}
             Err(error) => {
                 tracing::debug!("no more sharing: {error}");
                 self.scanner = None;
-                self.unsent.clear();
             }
         }
+        self.send_unsent();
     }
 
     fn send_unsent(&mut self) {

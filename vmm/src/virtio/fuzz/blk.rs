@@ -32,7 +32,7 @@ const FEATURES: u64 = VERSION_1 | 0x7fff;
 /// If something does not stay true that must.
 pub fn run(bytes: &[u8]) {
     let mut input = Input(bytes);
-    let kind = input.byte().unwrap_or(0);
+    let kind = input.u8().unwrap_or(0);
     Guest::new(kind & 1 != 0, kind & 6 == 0).run(input);
 }
 
@@ -86,7 +86,7 @@ impl Guest {
     /// A request in the usual layout, with numbers near those that matter.
     fn offer_request(&mut self, input: &mut Input<'_>) -> Option<()> {
         let kind = match input.up_to(7)? {
-            0 => input.word()?,
+            0 => input.u32()?,
             _ => [0, 1, 4, 8, 11, 13][usize::from(input.up_to(5)?)],
         };
         let sector = self.sector(input)?;
@@ -98,7 +98,7 @@ impl Guest {
             _ => (self.address(input)?, self.len(input)?),
         };
         for extent in 0..2 {
-            let sectors = u32::from(input.byte()?);
+            let sectors = u32::from(input.u8()?);
             let words = [
                 sectors.to_le_bytes(),
                 u32::from(input.up_to(3)?).to_le_bytes(),
@@ -114,9 +114,9 @@ impl Guest {
 
     fn sector(&self, input: &mut Input<'_>) -> Option<u64> {
         Some(match input.up_to(5)? {
-            0 => input.long()?,
-            1 => u64::MAX - u64::from(input.byte()?),
-            _ => u64::from(input.byte()?) % (SECTORS + 4),
+            0 => input.u64()?,
+            1 => u64::MAX - u64::from(input.u8()?),
+            _ => u64::from(input.u8()?) % (SECTORS + 4),
         })
     }
 }
@@ -131,18 +131,18 @@ impl RandomGuest for Guest {
     fn act(&mut self, input: &mut Input<'_>) -> Option<()> {
         match input.up_to(9)? {
             0 => {
-                let offset = u64::from(input.short()?) % REGISTERS_SIZE;
+                let offset = u64::from(input.u16()?) % REGISTERS_SIZE;
                 let value: [u8; 4] = input.take()?;
                 self.driver.transport.write(offset, &value);
             }
             1 => {
                 let mut data = [0; 8];
                 let width = usize::from(input.up_to(8)?);
-                let offset = u64::from(input.short()?) % (2 * REGISTERS_SIZE);
+                let offset = u64::from(input.u16()?) % (2 * REGISTERS_SIZE);
                 self.driver.transport.read(offset, &mut data[..width]);
             }
             2 => {
-                let features = u64::from(input.short()?) | VERSION_1;
+                let features = u64::from(input.u16()?) | VERSION_1;
                 self.start(features);
             }
             3 | 4 => self.offer(input)?,
@@ -186,29 +186,29 @@ impl RandomGuest for Guest {
     }
 
     fn index(&self, input: &mut Input<'_>) -> Option<u16> {
-        Some(u16::from(input.byte()?) % (LARGEST_QUEUE + 2))
+        Some(u16::from(input.u8()?) % (LARGEST_QUEUE + 2))
     }
 
     fn address(&self, input: &mut Input<'_>) -> Option<u64> {
         let end = SIZE.bytes();
         Some(match input.up_to(9)? {
-            0 => input.long()?,
-            1 => u64::MAX - u64::from(input.byte()?),
-            2 => end - u64::from(input.short()?),
-            3 => end + u64::from(input.byte()?),
-            4 => table_address(0) + u64::from(input.short()? % 8192),
-            5 => STATUS + u64::from(input.byte()?),
+            0 => input.u64()?,
+            1 => u64::MAX - u64::from(input.u8()?),
+            2 => end - u64::from(input.u16()?),
+            3 => end + u64::from(input.u8()?),
+            4 => table_address(0) + u64::from(input.u16()? % 8192),
+            5 => STATUS + u64::from(input.u8()?),
             6 => HEADER,
-            _ => DATA + u64::from(input.short()?),
+            _ => DATA + u64::from(input.u16()?),
         })
     }
 
     fn len(&self, input: &mut Input<'_>) -> Option<u32> {
         Some(match input.up_to(6)? {
-            0 => input.word()?,
-            1 => u32::MAX - u32::from(input.byte()?),
+            0 => input.u32()?,
+            1 => u32::MAX - u32::from(input.u8()?),
             2 => low(SIZE.bytes()),
-            3 => u32::from(input.byte()?),
+            3 => u32::from(input.u8()?),
             _ => u32::from(input.up_to(9)?) * 512,
         })
     }

@@ -28,7 +28,7 @@ const OFFERED: u64 = VERSION_1 | super::features::OFFERED | F_MTU;
 /// If something does not stay true that must.
 pub fn run(bytes: &[u8]) {
     let mut input = Input(bytes);
-    let limited = input.byte().is_some_and(|kind| kind % 4 == 3);
+    let limited = input.u8().is_some_and(|kind| kind % 4 == 3);
     Guest::new(limited.then_some(1 << 20)).run(input);
 }
 
@@ -95,8 +95,8 @@ impl Guest {
     }
 
     fn start(&mut self, input: &mut Input<'_>) -> Option<()> {
-        let features = match input.byte()? {
-            0..0x60 => u64::from(input.word()?) & OFFERED | VERSION_1,
+        let features = match input.u8()? {
+            0..0x60 => u64::from(input.u32()?) & OFFERED | VERSION_1,
             byte if byte & 1 == 0 => OFFERED & !F_EVENT_IDX,
             _ => OFFERED,
         };
@@ -105,7 +105,7 @@ impl Guest {
     }
 
     fn offer_buffers(&mut self, input: &mut Input<'_>) -> Option<()> {
-        let len = u32::from(input.short()?) % 5000;
+        let len = u32::from(input.u16()?) % 5000;
         for _ in 0..=input.up_to(31)? {
             let head = u16::from(input.up_to(127)?);
             let place = (FIRST_FREE_PAGE + u64::from(head)) * PAGE_SIZE;
@@ -123,7 +123,7 @@ impl Guest {
             _ => header,
         };
         self.write(place, &bytes);
-        let len = 12 + u32::from(input.short()?);
+        let len = 12 + u32::from(input.u16()?);
         self.driver.offer(TRANSMIT, 0, &[(place, len, 0)]);
         Some(())
     }
@@ -134,7 +134,7 @@ impl Guest {
             0 => header,
             _ => [0; HEADER_BYTES],
         };
-        let len = usize::from(input.short()?) + usize::from(input.up_to(40)?);
+        let len = usize::from(input.u16()?) + usize::from(input.up_to(40)?);
         self.send(&[&header[..], &vec![0x5a; len]].concat());
         Some(())
     }
@@ -158,19 +158,19 @@ impl RandomGuest for Guest {
         match input.up_to(13)? {
             0 => self.write_register(input)?,
             1 => {
-                let (offset, width) = (input.short()?, input.up_to(8)?);
+                let (offset, width) = (input.u16()?, input.up_to(8)?);
                 let mut data = [0; 8];
                 self.driver
                     .transport
                     .read(offset.into(), &mut data[..usize::from(width)]);
             }
             2 => {
-                let register = u64::from(input.byte()?) * 4;
-                self.driver.write(register, input.word()?);
+                let register = u64::from(input.u8()?) * 4;
+                self.driver.write(register, input.u32()?);
             }
             3 => {
                 let address = self.address(input)?;
-                let value = input.long()?.to_le_bytes();
+                let value = input.u64()?.to_le_bytes();
                 self.write(address, &value[..usize::from(input.up_to(8)?)]);
             }
             4 => self.start(input)?,
@@ -233,29 +233,27 @@ impl RandomGuest for Guest {
     fn address(&self, input: &mut Input<'_>) -> Option<u64> {
         let end = SIZE.bytes();
         Some(match input.up_to(9)? {
-            0 => input.long()?,
-            1 => u64::MAX - u64::from(input.byte()?),
-            2 => end - u64::from(input.byte()?),
-            3 => GAP_START.0 * PAGE_SIZE + u64::from(input.short()?),
-            4 => GAP_END.0 * PAGE_SIZE - u64::from(input.short()?),
+            0 => input.u64()?,
+            1 => u64::MAX - u64::from(input.u8()?),
+            2 => end - u64::from(input.u8()?),
+            3 => GAP_START.0 * PAGE_SIZE + u64::from(input.u16()?),
+            4 => GAP_END.0 * PAGE_SIZE - u64::from(input.u16()?),
             5 => {
                 let place = [table_address, avail_address, used_address];
                 let place = place[usize::from(input.up_to(2)?)];
-                place(self.queue(input)?) + u64::from(input.byte()?)
+                place(self.queue(input)?) + u64::from(input.u8()?)
             }
-            _ => {
-                (FIRST_FREE_PAGE + u64::from(input.byte()?)) * PAGE_SIZE + u64::from(input.byte()?)
-            }
+            _ => (FIRST_FREE_PAGE + u64::from(input.u8()?)) * PAGE_SIZE + u64::from(input.u8()?),
         })
     }
 
     fn len(&self, input: &mut Input<'_>) -> Option<u32> {
         Some(match input.up_to(5)? {
-            0 => input.word()?,
-            1 => u32::MAX - u32::from(input.byte()?),
-            2 => u32::from(input.byte()?),
-            3 => 65_536 + u32::from(input.byte()?),
-            _ => u32::from(input.short()?),
+            0 => input.u32()?,
+            1 => u32::MAX - u32::from(input.u8()?),
+            2 => u32::from(input.u8()?),
+            3 => 65_536 + u32::from(input.u8()?),
+            _ => u32::from(input.u16()?),
         })
     }
 }

@@ -237,7 +237,7 @@ impl<P: FramePort> Net<P> {
         };
         let transmit = transmitter.serve(place, &mut paces.transmit, now, counters)?;
         let mut wanted = false;
-        for queue in [receiver.queue(), transmitter.queue()] {
+        for queue in [&mut receiver.queue, &mut transmitter.queue] {
             wanted |= queue.give_back(&self.memory)?;
         }
         if wanted {

@@ -1,69 +1,13 @@
-//! A bound on bytes a second.
-//!
-//! A bucket fills at the rate up to the burst; each packet takes its bytes out. A packet may go
-//! while anything is in it, whatever its length, and what it takes too much the next ones wait for.
-//! So packets are never cut or starved by their length, and over any time no more goes than the
-//! rate allows, the burst, and one packet.
+//! A bound on bytes a second. A packet may go while it does not wait for those before it, whatever its
+//! length.
 
+use page::TokenBucket;
 use std::time::Duration;
 
-const NANOS: i128 = 1_000_000_000;
 /// The burst is what flows in this part of a second,
 const BURST_PART: u64 = 10;
 /// and at least the longest packet.
 const LEAST_BURST: u64 = 64 << 10;
-
-/// Counts in billionths of bytes, so that nothing is lost to rounding.
-#[derive(Clone, Debug)]
-pub(super) struct TokenBucket {
-    bytes_per_s: u64,
-    level: i128,
-    filled_at: Duration,
-}
-
-impl TokenBucket {
-    /// A full one.
-    pub(super) fn new(bytes_per_s: u64) -> Self {
-        let mut bucket = Self {
-            bytes_per_s: bytes_per_s.max(1),
-            level: 0,
-            filled_at: Duration::ZERO,
-        };
-        bucket.level = bucket.most();
-        bucket
-    }
-
-    fn most(&self) -> i128 {
-        i128::from((self.bytes_per_s / BURST_PART).max(LEAST_BURST)) * NANOS
-    }
-
-    fn fill(&mut self, now: Duration) {
-        let passed = now.saturating_sub(self.filled_at);
-        self.filled_at = self.filled_at.max(now);
-        // 2^64 bytes a second for the 2^94 ns that a duration can have would not fit.
-        let passed = i128::try_from(passed.as_nanos()).unwrap_or(i128::MAX);
-        let gain = passed.saturating_mul(self.bytes_per_s.into());
-        self.level = self.level.saturating_add(gain).min(self.most());
-    }
-
-    /// How long the next packet must wait; none if it may go now.
-    pub(super) fn wait(&mut self, now: Duration) -> Option<Duration> {
-        self.fill(now);
-        if self.level > 0 {
-            return None;
-        }
-        let rate = i128::from(self.bytes_per_s);
-        let nanos = (1 - self.level + rate - 1) / rate;
-        Some(Duration::from_nanos(
-            u64::try_from(nanos).unwrap_or(u64::MAX),
-        ))
-    }
-
-    /// A packet goes.
-    pub(super) fn take(&mut self, bytes: usize) {
-        self.level = self.level.saturating_sub(bytes as i128 * NANOS);
-    }
-}
 
 /// A bound or none.
 #[derive(Clone, Debug)]
@@ -71,18 +15,21 @@ pub(super) struct Pace(Option<TokenBucket>);
 
 impl Pace {
     pub(super) fn new(bytes_per_s: Option<u64>) -> Self {
-        Self(bytes_per_s.map(TokenBucket::new))
+        let bucket =
+            |rate: u64| TokenBucket::full(rate.max(1), (rate / BURST_PART).max(LEAST_BURST));
+        Self(bytes_per_s.map(bucket))
     }
 
     /// How long the next packet must wait; none if it may go now.
     pub(super) fn wait(&mut self, now: Duration) -> Option<Duration> {
-        self.0.as_mut().and_then(|bucket| bucket.wait(now))
+        let ready_at = self.0.as_mut()?.ready_at(now);
+        (ready_at > now).then(|| ready_at - now)
     }
 
     /// A packet goes.
-    pub(super) fn take(&mut self, bytes: usize) {
+    pub(super) fn take(&mut self, bytes: usize, now: Duration) {
         if let Some(bucket) = &mut self.0 {
-            bucket.take(bytes);
+            bucket.spend(bytes as u64, now);
         }
     }
 }
@@ -94,7 +41,7 @@ mod tests {
 
     /// A second in steps of a microsecond, each packet as soon as it may go; when it went.
     fn greedy(rate: u64, lengths: &[usize]) -> Vec<(u64, usize)> {
-        let mut bucket = TokenBucket::new(rate);
+        let mut bucket = Pace::new(Some(rate));
         let mut now = Duration::ZERO;
         let mut went = Vec::new();
         for &length in lengths {
@@ -102,7 +49,7 @@ mod tests {
                 now += wait;
                 assert_eq!(bucket.wait(now), None, "whoever has waited may go");
             }
-            bucket.take(length);
+            bucket.take(length, now);
             went.push((u64::try_from(now.as_nanos()).unwrap(), length));
         }
         went
@@ -147,7 +94,7 @@ mod tests {
             rate in 1000u64..1_000_000,
             acts in prop::collection::vec((0u64..300, 0usize..70_000), 1..50),
         ) {
-            let mut bucket = TokenBucket::new(rate);
+            let mut bucket = Pace::new(Some(rate));
             let most = i128::from((rate / BURST_PART).max(LEAST_BURST)) * 1000;
             let (mut level, mut now_ms) = (most, 0);
             for (later_ms, bytes) in acts {
@@ -156,9 +103,9 @@ mod tests {
                 }
                 now_ms += later_ms;
                 let wait = bucket.wait(Duration::from_millis(now_ms));
-                prop_assert_eq!(wait.is_none(), level > 0);
+                prop_assert_eq!(wait.is_none(), level >= 0);
                 if wait.is_none() {
-                    bucket.take(bytes);
+                    bucket.take(bytes, Duration::from_millis(now_ms));
                     level -= bytes as i128 * 1000;
                 }
             }
@@ -167,8 +114,8 @@ mod tests {
 
     #[test]
     fn time_that_goes_back_or_stands_still_gives_nothing() {
-        let mut bucket = TokenBucket::new(1000);
-        bucket.take(1 << 20);
+        let mut bucket = Pace::new(Some(1000));
+        bucket.take(1 << 20, Duration::ZERO);
         let wait = bucket.wait(Duration::from_secs(5));
         assert!(wait.is_some());
         assert_eq!(bucket.wait(Duration::from_secs(1)), wait);

@@ -27,7 +27,7 @@ const PACKET_BYTES: usize = HEADER_BYTES + LONGEST_FRAME + 1;
 /// The receiving half of a driver's device.
 #[derive(Debug)]
 pub(super) struct Receiver {
-    queue: BatchQueue,
+    pub(super) queue: BatchQueue,
     packet: Box<[u8]>,
     /// The packet that waits for room: its bytes with the header.
     waiting: Option<usize>,
@@ -135,7 +135,7 @@ impl Receiver {
             match self.place(header, bytes, place, counters)? {
                 Placed::In(_) => {
                     let frame = bytes - HEADER_BYTES;
-                    pace.take(frame);
+                    pace.take(frame, now);
                     counters.received_packets += 1;
                     counters.received_bytes += frame as u64;
                 }
@@ -149,10 +149,6 @@ impl Receiver {
             }
         }
         Ok(Wait::Turn)
-    }
-
-    pub(super) fn queue(&mut self) -> &mut BatchQueue {
-        &mut self.queue
     }
 
     /// The header for the guest, if the packet is one that it agreed to take.

@@ -18,7 +18,7 @@ const PACKETS_IN_A_ROW: usize = 64;
 /// The sending half of a driver's device.
 #[derive(Debug)]
 pub(super) struct Transmitter {
-    queue: BatchQueue,
+    pub(super) queue: BatchQueue,
     /// The packet at work with its header, copied out of the guest before it is looked at.
     packet: Box<[u8]>,
 }
@@ -71,7 +71,7 @@ impl Transmitter {
             let head = chain.head();
             match self.send(chain, place) {
                 Ok(Sent::Gone(bytes)) => {
-                    pace.take(bytes);
+                    pace.take(bytes, now);
                     counters.sent_packets += 1;
                     counters.sent_bytes += bytes as u64;
                 }
@@ -84,10 +84,6 @@ impl Transmitter {
             self.queue.finish(head, 0);
         }
         Ok(Wait::Turn)
-    }
-
-    pub(super) fn queue(&mut self) -> &mut BatchQueue {
-        &mut self.queue
     }
 
     fn send<P: FramePort>(&mut self, chain: Chain<'_>, place: Place<'_, P>) -> Result<Sent, Loss> {

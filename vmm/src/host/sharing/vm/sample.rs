@@ -15,7 +15,7 @@
 use super::ScannedVm;
 use crate::memory::pagemap::Touch;
 use crate::protocol::page_sharing::{MOST_SAMPLED, ToAgent};
-use page::PageCount;
+use page::{PageCount, Random};
 use policy::Sample;
 use sharing::{BLOCK_PAGES, PageSet};
 use std::collections::BTreeMap;
@@ -159,7 +159,7 @@ struct Drawn {
     pages: Vec<u64>,
     most: usize,
     seen: u64,
-    random: u64,
+    random: Random,
 }
 
 impl Drawn {
@@ -168,7 +168,7 @@ impl Drawn {
             pages: Vec::with_capacity(most),
             most,
             seen: 0,
-            random: seed,
+            random: Random::new(seed),
         }
     }
 
@@ -178,19 +178,10 @@ impl Drawn {
             self.pages.push(page);
             return;
         }
-        let place = usize::try_from(self.below(self.seen)).unwrap_or(usize::MAX);
+        let place = usize::try_from(self.random.below(self.seen)).unwrap_or(usize::MAX);
         if let Some(drawn) = self.pages.get_mut(place) {
             *drawn = page;
         }
-    }
-
-    /// `SplitMix64`, and the high half of a product instead of a remainder.
-    fn below(&mut self, limit: u64) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let number = u128::from(mixed ^ (mixed >> 31)) * u128::from(limit);
-        u64::try_from(number >> 64).unwrap_or(0)
     }
 }
 
