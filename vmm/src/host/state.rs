@@ -316,7 +316,7 @@ impl State {
     }
 
     fn sharing_view(&self) -> SharingView {
-        let broken = self.durable.vms.values().map(|vm| vm.broken).sum();
+        let broken = self.durable.vms.values().map(|vm| vm.seen.broken).sum();
         SharingView {
             rates: self.durable.rates,
             priority: self.durable.scan_priority,
