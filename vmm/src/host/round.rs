@@ -76,7 +76,12 @@ impl State {
         self.durable.vms.values_mut().for_each(Vm::read_use);
         self.watch_devices();
         let stored = sharing.stored();
-        let by_vms: PageCount = self.durable.vms.values().map(|vm| vm.used.total()).sum();
+        let by_vms: PageCount = self
+            .durable
+            .vms
+            .values()
+            .map(|vm| vm.seen.used.total())
+            .sum();
         self.used = by_vms + stored;
         self.used_max = self.used_max.max(self.used);
         self.samples += 1;
@@ -107,7 +112,7 @@ impl State {
         self.account
             .update(sharing.report(), &rounds, memory, interval, time);
         for vm in self.durable.vms.values_mut() {
-            vm.broken = self.account.broken(&vm.sharing_round());
+            vm.seen.broken = self.account.broken(&vm.sharing_round());
         }
         let free = self.durable.settings.budget.saturating_sub(self.used);
         let pressure = match self.memory_state.orders().share_harder {
@@ -119,7 +124,9 @@ impl State {
             pace: self.account.reserve.pace,
             pressure,
             free,
-            anonymous: processes.map(|(&id, vm)| (id, vm.used.anonymous)).collect(),
+            anonymous: processes
+                .map(|(&id, vm)| (id, vm.seen.used.anonymous))
+                .collect(),
         });
         if self.account.saving < 0 {
             sharing.sweep();
@@ -157,7 +164,7 @@ impl State {
                 stopped: vm.blocked_permille() > 0,
             };
             let states = vm.states();
-            if let Some(order) = vm.sampling.update(report, &states, conditions) {
+            if let Some(order) = vm.seen.sampling.update(report, &states, conditions) {
                 sharing.sample(id, order);
             }
         }

@@ -297,7 +297,7 @@ impl State {
     }
 
     fn sharing_view(&self) -> SharingView {
-        let broken = self.durable.vms.values().map(|vm| vm.broken).sum();
+        let broken = self.durable.vms.values().map(|vm| vm.seen.broken).sum();
         SharingView {
             rates: self.durable.settings.rates,
             priority: self.durable.settings.scan_priority,

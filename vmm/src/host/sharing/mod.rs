@@ -6,6 +6,7 @@ mod audit;
 mod hash;
 mod listener;
 mod priority;
+mod registry;
 mod scanner;
 mod vm;
 
@@ -15,27 +16,18 @@ pub use vm::{SampleOrder, SampleReport, ScannedVmSpec, VmFigures};
 
 use crate::api::ScanPriority;
 use crate::event::Event;
-use crate::memory::store::Store;
 use listener::Listener;
 use page::{PageCount, VmId};
 use priority::Loan;
-use scanner::{Scanner, ScannerParts};
-use sharing::{Counts, Domain, Pace, Pressure, RateSettings, VmCounts};
+use registry::{Registry, Stores};
+use scanner::Scanner;
+use sharing::{Counts, Pace, Pressure, RateSettings, VmCounts};
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
-
-/// The part of `vm.max_map_count`, in percent, that sharing and all else in a VM process may use.
-const AREAS_PERCENT: u64 = 95;
-/// The kernel's default of `vm.max_map_count`.
-const DEFAULT_AREAS: u64 = 65_530;
-
-/// The stores of all domains, for their memory to be counted.
-type Stores = Arc<Mutex<BTreeMap<Domain, Arc<Store>>>>;
 
 /// Which way pages go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,7 +118,7 @@ pub struct PageSharing {
 }
 
 impl PageSharing {
-    /// Starts the scanner. `machine` is how much memory there is: the most frames there can be.
+    /// Starts the scanner of a machine with so much memory.
     ///
     /// # Errors
     /// When the kernel gives no thread.
@@ -136,20 +128,10 @@ impl PageSharing {
         let report = Arc::new(Mutex::new(Report::default()));
         let stores = Stores::default();
         let loan = Arc::new(Loan::default());
-        let parts = ScannerParts {
-            commands: inbox,
-            loan: Arc::clone(&loan),
-            listener: Listener::new(wake.clone())?,
-            report: Arc::clone(&report),
-            stores: Arc::clone(&stores),
-            frames: u32::try_from(machine.0).unwrap_or(1 << 30).min(1 << 30),
-            areas_limit: areas_limit(),
-            rates,
-            seed: u64::from(std::process::id()),
-        };
-        let body = move || {
-            Scanner::new(parts).run();
-        };
+        let listener = Listener::new(wake.clone())?;
+        let registry = Registry::new(machine, stores.clone());
+        let (lent, said) = (Arc::clone(&loan), Arc::clone(&report));
+        let body = move || Scanner::new(inbox, lent, listener, said, registry, rates).run();
         thread::Builder::new().name("scanner".into()).spawn(body)?;
         Ok(Self {
             commands: Some(commands),
@@ -216,11 +198,7 @@ impl PageSharing {
     /// Machine memory that the stores hold, as the kernel counts it.
     #[must_use]
     pub fn stored(&self) -> PageCount {
-        let stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        stores
-            .values()
-            .filter_map(|store| store.allocated().ok())
-            .sum()
+        self.stores.allocated()
     }
 
     /// Says what somebody waits for, and lends the scanner a place meanwhile.
@@ -244,17 +222,4 @@ impl Drop for PageSharing {
         self.commands = None;
         self.wake.signal();
     }
-}
-
-/// What a VM process may have of memory areas.
-fn areas_limit() -> u64 {
-    let limit = fs::read_to_string("/proc/sys/vm/max_map_count");
-    let limit = limit.ok().and_then(|text| text.trim().parse::<u64>().ok());
-    limit.unwrap_or(DEFAULT_AREAS) * AREAS_PERCENT / 100
-}
-
-/// The memory areas of a process that shares nothing yet.
-fn own_areas(pid: u32) -> u64 {
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps"));
-    maps.map_or(0, |text| text.lines().count() as u64)
 }

@@ -12,20 +12,19 @@
 //! VM's process has ended.
 
 use super::audit::{Audit, Auditor, Walk, walk};
-use super::hash::PageHash;
 use super::listener::Listener;
 use super::priority::{Loan, Place};
+use super::registry::Registry;
 use super::vm::{Look, SampleOrder, ScannedVm, ScannedVmSpec, Source};
-use super::{Command, Conditions, Direction, Report, Stores, VmReport};
+use super::{Command, Conditions, Direction, Report, VmReport};
 use crate::api::ScanPriority;
-use crate::memory::store::Store;
 use crate::protocol::page_sharing::FromAgent;
 use page::{PageCount, VmId};
 use rustix::event::epoll::EventFlags;
 use rustix::time::{ClockId, clock_gettime};
 use sharing::{
-    Areas, BLOCK_PAGES, Block, BlockPlan, Content, Counts, Domain, Fill, Next, Pace, Page, PageSet,
-    Pressure, RateSettings, Request, Schedule, Seen, Sharing, VmSpec,
+    BLOCK_PAGES, Block, BlockPlan, Content, Counts, Fill, Next, Pace, Page, PageSet, Pressure,
+    RateSettings, Request, Schedule, Seen, Sharing,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
@@ -58,13 +57,9 @@ pub(super) struct Scanner {
     place: Place,
     listener: Listener,
     report: Arc<Mutex<Report>>,
-    stores: Stores,
-    frames: u32,
-    areas_limit: u64,
+    registry: Registry,
     sharing: Sharing,
     schedule: Schedule,
-    vms: BTreeMap<VmId, ScannedVm>,
-    hashes: BTreeMap<Domain, Arc<PageHash>>,
     direction: Direction,
     pace: Pace,
     pressure: Pressure,
@@ -101,36 +96,26 @@ pub struct Totals {
     pub requests: u64,
 }
 
-/// What a scanner is made of.
-pub(super) struct ScannerParts {
-    pub(super) commands: Receiver<Command>,
-    pub(super) loan: Arc<Loan>,
-    pub(super) listener: Listener,
-    pub(super) report: Arc<Mutex<Report>>,
-    pub(super) stores: Stores,
-    pub(super) frames: u32,
-    pub(super) areas_limit: u64,
-    pub(super) rates: RateSettings,
-    pub(super) seed: u64,
-}
-
 impl Scanner {
     /// To be called by the thread that will run it.
-    pub(super) fn new(parts: ScannerParts) -> Self {
+    pub(super) fn new(
+        commands: Receiver<Command>,
+        loan: Arc<Loan>,
+        listener: Listener,
+        report: Arc<Mutex<Report>>,
+        registry: Registry,
+        rates: RateSettings,
+    ) -> Self {
         let begin = Instant::now();
         Self {
-            commands: parts.commands,
-            place: Place::of_scanner(&parts.loan),
-            loan: parts.loan,
-            listener: parts.listener,
-            report: parts.report,
-            stores: parts.stores,
-            frames: parts.frames,
-            areas_limit: parts.areas_limit,
-            sharing: Sharing::new(parts.frames),
-            schedule: Schedule::new(parts.rates, parts.seed, Duration::ZERO),
-            vms: BTreeMap::new(),
-            hashes: BTreeMap::new(),
+            commands,
+            place: Place::of_scanner(&loan),
+            loan,
+            listener,
+            report,
+            sharing: Sharing::new(registry.frames),
+            schedule: Schedule::new(rates, std::process::id().into(), Duration::ZERO),
+            registry,
             direction: Direction::Share,
             pace: Pace::GoOn,
             pressure: Pressure::Plenty,
@@ -209,11 +194,14 @@ impl Scanner {
             Command::Direct(direction) => {
                 self.direction = direction;
                 self.take_place();
-                self.vms.values_mut().for_each(ScannedVm::forget_looks);
+                self.registry
+                    .vms
+                    .values_mut()
+                    .for_each(ScannedVm::forget_looks);
             }
             Command::Adapt(conditions) => self.adapt(*conditions),
             Command::Sweep => {
-                let ids: Vec<VmId> = self.vms.keys().copied().collect();
+                let ids = self.registry.ids();
                 ids.into_iter().for_each(|id| self.sweep(id));
                 self.publish();
                 self.loan.done();
@@ -226,7 +214,7 @@ impl Scanner {
     fn adapt(&mut self, conditions: Conditions) {
         let Conditions { pace, pressure, .. } = conditions;
         for (id, pages) in conditions.anonymous {
-            if let Some(vm) = self.vms.get_mut(&id) {
+            if let Some(vm) = self.registry.vms.get_mut(&id) {
                 vm.set_anonymous(pages);
             }
         }
@@ -236,7 +224,10 @@ impl Scanner {
             let now = self.now();
             self.schedule.set_pressure(pressure, now);
             // What did not pay then may pay now.
-            self.vms.values_mut().for_each(ScannedVm::forget_looks);
+            self.registry
+                .vms
+                .values_mut()
+                .for_each(ScannedVm::forget_looks);
             self.take_place();
         }
     }
@@ -244,7 +235,7 @@ impl Scanner {
     fn begin_sample(&mut self, id: VmId, order: SampleOrder) {
         let sharing = &self.sharing;
         let mapped = |number| sharing.mapped(Block { vm: id, number });
-        if let Some(vm) = self.vms.get_mut(&id) {
+        if let Some(vm) = self.registry.vms.get_mut(&id) {
             vm.begin_sample(order, mapped);
         }
         self.listen_to(id);
@@ -255,10 +246,11 @@ impl Scanner {
             return;
         }
         self.watched = Instant::now();
-        self.vms
+        self.registry
+            .vms
             .values_mut()
             .for_each(ScannedVm::watch_sample_in_time);
-        let vms = self.vms.iter();
+        let vms = self.registry.vms.iter();
         let due = vms.filter(|(_, vm)| vm.is_sweep_due()).map(|(&id, _)| id);
         for id in due.collect::<Vec<_>>() {
             self.sweep(id);
@@ -267,7 +259,7 @@ impl Scanner {
 
     /// Looks which of a VM's mapped pages its guest has written to, and which frames are left with one user.
     fn sweep(&mut self, id: VmId) {
-        let Some(vm) = self.vms.get_mut(&id) else {
+        let Some(vm) = self.registry.vms.get_mut(&id) else {
             return;
         };
         let begin = vm.begin_sweep();
@@ -288,15 +280,14 @@ impl Scanner {
             }
         }
         vm.end_sweep(begin, found.map(PageCount));
-        self.punch_freed();
+        self.registry.punch(self.sharing.take_freed());
     }
 
     /// Brings pages back that are alone with their frames, as far as agents have room.
     fn give_up_lonely(&mut self) {
-        let ids: Vec<VmId> = self.vms.keys().copied().collect();
-        for id in ids {
+        for id in self.registry.ids() {
             while self.has_room(id)
-                && let Some(vm) = self.vms.get_mut(&id)
+                && let Some(vm) = self.registry.vms.get_mut(&id)
                 && let Some((number, pages)) = vm.next_to_give_up()
             {
                 let block = Block { vm: id, number };
@@ -309,7 +300,7 @@ impl Scanner {
 
     fn add_vm(&mut self, spec: ScannedVmSpec) {
         let (id, size, name) = (spec.id, spec.size, spec.name.clone());
-        if let Err(error) = self.try_add_vm(spec) {
+        if let Err(error) = self.registry.add(spec, &mut self.sharing) {
             tracing::warn!("{name} does not share pages: {error}");
             self.sharing.remove_vm(id);
             let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
@@ -318,71 +309,22 @@ impl Scanner {
         }
         let now = self.now();
         self.schedule.add_vm(id, size, now);
-    }
-
-    fn try_add_vm(&mut self, spec: ScannedVmSpec) -> Result<(), String> {
-        let id = spec.id;
-        let areas = Areas {
-            used: super::own_areas(spec.pid),
-            limit: self.areas_limit,
-        };
-        let domain = self
-            .sharing
-            .add_vm(VmSpec {
-                id,
-                group: spec.group.clone(),
-                size: spec.size,
-                areas,
-            })
-            .map_err(|error| error.to_string())?;
-        let store = self
-            .store(domain)
-            .map_err(|error| crate::error_chain(&error))?;
-        let hash = match self.hashes.get(&domain) {
-            Some(hash) => Arc::clone(hash),
-            None => Arc::new(PageHash::new().map_err(|error| error.to_string())?),
-        };
-        self.hashes.insert(domain, Arc::clone(&hash));
-        let frames = u64::from(self.frames);
-        let vm = ScannedVm::new(spec, hash, store, frames)
-            .map_err(|error| crate::error_chain(&error))?;
-        self.vms.insert(id, vm);
         self.listen_to(id);
-        Ok(())
-    }
-
-    fn store(&self, domain: Domain) -> Result<Arc<Store>, crate::memory::MemoryError> {
-        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(store) = stores.get(&domain) {
-            return Ok(Arc::clone(store));
-        }
-        let store = Arc::new(Store::new(u64::from(self.frames))?);
-        stores.insert(domain, Arc::clone(&store));
-        Ok(store)
     }
 
     /// The VM's process has ended, and its mappings with it.
     fn remove_vm(&mut self, id: VmId) {
         self.schedule.remove_vm(id);
-        if let Some(vm) = self.vms.remove(&id) {
-            self.listener.leave(id, &vm);
+        if let Some(vm) = self.registry.vms.get(&id) {
+            self.listener.leave(id, vm);
         }
         self.sharing.remove_vm(id);
-        self.punch_freed();
-        self.drop_unused_stores();
+        self.registry.punch(self.sharing.take_freed());
+        self.registry.remove(id);
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         report.not_sharing.remove(&id);
         drop(report);
         self.publish();
-    }
-
-    /// A domain without VMs has no frames either; its number is never used again.
-    fn drop_unused_stores(&mut self) {
-        let vms = &self.vms;
-        let is_used = |store: &Arc<Store>| vms.values().any(|vm| Arc::ptr_eq(&vm.store, store));
-        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        stores.retain(|_, store| is_used(store));
-        self.hashes.retain(|domain, _| stores.contains_key(domain));
     }
 
     fn hear_agents(&mut self) {
@@ -396,12 +338,14 @@ impl Scanner {
             }
             self.listen_to(id);
         }
-        self.punch_freed();
+        self.registry.punch(self.sharing.take_freed());
     }
 
     /// To be called after whatever is said to an agent or heard from it.
     fn listen_to(&mut self, id: VmId) {
-        let Some(vm) = self.vms.get(&id) else { return };
+        let Some(vm) = self.registry.vms.get(&id) else {
+            return;
+        };
         let (word, room) = (EventFlags::IN, EventFlags::OUT);
         if vm.is_gone() {
             // A process that has died is removed soon; until then its socket would not let us sleep.
@@ -420,7 +364,7 @@ impl Scanner {
     }
 
     fn hear(&mut self, id: VmId) -> Option<FromAgent> {
-        let vm = self.vms.get_mut(&id)?;
+        let vm = self.registry.vms.get_mut(&id)?;
         vm.send_unsent();
         let message = vm.hear();
         if let Some(fault) = vm.take_fault() {
@@ -440,7 +384,7 @@ impl Scanner {
                 unwritten,
             } => {
                 if let Some(block) = self.sharing.settle_of(id, ticket, &outcome)
-                    && let Some(vm) = self.vms.get_mut(&id)
+                    && let Some(vm) = self.registry.vms.get_mut(&id)
                 {
                     vm.note_answer(block.number, &unwritten);
                     self.unread_blocks = 0;
@@ -448,29 +392,13 @@ impl Scanner {
             }
             FromAgent::Unmapped(range) => self.sharing.unmapped(id, range),
             FromAgent::Synced { number } => {
-                if let Some(vm) = self.vms.get_mut(&id) {
+                if let Some(vm) = self.registry.vms.get_mut(&id) {
                     vm.synced(number);
                 }
             }
             FromAgent::Sampled { number, dropped } => {
-                if let Some(vm) = self.vms.get_mut(&id) {
+                if let Some(vm) = self.registry.vms.get_mut(&id) {
                     vm.sampled(number, &dropped);
-                }
-            }
-        }
-    }
-
-    fn punch_freed(&mut self) {
-        let freed = self.sharing.take_freed();
-        if freed.is_empty() {
-            return;
-        }
-        let stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        for range in freed {
-            // A frame lies in one store, and the others have a hole there: punching it is quick.
-            for store in stores.values() {
-                if let Err(error) = store.punch(range) {
-                    tracing::warn!("frames are not freed: {error}");
                 }
             }
         }
@@ -518,13 +446,19 @@ impl Scanner {
     /// Whether all memory was gone over and nothing to read was found, while agents are at work: what
     /// they bring about is the next thing to look at.
     fn waits_for_agents(&self) -> bool {
-        let blocks = || self.vms.values().map(|vm| u64::from(vm.blocks())).sum();
+        let blocks = || {
+            self.registry
+                .vms
+                .values()
+                .map(|vm| u64::from(vm.blocks()))
+                .sum()
+        };
         !self.is_quiet() && self.unread_blocks > blocks()
     }
 
     /// Whether no agent has anything to do. One that hangs is not waited for.
     fn is_quiet(&self) -> bool {
-        self.vms.values().all(|vm| !vm.is_at_work())
+        self.registry.vms.values().all(|vm| !vm.is_at_work())
     }
 
     fn has_room(&self, id: VmId) -> bool {
@@ -533,7 +467,12 @@ impl Scanner {
             Pace::SlowDown | Pace::Stop => 1,
         };
         let has_turn = self.pace == Pace::GoOn || self.is_quiet();
-        has_turn && self.vms.get(&id).is_some_and(|vm| vm.pending < most)
+        has_turn
+            && self
+                .registry
+                .vms
+                .get(&id)
+                .is_some_and(|vm| vm.pending < most)
     }
 
     /// Looks at a block and does what is to be done about it. Returns the pages read.
@@ -545,7 +484,7 @@ impl Scanner {
         let pass = self.schedule.passes(block.vm).unwrap_or(0);
         let to_read = self.sharing.to_read(block);
         let sharing = &self.sharing;
-        let Some(vm) = self.vms.get_mut(&block.vm) else {
+        let Some(vm) = self.registry.vms.get_mut(&block.vm) else {
             return 0;
         };
         let before = vm.figures;
@@ -572,7 +511,7 @@ impl Scanner {
         };
         let answers = self.contents(&examined.rehash);
         let plan = self.sharing.plan(&examined, &answers, self.pressure);
-        self.punch_freed();
+        self.registry.punch(self.sharing.take_freed());
         self.carry_out(&plan);
     }
 
@@ -583,7 +522,7 @@ impl Scanner {
         for run in pages.chunk_by(|one, next| is_next(*one, *next)) {
             buffer.resize(run.len() * PAGE_BYTES, 0);
             self.totals.read += run.len() as u64;
-            let vm = self.vms.get(&run[0].vm);
+            let vm = self.registry.vms.get(&run[0].vm);
             let read = vm.map(|vm| self.read(vm, run, &mut buffer));
             let hash = vm.map(|vm| &vm.hash);
             let of_page = |page: &[u8]| hash.map(|hash| hash.content(page));
@@ -636,7 +575,7 @@ impl Scanner {
         let pages: Vec<Page> = fills.iter().map(|fill| fill.page).collect();
         let mut bytes = vec![0; fills.len() * PAGE_BYTES];
         self.totals.filled += fills.len() as u64;
-        let Some(vm) = self.vms.get(&pages[0].vm) else {
+        let Some(vm) = self.registry.vms.get(&pages[0].vm) else {
             return;
         };
         let copied = self
@@ -653,7 +592,7 @@ impl Scanner {
 
     fn ask(&mut self, request: &Request) {
         self.totals.requests += 1;
-        match self.vms.get_mut(&request.block.vm) {
+        match self.registry.vms.get_mut(&request.block.vm) {
             Some(vm) => {
                 vm.ask(request);
                 self.listen_to(request.block.vm);
@@ -691,7 +630,7 @@ impl Scanner {
 
     fn next_mapped(&self) -> Option<(Block, PageSet)> {
         let blocks = || {
-            self.vms.iter().flat_map(|(&vm, scanned)| {
+            self.registry.vms.iter().flat_map(|(&vm, scanned)| {
                 (0..scanned.blocks()).map(move |number| Block { vm, number })
             })
         };
@@ -719,10 +658,9 @@ impl Scanner {
     /// Compares VM by VM, and leaves out whose agent does not answer.
     fn audit(&mut self) -> Audit {
         let mut auditor = Auditor::default();
-        let ids: Vec<VmId> = self.vms.keys().copied().collect();
-        for id in ids {
+        for id in self.registry.ids() {
             let compared = self.walk_undisturbed(id);
-            let Some(vm) = self.vms.get(&id) else {
+            let Some(vm) = self.registry.vms.get(&id) else {
                 continue;
             };
             match compared {
@@ -730,12 +668,12 @@ impl Scanner {
                 Err(why) => auditor.leave_out(vm, why),
             }
         }
-        auditor.end(&self.sharing, &self.vms)
+        auditor.end(&self.sharing, &self.registry.vms)
     }
 
     /// A VM's map. What its agent had done when it was walked is in the books when this returns.
     fn walk_undisturbed(&mut self, id: VmId) -> Result<Walk, &'static str> {
-        let vm = self.vms.get(&id).ok_or("it has gone")?;
+        let vm = self.registry.vms.get(&id).ok_or("it has gone")?;
         // What an agent is at work on is between two states.
         if vm.pending > 0 {
             return Err("its agent has not answered a request");
@@ -749,14 +687,14 @@ impl Scanner {
 
     /// Waits until a VM's agent has told all that it did before. False if it does not.
     fn sync(&mut self, id: VmId) -> bool {
-        if let Some(vm) = self.vms.get_mut(&id) {
+        if let Some(vm) = self.registry.vms.get_mut(&id) {
             vm.sync();
         }
         self.listen_to(id);
         let begin = Instant::now();
         loop {
             self.hear_agents();
-            match self.vms.get(&id) {
+            match self.registry.vms.get(&id) {
                 Some(vm) if vm.is_synced() => return true,
                 Some(vm) if !vm.is_gone() && begin.elapsed() < SYNC_PATIENCE => {}
                 _ => return false,
@@ -776,7 +714,7 @@ impl Scanner {
         let counts = self.sharing.counts();
         let charges = self.known_charges(counts);
         let report_of = |(&id, vm)| (id, self.vm_report(id, vm, charges.get(&id).copied()));
-        let vms = self.vms.iter().map(report_of).collect();
+        let vms = self.registry.vms.iter().map(report_of).collect();
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         report.counts = counts;
         report.vms = vms;
@@ -807,7 +745,7 @@ impl Scanner {
             own_anonymous: vm.own_anonymous(),
             charge_millipages: charge.unwrap_or_default(),
             hints: self.sharing.hints_of(id),
-            areas_limit: self.areas_limit,
+            areas_limit: self.registry.areas_limit,
             passes: self.schedule.passes(id).unwrap_or_default(),
             figures: vm.figures,
             sample: vm.sample_report(),

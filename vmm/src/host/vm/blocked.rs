@@ -40,10 +40,10 @@ impl Blocked {
 impl Vm {
     /// Takes in how long it was stopped. What there is to tell about it.
     pub(in crate::host) fn watch_blocked(&mut self) -> Option<String> {
-        let observed = self.observation.as_ref()?.blocked;
-        let was_blocked = self.blocked.permille > 0;
-        self.blocked = self.blocked.after(observed);
-        let permille = self.blocked.permille;
+        let observed = self.seen.observation.as_ref()?.blocked;
+        let was_blocked = self.seen.blocked.permille > 0;
+        self.seen.blocked = self.seen.blocked.after(observed);
+        let permille = self.seen.blocked.permille;
         match (was_blocked, self.touch_limit) {
             (false, Some(limit)) if permille > 0 => Some(format!(
                 "is blocked: it touches more than its limit of {}",
@@ -56,7 +56,7 @@ impl Vm {
 
     /// The part of its time that it was blocked before its last answer, in thousandths.
     pub(in crate::host) fn blocked_permille(&self) -> u64 {
-        self.blocked.permille
+        self.seen.blocked.permille
     }
 }
 

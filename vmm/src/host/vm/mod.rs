@@ -30,28 +30,32 @@ use tokio::sync::oneshot;
 /// with its balloon at its target before anything else; after that the guest may touch all it has.
 const DRIVER_PATIENCE: Duration = Duration::from_secs(10);
 
-/// One VM.
+/// One VM: what another host would need to take it over, and what was `seen`.
 #[derive(Debug)]
 pub(super) struct Vm {
-    // What another host would need to take it over.
     pub(super) config: VmConfig,
     pub(super) life: Life,
     pub(super) since: Instant,
     /// What an administrator fixed that it holds.
     pub(super) pinned: Option<PageCount>,
+    /// What the policy wants it to hold.
+    pub(super) target: PageCount,
     grant: Grant,
     /// What its guest may have touched.
     pub(super) touch_limit: Option<TouchLimit>,
-    // What begins anew with each host.
-    /// What the policy wants it to hold.
-    pub(super) target: PageCount,
+    pub(super) seen: Seen,
+}
+
+/// What begins anew with each host.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
     /// The last question asked, and the last answered.
     asked: u64,
     answered: u64,
     /// The last answer that can be true.
     observation: Option<Checked>,
-    /// Whether all its answers could be.
-    is_credible: bool,
+    /// Whether one could not be.
+    is_doubted: bool,
     pub(super) used: VmUse,
     /// Of its anonymous pages, those that are the guest's: copies over shared pages.
     pub(super) broken: PageCount,
@@ -77,18 +81,8 @@ impl Vm {
             pinned: None,
             target: PageCount::ZERO,
             grant: Grant::default(),
-            asked: 0,
-            answered: 0,
-            observation: None,
-            is_credible: true,
-            used: VmUse::default(),
-            broken: PageCount::ZERO,
-            sampling: Sampling::default(),
-            balloon_watch: BalloonWatch::default(),
             touch_limit: None,
-            blocked: Blocked::default(),
-            figures: GuestFigures::default(),
-            device_watch: DeviceWatch::default(),
+            seen: Seen::default(),
         }
     }
 
@@ -102,7 +96,7 @@ impl Vm {
         VmSnapshot {
             id: self.config.id,
             settings: self.config.settings.clone(),
-            overhead: OVERHEAD.max(self.used.anonymous.saturating_sub(self.broken)),
+            overhead: OVERHEAD.max(self.seen.used.anonymous.saturating_sub(self.seen.broken)),
             ballooned: self.ballooned(),
             granted: self.grant.highest_unconfirmed,
             told: Some(self.grant.latest),
@@ -120,11 +114,11 @@ impl Vm {
             return Evidence::default();
         }
         Evidence {
-            active: self.sampling.active_set(&self.states(), self.held()),
-            guest: Some(self.figures),
-            balloon: Some(self.balloon_watch),
+            active: self.seen.sampling.active_set(&self.states(), self.held()),
+            guest: Some(self.seen.figures),
+            balloon: Some(self.seen.balloon_watch),
             has_no_driver: !self.has_driver(),
-            backed: Some(self.used.memory_file),
+            backed: Some(self.seen.used.memory_file),
             touch_limit: self.touch_limit.map(|limit| limit.slow_above),
         }
     }
@@ -138,12 +132,12 @@ impl Vm {
     pub(super) fn watch_balloon(&mut self) {
         if self.running().is_some() {
             let (asked, held) = (self.grant.latest, self.held());
-            self.balloon_watch = self.balloon_watch.observe(asked, held);
+            self.seen.balloon_watch = self.seen.balloon_watch.observe(asked, held);
         }
     }
 
     fn has_driver(&self) -> bool {
-        let observation = self.observation.as_ref();
+        let observation = self.seen.observation.as_ref();
         observation.is_some_and(|observation| observation.balloon.has_driver)
     }
 
@@ -157,10 +151,12 @@ impl Vm {
 
     /// What there is to tell about its disks and network cards.
     pub(super) fn watch_devices(&mut self) -> Vec<String> {
-        let Some(seen) = &self.observation else {
+        let Some(seen) = &self.seen.observation else {
             return Vec::new();
         };
-        self.device_watch.look(&self.config, seen, Instant::now())
+        self.seen
+            .device_watch
+            .look(&self.config, seen, Instant::now())
     }
 
     /// Whether it gets all that it may hold.
@@ -171,7 +167,7 @@ impl Vm {
     /// Pages that the guest has given up. What it has touched it has not, whatever it says.
     fn ballooned(&self) -> PageCount {
         let size = self.config.settings.size;
-        let observation = self.observation.as_ref();
+        let observation = self.seen.observation.as_ref();
         let young = self
             .running()
             .is_none_or(|running| running.since.elapsed() < DRIVER_PATIENCE);
@@ -180,7 +176,7 @@ impl Vm {
             _ if young => size - self.grant.latest,
             _ => PageCount::ZERO,
         };
-        given_up.min(size.saturating_sub(self.used.memory_file))
+        given_up.min(size.saturating_sub(self.seen.used.memory_file))
     }
 
     /// Asks the process how things stand, unless it still owes an answer.
@@ -194,43 +190,47 @@ impl Vm {
             statistics,
         });
         if asked {
-            self.asked = sequence;
+            self.seen.asked = sequence;
         }
         asked
     }
 
     /// Whether this is the answer that the host waits for.
     pub(super) fn awaits(&self, sequence: u64) -> bool {
-        !self.responding() && sequence == self.asked
+        !self.responding() && sequence == self.seen.asked
     }
 
     /// The process has answered. What cannot be true changes nothing.
     pub(super) fn observed(&mut self, said: Observation) -> Result<(), Untrue> {
-        self.answered = said.sequence;
+        self.seen.answered = said.sequence;
         let observation = Checked::new(said, &self.config, self.since.elapsed())?;
         self.grant
             .confirm(self.config.settings.size - observation.balloon.target);
         self.take_figures(&observation);
-        self.observation = Some(observation);
+        self.seen.observation = Some(observation);
         Ok(())
     }
 
     /// The process has told how things stand for the last time, unasked. Nothing is promised to others by that.
     pub(super) fn observed_last(&mut self, said: Observation) -> Result<(), Untrue> {
         let observation = Checked::new(said, &self.config, self.since.elapsed())?;
-        self.observation = Some(observation);
+        self.seen.observation = Some(observation);
         Ok(())
     }
 
     /// It has said what cannot be true. Whether that is new: a process that did is not believed to be what
     /// it was ever again, and there is no more to tell.
     pub(super) fn doubt(&mut self) -> bool {
-        std::mem::replace(&mut self.is_credible, false)
+        !std::mem::replace(&mut self.seen.is_doubted, true)
     }
 
     /// Figures that are no news speak of what the VM held when they came.
     fn take_figures(&mut self, observation: &Observation) {
-        let before = self.observation.as_ref().and_then(|seen| seen.statistics);
+        let before = self
+            .seen
+            .observation
+            .as_ref()
+            .and_then(|seen| seen.statistics);
         let Some(said) = observation
             .statistics
             .filter(|_| observation.statistics != before)
@@ -239,7 +239,7 @@ impl Vm {
         };
         let pages = |bytes: Option<u64>| bytes.map(|bytes| PageCount(bytes / PAGE_SIZE));
         let size = self.config.settings.size;
-        self.figures = GuestFigures {
+        self.seen.figures = GuestFigures {
             held: size - observation.balloon.held,
             free: pages(said.free),
             available: pages(said.available),
@@ -250,7 +250,7 @@ impl Vm {
 
     /// Whether every question has been answered.
     pub(super) fn responding(&self) -> bool {
-        self.answered == self.asked
+        self.seen.answered == self.seen.asked
     }
 
     /// False if the process does not take messages now; it is told again when its grant changes.
@@ -272,13 +272,13 @@ impl Vm {
         VmRound {
             id: self.config.id,
             vcpus: self.config.vcpus,
-            anonymous: self.used.anonymous,
+            anonymous: self.seen.used.anonymous,
             counters: self.sharing_counters(),
         }
     }
 
     fn sharing_counters(&self) -> SharingCounters {
-        let observation = self.observation.as_ref();
+        let observation = self.seen.observation.as_ref();
         observation
             .map(|observation| observation.counters.sharing)
             .unwrap_or_default()
@@ -287,11 +287,11 @@ impl Vm {
     /// Its pages by state. The VM process counts what is mapped from the store; which of that its guest
     /// has written to, the host knows.
     pub(super) fn states(&self) -> PageStates {
-        let Some(observation) = &self.observation else {
+        let Some(observation) = &self.seen.observation else {
             return self.untouched();
         };
         let mapped = observation.states.shared + observation.states.broken;
-        let broken = self.broken.min(mapped);
+        let broken = self.seen.broken.min(mapped);
         PageStates {
             shared: mapped - broken,
             broken,
@@ -305,7 +305,7 @@ impl Vm {
             return;
         };
         match VmUse::read(running.pid, &running.memory_file) {
-            Ok(used) => self.used = used,
+            Ok(used) => self.seen.used = used,
             Err(error) => {
                 tracing::warn!(vm = %self.config.name, "its memory cannot be read: {error}")
             }
@@ -369,7 +369,7 @@ mod tests {
             ..PageStates::default()
         };
         vm.observed(observation(states)).unwrap();
-        vm.broken = PageCount(70);
+        vm.seen.broken = PageCount(70);
         assert_eq!(vm.states().total(), PageCount(100));
         assert_eq!(vm.states().broken, PageCount(40));
     }
@@ -384,7 +384,7 @@ mod tests {
         };
         vm.observed(observation(states)).unwrap();
         states.private = PageCount(1 << 63);
-        vm.asked = 2;
+        vm.seen.asked = 2;
         assert!(vm.awaits(2) && !vm.awaits(1) && !vm.awaits(3));
         let lie = Observation {
             sequence: 2,

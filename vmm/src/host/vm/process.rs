@@ -94,7 +94,8 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
             Ok(())
         }
         Err(why) => {
-            let said = reap(&mut spawned).await;
+            exit_status(&mut spawned.child).await;
+            let said = spawned.stderr.last().await;
             Err(failed(why.with(&said)))
         }
     }
@@ -238,17 +239,6 @@ fn is_sealed(file: &File, size: PageCount) -> bool {
             .is_ok_and(|metadata| metadata.len() == size.bytes())
 }
 
-/// Ends a process that did not start; what it printed.
-async fn reap(spawned: &mut Spawned) -> String {
-    if tokio::time::timeout(EXIT_PATIENCE, spawned.child.wait())
-        .await
-        .is_err()
-    {
-        drop(spawned.child.kill().await);
-    }
-    spawned.stderr.last().await
-}
-
 fn adopt(host: &Host, id: VmId, spawned: Spawned, start: CheckedStart, memory_file: File) {
     // One descriptor for all who read it.
     let memory_file = Arc::new(memory_file);
@@ -304,15 +294,12 @@ fn adopt(host: &Host, id: VmId, spawned: Spawned, start: CheckedStart, memory_fi
 
 /// Listens to a VM until its process has ended, then frees what it held.
 async fn attend(host: Host, id: VmId, mut child: Child, mut stderr: ErrorOutput) {
-    let shared = |running: &Running| (Arc::clone(&running.link), Arc::clone(&running.kill));
-    let Some((link, kill)) = host
-        .lock()
-        .durable
-        .vms
-        .get(&id)
-        .and_then(Vm::running)
-        .map(shared)
-    else {
+    let shared = |vm: &Vm| {
+        let running = vm.running()?;
+        let (link, kill) = (Arc::clone(&running.link), Arc::clone(&running.kill));
+        Some((link, kill, Arc::clone(&running.memory_file)))
+    };
+    let Some((link, kill, memory_file)) = host.lock().vm(id).ok().and_then(shared) else {
         return;
     };
     let mut last_words = None;
@@ -348,7 +335,7 @@ async fn attend(host: Host, id: VmId, mut child: Child, mut stderr: ErrorOutput)
     };
     // Only now: the process's mappings of the store are gone with it.
     host.shared.sharing.remove_vm(id);
-    let freed = free_memory(&host, id).await;
+    let freed = free_memory(memory_file).await;
     let said = stderr.last().await;
     let stopping = host
         .lock()
@@ -405,6 +392,7 @@ pub(in crate::host) fn take_answer(host: &Host, id: VmId, said: Observation) -> 
     is_answer
 }
 
+/// Waits for the end of a process, and ends it if that takes too long.
 async fn exit_status(child: &mut Child) -> Option<ExitStatus> {
     match tokio::time::timeout(EXIT_PATIENCE, child.wait()).await {
         Ok(status) => status.ok(),
@@ -419,15 +407,7 @@ async fn exit_status(child: &mut Child) -> Option<ExitStatus> {
 ///
 /// The file is punched, not only closed: others have it open, the scanner for one, and close it when they
 /// come to it. Until this returns the VM is there, and what it holds counts as used.
-async fn free_memory(host: &Host, id: VmId) -> PageCount {
-    let file = {
-        let state = host.lock();
-        let running = state.durable.vms.get(&id).and_then(Vm::running);
-        running.map(|running| Arc::clone(&running.memory_file))
-    };
-    let Some(file) = file else {
-        return PageCount::ZERO;
-    };
+async fn free_memory(file: Arc<File>) -> PageCount {
     // Freeing some GiB takes a second, in which the host has other things to do.
     let freeing = tokio::task::spawn_blocking(move || {
         let held = allocated_pages(&file).unwrap_or_default();

@@ -8,7 +8,7 @@ use page::PageCount;
 impl Vm {
     pub(in crate::host) fn view(&self, account: &Account) -> VmView {
         let settings = &self.config.settings;
-        let observation = self.observation.as_ref();
+        let observation = self.seen.observation.as_ref();
         let running = self.running();
         VmView {
             name: self.config.name.clone(),
@@ -16,7 +16,7 @@ impl Vm {
             pid: running.map(|running| running.pid),
             phase: self.life.phase(),
             responding: self.responding(),
-            credible: self.is_credible,
+            credible: !self.seen.is_doubted,
             uptime_s: self.since.elapsed().as_secs_f64(),
             vcpus: self.config.vcpus,
             trust_group: self.config.trust_group.clone(),
@@ -28,9 +28,9 @@ impl Vm {
             target_bytes: self.target.bytes(),
             granted_bytes: self.grant.latest.bytes(),
             pinned_bytes: self.pinned.map(PageCount::bytes),
-            used_bytes: self.used.total().bytes(),
-            memory_file_bytes: self.used.memory_file.bytes(),
-            anonymous_bytes: self.used.anonymous.bytes(),
+            used_bytes: self.seen.used.total().bytes(),
+            memory_file_bytes: self.seen.used.memory_file.bytes(),
+            anonymous_bytes: self.seen.used.anonymous.bytes(),
             states: self.states().map(PageCount::bytes),
             balloon: observation
                 .map(|observation| observation.balloon.into())
@@ -44,13 +44,14 @@ impl Vm {
             console_log: self.config.console_log.clone(),
             sharing: account.vm_view(self.config.id, &self.states()),
             working_set: self
+                .seen
                 .sampling
-                .view(&self.states(), self.held(), self.figures),
+                .view(&self.states(), self.held(), self.seen.figures),
             idle_tax_permille: settings.idle_tax,
-            balloon_health: running.map(|_| self.balloon_watch.health()),
+            balloon_health: running.map(|_| self.seen.balloon_watch.health()),
             touch_limit: self.touch_limit.map(TouchLimitView::from),
             blocked_permille: self.blocked_permille(),
-            blocked_us: self.blocked.last.total_us,
+            blocked_us: self.seen.blocked.last.total_us,
             start_us: running.map(|running| running.start_us),
             userfault_bytes: running.map_or(0, |running| running.userfault_pages.bytes()),
         }
@@ -58,7 +59,12 @@ impl Vm {
 
     /// Its network cards. Of one that was not seen yet nothing is known but what it is to be.
     fn nets(&self) -> Vec<NetView> {
-        let seen = self.observation.iter().flat_map(|seen| &seen.nets).copied();
+        let seen = self
+            .seen
+            .observation
+            .iter()
+            .flat_map(|seen| &seen.nets)
+            .copied();
         let states = seen.chain(std::iter::repeat_with(Default::default));
         let cards = self.config.nets.iter().zip(states);
         cards
@@ -67,7 +73,7 @@ impl Vm {
     }
 
     fn disk_views(&self) -> Vec<DiskView> {
-        let figures = self.observation.iter().flat_map(|seen| &seen.disks);
+        let figures = self.seen.observation.iter().flat_map(|seen| &seen.disks);
         let disks = self.config.disks.iter().zip(figures);
         disks
             .map(|(spec, figures)| DiskView::new(spec, *figures))

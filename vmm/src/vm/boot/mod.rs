@@ -97,7 +97,7 @@ pub(super) fn load(
     ram: &GuestRam,
     devices: &[DeviceSlot],
 ) -> Result<Entry, VmError> {
-    let Some(files) = files else {
+    let Some(mut files) = files else {
         let mut image = Cursor::new(EMBEDDED_GUEST);
         let boot = Boot {
             command_line: command_line(config, devices),
@@ -108,21 +108,15 @@ pub(super) fn load(
     };
     acpi::write(ram.memory(), config.vcpus, devices).map_err(VmError::TouchRam)?;
     reset::write(ram.memory()).map_err(VmError::TouchRam)?;
-    let KernelFiles {
-        path,
-        mut kernel,
-        is_bzimage,
-        initrd,
-    } = files;
     let boot = Boot {
         // Linux reads ACPI; of an ELF file nobody knows what it reads.
-        command_line: command_line(config, if is_bzimage { &[] } else { devices }),
-        initrd,
+        command_line: command_line(config, if files.is_bzimage { &[] } else { devices }),
+        initrd: files.initrd,
         map: &memory_map::of_a_pc(ram.layout()),
     };
-    match is_bzimage {
-        true => linux::load(&path, &mut kernel, boot, ram).map(Entry::Long),
-        false => load_elf(&path, &mut kernel, boot, ram),
+    match files.is_bzimage {
+        true => linux::load(&files.path, &mut files.kernel, boot, ram).map(Entry::Long),
+        false => load_elf(&files.path, &mut files.kernel, boot, ram),
     }
 }
 

@@ -51,8 +51,8 @@ enum Source {
 
 impl Source {
     /// Sources as the numbers that the kernel hands back.
-    fn number(self) -> u64 {
-        match self {
+    fn data(self) -> EventData {
+        EventData::new_u64(match self {
             Self::Message => 0,
             Self::ConsoleInput => 1,
             Self::ConsoleRoom => 2,
@@ -60,7 +60,7 @@ impl Source {
             Self::Ending => 4,
             Self::EndSignal => 5,
             Self::Queue(index) => 6 + index as u64,
-        }
+        })
     }
 
     fn from_number(number: u64) -> Self {
@@ -117,35 +117,20 @@ impl Process<'_> {
     }
 
     fn watch(&self, fd: impl AsFd, source: Source) -> Result<(), VmError> {
-        epoll::add(
-            &self.epoll,
-            fd,
-            EventData::new_u64(source.number()),
-            EventFlags::IN,
-        )
-        .map_err(VmError::Wait)
+        epoll::add(&self.epoll, fd, source.data(), EventFlags::IN).map_err(VmError::Wait)
     }
 
     /// Not for room yet, for mostly there is some: that is asked for when something waits for it.
     fn watch_console_output(&self) -> Result<(), VmError> {
-        epoll::add(
-            &self.epoll,
-            self.bus.console.output(),
-            EventData::new_u64(Source::ConsoleOutput.number()),
-            EventFlags::ONESHOT,
-        )
-        .map_err(VmError::Wait)
+        let (output, data) = (self.bus.console.output(), Source::ConsoleOutput.data());
+        epoll::add(&self.epoll, output, data, EventFlags::ONESHOT).map_err(VmError::Wait)
     }
 
     /// Once: neither a socket with room nor one whose other side is gone wakes us again and again.
     fn ask_for_console_room(&self) -> Result<(), VmError> {
-        epoll::modify(
-            &self.epoll,
-            self.bus.console.output(),
-            EventData::new_u64(Source::ConsoleOutput.number()),
-            EventFlags::OUT | EventFlags::ONESHOT,
-        )
-        .map_err(VmError::Wait)
+        let (output, data) = (self.bus.console.output(), Source::ConsoleOutput.data());
+        let once = EventFlags::OUT | EventFlags::ONESHOT;
+        epoll::modify(&self.epoll, output, data, once).map_err(VmError::Wait)
     }
 
     fn unwatch(&self, fd: impl AsFd) {
