@@ -7,7 +7,7 @@
 //! any virtio transport. It never blocks: the kernel's event loop calls [`Balloon::poll`].
 //!
 //! The embedded guest (the image is built in `guest/`) adds a page allocator ([`frames`]),
-//! workloads ([`workload`]), a buffer cache ([`disk`]), work on many processors ([`crew`]) and a
+//! workloads ([`workload`]), a buffer cache ([`disk`]), work on many processors ([`pool`]) and a
 //! console ([`console`]). They are here rather than in the image so that tests can run them on an
 //! ordinary machine.
 //!
@@ -21,9 +21,9 @@ extern crate std;
 pub mod balloon;
 pub mod command_line;
 pub mod console;
-pub mod crew;
 pub mod disk;
 pub mod frames;
+pub mod pool;
 pub mod random;
 pub mod report;
 pub mod set;

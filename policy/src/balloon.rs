@@ -7,9 +7,9 @@
 //! is stopped if it touches more than there is (`touch_limit`).
 //!
 //! The guest's word slows its own balloon only. It keeps its VM above its target, never lowers another's
-//! below its own. **It is shelter from the idle tax, not from its neighbours' shares**: what a VM needs by its
+//! below its own. **It exempts from the idle tax, not from its neighbours' shares**: what a VM needs by its
 //! guest's word counts up to what its shares alone earn. A guest that claims need and shows none by its
-//! touches has no shelter while memory is short.
+//! touches is exempt from nothing while memory is short.
 
 use crate::guest::{GuestFigures, Witness};
 use crate::state::BalloonPace;
@@ -55,7 +55,7 @@ pub(crate) struct Ask {
     /// What its VM should hold in the end.
     pub(crate) target: PageCount,
     /// Up to this, its guest's word counts.
-    pub(crate) shelter: PageCount,
+    pub(crate) untaxed: PageCount,
     pub(crate) pace: BalloonPace,
 }
 
@@ -72,7 +72,7 @@ fn sheltered(vm: &VmSnapshot, ask: &Ask) -> PageCount {
     let is_doubted = matches!(witness, Witness::SaysBusier { .. });
     match ask.pace {
         BalloonPace::Fast if is_doubted => PageCount::ZERO,
-        _ => claim(vm).min(ask.shelter),
+        _ => claim(vm).min(ask.untaxed),
     }
 }
 
@@ -156,7 +156,7 @@ mod tests {
         };
         let ask = Ask {
             target: mebibytes(target),
-            shelter: mebibytes(1024),
+            untaxed: mebibytes(1024),
             pace,
         };
         let reach = reach(vm, &ask, &round);
@@ -204,7 +204,7 @@ mod tests {
         let floor = |pace| {
             let ask = Ask {
                 target: mebibytes(400),
-                shelter: mebibytes(500),
+                untaxed: mebibytes(500),
                 pace,
             };
             floor(&vm, &ask, &BalloonSettings::default())
@@ -262,7 +262,7 @@ mod tests {
             let round = BalloonRound { elapsed_ms, ..BalloonRound::default() };
             let ask = Ask {
                 target: mebibytes(target),
-                shelter: mebibytes(1024),
+                untaxed: mebibytes(1024),
                 pace: BalloonPace::Gentle,
             };
             let Reach { hold, .. } = reach(&vm, &ask, &round);

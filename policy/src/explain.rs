@@ -191,7 +191,7 @@ fn first_to_give(snapshot: &Snapshot, plan: &Plan) -> Option<(VmId, Price)> {
         .min_by_key(|&(id, price)| (price, id))
 }
 
-fn bounds(snapshot: &Snapshot, vm: &VmSnapshot, step: &Step, shelter: PageCount) -> Vec<Bound> {
+fn bounds(snapshot: &Snapshot, vm: &VmSnapshot, step: &Step, untaxed: PageCount) -> Vec<Bound> {
     let Step { target, grant, .. } = *step;
     let (min, max) = (vm.settings.effective_min(), vm.settings.effective_max());
     let on_target = match vm.pinned {
@@ -203,7 +203,7 @@ fn bounds(snapshot: &Snapshot, vm: &VmSnapshot, step: &Step, shelter: PageCount)
     let round = snapshot.balloon.filter(|_| vm.stage == Stage::Running);
     let ask = Ask {
         target,
-        shelter,
+        untaxed,
         pace: snapshot.state.orders().balloon,
     };
     let floor = round.map(|round| balloon::floor(vm, &ask, &round.settings));

@@ -25,7 +25,7 @@
 //! 3. [`MemoryState::next`] with what is free by the kernel's count, against [`Thresholds::of`] the budget.
 //!    [`Thresholds::keep_free`] goes into [`Snapshot::keep_free`].
 //! 4. The [`Snapshot`] from all that, with [`BalloonRound::elapsed_ms`] since the last plan.
-//! 5. [`Rebalance::settle`], which says why targets change now and holds active sets if they should not.
+//! 5. [`Rebalance::update`], which says why targets change now and holds active sets if they should not.
 //!    What it leaves is what to record: a replay of the plan starts here.
 //! 6. [`plan()`], and its steps and orders are carried out.
 //!

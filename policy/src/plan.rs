@@ -49,7 +49,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     let mut steps: Vec<Step> = vms
         .iter()
         .zip(targets.iter().zip(shelters))
-        .map(|(vm, (target, shelter))| cost_free(snapshot, vm, target.pages, shelter))
+        .map(|(vm, (target, untaxed))| cost_free(snapshot, vm, target.pages, untaxed))
         .collect();
     let free_after_start = start_waiting(vms, &mut steps, snapshot.free());
     let free = raise(vms, &mut steps, free_after_start);
@@ -75,10 +75,10 @@ fn shelters(snapshot: &Snapshot, targets: &[Target]) -> Vec<PageCount> {
 
 /// Down to the target, at once or as its balloon can; up as far as the VM is exposed anyway. That is
 /// nothing for a waiting VM.
-fn cost_free(snapshot: &Snapshot, vm: &VmSnapshot, target: PageCount, shelter: PageCount) -> Step {
+fn cost_free(snapshot: &Snapshot, vm: &VmSnapshot, target: PageCount, untaxed: PageCount) -> Step {
     let ask = Ask {
         target,
-        shelter,
+        untaxed,
         pace: snapshot.state.orders().balloon,
     };
     let reach = match &snapshot.balloon {

@@ -77,7 +77,7 @@ impl Rebalance {
 
     /// Takes note of new active sets if targets should change now, and puts those that decide into the
     /// snapshot. Comes last before the plan.
-    pub fn settle(&mut self, snapshot: &mut Snapshot, now: Duration) -> Option<Reason> {
+    pub fn update(&mut self, snapshot: &mut Snapshot, now: Duration) -> Option<Reason> {
         let reason = self.due(snapshot, now);
         if reason.is_some() {
             self.take(snapshot, now);
@@ -168,7 +168,7 @@ mod tests {
 
     fn settled() -> (Rebalance, Snapshot) {
         let (mut rebalance, mut snapshot) = (Rebalance::default(), snapshot());
-        let reason = rebalance.settle(&mut snapshot, START);
+        let reason = rebalance.update(&mut snapshot, START);
         assert_eq!(reason, Some(Reason::Admission(VmId(0))));
         (rebalance, snapshot)
     }
@@ -195,10 +195,10 @@ mod tests {
     fn a_new_figure_waits_for_the_next_rebalance() {
         let (mut rebalance, mut snapshot) = settled();
         snapshot.vms[0].evidence.active = active(540);
-        assert_eq!(rebalance.settle(&mut snapshot, START), None);
+        assert_eq!(rebalance.update(&mut snapshot, START), None);
         assert_eq!(snapshot.vms[0].evidence.active, active(500));
         snapshot.vms[0].evidence.active = active(540);
-        rebalance.settle(&mut snapshot, START + REBALANCE_INTERVAL);
+        rebalance.update(&mut snapshot, START + REBALANCE_INTERVAL);
         assert_eq!(snapshot.vms[0].evidence.active, active(540));
     }
 
@@ -234,7 +234,7 @@ mod tests {
             ..active(700).unwrap()
         };
         snapshot.vms[0].evidence.active = Some(half);
-        let reason = rebalance.settle(&mut snapshot, START);
+        let reason = rebalance.update(&mut snapshot, START);
         assert_eq!(reason, Some(Reason::Sample(VmId(0))));
         snapshot.vms[0].evidence.active = active(740);
         assert_eq!(rebalance.due(&snapshot, START), None, "not surely more");

@@ -20,7 +20,7 @@ use page::{PageCount, total};
 
 /// Of what is free in the machine, the part that VMs beyond their limits may touch until the next plan. As
 /// it is halved each time, what is left is never used up.
-const CRUMBS_DIVISOR: u64 = 2;
+const SLACK_DIVISOR: u64 = 2;
 
 /// The part of what should be kept free that is not for those who could not give it back.
 const KEPT_DIVISOR: u64 = 2;
@@ -42,8 +42,8 @@ pub(crate) fn set_touch_limits(snapshot: &Snapshot, steps: &mut [Step]) {
         .count() as u64;
     for (vm, step) in snapshot.vms.iter().zip(steps) {
         if let Some(limit) = &mut step.touch_limit {
-            let crumbs = PageCount(spare(snapshot, vm).0 / CRUMBS_DIVISOR / count);
-            limit.stop_above = total([vm.backed().max(limit.slow_above), crumbs]);
+            let slack = PageCount(spare(snapshot, vm).0 / SLACK_DIVISOR / count);
+            limit.stop_above = total([vm.backed().max(limit.slow_above), slack]);
         }
     }
 }
@@ -133,7 +133,7 @@ mod tests {
     }
 
     /// As [`running`], of a guest that gives nothing up.
-    fn deaf(id: u32, backed: u64) -> VmSnapshot {
+    fn driverless(id: u32, backed: u64) -> VmSnapshot {
         let mut vm = running(id, backed);
         vm.ballooned = PageCount::ZERO;
         let mut watch = BalloonWatch::default();
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn nobody_is_limited_while_all_that_may_be_touched_is_there() {
         let high = MemoryState::High;
-        assert_eq!(limits(high, &[deaf(0, 90)]), [None]);
+        assert_eq!(limits(high, &[driverless(0, 90)]), [None]);
         assert_eq!(limits(high, &[running(0, 40), running(1, 40)]), [None; 2]);
     }
 
@@ -171,7 +171,7 @@ mod tests {
     fn one_who_may_touch_more_than_there_is_gets_what_it_was_told() {
         let high = MemoryState::High;
         assert_eq!(
-            limits(high, &[deaf(0, 20), running(1, 40)]),
+            limits(high, &[driverless(0, 20), running(1, 40)]),
             [Some((40, 44)), None]
         );
     }
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn what_a_vm_has_touched_before_it_was_limited_it_may_keep() {
         let high = MemoryState::High;
-        let mut vm = deaf(0, 70);
+        let mut vm = driverless(0, 70);
         assert_eq!(
             limits(high, &[vm.clone(), running(1, 40)])[0],
             Some((70, 74))
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(
             limits(high, &[vm.clone(), running(1, 40)])[0],
             Some((70, 77)),
-            "crumbs do not raise the limit"
+            "slack do not raise the limit"
         );
         vm.evidence.backed = Some(mebibytes(50));
         assert_eq!(limits(high, &[vm, running(1, 40)])[0], Some((50, 54)));
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn one_who_cannot_give_back_does_not_make_memory_short_for_all() {
-        let mut vm = deaf(0, 50);
+        let mut vm = driverless(0, 50);
         vm.evidence.has_no_driver = true;
         let snapshot = Snapshot {
             budget: mebibytes(120),
@@ -250,7 +250,7 @@ mod tests {
             }
         }
 
-        /// All crumbs together are half of what is unused.
+        /// All slack together are half of what is unused.
         #[test]
         fn limits_never_let_more_be_touched_than_there_is(
             mut snapshot in generate::informed_snapshot(), unused in 0u64..10_000

@@ -4,7 +4,7 @@
 //! another thread of the process runs, for a guest's vCPUs do. What a page is worth is no measurement
 //! but a choice, and says so.
 
-use crate::history::MOST_RESTLESS;
+use crate::history::MOST_VOLATILE;
 use serde::{Deserialize, Serialize};
 
 /// One mmap over guest memory, whatever its length. Measured: 16 to 20 µs beside a running thread.
@@ -75,9 +75,9 @@ pub fn worth_ns(pressure: Pressure, level: u8) -> u64 {
         Pressure::Plenty => PAGE_WORTH_NS,
         Pressure::Short => PAGE_WORTH_NS * SHORT_FACTOR,
     };
-    let restless = u64::from(level.min(MOST_RESTLESS));
-    let parts = u64::from(MOST_RESTLESS) + 1;
-    (page * (parts - restless) / parts).saturating_sub(BREAK_NS * restless / parts)
+    let volatile = u64::from(level.min(MOST_VOLATILE));
+    let parts = u64::from(MOST_VOLATILE) + 1;
+    (page * (parts - volatile) / parts).saturating_sub(BREAK_NS * volatile / parts)
 }
 
 /// The cost of one mapping of `pages` pages that adds `areas_added` areas. None if that many are not
@@ -123,8 +123,8 @@ mod tests {
 
     #[test]
     fn the_most_restless_page_does_not_pay_alone_while_there_is_memory() {
-        assert!(map_ns(1, 2, MANY).unwrap() > worth_ns(Pressure::Plenty, MOST_RESTLESS));
-        assert!(map_ns(1, 2, MANY).unwrap() < worth_ns(Pressure::Short, MOST_RESTLESS));
+        assert!(map_ns(1, 2, MANY).unwrap() > worth_ns(Pressure::Plenty, MOST_VOLATILE));
+        assert!(map_ns(1, 2, MANY).unwrap() < worth_ns(Pressure::Short, MOST_VOLATILE));
     }
 
     proptest! {

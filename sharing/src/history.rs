@@ -1,4 +1,4 @@
-//! How each page behaved, in four bits, so that restless pages are left alone.
+//! How each page behaved, in four bits, so that volatile pages are left alone.
 //!
 //! A page has a level from 0 (calm) to 4. A disappointment raises it: its content changed between two
 //! visits, it was broken after it was shared, or it came back after it was found zero. At level n it
@@ -13,8 +13,8 @@
 use crate::block::{BLOCK_PAGES, PageSet};
 use crate::content::ContentHash;
 
-/// The level of the most restless pages.
-pub(crate) const MOST_RESTLESS: u8 = 4;
+/// The level of the most volatile pages.
+pub(crate) const MOST_VOLATILE: u8 = 4;
 /// Added when sharing was refused or soon lost, so that it was all cost. A change between visits adds one.
 const SOON_LOST: u8 = 2;
 
@@ -29,7 +29,7 @@ struct Memory {
 
 impl Memory {
     fn raised(self, by: u8) -> Self {
-        let level = (self.level + by).min(MOST_RESTLESS);
+        let level = (self.level + by).min(MOST_VOLATILE);
         Self { level, ..self }
     }
 
@@ -81,13 +81,13 @@ impl History {
         *visits = visits.wrapping_add(1);
     }
 
-    /// How restless a page is.
+    /// How volatile a page is.
     pub(crate) fn level(&self, block: u32, index: usize) -> u8 {
         self.get(block, index).map_or(0, |memory| memory.level)
     }
 
     /// The pages of a block that are not calm: those with a code of four or more.
-    pub(crate) fn restless(&self, block: u32) -> PageSet {
+    pub(crate) fn volatile(&self, block: u32) -> PageSet {
         let start = block as usize * BLOCK_PAGES / 2;
         let codes = &self.pages[start..start + BLOCK_PAGES / 2];
         // One look at all first: most blocks are calm.
@@ -288,7 +288,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn four_bits_hold_what_is_put(level in 0..=MOST_RESTLESS, mark in 0u8..3, other in 0usize..512) {
+        fn four_bits_hold_what_is_put(level in 0..=MOST_VOLATILE, mark in 0u8..3, other in 0usize..512) {
             let memory = Memory { level, mark };
             prop_assert!(memory.pack() < 16);
             let mut history = History::new(2);

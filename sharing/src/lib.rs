@@ -27,7 +27,7 @@
 //! * The **frames** are laid out in guest order, so that what is equal in two VMs for many pages on end
 //!   is one mapping, and one clone's window is every clone's window.
 //! * The **cost** of calls and memory areas is weighed against what pages are worth, gap by gap.
-//! * The **history** keeps restless pages out, for ever longer.
+//! * The **history** keeps volatile pages out, for ever longer.
 //! * The **ledger** knows what each VM maps, so that a frame lives exactly as long as it is needed.
 //! * The [`reserve`](fn@reserve) says what must stay free because guests may write to what they share.
 //!

@@ -104,9 +104,9 @@ impl TestHost {
     }
 
     /// Starts a VM of 320 MiB whose guest takes no balloon, with more arguments.
-    pub fn start_deaf_vm(&self, name: &str, words: &[&str]) -> Value {
-        let deaf = ["--memory", "320M", "--cmdline", "balloon=off"];
-        self.start_vm(name, &[&deaf, words].concat())
+    pub fn start_driverless_vm(&self, name: &str, words: &[&str]) -> Value {
+        let driverless = ["--memory", "320M", "--cmdline", "balloon=off"];
+        self.start_vm(name, &[&driverless, words].concat())
     }
 
     /// Starts a command that takes its time.

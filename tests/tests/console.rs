@@ -332,9 +332,9 @@ fn several_clients_share_a_console() {
 fn a_client_that_does_not_read_holds_up_neither_guest_nor_others() {
     let host = TestHost::start("256M");
     host.boot_vm("a", &["--memory", "64M"]);
-    let mut deaf = host.console("a");
-    deaf.report();
-    process::signal(deaf.pid(), Signal::STOP);
+    let mut stopped = host.console("a");
+    stopped.report();
+    process::signal(stopped.pid(), Signal::STOP);
     let mut other = host.console("a");
     let mut printed = 0;
     // More than the host keeps for a slow reader, whose socket is soon full of small pieces.

@@ -218,9 +218,9 @@ fn rows_tell_the_working_set_with_its_interval_once_it_is_known() {
 }
 
 /// A VM whose balloon is dead: it may touch a part of what it wants only.
-fn start_deaf(host: &TestHost, name: &str) {
+fn start_driverless(host: &TestHost, name: &str) {
     let words = ["--min", "64M", "--workload", "toucher:size=max"];
-    host.start_deaf_vm(name, &words);
+    host.start_driverless_vm(name, &words);
 }
 
 #[test]
@@ -228,17 +228,17 @@ fn a_vm_that_is_blocked_is_marked_in_its_row_and_its_page_says_what_it_may_touch
     let (host, web) = Web::start("256M");
     host.ok(&["set", "host", "sample-period=1"]);
     host.boot_vm("good", &["--memory", "64M"]);
-    start_deaf(&host, "deaf");
+    start_driverless(&host, "driverless");
     let browser = open(&web);
     browser.wait_until(
         "the mark",
-        "const mark = document.querySelector('#vms tr[data-vm=deaf] .phase-blocked'); return /^blocked [0-9]+ %$/.test(mark?.textContent) && mark.title.includes('stands still')",
+        "const mark = document.querySelector('#vms tr[data-vm=driverless] .phase-blocked'); return /^blocked [0-9]+ %$/.test(mark?.textContent) && mark.title.includes('stands still')",
     );
     browser.wait_until(
         "the other has none",
         "return document.querySelector('#vms tr[data-vm=good] .phase-running') !== null",
     );
-    browser.click("#vms tr[data-vm=deaf] a");
+    browser.click("#vms tr[data-vm=driverless] a");
     browser.wait_until("it says so", &says("#vm-state", "blocked"));
     browser.wait_until(
         "and what it may touch",
@@ -465,7 +465,7 @@ fn of_a_hundred_vms_only_what_has_changed_is_touched() {
 fn nothing_is_wider_than_a_telephone() {
     let (host, web) = Web::start("256M");
     host.boot_vm("a", &["--memory", "64M"]);
-    start_deaf(&host, "deaf");
+    start_driverless(&host, "driverless");
     let long = "a-name-as-long-as-names-can-be.".repeat(2);
     let late = [
         "run", "--name", &long, "--memory", "192M", "--min", "160M", "--wait",
@@ -479,7 +479,7 @@ fn nothing_is_wider_than_a_telephone() {
             &format!("return document.querySelector('{exception}') !== null"),
         );
     }
-    for path in ["/", "/#/vm/a", "/#/vm/deaf"] {
+    for path in ["/", "/#/vm/a", "/#/vm/driverless"] {
         browser.go(&format!("http://{}{path}", web.address));
         browser.wait_until(
             "a chart",

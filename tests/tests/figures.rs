@@ -114,7 +114,7 @@ fn one_moment_has_one_set_of_figures_wherever_it_is_read() {
         "clone:size=max,rewrite=50",
     ];
     host.boot_vm("a", &busy);
-    host.start_deaf_vm("b", &[&["--min", "16M"], &busy[2..]].concat());
+    host.start_driverless_vm("b", &[&["--min", "16M"], &busy[2..]].concat());
     let late = [
         "run", "--name", "c", "--memory", "192M", "--min", "190M", "--wait",
     ];

@@ -24,7 +24,7 @@ fn boot(host: &TestHost, name: &str, words: &[&str]) {
 }
 
 /// One that takes no balloon and touches all it sees.
-fn start_deaf(host: &TestHost, name: &str) {
+fn start_driverless(host: &TestHost, name: &str) {
     let words = ["--cmdline", "balloon=off", "--workload", "toucher:size=max"];
     host.start_vm(name, &[&VM[..], &words].concat());
 }
@@ -56,19 +56,20 @@ fn assert_promises_are_kept(host: &TestHost) {
 fn a_guest_without_a_driver_is_stopped_at_what_it_may_have_and_goes_on_when_there_is_more() {
     let host = host();
     boot(&host, "good", &["--workload", "toucher:size=max"]);
-    start_deaf(&host, "deaf");
+    start_driverless(&host, "driverless");
     wait_until("it is found out and blocked", || {
-        let deaf = host.vm("deaf");
-        text(&deaf, "/balloon_health") == "stuck" && number(&deaf, "/blocked_permille") > 500
+        let driverless = host.vm("driverless");
+        text(&driverless, "/balloon_health") == "stuck"
+            && number(&driverless, "/blocked_permille") > 500
     });
-    host.wait_until_backed("deaf", DUE);
+    host.wait_until_backed("driverless", DUE);
     host.wait_until_backed("good", DUE);
-    host.wait_for_figure("deaf", "/touch_limit/slow_above_bytes", DUE);
+    host.wait_for_figure("driverless", "/touch_limit/slow_above_bytes", DUE);
     wait_until("its neighbour is not blocked", || {
         blocked(&host, "good") == 0
     });
     wait_until("it is explained", || {
-        let why = host.ok(&["explain", "deaf"]);
+        let why = host.ok(&["explain", "driverless"]);
         why.contains("blocked most of the time") && why.contains("no driver for its balloon")
     });
     let touches = number(&host.report("good"), "/touches");
@@ -77,8 +78,8 @@ fn a_guest_without_a_driver_is_stopped_at_what_it_may_have_and_goes_on_when_ther
     });
     assert_promises_are_kept(&host);
     host.ok(&["set", "host", "memory=640M"]);
-    host.wait_until_backed("deaf", 200 * MIB);
-    wait_until("nobody blocks it now", || blocked(&host, "deaf") == 0);
+    host.wait_until_backed("driverless", 200 * MIB);
+    wait_until("nobody blocks it now", || blocked(&host, "driverless") == 0);
     let events = host.overview()["host"]["events"].to_string();
     assert!(
         events.contains("is blocked: it touches more than"),
@@ -91,9 +92,9 @@ fn a_guest_without_a_driver_is_stopped_at_what_it_may_have_and_goes_on_when_ther
 fn a_vm_that_is_blocked_when_its_host_dies_runs_on() {
     let mut host = host();
     boot(&host, "good", &["--workload", "toucher:size=max"]);
-    start_deaf(&host, "deaf");
-    wait_until("it is blocked", || blocked(&host, "deaf") > 500);
-    let pid = number(&host.vm("deaf"), "/pid");
+    start_driverless(&host, "driverless");
+    wait_until("it is blocked", || blocked(&host, "driverless") > 500);
+    let pid = number(&host.vm("driverless"), "/pid");
     host.end_by(Signal::KILL);
     wait_until_at_least("it touches all it wants", 200 * MIB, || shared_memory(pid));
     host.into_place().clear();

@@ -216,14 +216,14 @@ fn prometheus_understands_what_it_scrapes_and_the_alerts_on_it() {
     let host = TestHost::start_by(place, command);
     let web = Web::of(&host);
     host.boot_vm("a", &["--memory", "64M"]);
-    host.start_deaf_vm("deaf", &["--min", "16M"]);
+    host.start_driverless_vm("driverless", &["--min", "16M"]);
     // What not every VM has.
     wait_until(
         "a sample was watched to its end, and a limit was set",
         || {
             let scraped = web.get("/metrics").body;
             scraped.contains("ballonet_vm_touched_bytes{vm=\"a\"}")
-                && scraped.contains("ballonet_vm_touch_limit_slow_bytes{vm=\"deaf\"}")
+                && scraped.contains("ballonet_vm_touch_limit_slow_bytes{vm=\"driverless\"}")
         },
     );
     let scraped = web.get("/metrics");

@@ -6,13 +6,13 @@ use core::fmt;
 use balloon_guest_driver::balloon::Progress;
 use balloon_guest_driver::command_line::CommandLine;
 use balloon_guest_driver::console::{Command, HELP, LineEditor, Typed};
-use balloon_guest_driver::crew::Lead;
+use balloon_guest_driver::pool::Lead;
 use balloon_guest_driver::report::Report;
 use balloon_guest_driver::workload::Rest;
 use balloon_guest_driver::workload::spec::Spec;
 
 use crate::device::GuestBalloon;
-use crate::house::House;
+use crate::resources::Resources;
 use crate::serial::{print, println};
 use crate::{apic, clock, power, rt, serial};
 
@@ -31,7 +31,7 @@ const SLICE_MOVING_US: u64 = 100;
 pub(crate) struct Guest {
     id: u32,
     quiet: bool,
-    house: House,
+    resources: Resources,
     lead: Lead<'static>,
     balloon: Option<GuestBalloon>,
     /// What runs once the balloon has its size.
@@ -43,7 +43,7 @@ pub(crate) struct Guest {
 impl Guest {
     pub(crate) fn new(
         line: &CommandLine<'_>,
-        house: House,
+        resources: Resources,
         lead: Lead<'static>,
         balloon: Option<GuestBalloon>,
     ) -> Self {
@@ -54,7 +54,7 @@ impl Guest {
         Self {
             id: line.id,
             quiet: line.quiet,
-            house,
+            resources,
             lead,
             balloon,
             at_start: Some(spec.unwrap_or(Spec::IDLE)),
@@ -79,7 +79,7 @@ impl Guest {
                 self.start(spec);
             }
             if rt::take_pending(DISK_LINE.into())
-                && let Some(disk) = &mut self.house.disk
+                && let Some(disk) = &mut self.resources.disk
             {
                 disk.on_interrupt();
             }
@@ -98,7 +98,7 @@ impl Guest {
         if rt::take_pending(BALLOON_LINE.into()) {
             balloon.on_interrupt();
         }
-        match balloon.poll(&mut self.house, clock::now_us()) {
+        match balloon.poll(&mut self.resources, clock::now_us()) {
             Ok(progress) => progress,
             Err(broken) => {
                 self.tell(format_args!("error: {broken}; going on without it"));
@@ -112,16 +112,16 @@ impl Guest {
     fn run_workload(&mut self, progress: Progress) -> Rest {
         // Waking the others is not worth it for a short slice.
         let rest = match progress {
-            Progress::Moving => self.house.run_workload(SLICE_MOVING_US, None),
-            _ => self.house.run_workload(SLICE_US, Some(&self.lead)),
+            Progress::Moving => self.resources.run_workload(SLICE_MOVING_US, None),
+            _ => self.resources.run_workload(SLICE_US, Some(&self.lead)),
         };
-        if let Some(failure) = self.house.workload.take_failure() {
+        if let Some(failure) = self.resources.workload.take_failure() {
             self.tell(format_args!("{failure}"));
         }
-        if let Some(done) = self.house.workload.take_done() {
+        if let Some(done) = self.resources.workload.take_done() {
             self.tell(format_args!("{done}"));
         }
-        let lacks = self.house.workload.lacks(&self.house.frames);
+        let lacks = self.resources.workload.lacks(&self.resources.frames);
         if lacks > 0
             && let Some(balloon) = &mut self.balloon
             && balloon.relieve(lacks, clock::now_us()) > 0
@@ -183,7 +183,7 @@ impl Guest {
                 Err(error) => println!("error: {error}"),
             },
             Command::Order(order) => {
-                if let Err(error) = self.house.workload.tell(order) {
+                if let Err(error) = self.resources.workload.tell(order) {
                     println!("error: {error}");
                 }
             }
@@ -196,7 +196,7 @@ impl Guest {
 
     fn start(&mut self, spec: Spec) {
         self.at_start = None;
-        if let Err(error) = self.house.start(spec) {
+        if let Err(error) = self.resources.start(spec) {
             println!("error: {error}");
         }
     }
@@ -221,14 +221,14 @@ impl Guest {
     }
 
     fn report(&self) -> Report {
-        let workload = &self.house.workload;
+        let workload = &self.resources.workload;
         Report {
             guest: self.id,
             uptime_ms: clock::now_us() / 1000,
             cpus: 1 + self.lead.workers(),
             workload: self.at_start.unwrap_or(workload.spec()),
-            pages_total: self.house.frames.total(),
-            pages_free: self.house.frames.free_count(),
+            pages_total: self.resources.frames.total(),
+            pages_free: self.resources.frames.free_count(),
             held: workload.held(),
             balloon: self
                 .balloon

@@ -11,11 +11,11 @@ mod device;
 mod disk;
 mod dma;
 mod guest;
-mod house;
 mod port;
 mod power;
 mod processors;
 mod ram;
+mod resources;
 mod rt;
 mod serial;
 mod start_info;
@@ -33,8 +33,8 @@ use balloon_guest_driver::{Gfn, PAGE_SIZE};
 use self::device::{Devices, Found};
 use self::disk::VirtioDisk;
 use self::guest::Guest;
-use self::house::House;
 use self::ram::{Arena, Pages};
+use self::resources::Resources;
 use self::serial::println;
 use self::start_info::StartInfo;
 
@@ -64,7 +64,7 @@ extern "C" fn guest_main(start_info: u64) -> ! {
 
     let devices = Devices::find(&line);
     let disk = devices.disk.and_then(start_disk);
-    let (house, inside) = build_house(&info, arena, &line, disk);
+    let (resources, inside) = build_resources(&info, arena, &line, disk);
     let balloon = devices.balloon.and_then(|Found { transport, pin }| {
         // SAFETY: here and nowhere else.
         let balloon = unsafe { device::start_balloon(transport, line.batch_pages, inside) }?;
@@ -75,7 +75,7 @@ extern "C" fn guest_main(start_info: u64) -> ! {
     if balloon.is_none() && line.has_balloon && !line.quiet {
         println!("no balloon device");
     }
-    Guest::new(&line, house, lead, balloon).run()
+    Guest::new(&line, resources, lead, balloon).run()
 }
 
 fn start_disk(found: Found) -> Option<VirtioDisk> {
@@ -89,12 +89,12 @@ fn start_disk(found: Found) -> Option<VirtioDisk> {
 
 /// Cuts what must last from the RAM behind the image; the rest is free. Also returns the set for
 /// the frames in the balloon.
-fn build_house(
+fn build_resources(
     info: &StartInfo,
     mut arena: Arena,
     line: &CommandLine<'_>,
     disk: Option<VirtioDisk>,
-) -> (House, FrameSet<'static>) {
+) -> (Resources, FrameSet<'static>) {
     let end = info.ram().iter().map(|piece| piece.end).max().unwrap_or(0);
     let limit = u32::try_from(end / PAGE_SIZE).expect("16 TiB are more than page tables reach");
     ram::map_above_4_gib(&mut arena, end);
@@ -120,7 +120,7 @@ fn build_house(
     // SAFETY: here and nowhere else, after mapping; frames are all behind the arena.
     let pages = unsafe { Pages::new() };
     (
-        House {
+        Resources {
             frames,
             workload,
             pages,

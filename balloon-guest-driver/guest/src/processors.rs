@@ -1,4 +1,4 @@
-//! Starting the other CPUs, and what they do: a [`Crew`] whose members sleep in the halt gate and
+//! Starting the other CPUs, and what they do: a [`Pool`] whose members sleep in the halt gate and
 //! wake one another by interrupts.
 //!
 //! A CPU's number is that of its local APIC, and the command line says how many there are, from 0
@@ -10,7 +10,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use balloon_guest_driver::PAGE_SIZE;
-use balloon_guest_driver::crew::{Crew, Lead, Machine, PROCESSORS_MAX};
+use balloon_guest_driver::pool::{Lead, Machine, PROCESSORS_MAX, Pool};
 
 use crate::ram::Arena;
 use crate::serial::println;
@@ -24,15 +24,15 @@ const TRAMPOLINE_PAGE: u8 = 8;
 const PATIENCE_US: u64 = 200_000;
 const SECOND_CALL_US: u64 = 10_000;
 
-static CREW: Crew = Crew::new();
+static POOL: Pool = Pool::new();
 static BY_INTERRUPT: ByInterrupt = ByInterrupt {
-    boss: AtomicU64::new(0),
+    lead: AtomicU64::new(0),
 };
 
 /// How CPUs sleep and wake one another.
 struct ByInterrupt {
     /// The boot CPU's number.
-    boss: AtomicU64,
+    lead: AtomicU64,
 }
 
 impl Machine for ByInterrupt {
@@ -40,8 +40,8 @@ impl Machine for ByInterrupt {
         apic::wake_all_others();
     }
 
-    fn wake_boss(&self) {
-        apic::wake(self.boss.load(Ordering::Relaxed).to_le_bytes()[0]);
+    fn wake_lead(&self) {
+        apic::wake(self.lead.load(Ordering::Relaxed).to_le_bytes()[0]);
     }
 
     fn sleep_while_zero(&self, word: &AtomicU64) {
@@ -54,12 +54,12 @@ impl Machine for ByInterrupt {
 /// # Safety
 /// Once only, when nobody uses RAM below 1 MiB.
 pub(crate) unsafe fn start(count: u32, ram: &[Ram], arena: &mut Arena) -> Lead<'static> {
-    let boss = apic::id();
-    BY_INTERRUPT.boss.store(boss.into(), Ordering::Relaxed);
+    let lead = apic::id();
+    BY_INTERRUPT.lead.store(lead.into(), Ordering::Relaxed);
     let others = || {
         (0..8_u8)
             .take(count as usize)
-            .filter(move |&cpu| cpu != boss)
+            .filter(move |&cpu| cpu != lead)
     };
     if others().next().is_some() && trampoline_is_ram(ram) {
         // SAFETY: the caller says that the page is nobody's, and it was found to be RAM.
@@ -73,11 +73,11 @@ pub(crate) unsafe fn start(count: u32, ram: &[Ram], arena: &mut Arena) -> Lead<'
         }
         begin(others);
     }
-    Lead::new(&CREW, &BY_INTERRUPT)
+    Lead::new(&POOL, &BY_INTERRUPT)
 }
 
 fn begin<I: Iterator<Item = u8>>(others: impl Fn() -> I) {
-    let absent = || others().filter(|&cpu| !CREW.has_joined(cpu.into()));
+    let absent = || others().filter(|&cpu| !POOL.has_joined(cpu.into()));
     apic::run_timer();
     for patience_us in [SECOND_CALL_US, PATIENCE_US] {
         absent().for_each(|cpu| apic::startup(cpu, TRAMPOLINE_PAGE));
@@ -118,9 +118,9 @@ pub(crate) fn tell_missing(count: u32, lead: &Lead<'_>) {
 #[unsafe(no_mangle)]
 extern "C" fn worker_main(cpu: usize) -> ! {
     apic::start();
-    CREW.join(cpu);
+    POOL.join(cpu);
     loop {
-        CREW.serve(cpu, &BY_INTERRUPT);
+        POOL.serve(cpu, &BY_INTERRUPT);
     }
 }
 

@@ -16,7 +16,7 @@
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use balloon_guest_driver::crew::PROCESSORS_MAX;
+use balloon_guest_driver::pool::PROCESSORS_MAX;
 
 use crate::apic;
 

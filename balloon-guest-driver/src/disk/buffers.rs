@@ -58,12 +58,12 @@ impl<M: Memory> Buffers<'_, '_, M> {
     /// dirty.
     pub fn take_done(&mut self) -> Result<(), FailedRequest> {
         while let Some(done) = self.requests.take_done(self.disk, self.now_us) {
-            self.settle(done)?;
+            self.complete(done)?;
         }
         Ok(())
     }
 
-    fn settle(&mut self, done: Done) -> Result<(), FailedRequest> {
+    fn complete(&mut self, done: Done) -> Result<(), FailedRequest> {
         let Done {
             action,
             first,
@@ -167,7 +167,7 @@ impl<M: Memory> Buffers<'_, '_, M> {
 
     fn lend(&mut self, action: Action, first: Block, gfns: &[Gfn]) {
         // SAFETY: the frames are held, and their buffers were marked as lent: `see`, `write` and
-        // `Cache::give_up` leave them alone until `settle` takes them back.
+        // `Cache::give_up` leave them alone until `complete` takes them back.
         unsafe {
             self.requests
                 .start(self.disk, (action, first, gfns), self.now_us);

@@ -34,12 +34,12 @@ use self::toucher::Toucher;
 use self::verifier::Verifier;
 pub use self::verifier::WrongPage;
 use crate::Gfn;
-use crate::crew::Lead;
 use crate::disk::Disk;
 use crate::disk::buffers::{Buffers, FailedRequest};
 use crate::disk::cache::Cache;
 use crate::disk::requests::{Requests, Service};
 use crate::frames::Frames;
+use crate::pool::Lead;
 use crate::set::FrameSet;
 
 /// Frames that a workload of size `max` leaves free.

@@ -12,11 +12,11 @@ use proptest::prelude::*;
 
 use super::page::{Page, Stamp, WORDS, is_zero};
 use super::*;
-use crate::crew::PROCESSORS_MAX;
-use crate::crew::tests::with_crew;
 use crate::disk::DiskError;
 use crate::disk::cache::Buffer;
 use crate::disk::fake::FakeDisk;
+use crate::pool::PROCESSORS_MAX;
+use crate::pool::tests::with_pool;
 
 const LIMIT: Gfn = 4096;
 
@@ -527,7 +527,7 @@ fn lines_of(page: &Page) -> [u64; PROCESSORS_MAX] {
 
 #[test]
 fn what_helpers_touch_is_counted() {
-    with_crew(3, |lead| {
+    with_pool(3, |lead| {
         let mut guest = Guest::running("toucher:size=4M,write=100");
         for _ in 0..50 {
             guest.step_helped_by(Some(lead));
@@ -537,7 +537,7 @@ fn what_helpers_touch_is_counted() {
             for (sum, count) in in_pages.iter_mut().zip(lines_of(guest.ram.page(gfn))) {
                 *sum += count;
             }
-            // Where the boss began to count.
+            // Where the lead began to count.
             in_pages[0] -= u64::from(gfn);
         }
         let counters = guest.workload.counters();
@@ -549,7 +549,7 @@ fn what_helpers_touch_is_counted() {
 /// However slices and the balloon follow each other, helpers touch what is held and nothing else.
 #[test]
 fn what_was_given_up_is_not_touched_any_more() {
-    with_crew(3, |lead| {
+    with_pool(3, |lead| {
         let mut guest = Guest::running("toucher:size=max,write=100");
         for round in 0..30 {
             guest.step_helped_by(Some(lead));
@@ -569,7 +569,7 @@ fn what_was_given_up_is_not_touched_any_more() {
 
 #[test]
 fn helpers_do_no_more_than_is_due() {
-    with_crew(3, |lead| {
+    with_pool(3, |lead| {
         let mut guest = Guest::running("toucher:size=4M,rate=10000000");
         let (before, start_us) = (guest.workload.counters().touches, guest.clock_us.get());
         for _ in 0..200 {

@@ -14,7 +14,7 @@ use super::page::Memory;
 use super::spec::{Distribution, Size, ToucherSpec};
 use super::zipf::Zipf;
 use super::{Counters, Held, Slice, Slot};
-use crate::crew::Lead;
+use crate::pool::Lead;
 use crate::random::Random;
 
 /// Touches between two looks at the clock.

@@ -108,7 +108,7 @@ impl Guest {
         let wanted = self.settings.size.saturating_sub(self.told);
         let step = match self.driver {
             Driver::Willing => BALLOON_PER_S,
-            Driver::Deaf => PageCount::ZERO,
+            Driver::Absent => PageCount::ZERO,
         };
         self.ballooned = wanted.min(self.ballooned + step);
     }

@@ -163,7 +163,7 @@ impl<'a> Host<'a> {
         self.state = self.state.next(free, &self.thresholds);
         let mut snapshot = self.snapshot();
         let now = Duration::from_secs(now_s.into());
-        let reason = self.rebalance.settle(&mut snapshot, now);
+        let reason = self.rebalance.update(&mut snapshot, now);
         let plan = plan(&snapshot);
         self.act(&plan, now_s);
         self.record(now_s, reason, &plan);

@@ -106,7 +106,8 @@ pub enum Driver {
     #[default]
     Willing,
     /// It takes memory back and never gives any up.
-    Deaf,
+    #[serde(alias = "deaf")]
+    Absent,
 }
 
 /// What a guest does from some time on.

@@ -114,11 +114,11 @@ fn what_is_believed_to_be_active_is_what_is() {
 
 #[test]
 fn a_guest_that_gives_nothing_up_is_found_out_and_breaks_nothing() {
-    let mut deaf = vm("deaf", 512, &[(0, 480), (30, 4)]);
-    deaf.driver = Driver::Deaf;
+    let mut driverless = vm("driverless", 512, &[(0, 480), (30, 4)]);
+    driverless.driver = Driver::Absent;
     let mut late = vm("late", 512, &[(0, 400)]);
     late.start_s = 60;
-    let scenario = scenario(300, 760, vec![deaf, late]);
+    let scenario = scenario(300, 760, vec![driverless, late]);
     let trace = run(&scenario);
     assert_eq!(at(&trace, 0, 299).balloon, BalloonHealth::Stuck);
     assert!(trace.host[299].by_other_means > PageCount::ZERO);
@@ -188,7 +188,7 @@ fn a_scenario_is_read_as_people_write_it() {
             "vms": [
                 { "name": "web", "count": 2, "size_mib": 128, "shares": "high",
                   "phases": [{ "working_set_mib": 30 }, { "at_s": 60, "working_set_mib": 90 }] },
-                { "name": "late", "size_mib": 64, "start_s": 31, "driver": "deaf" }
+                { "name": "late", "size_mib": 64, "start_s": 31, "driver": "absent" }
             ]
         }"#,
     )
@@ -252,7 +252,7 @@ prop_compose! {
         start_s in 0u32..40,
         life_s in prop::option::of(0u32..60),
         count in 1u32..3,
-        is_deaf in prop::bool::weighted(0.2),
+        is_driverless in prop::bool::weighted(0.2),
     ) -> VmModel {
         let mut phases = phases;
         phases.sort_unstable();
@@ -261,7 +261,7 @@ prop_compose! {
             start_s,
             life_s,
             count,
-            driver: if is_deaf { Driver::Deaf } else { Driver::Willing },
+            driver: if is_driverless { Driver::Absent } else { Driver::Willing },
             ..vm("vm", size_mib, &phases)
         }
     }

@@ -18,7 +18,7 @@ const REFERENCE_ROOM: u32 = 2048;
 /// What could be done about one page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Chance {
-    /// Nothing: it is not known, empty, shared already, or restless.
+    /// Nothing: it is not known, empty, shared already, or volatile.
     None,
     /// It may equal the frame below it.
     Drop(Frame, Option<ContentHash>),

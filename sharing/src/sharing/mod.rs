@@ -255,7 +255,7 @@ impl Sharing {
         })
     }
 
-    /// The pages of a block that must be read again though nobody wrote to them: those that were restless,
+    /// The pages of a block that must be read again though nobody wrote to them: those that were volatile,
     /// whose calm must be seen, and those for which a chance has come up since they were last read.
     #[must_use]
     pub fn to_read(&self, block: Block) -> PageSet {
@@ -263,7 +263,7 @@ impl Sharing {
             return PageSet::EMPTY;
         };
         let vm = self.vms.of(slot);
-        let mut pages = vm.history.restless(block.number);
+        let mut pages = vm.history.volatile(block.number);
         if let Some(revisits) = vm.revisits.get(&block.number) {
             revisits.iter().for_each(|index| pages.insert(index));
         }

@@ -120,7 +120,7 @@ fn what_is_settled_is_not_read_again() {
             world.chance.shuffle(&mut values);
             world.start(id, Some("web"), &values);
         }
-        // Long enough for what was restless to have its turns.
+        // Long enough for what was volatile to have its turns.
         (0..30).for_each(|_| world.pass());
         let read = world.pages_read;
         (0..4).for_each(|_| world.pass());

@@ -24,7 +24,7 @@ pub const MOST_SECONDS: u32 = 3600;
 pub const MOST_RUNS: usize = 1000;
 /// VMs of one name.
 pub const MOST_COPIES: u32 = 64;
-/// How often is looked, in milliseconds.
+/// Milliseconds between two samples.
 const SAMPLE_MS: RangeInclusive<u32> = 50..=60_000;
 
 /// Why a scenario is refused.

@@ -71,7 +71,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 const SHARING_PATIENCE: Duration = Duration::from_secs(30);
 /// How long memory that is missing for that may take to come from balloons.
 const MISSING_PATIENCE: Duration = Duration::from_secs(5);
-/// How often is looked whether they are.
+/// Time between two looks whether pages have been brought home.
 const SHARING_POLL: Duration = Duration::from_millis(50);
 /// How long an audit may take, agents coming to rest included.
 const AUDIT_PATIENCE: Duration = Duration::from_secs(60);

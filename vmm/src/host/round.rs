@@ -183,7 +183,7 @@ impl State {
         let now = self.since.elapsed();
         self.rebalance.interval = self.durable.settings.rebalance_interval;
         // Settled first: a plan is replayed from what it was made of.
-        let reason = self.rebalance.settle(&mut snapshot, now);
+        let reason = self.rebalance.update(&mut snapshot, now);
         self.planned = Instant::now();
         Decision {
             at_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),

@@ -53,7 +53,7 @@ async fn run(
     terminal: &mut DefaultTerminal,
 ) -> Result<()> {
     let mut keys = keys();
-    let (wish, wanted) = watch::channel(closer_wanted(&model));
+    let (want, wanted) = watch::channel(closer_wanted(&model));
     let mut looks = looks(client.clone(), seconds, wanted);
     loop {
         let mut furthest = 0;
@@ -76,7 +76,7 @@ async fn run(
             }
             Some(look) = looks.recv() => look.show(&mut model),
         }
-        wish.send_replace(closer_wanted(&model));
+        want.send_replace(closer_wanted(&model));
     }
 }
 

@@ -116,8 +116,8 @@ impl Disk {
 
     /// Has all that waits in the queue carried out, as if it was notified.
     #[cfg(any(test, feature = "fuzzing"))]
-    pub fn settle(&self) {
-        self.ask(Order::Settle);
+    pub fn serve_all(&self) {
+        self.ask(Order::ServeAll);
     }
 
     /// Returns when the order has been carried out. A thread that has ended holds nothing that it

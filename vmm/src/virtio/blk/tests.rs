@@ -142,7 +142,7 @@ impl Bench {
     fn send(&mut self, buffers: &[(u64, u32, u16)]) -> Answer {
         self.driver.put(STATUS, &[UNWRITTEN]);
         self.driver.offer(0, 0, buffers);
-        self.disk().settle();
+        self.disk().serve_all();
         assert_eq!(self.driver.take_returned(0), [0], "the chain comes back");
         self.answer()
     }

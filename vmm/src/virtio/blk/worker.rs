@@ -48,7 +48,7 @@ pub(super) enum Order {
     Reset(SyncSender<()>),
     /// Carry out all that waits in the queue.
     #[cfg(any(test, feature = "fuzzing"))]
-    Settle(SyncSender<()>),
+    ServeAll(SyncSender<()>),
     /// Finish what is in flight, make it safe, and end.
     End(SyncSender<()>),
 }
@@ -219,8 +219,8 @@ impl Worker {
                     tell(&done);
                 }
                 #[cfg(any(test, feature = "fuzzing"))]
-                Ok(Order::Settle(done)) => {
-                    self.settle();
+                Ok(Order::ServeAll(done)) => {
+                    self.serve_all();
                     tell(&done);
                 }
                 Ok(Order::End(done)) => return Next::End(Some(done)),
@@ -276,7 +276,7 @@ impl Worker {
     }
 
     #[cfg(any(test, feature = "fuzzing"))]
-    fn settle(&mut self) {
+    fn serve_all(&mut self) {
         self.hungry = true;
         while self.hungry {
             self.take_chains();

@@ -147,7 +147,7 @@ impl RandomGuest for Guest {
             }
             3 | 4 => self.offer(input)?,
             5 | 6 => self.offer_request(input)?,
-            7 => self.driver.transport.device().settle(),
+            7 => self.driver.transport.device().serve_all(),
             8 => self.jump_avail_index(input)?,
             _ => {
                 let address = self.address(input)?;
@@ -159,7 +159,7 @@ impl RandomGuest for Guest {
     }
 
     fn check(&mut self) {
-        self.driver.transport.device().settle();
+        self.driver.transport.device().serve_all();
         let length = self.file.metadata().expect("an open file").len();
         assert_eq!(length, DISK_BYTES as u64, "the disk's size");
         let mut contents = [0; DISK_BYTES];
@@ -175,7 +175,7 @@ impl RandomGuest for Guest {
         self.write(STATUS, &[0xff]);
         self.driver
             .offer(0, 0, &[(HEADER, 16, 0), (DATA, 512, 2), (STATUS, 1, 2)]);
-        self.driver.transport.device().settle();
+        self.driver.transport.device().serve_all();
         assert_eq!(self.driver.take_returned(0), [0], "and is answered");
         assert_eq!(self.driver.get::<1>(STATUS), [0], "well");
         assert!(self.driver.get::<512>(DATA) == contents[..512], "and reads");

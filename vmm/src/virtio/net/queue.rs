@@ -88,7 +88,7 @@ impl BatchQueue {
         old: u16,
         new: u16,
     ) -> Result<bool, Error> {
-        // The driver sets its wish and then looks at the index: one of us sees the other.
+        // The driver sets its event index and then looks at the index: one of us sees the other.
         fence(Ordering::SeqCst);
         let read = |offset| -> Result<u16, Error> {
             let place = at(self.queue.avail_ring(), offset)?;
@@ -98,8 +98,8 @@ impl BatchQueue {
                 .map_err(Error::GuestMemory)
         };
         if self.queue.event_idx_enabled() {
-            let wish = RING_HEADER + AVAIL_ELEMENT * u64::from(self.queue.size());
-            return Ok(is_passed(read(wish)?, old, new));
+            let event = RING_HEADER + AVAIL_ELEMENT * u64::from(self.queue.size());
+            return Ok(is_passed(read(event)?, old, new));
         }
         Ok(read(0)? & NO_INTERRUPT == 0)
     }

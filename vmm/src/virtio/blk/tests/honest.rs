@@ -67,7 +67,7 @@ fn many_requests_at_a_time_come_back_each_with_its_own_data() {
             let buffers = [(header, 16, 0), (data, 2560, WRITE), (status, 1, WRITE)];
             bench.driver.offer(0, index * 3, &buffers);
         }
-        bench.disk().settle();
+        bench.disk().serve_all();
         let mut heads = bench.driver.take_returned(0);
         heads.sort_unstable();
         let all: Vec<u32> = (0..u32::from(requests)).map(|index| index * 3).collect();
@@ -304,7 +304,7 @@ fn requests_that_come_after_the_disk_was_closed_are_not_answered() {
         bench.put_header(HEADER, READ, 0);
         let buffers = [(HEADER, 16, 0), (DATA, 512, WRITE), (STATUS, 1, WRITE)];
         bench.driver.offer(0, 0, &buffers);
-        bench.disk().settle();
+        bench.disk().serve_all();
         assert!(bench.driver.take_returned(0).is_empty());
         bench.driver.start(FEATURES);
         assert_eq!(bench.driver.status(), 0xf, "the guest does not hang");

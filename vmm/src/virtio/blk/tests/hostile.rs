@@ -64,7 +64,7 @@ fn chains_that_loop_or_leave_their_table_come_back_without_a_status() {
             let status = Descriptor::new(STATUS, 1, WRITE | NEXT, next);
             bench.driver.put_descriptor(0, 1, status);
             bench.driver.offer_head(0, 0);
-            bench.disk().settle();
+            bench.disk().serve_all();
             assert_eq!(bench.driver.take_returned(0), [0]);
             assert_eq!(bench.answer(), UNANSWERABLE, "{next}");
             assert_eq!(bench.counters().malformed, round);
@@ -232,7 +232,7 @@ fn a_chain_that_is_offered_many_times_comes_back_as_often() {
         let buffers = [(HEADER, 16, 0), (DATA, 4096, WRITE), (STATUS, 1, WRITE)];
         bench.driver.offer(0, 0, &buffers);
         (1..LARGEST_QUEUE).for_each(|_| bench.driver.offer_head(0, 0));
-        bench.disk().settle();
+        bench.disk().serve_all();
         let returned = bench.driver.take_returned(0);
         assert_eq!(returned, [0; LARGEST_QUEUE as usize], "{engine:?}");
         assert_eq!(bench.counters().reads, u64::from(LARGEST_QUEUE));
@@ -244,10 +244,10 @@ fn a_queue_whose_index_jumps_needs_a_reset_and_works_after_it() {
     for engine in ENGINES {
         let mut bench = Bench::new(engine);
         bench.driver.set_avail_index(0, 1000);
-        bench.disk().settle();
+        bench.disk().serve_all();
         assert!(bench.driver.interrupt.needs_reset());
         assert_eq!(bench.counters().broken_queues, 1);
-        bench.disk().settle();
+        bench.disk().serve_all();
         assert_eq!(bench.counters().broken_queues, 1, "counted once");
         bench.driver.start(FEATURES);
         assert_eq!(bench.ask(READ, 0, &[(DATA, 512, WRITE)]).status, OK);

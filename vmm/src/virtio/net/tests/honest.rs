@@ -156,8 +156,8 @@ fn what_is_left_to_do_goes_with_the_frame() {
 fn a_driver_that_asks_for_no_interrupt_before_an_index_gets_none_before() {
     let (mut card, far) = on_a_line(ALL | F_EVENT_IDX);
     // For received packets: not before the third came back.
-    let wish = avail_address(RECEIVE) + 4 + 2 * u64::from(LARGEST_QUEUE);
-    card.driver.put(wish, &2u16.to_le_bytes());
+    let event = avail_address(RECEIVE) + 4 + 2 * u64::from(LARGEST_QUEUE);
+    card.driver.put(event, &2u16.to_le_bytes());
     card.offer_buffers(0, 8, 1526);
     for expected in [false, false, true, false] {
         far.write_packet(&packet_of(&frame(60))).unwrap();
@@ -182,11 +182,11 @@ fn a_driver_that_asks_for_no_interrupt_before_an_index_gets_none_before() {
 #[test]
 fn a_driver_is_asked_to_tell_of_the_next_chain_whenever_the_device_waits_for_one() {
     let (mut card, _far) = on_a_line(ALL | F_EVENT_IDX);
-    let wish = used_address(TRANSMIT) + 4 + 8 * u64::from(LARGEST_QUEUE);
+    let event = used_address(TRANSMIT) + 4 + 8 * u64::from(LARGEST_QUEUE);
     for sent in 1..=5u16 {
         card.offer_packet(NetHeader::default(), &frame(60));
         assert_eq!(card.serve(), [Wait::Frames, Wait::Notice]);
-        assert_eq!(u16::from_le_bytes(card.driver.get(wish)), sent);
+        assert_eq!(u16::from_le_bytes(card.driver.get(event)), sent);
     }
 }
 

@@ -1,12 +1,12 @@
 //! The other processors: they sleep until there is work, do it together with the first one, the
-//! boss, and are known to have stopped before the boss goes on.
+//! lead, and are known to have stopped before the lead goes on.
 //!
-//! Work is a closure on the boss's stack, and the pages that it touches may go to the host right
+//! Work is a closure on the lead's stack, and the pages that it touches may go to the host right
 //! after. So [`Lead::run`] returns only when no worker has the work any more. Each worker has a
 //! call, a word that is not zero when it is wanted, and each call is taken exactly once: by the
-//! worker, or by the boss, who takes back what nobody has begun when its own part is done. (A
+//! worker, or by the lead, who takes back what nobody has begun when its own part is done. (A
 //! sleeping worker may be long in waking when the host has few processors.) Whoever took a call
-//! counts it as done at the end; the last one tells the boss.
+//! counts it as done at the end; the last one tells the lead.
 //!
 //! Sleeping rests on one property of the machine: [`Machine::sleep_while_zero`] looks at the word
 //! and falls asleep in one step as far as interrupts go. Both sides write the word first and
@@ -23,10 +23,10 @@ use core::hint::spin_loop;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-/// Processors at most, the boss included. Their numbers are below this.
+/// Processors at most, the lead included. Their numbers are below this.
 pub const PROCESSORS_MAX: usize = 8;
 
-/// How often the boss looks whether the workers have stopped before it falls asleep: for longer
+/// How often the lead looks whether the workers have stopped before it falls asleep: for longer
 /// than they take when all of them are running.
 const LOOKS: u32 = 500;
 
@@ -34,8 +34,8 @@ const LOOKS: u32 = 500;
 pub trait Machine: Sync {
     /// Interrupts all processors but the one that calls.
     fn wake_workers(&self);
-    /// Interrupts the boss.
-    fn wake_boss(&self);
+    /// Interrupts the lead.
+    fn wake_lead(&self);
     /// Sleeps until the next interrupt if the word is zero. An interrupt that comes after the
     /// word was looked at ends the sleep, however short after. May return early.
     fn sleep_while_zero(&self, word: &AtomicU64);
@@ -51,7 +51,7 @@ struct Call(AtomicU64);
 
 /// What the processors know of one another.
 #[derive(Debug)]
-pub struct Crew {
+pub struct Pool {
     calls: [Call; PROCESSORS_MAX],
     /// Bit n: processor n is a worker that serves.
     present: AtomicU32,
@@ -61,13 +61,13 @@ pub struct Crew {
     working: AtomicU32,
     /// Not zero when none is left.
     finished: AtomicU64,
-    /// The boss may be asleep.
+    /// The lead may be asleep.
     waiting: AtomicBool,
     /// Work is under way.
     led: AtomicBool,
 }
 
-impl Crew {
+impl Pool {
     /// Nobody is there yet.
     #[must_use]
     pub const fn new() -> Self {
@@ -119,10 +119,10 @@ impl Crew {
     /// Counts calls as done: what was done in them has happened, and will not be touched again.
     fn count_done(&self, count: u32, machine: &dyn Machine) {
         if self.working.fetch_sub(count, Ordering::AcqRel) == count {
-            // In one order with the boss, which says first that it waits and looks second.
+            // In one order with the lead, which says first that it waits and looks second.
             self.finished.store(1, Ordering::SeqCst);
             if self.waiting.load(Ordering::SeqCst) {
-                machine.wake_boss();
+                machine.wake_lead();
             }
         }
     }
@@ -161,7 +161,7 @@ impl Crew {
     }
 }
 
-impl Default for Crew {
+impl Default for Pool {
     fn default() -> Self {
         Self::new()
     }
@@ -171,21 +171,21 @@ fn numbers(members: u32) -> impl Iterator<Item = usize> {
     (0..PROCESSORS_MAX).filter(move |worker| members & 1 << worker != 0)
 }
 
-/// The boss's end of a crew: the workers that were there when it was made.
+/// The lead's end of a pool: the workers that were there when it was made.
 pub struct Lead<'c> {
-    crew: &'c Crew,
+    pool: &'c Pool,
     machine: &'c dyn Machine,
     members: u32,
 }
 
 impl<'c> Lead<'c> {
-    /// Leads those workers of the crew that have joined.
+    /// Leads those workers of the pool that have joined.
     #[must_use]
-    pub fn new(crew: &'c Crew, machine: &'c dyn Machine) -> Self {
+    pub fn new(pool: &'c Pool, machine: &'c dyn Machine) -> Self {
         Self {
-            crew,
+            pool,
             machine,
-            members: crew.present.load(Ordering::Acquire),
+            members: pool.present.load(Ordering::Acquire),
         }
     }
 
@@ -195,20 +195,20 @@ impl<'c> Lead<'c> {
         self.members.count_ones()
     }
 
-    /// Has the workers do `work` while the boss does `own`. When it returns, they have stopped, or
+    /// Has the workers do `work` while the lead does `own`. When it returns, they have stopped, or
     /// never begun; a worker that has not begun when `own` returns does not begin any more.
     ///
     /// # Panics
-    /// If the crew has work already.
+    /// If the pool has work already.
     pub fn run(&self, work: Work<'_>, own: impl FnOnce()) {
         if self.members == 0 {
             return own();
         }
-        let was_led = self.crew.led.swap(true, Ordering::Acquire);
-        assert!(!was_led, "a crew has one work at a time");
+        let was_led = self.pool.led.swap(true, Ordering::Acquire);
+        assert!(!was_led, "a pool has one work at a time");
         // However `own` ends, this frame stays until the workers are done with it.
         let ending = Ending(self);
-        self.crew.begin(self.members, &raw const work, self.machine);
+        self.pool.begin(self.members, &raw const work, self.machine);
         own();
         drop(ending);
     }
@@ -227,12 +227,12 @@ struct Ending<'l, 'c>(&'l Lead<'c>);
 impl Drop for Ending<'_, '_> {
     fn drop(&mut self) {
         let Lead {
-            crew,
+            pool,
             machine,
             members,
         } = *self.0;
-        crew.end(members, machine);
-        crew.led.store(false, Ordering::Release);
+        pool.end(members, machine);
+        pool.led.store(false, Ordering::Release);
     }
 }
 

@@ -1,4 +1,4 @@
-//! A crew of threads on a machine that forgets an interrupt which finds nobody asleep, as real
+//! A pool of threads on a machine that forgets an interrupt which finds nobody asleep, as real
 //! processors do.
 
 use std::sync::{Condvar, Mutex};
@@ -29,7 +29,7 @@ impl Sleeper {
 
 #[derive(Default)]
 struct Threads {
-    boss: Sleeper,
+    lead: Sleeper,
     workers: Sleeper,
     boss_thread: Mutex<Option<thread::ThreadId>>,
 }
@@ -39,37 +39,37 @@ impl Machine for Threads {
         self.workers.wake();
     }
 
-    fn wake_boss(&self) {
-        self.boss.wake();
+    fn wake_lead(&self) {
+        self.lead.wake();
     }
 
     fn sleep_while_zero(&self, word: &AtomicU64) {
-        let is_boss = *self.boss_thread.lock().unwrap() == Some(thread::current().id());
-        let sleeper = if is_boss { &self.boss } else { &self.workers };
+        let is_lead = *self.boss_thread.lock().unwrap() == Some(thread::current().id());
+        let sleeper = if is_lead { &self.lead } else { &self.workers };
         sleeper.sleep_while_zero(word);
     }
 }
 
-/// Runs `test` as the boss of so many workers.
-pub(crate) fn with_crew(workers: usize, test: impl FnOnce(&Lead<'_>)) {
-    let crew = Crew::new();
+/// Runs `test` as the lead of so many workers.
+pub(crate) fn with_pool(workers: usize, test: impl FnOnce(&Lead<'_>)) {
+    let pool = Pool::new();
     let machine = Threads::default();
     *machine.boss_thread.lock().unwrap() = Some(thread::current().id());
     let dismissed = AtomicU32::new(0);
     thread::scope(|scope| {
         for worker in 1..=workers {
-            let (crew, machine, dismissed) = (&crew, &machine, &dismissed);
+            let (pool, machine, dismissed) = (&pool, &machine, &dismissed);
             scope.spawn(move || {
-                crew.join(worker);
+                pool.join(worker);
                 while dismissed.load(Ordering::Relaxed) & 1 << worker == 0 {
-                    crew.serve(worker, machine);
+                    pool.serve(worker, machine);
                 }
             });
         }
-        while (1..=workers).any(|worker| !crew.has_joined(worker)) {
+        while (1..=workers).any(|worker| !pool.has_joined(worker)) {
             thread::yield_now();
         }
-        let lead = Lead::new(&crew, &machine);
+        let lead = Lead::new(&pool, &machine);
         let dismissal = Dismissal(&lead, &dismissed);
         test(&lead);
         drop(dismissal);
@@ -85,13 +85,13 @@ impl Drop for Dismissal<'_> {
             &|worker| {
                 self.1.fetch_or(1 << worker, Ordering::Relaxed);
             },
-            || while_called(self.0.crew),
+            || while_called(self.0.pool),
         );
     }
 }
 
-fn while_called(crew: &Crew) {
-    while crew
+fn while_called(pool: &Pool) {
+    while pool
         .calls
         .iter()
         .any(|call| call.0.load(Ordering::Relaxed) != 0)
@@ -100,15 +100,15 @@ fn while_called(crew: &Crew) {
     }
 }
 
-/// The boss's frame is the boss's alone again when the work has ended.
+/// The lead's frame is the lead's alone again when the work has ended.
 #[test]
 fn no_worker_is_at_work_after_the_end() {
-    with_crew(PROCESSORS_MAX - 1, |lead| {
+    with_pool(PROCESSORS_MAX - 1, |lead| {
         let mut begun = 0;
         for round in 0..if cfg!(miri) { 20 } else { 5_000_u64 } {
             let stop = AtomicBool::new(false);
             let inside = AtomicU64::new(0);
-            // Plain memory, written by the boss before and after.
+            // Plain memory, written by the lead before and after.
             let mut plain = round;
             let plain_ref = &plain;
             lead.run(
@@ -153,7 +153,7 @@ fn begun_by_now(inside: &AtomicU64) {
 #[test]
 fn no_wake_up_is_lost() {
     for workers in [1, 2, 7] {
-        with_crew(workers, |lead| {
+        with_pool(workers, |lead| {
             assert_eq!(lead.workers() as usize, workers);
             for _ in 0..if cfg!(miri) { 20 } else { 3_000 } {
                 let done = AtomicU64::new(0);
@@ -163,7 +163,7 @@ fn no_wake_up_is_lost() {
                     },
                     // Waits until all have heard.
                     || {
-                        while_called(lead.crew);
+                        while_called(lead.pool);
                     },
                 );
                 let all = (2 << workers) - 2;
@@ -173,10 +173,10 @@ fn no_wake_up_is_lost() {
     }
 }
 
-/// The boss sleeps, and is woken, when a worker takes long.
+/// The lead sleeps, and is woken, when a worker takes long.
 #[test]
 fn the_boss_waits_for_a_slow_worker() {
-    with_crew(2, |lead| {
+    with_pool(2, |lead| {
         for _ in 0..20 {
             let done = AtomicU32::new(0);
             lead.run(
@@ -184,7 +184,7 @@ fn the_boss_waits_for_a_slow_worker() {
                     thread::sleep(std::time::Duration::from_millis(2));
                     done.fetch_add(1, Ordering::Relaxed);
                 },
-                || while_called(lead.crew),
+                || while_called(lead.pool),
             );
             assert_eq!(done.load(Ordering::Relaxed), 2);
         }
@@ -194,22 +194,22 @@ fn the_boss_waits_for_a_slow_worker() {
 /// What nobody has heard is taken back: a worker that sleeps on delays nothing.
 #[test]
 fn a_member_that_never_wakes_is_not_waited_for() {
-    let crew = Crew::new();
+    let pool = Pool::new();
     let machine = Threads::default();
-    crew.join(5);
-    let lead = Lead::new(&crew, &machine);
+    pool.join(5);
+    let lead = Lead::new(&pool, &machine);
     lead.run(&|_| panic!("nobody is there"), || {});
-    assert!(!crew.take_call(5), "and it finds nothing when it wakes");
+    assert!(!pool.take_call(5), "and it finds nothing when it wakes");
 }
 
-/// A worker that came after the boss looked is never called.
+/// A worker that came after the lead looked is never called.
 #[test]
 fn a_late_worker_is_no_member() {
-    let crew = Crew::new();
+    let pool = Pool::new();
     let machine = Threads::default();
-    let lead = Lead::new(&crew, &machine);
-    crew.join(1);
-    lead.run(&|_| {}, || assert!(!crew.take_call(1)));
+    let lead = Lead::new(&pool, &machine);
+    pool.join(1);
+    lead.run(&|_| {}, || assert!(!pool.take_call(1)));
     assert_eq!(lead.workers(), 0);
 }
 
@@ -217,9 +217,9 @@ fn a_late_worker_is_no_member() {
 #[test]
 #[should_panic(expected = "one work at a time")]
 fn a_crew_has_one_work_at_a_time() {
-    let crew = Crew::new();
+    let pool = Pool::new();
     let machine = Threads::default();
-    crew.join(1);
-    let lead = Lead::new(&crew, &machine);
+    pool.join(1);
+    let lead = Lead::new(&pool, &machine);
     lead.run(&|_| {}, || lead.run(&|_| {}, || {}));
 }

@@ -3,9 +3,9 @@
 use core::ptr::NonNull;
 
 use balloon_guest_driver::balloon::{MemoryFigures, PageAllocator};
-use balloon_guest_driver::crew::Lead;
 use balloon_guest_driver::disk::Disk;
 use balloon_guest_driver::frames::Frames;
+use balloon_guest_driver::pool::Lead;
 use balloon_guest_driver::workload::page::Page;
 use balloon_guest_driver::workload::spec::Spec;
 use balloon_guest_driver::workload::{NoFiles, Rest, Slice, Workload};
@@ -17,9 +17,9 @@ use crate::ram::Pages;
 
 const BLOCK_BYTES: usize = BLOCK_FRAMES as usize * size_of::<Page>();
 
-/// All frames but those in the balloon.
+/// What the balloon and the workload share: all frames but those in the balloon, and the disk.
 #[derive(Debug)]
-pub(crate) struct House {
+pub(crate) struct Resources {
     pub(crate) frames: Frames<'static>,
     pub(crate) workload: Workload<'static>,
     pub(crate) pages: Pages,
@@ -28,7 +28,7 @@ pub(crate) struct House {
     pub(crate) claims_need: bool,
 }
 
-impl House {
+impl Resources {
     /// Lets the workload run for a while, on other processors, too, if it is of the kind. None of
     /// them is at it when this returns.
     pub(crate) fn run_workload(&mut self, length_us: u64, lead: Option<&Lead<'_>>) -> Rest {
@@ -51,7 +51,7 @@ impl House {
 
 // SAFETY: a frame taken leaves the free set or the workload's frames and comes back only by
 // `give_back` and `return_block`; all frames are RAM mapped where it is.
-unsafe impl PageAllocator for House {
+unsafe impl PageAllocator for Resources {
     fn take(&mut self, out: &mut [Gfn]) -> usize {
         let free = self.frames.take_for_balloon(out);
         free + self.workload.give_up(&mut out[free..], &mut self.pages)
