@@ -14,8 +14,7 @@ const HEADING: &str = "# what a VM of ballonet has printed\n";
 /// The file.
 #[derive(Debug)]
 pub(super) struct ConsoleLog {
-    path: PathBuf,
-    file: Option<RotatingFile>,
+    file: RotatingFile,
     /// Whether it was told already that nothing can be written.
     is_failing: bool,
 }
@@ -23,31 +22,22 @@ pub(super) struct ConsoleLog {
 impl ConsoleLog {
     pub(super) fn new(path: PathBuf) -> Self {
         Self {
-            path,
-            file: None,
+            file: RotatingFile::new(path, HEADING),
             is_failing: false,
         }
     }
 
     /// Keeps what was printed.
     pub(super) fn keep(&mut self, printed: &[u8]) {
-        match self.write(printed) {
+        match self.file.append(printed) {
             Ok(()) => self.is_failing = false,
             Err(error) if !self.is_failing => {
                 self.is_failing = true;
-                let path = self.path.display();
+                let path = self.file.path().display();
                 tracing::warn!("what a VM prints is not kept in {path}: {error}");
             }
             Err(_) => {}
         }
-    }
-
-    fn write(&mut self, printed: &[u8]) -> io::Result<()> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => none.insert(RotatingFile::create_with(self.path.clone(), HEADING)?),
-        };
-        file.append(printed)
     }
 }
 

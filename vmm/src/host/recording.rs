@@ -34,8 +34,7 @@ impl Decision {
 /// The file that decisions go to.
 #[derive(Debug)]
 pub(super) struct Recorder {
-    path: PathBuf,
-    file: Option<RotatingFile>,
+    file: RotatingFile,
     last: Option<Plan>,
 }
 
@@ -43,8 +42,7 @@ impl Recorder {
     /// Nothing is written before the first decision.
     pub(super) fn new(path: PathBuf) -> Self {
         Self {
-            path,
-            file: None,
+            file: RotatingFile::new(path, ""),
             last: None,
         }
     }
@@ -64,11 +62,7 @@ impl Recorder {
     fn write(&mut self, decision: &Decision) -> io::Result<()> {
         let mut line = serde_json::to_vec(decision)?;
         line.push(b'\n');
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => none.insert(RotatingFile::create(self.path.clone())?),
-        };
-        file.append(&line)
+        self.file.append(&line)
     }
 }
 

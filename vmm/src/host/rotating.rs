@@ -15,38 +15,49 @@ pub(crate) const LIMIT: u64 = 1 << 20;
 pub(crate) struct RotatingFile {
     path: PathBuf,
     heading: &'static str,
-    file: File,
+    /// None before anything is written.
+    file: Option<File>,
     size: u64,
 }
 
 impl RotatingFile {
     /// A new one in a folder of the host's. What an earlier host has left there is kept beside it.
     pub(crate) fn create(path: PathBuf) -> io::Result<Self> {
-        Self::create_with(path, "")
+        let mut file = Self::new(path, "");
+        file.append(&[]).map(|()| file)
     }
 
-    /// A new one where people keep files too: it begins with a line by which it is known again, and nothing is moved
-    /// or written over that does not.
-    pub(crate) fn create_with(path: PathBuf, heading: &'static str) -> io::Result<Self> {
-        Ok(Self {
-            file: start_anew(&path, heading)?,
+    /// One that is made when something is written to it. With a heading, where people keep files too: it begins
+    /// with that line by which it is known again, and nothing is moved or written over that does not.
+    pub(super) fn new(path: PathBuf, heading: &'static str) -> Self {
+        Self {
             path,
             heading,
-            size: heading.len() as u64,
-        })
+            file: None,
+            size: 0,
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Appends a line whole, or, if the disk is full, nothing of it.
     pub(crate) fn append(&mut self, line: &[u8]) -> io::Result<()> {
-        if self.size > LIMIT {
-            self.file = start_anew(&self.path, self.heading)?;
-            self.size = self.heading.len() as u64;
-        }
-        let written = self.file.write_all(line);
+        let file = match self.file.take() {
+            Some(file) if self.size <= LIMIT => file,
+            _ => {
+                let file = start_anew(&self.path, self.heading)?;
+                self.size = self.heading.len() as u64;
+                file
+            }
+        };
+        let file = self.file.insert(file);
+        let written = file.write_all(line);
         match written {
             Ok(()) => self.size += line.len() as u64,
             // Half a line goes again; where even that fails, it stays.
-            Err(_) => drop(self.file.set_len(self.size)),
+            Err(_) => drop(file.set_len(self.size)),
         }
         written
     }
