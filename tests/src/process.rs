@@ -152,3 +152,17 @@ fn address_range(line: &str) -> Option<(u64, u64)> {
     let number = |text| u64::from_str_radix(text, 16).ok();
     Some((number(start)?, number(end)?))
 }
+
+/// The processes that one of a process's threads has started.
+#[must_use]
+pub fn children(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten();
+    let lists = threads
+        .flatten()
+        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let texts: Vec<String> = lists.collect();
+    let words = texts.iter().flat_map(|text| text.split_whitespace());
+    words.filter_map(|word| word.parse().ok()).collect()
+}

@@ -3,9 +3,12 @@
 //! nobody is killed.
 
 use std::fs;
-use tests::process::Signal;
+use std::thread;
+use std::time::Duration;
+use tests::process::{self, Signal};
 use tests::{
-    MIB, TestHost, Value, number, text, wait_until, wait_until_at_least, wait_until_at_most,
+    MIB, TestHost, Value, number, text, wait_for, wait_until, wait_until_at_least,
+    wait_until_at_most,
 };
 
 const BUDGET: u64 = 260 * MIB;
@@ -157,4 +160,40 @@ fn a_guest_that_allocates_everything_at_once_gets_its_share_and_is_not_blocked()
     let report = host.report("good");
     assert_eq!(number(&report, "/errors") + number(&report, "/leaks"), 0);
     host.wait_until_backed("good", 80 * MIB);
+}
+
+/// The host is held before it has seen what the guest is, and the guest touches all that it can meanwhile.
+#[test]
+fn a_guest_without_a_driver_keeps_to_its_grant_before_its_host_has_looked() {
+    let host = host();
+    boot(&host, "good", &["--workload", "toucher:size=max"]);
+    host.wait_until_backed("good", 180 * MIB);
+    // Held too early it does not begin, held too late its host has looked.
+    let touched = wait_for("it begins while its host is held", || {
+        let touched = touched_while_held(&host);
+        host.ok(&["stop", "driverless"]);
+        (touched > MIB).then_some(touched)
+    });
+    assert!(touched <= 120 * MIB, "{touched} bytes are touched");
+}
+
+/// What a guest that touches all it sees has touched after a while in which its host does nothing.
+fn touched_while_held(host: &TestHost) -> u64 {
+    let before = process::children(host.host_pid());
+    thread::scope(|scope| {
+        let start = scope.spawn(|| start_driverless(host, "driverless"));
+        let mut looks = (0..1_000_000).filter_map(|_| {
+            let children = process::children(host.host_pid());
+            children.into_iter().find(|child| !before.contains(child))
+        });
+        let pid = looks.next().expect("its process is there");
+        // It is told to boot, and that takes it longer.
+        thread::sleep(Duration::from_millis(3));
+        process::signal(host.host_pid(), Signal::STOP);
+        thread::sleep(Duration::from_secs(2));
+        let touched = shared_memory(pid.into());
+        process::signal(host.host_pid(), Signal::CONT);
+        start.join().expect("it starts");
+        touched
+    })
 }

@@ -136,6 +136,13 @@ impl State {
             .ok_or_else(|| HostError::unknown_vm(name))
     }
 
+    pub(super) fn vm_mut(&mut self, id: VmId) -> Result<&mut Vm, HostError> {
+        self.durable
+            .vms
+            .get_mut(&id)
+            .ok_or_else(|| HostError::UnknownVm(id.to_string()))
+    }
+
     pub(super) fn vm(&self, id: VmId) -> Result<&Vm, HostError> {
         self.durable
             .vms
@@ -227,6 +234,7 @@ impl State {
             disks: request.disks,
             console_log,
             balloon_target: settings.size,
+            touch_limit: None,
             settings,
             on_host_death: request.on_host_death,
         })

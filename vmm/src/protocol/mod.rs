@@ -63,6 +63,8 @@ pub struct VmConfig {
     pub console_log: Option<PathBuf>,
     /// Pages that its balloon asks for, from the start on.
     pub balloon_target: PageCount,
+    /// What its guest may have touched, from its first instruction on until its host says otherwise.
+    pub touch_limit: Option<TouchLimit>,
     /// What it does when its host dies.
     pub on_host_death: OnHostDeath,
 }

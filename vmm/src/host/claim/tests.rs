@@ -45,6 +45,7 @@ fn config() -> VmConfig {
         cmdline: String::new(),
         disks: vec!["disk.img".parse().unwrap()],
         balloon_target: PageCount::ZERO,
+        touch_limit: None,
         on_host_death: OnHostDeath::default(),
     }
 }

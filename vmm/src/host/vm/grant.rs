@@ -1,8 +1,9 @@
 //! What a VM may hold by its host's word.
 
 use super::Vm;
-use crate::protocol::ToVm;
+use crate::protocol::{ToVm, VmConfig};
 use page::PageCount;
+use policy::TouchLimit;
 
 /// Rounds in which a VM must have confirmed a smaller grant before the host counts on it: in the
 /// first its device has the target, in the second its guest has had a whole round to see it.
@@ -37,6 +38,19 @@ impl Grant {
 }
 
 impl Vm {
+    /// What its process is told. Whether its guest has a driver for its balloon is not known before it runs; until
+    /// the next plan nothing else keeps it to its grant.
+    pub(super) fn at_boot(&mut self) -> VmConfig {
+        let pages = self.grant.latest;
+        let limit = TouchLimit {
+            slow_above: pages,
+            stop_above: pages,
+        };
+        self.touch_limit = (pages < self.config.settings.size).then_some(limit);
+        self.config.touch_limit = self.touch_limit;
+        self.config.clone()
+    }
+
     /// The VM may hold this much from now on; it is told if it runs.
     pub(in crate::host) fn grant(&mut self, pages: PageCount) {
         if pages == self.grant.latest {

@@ -341,6 +341,7 @@ mod tests {
             disks: Vec::new(),
             console_log: None,
             balloon_target: PageCount::ZERO,
+            touch_limit: None,
             on_host_death: OnHostDeath::default(),
         };
         Vm::new(config, oneshot::channel().0)

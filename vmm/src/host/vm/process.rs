@@ -71,7 +71,7 @@ struct Spawned {
 
 /// Starts the process of a VM that has its first grant; returns when its guest runs.
 pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
-    let config = host.lock().vm(id)?.config.clone();
+    let config = host.lock().vm_mut(id)?.at_boot();
     let name = config.name.clone();
     let size = config.settings.size;
     let console_log = config.console_log.clone().map(ConsoleLog::new);

@@ -152,6 +152,7 @@ impl Process<'_> {
         self.watch_all()?;
         self.announce()?;
         self.gate.open();
+        self.throttle.set(self.config.touch_limit);
         self.signals.let_in();
         let result = self.handle_all();
         // The processors run on until the process ends; their requests are not answered any more.
