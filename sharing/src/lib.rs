@@ -63,7 +63,7 @@ pub use index::IndexStats;
 pub use ledger::VmCounts;
 pub use plan::{BlockPlan, Fill, Outcome, Request, Span, Ticket};
 pub use rate::RateSettings;
-pub use reserve::{BreakRate, Breakable, FRAMES_IN_FLIGHT, Pace, Reserve, reserve};
+pub use reserve::{BreakRate, Breakable, FRAMES_IN_FLIGHT, Pace, Reserve, needed_at_home, reserve};
 pub use schedule::{Next, Schedule};
 pub use sharing::{Counts, Disagreement, Examined, Sharing};
 pub use trust::{InvalidTrustGroup, TrustGroup};

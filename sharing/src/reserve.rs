@@ -115,6 +115,13 @@ pub fn reserve(vms: &[Breakable], reaction: Duration, free: PageCount) -> Reserv
     Reserve { keep_free, pace }
 }
 
+/// What must be free to bring `mapped` pages home: a page for each, and `reserve` for others, which guests may break
+/// meanwhile. All that sharing saves is enough for all of them together.
+#[must_use]
+pub fn needed_at_home(mapped: PageCount, saving: PageCount, reserve: PageCount) -> PageCount {
+    mapped + reserve.min(saving.saturating_sub(mapped))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +165,16 @@ mod tests {
         assert_eq!(pace(1 << 20), Pace::GoOn);
         assert_eq!(pace(9_000), Pace::SlowDown);
         assert_eq!(pace(1_000), Pace::Stop);
+    }
+
+    #[test]
+    fn pages_come_home_while_guests_break_others_and_all_do_where_what_is_saved_is_free() {
+        let [block, saving] = [512, 10_000].map(PageCount);
+        let needed = |reserve| needed_at_home(block, saving, PageCount(reserve));
+        assert_eq!(needed(0), block);
+        assert_eq!(needed(300), PageCount(812));
+        assert_eq!(needed(1 << 40), saving);
+        assert_eq!(needed_at_home(block, PageCount(7), PageCount(300)), block);
     }
 
     proptest! {

@@ -291,6 +291,8 @@ impl Host {
         if budget != old.budget {
             // What was used before belongs to the old budget.
             state.used_max = state.used;
+            // At once: until then the scanner takes memory that is no more.
+            self.shared.sharing.adapt(state.sharing_conditions());
             let what = format!("the budget is {budget} now");
             state.events.add(None, what);
         }

@@ -114,22 +114,27 @@ impl State {
         for vm in self.durable.vms.values_mut() {
             vm.seen.broken = self.account.broken(&vm.sharing_round());
         }
-        let free = self.durable.settings.budget.saturating_sub(self.used);
+        sharing.adapt(self.sharing_conditions());
+        if self.account.saving < 0 {
+            sharing.sweep();
+        }
+    }
+
+    /// What the scanner has to go by until it is told anew.
+    pub(super) fn sharing_conditions(&self) -> SharingConditions {
         let pressure = match self.memory_state.orders().share_harder {
             true => Pressure::Short,
             false => Pressure::Plenty,
         };
         let processes = self.durable.vms.iter();
-        sharing.adapt(SharingConditions {
+        SharingConditions {
             pace: self.account.reserve.pace,
             pressure,
-            free,
+            free: self.durable.settings.budget.saturating_sub(self.used),
+            reserve: self.account.reserve.keep_free,
             anonymous: processes
                 .map(|(&id, vm)| (id, vm.seen.used.anonymous))
                 .collect(),
-        });
-        if self.account.saving < 0 {
-            sharing.sweep();
         }
     }
 

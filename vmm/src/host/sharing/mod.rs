@@ -58,8 +58,10 @@ pub struct Conditions {
     pub pace: Pace,
     /// Whether memory is short.
     pub pressure: Pressure,
-    /// What may be used to bring pages home.
+    /// What no VM uses.
     pub free: PageCount,
+    /// What of that shared pages may take at any time, by being broken.
+    pub reserve: PageCount,
     /// Anonymous pages of the VMs' processes, by the kernel.
     pub anonymous: Vec<(VmId, PageCount)>,
 }

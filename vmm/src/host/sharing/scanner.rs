@@ -24,7 +24,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::time::{ClockId, clock_gettime};
 use sharing::{
     BLOCK_PAGES, Block, BlockPlan, Content, Counts, Fill, Next, Pace, Page, PageSet, Pressure,
-    RateSettings, Request, Schedule, Seen, Sharing,
+    RateSettings, Request, Schedule, Seen, Sharing, needed_at_home,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
@@ -65,9 +65,11 @@ pub(super) struct Scanner {
     pressure: Pressure,
     priority: ScanPriority,
     /// What may be used to bring shared pages home, in pages.
-    free: u64,
+    free: PageCount,
+    /// What of that guests may take by breaking shared pages.
+    reserve: PageCount,
     /// What is missing to bring the next block home.
-    missing: u64,
+    missing: PageCount,
     /// The last block that was brought home.
     brought_home: Block,
     audits: Vec<SyncSender<Audit>>,
@@ -120,8 +122,9 @@ impl Scanner {
             pace: Pace::GoOn,
             pressure: Pressure::Plenty,
             priority: ScanPriority::Idle,
-            free: 0,
-            missing: 0,
+            free: PageCount::ZERO,
+            reserve: PageCount::ZERO,
+            missing: PageCount::ZERO,
             brought_home: Block {
                 vm: VmId(0),
                 number: 0,
@@ -219,7 +222,8 @@ impl Scanner {
             }
         }
         let is_new = pressure != self.pressure;
-        (self.pace, self.pressure, self.free) = (pace, pressure, conditions.free.0);
+        (self.pace, self.pressure) = (pace, pressure);
+        (self.free, self.reserve) = (conditions.free, conditions.reserve);
         if is_new {
             let now = self.now();
             self.schedule.set_pressure(pressure, now);
@@ -611,16 +615,17 @@ impl Scanner {
             return Some(AGENT_PATIENCE);
         }
         let Some((block, mapped)) = self.next_mapped() else {
-            self.missing = 0;
+            self.missing = PageCount::ZERO;
             return Some(LONGEST_SLEEP);
         };
-        let needed = mapped.count() as u64;
-        if needed > self.free {
-            self.missing = needed - self.free;
+        let mapped = PageCount(mapped.count() as u64);
+        let saving = self.sharing.counts().saving.max(0).unsigned_abs();
+        let needed = needed_at_home(mapped, PageCount(saving), self.reserve);
+        self.missing = needed.saturating_sub(self.free);
+        if self.missing > PageCount::ZERO {
             return Some(LONGEST_SLEEP);
         }
-        self.missing = 0;
-        self.free -= needed;
+        self.free = self.free.saturating_sub(mapped);
         self.brought_home = block;
         if let Some(request) = self.sharing.unshare(block) {
             self.ask(&request);
@@ -719,7 +724,7 @@ impl Scanner {
         report.counts = counts;
         report.vms = vms;
         report.totals = self.totals;
-        report.missing = PageCount(self.missing);
+        report.missing = self.missing;
         report.cpu = cpu_time();
         report.direction = self.direction;
     }
