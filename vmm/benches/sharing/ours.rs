@@ -115,6 +115,7 @@ impl Ours {
             pace: Pace::GoOn,
             pressure: Pressure::Short,
             free: PageCount::ZERO,
+            reserve: PageCount::ZERO,
             anonymous: Vec::new(),
         };
         self.sharing()?.adapt(conditions);
