@@ -1,7 +1,6 @@
 //! What can be typed.
 
-use super::http::{self, HttpAddress};
-use crate::api::{HostChange, ScanChange};
+use super::host_args::HostArgs;
 use crate::api::{NetRequest, on_or_off};
 use crate::host::runtime_dir::{SOCKET_VARIABLE, default_socket};
 use crate::name::VmName;
@@ -251,69 +250,6 @@ pub(super) struct ExperimentArgs {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct HostArgs {
-    /// Settings in a file (TOML); what is given here wins.
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(super) config: Option<PathBuf>,
-    /// Machine memory for all VMs together; 80 % of what is available if none is given.
-    #[arg(long, value_name = "SIZE")]
-    pub(super) memory: Option<Size>,
-    /// Whether equal pages are shared: on, as without this, or off.
-    #[arg(long, value_name = "on|off", value_parser = switch)]
-    pub(super) sharing: Option<bool>,
-    /// Milliseconds between rounds of observing, deciding and acting; 1000 if none are given.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(50..=60_000))]
-    pub(super) interval_ms: Option<u64>,
-    /// Serve the dashboard, the interface under /v1 and /metrics at this address, as in 127.0.0.1:9000,
-    /// localhost:9000 or 9000. Changes there need a token, which is printed and lies in the host's folder. /v1/openapi.json describes
-    /// the interface.
-    #[arg(long, value_name = "ADDRESS")]
-    pub(super) http: Option<HttpAddress>,
-    /// Let --http serve other machines as well; they need the token for everything. A port alone is then
-    /// served at all addresses of this machine.
-    #[arg(long)]
-    pub(super) http_remote: bool,
-    /// A name by which --http is reached, as in box.lan, or behind a reverse proxy vms.example.com; may be
-    /// given again. Who comes by it needs the token for everything.
-    #[arg(long, value_name = "NAME", value_parser = http::name)]
-    pub(super) http_name: Vec<String>,
-    /// How much dearer idle memory is to a VM than memory that it uses, in percent below 100; at 0 it is
-    /// not. 75 if none is given.
-    #[arg(long, value_name = "PERCENT")]
-    pub(super) idle_tax: Option<TaxRate>,
-    /// Seconds for which each sample of a VM's pages is watched; 30 if none are given.
-    #[arg(long, value_name = "SECONDS")]
-    pub(super) sample_period: Option<u32>,
-    /// Seconds for which targets hold if nothing happens; 15 if none are given.
-    #[arg(long, value_name = "SECONDS")]
-    pub(super) rebalance_interval: Option<u32>,
-    /// Keep what each VM prints in a file NAME.log in this folder: up to a mebibyte, and the mebibyte before in
-    /// NAME.log.old.
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(super) console_log: Option<PathBuf>,
-    /// End when the last VM has ended.
-    #[arg(long)]
-    pub(super) exit_when_empty: bool,
-    /// Log to a file of bounded size in the host's folder instead of the terminal.
-    #[arg(long, hide = true)]
-    pub(super) background: bool,
-}
-
-impl HostArgs {
-    /// The host's settings that were given.
-    pub(super) fn change(&self) -> HostChange {
-        HostChange {
-            memory_bytes: self.memory.map(|size| size.0.bytes()),
-            sharing: self.sharing,
-            scan: ScanChange::default(),
-            idle_tax_permille: self.idle_tax,
-            sample_period_s: self.sample_period,
-            rebalance_interval_s: self.rebalance_interval,
-        }
-    }
-}
-
-#[derive(Debug, clap::Args)]
 pub(super) struct RunArgs {
     /// Its name; vm-N if none is given.
     #[arg(long)]
@@ -393,7 +329,7 @@ pub(super) struct TopArgs {
     pub(super) json: bool,
 }
 
-fn switch(text: &str) -> Result<bool, String> {
+pub(super) fn switch(text: &str) -> Result<bool, String> {
     on_or_off(text).ok_or_else(|| "write on or off".into())
 }
 

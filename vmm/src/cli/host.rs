@@ -1,7 +1,6 @@
 //! `ballonet host`: the daemon.
 
-use super::args::HostArgs;
-use super::config::ConfigFile;
+use super::host_args::HostArgs;
 use super::http;
 use crate::host::rotating::RotatingFile;
 use crate::host::runtime_dir::{Claim, PlaceError};
@@ -22,11 +21,8 @@ use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 pub(super) async fn host(mut args: HostArgs, socket: &Path) -> Result<()> {
-    let file = match &args.config {
-        Some(path) => ConfigFile::read(path)?,
-        None => ConfigFile::default(),
-    };
-    file.complete(&mut args);
+    let file = args.in_file()?;
+    args.complete(&file);
     let end = end_at(match args.background {
         true => OnHangup::GoOn,
         false => OnHangup::End,
@@ -52,7 +48,7 @@ pub(super) async fn host(mut args: HostArgs, socket: &Path) -> Result<()> {
 
 async fn serve_as_told(
     args: &HostArgs,
-    file: &ConfigFile,
+    file: &HostArgs,
     claim: &Claim,
     end: impl Future<Output = ()>,
 ) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Where to serve on TCP, as people write it.
 
-use super::args::HostArgs;
+use super::host_args::HostArgs;
 use crate::host::HttpOptions;
 use anyhow::{Context, Result, bail};
 use std::io;

@@ -2,13 +2,13 @@
 
 mod args;
 mod batch;
-mod config;
 mod console;
 mod counters;
 mod demo;
 mod experiment;
 mod guest_report;
 mod host;
+mod host_args;
 mod http;
 mod private_host;
 mod replay;

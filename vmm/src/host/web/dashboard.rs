@@ -79,3 +79,28 @@ pub(super) fn router() -> Router {
             )
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use page::PageState;
+
+    fn file(path: &str) -> &'static str {
+        let mut files = FILES.iter();
+        files.find(|(name, ..)| *name == path).unwrap().2
+    }
+
+    #[test]
+    fn every_state_of_pages_has_its_place_and_its_color() {
+        let names = PageState::ALL.map(|state| format!("{:?}", state.name()));
+        let list = format!("STATES = [{}];", names.join(", "));
+        assert!(file("/memory.js").contains(&list), "{list}");
+        let style = file("/style.css");
+        for state in PageState::ALL {
+            let name = state.name();
+            let colors = style.matches(&format!("--{name}: #")).count();
+            assert_eq!(colors, 2, "{name}: by day and by night");
+            assert!(style.contains(&format!(".{name} {{ background: var(--{name})")));
+        }
+    }
+}

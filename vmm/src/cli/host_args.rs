@@ -1,50 +1,93 @@
-//! A file of settings for a host: what a command line would say every time.
+//! What a host is told when it starts: on the command line, and in a file of settings, which says what a command line
+//! would say every time.
 
-use super::args::HostArgs;
+use super::args::switch as on_or_off_word;
 use super::http::{self, HttpAddress};
 use crate::api::{HostChange, ScanChange, ScanPriority, on_or_off};
 use crate::regular_file::read_text;
 use crate::size::Size;
 use anyhow::{Context, Result};
+use clap::ValueHint;
 use policy::TaxRate;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use std::fmt::Display;
-use std::path::{Path, PathBuf};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// Bytes of a file of settings, many times more than all of them need.
 const LARGEST: u64 = 1 << 20;
+/// Milliseconds that may be between two rounds.
+const INTERVAL_MS: RangeInclusive<u64> = 50..=60_000;
 
-/// The settings that a file gives, each in the forms that the command line takes, or as TOML has it.
+/// As it is typed; and as a file has it, with each value in the forms that the command line takes, or as TOML has it.
 /// vmm/systemd/host.toml explains each.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct ConfigFile {
+pub(super) struct HostArgs {
+    /// Settings in a file (TOML); what is given here wins.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[serde(skip)]
+    pub(super) config: Option<PathBuf>,
+    /// Machine memory for all VMs together; 80 % of what is available if none is given.
+    #[arg(long, value_name = "SIZE")]
     #[serde(deserialize_with = "parsed")]
     memory: Option<Size>,
-    #[serde(deserialize_with = "number")]
-    interval_ms: Option<u64>,
-    #[serde(deserialize_with = "parsed")]
-    http: Option<HttpAddress>,
-    #[serde(deserialize_with = "switch")]
-    http_remote: Option<bool>,
-    #[serde(deserialize_with = "names")]
-    http_names: Vec<String>,
-    #[serde(deserialize_with = "switch")]
-    exit_when_empty: Option<bool>,
-    console_log: Option<PathBuf>,
+    /// Whether equal pages are shared: on, as without this, or off.
+    #[arg(long, value_name = "on|off", value_parser = on_or_off_word)]
     #[serde(deserialize_with = "switch")]
     sharing: Option<bool>,
+    /// Milliseconds between rounds of observing, deciding and acting; 1000 if none are given.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(INTERVAL_MS))]
+    #[serde(deserialize_with = "number")]
+    pub(super) interval_ms: Option<u64>,
+    /// Serve the dashboard, the interface under /v1 and /metrics at this address, as in 127.0.0.1:9000,
+    /// localhost:9000 or 9000. Changes there need a token, which is printed and lies in the host's folder. /v1/openapi.json describes
+    /// the interface.
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(deserialize_with = "parsed")]
+    pub(super) http: Option<HttpAddress>,
+    /// Let --http serve other machines as well; they need the token for everything. A port alone is then
+    /// served at all addresses of this machine.
+    #[arg(long)]
+    #[serde(deserialize_with = "flag")]
+    pub(super) http_remote: bool,
+    /// A name by which --http is reached, as in box.lan, or behind a reverse proxy vms.example.com; may be
+    /// given again. Who comes by it needs the token for everything.
+    #[arg(long, value_name = "NAME", value_parser = http::name)]
+    #[serde(rename = "http_names", deserialize_with = "names")]
+    pub(super) http_name: Vec<String>,
+    /// How much dearer idle memory is to a VM than memory that it uses, in percent below 100; at 0 it is
+    /// not. 75 if none is given.
+    #[arg(long, value_name = "PERCENT")]
     #[serde(deserialize_with = "parsed")]
     idle_tax: Option<TaxRate>,
-    #[serde(deserialize_with = "number")]
-    sample_period_s: Option<u32>,
-    #[serde(deserialize_with = "number")]
-    rebalance_interval_s: Option<u32>,
+    /// Seconds for which each sample of a VM's pages is watched; 30 if none are given.
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(rename = "sample_period_s", deserialize_with = "number")]
+    sample_period: Option<u32>,
+    /// Seconds for which targets hold if nothing happens; 15 if none are given.
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(rename = "rebalance_interval_s", deserialize_with = "number")]
+    rebalance_interval: Option<u32>,
+    /// Keep what each VM prints in a file NAME.log in this folder: up to a mebibyte, and the mebibyte before in
+    /// NAME.log.old.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) console_log: Option<PathBuf>,
+    /// End when the last VM has ended.
+    #[arg(long)]
+    #[serde(deserialize_with = "flag")]
+    pub(super) exit_when_empty: bool,
+    /// Log to a file of bounded size in the host's folder instead of the terminal.
+    #[arg(long, hide = true)]
+    #[serde(skip)]
+    pub(super) background: bool,
+    #[arg(skip)]
     scan: ScanFile,
 }
 
+/// How fast memory is scanned, in a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct ScanFile {
@@ -59,9 +102,12 @@ struct ScanFile {
     priority: Option<ScanPriority>,
 }
 
-impl ConfigFile {
-    /// Reads a file.
-    pub(super) fn read(path: &Path) -> Result<Self> {
+impl HostArgs {
+    /// What the file says that is named, if one is.
+    pub(super) fn in_file(&self) -> Result<Self> {
+        let Some(path) = &self.config else {
+            return Ok(Self::default());
+        };
         let text = read_text(path, LARGEST)
             .with_context(|| format!("cannot read {}: give another --config", path.display()))?;
         Self::parse(&text).with_context(|| format!("{} is not understood", path.display()))
@@ -69,27 +115,28 @@ impl ConfigFile {
 
     fn parse(text: &str) -> Result<Self> {
         let file: Self = toml::from_str(text)?;
-        if let Some(interval_ms) = file.interval_ms
-            && !(50..=60_000).contains(&interval_ms)
-        {
-            anyhow::bail!("interval_ms = {interval_ms}: give 50 to 60000");
+        match file.interval_ms {
+            Some(ms) if !INTERVAL_MS.contains(&ms) => {
+                let (least, most) = INTERVAL_MS.into_inner();
+                anyhow::bail!("interval_ms = {ms}: give {least} to {most}")
+            }
+            _ => Ok(file),
         }
-        Ok(file)
     }
 
-    /// Fills in what the command line does not say.
-    pub(super) fn complete(&self, args: &mut HostArgs) {
-        args.interval_ms = args.interval_ms.or(self.interval_ms);
-        args.http = args.http.take().or_else(|| self.http.clone());
-        args.http_remote |= self.http_remote.unwrap_or_default();
-        if args.http_name.is_empty() {
-            args.http_name.clone_from(&self.http_names);
+    /// Takes from a file what is not typed, but for the host's settings: these are changes, of which the last wins.
+    pub(super) fn complete(&mut self, file: &Self) {
+        self.interval_ms = self.interval_ms.or(file.interval_ms);
+        self.http = self.http.take().or_else(|| file.http.clone());
+        self.http_remote |= file.http_remote;
+        if self.http_name.is_empty() {
+            self.http_name.clone_from(&file.http_name);
         }
-        args.console_log = args.console_log.take().or_else(|| self.console_log.clone());
-        args.exit_when_empty |= self.exit_when_empty.unwrap_or_default();
+        self.console_log = self.console_log.take().or_else(|| file.console_log.clone());
+        self.exit_when_empty |= file.exit_when_empty;
     }
 
-    /// The host's settings that it gives; the host checks them.
+    /// The host's settings that are given; the host checks them.
     pub(super) fn change(&self) -> HostChange {
         let scan = self.scan;
         HostChange {
@@ -103,8 +150,8 @@ impl ConfigFile {
                 priority: scan.priority,
             },
             idle_tax_permille: self.idle_tax,
-            sample_period_s: self.sample_period_s,
-            rebalance_interval_s: self.rebalance_interval_s,
+            sample_period_s: self.sample_period,
+            rebalance_interval_s: self.rebalance_interval,
         }
     }
 }
@@ -144,6 +191,10 @@ fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D:
     is_on.ok_or_else(|| D::Error::custom(format!("'{text}': write \"on\" or \"off\"")))
 }
 
+fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(switch(deserializer)?.unwrap_or_default())
+}
+
 fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
     let checked = names.iter().map(|text| http::name(text));
@@ -156,20 +207,26 @@ mod tests {
 
     #[test]
     fn the_example_has_every_setting() {
-        let file = ConfigFile::parse(include_str!("../../systemd/host.toml")).unwrap();
-        assert!(!file.http_names.is_empty());
-        let ConfigFile {
+        let file = HostArgs::parse(include_str!("../../systemd/host.toml")).unwrap();
+        assert!(!file.http_name.is_empty());
+        let text = include_str!("../../systemd/host.toml");
+        for flag in ["http_remote", "exit_when_empty"] {
+            assert!(text.contains(&format!("\n{flag} = ")));
+        }
+        let HostArgs {
+            config: None,
+            background: false,
             memory: Some(_),
             interval_ms: Some(_),
             http: Some(_),
-            http_remote: Some(_),
-            http_names: _,
-            exit_when_empty: Some(_),
+            http_remote: _,
+            http_name: _,
+            exit_when_empty: _,
             console_log: Some(_),
             sharing: Some(_),
             idle_tax: Some(_),
-            sample_period_s: Some(_),
-            rebalance_interval_s: Some(_),
+            sample_period: Some(_),
+            rebalance_interval: Some(_),
             scan:
                 ScanFile {
                     pass_s: Some(_),
@@ -203,7 +260,7 @@ mod tests {
             ("interval_ms = -1", "'-1'"),
             ("memory = [1]", "memory"),
         ] {
-            let error = format!("{:#}", ConfigFile::parse(text).unwrap_err());
+            let error = format!("{:#}", HostArgs::parse(text).unwrap_err());
             assert!(error.contains(word), "{text}: {error}");
         }
     }
@@ -221,16 +278,16 @@ mod tests {
             ["[scan]\npass_s = 7", "[scan]\npass_s = \"7\""],
         ];
         for texts in same {
-            let [one, other] = texts.map(|text| ConfigFile::parse(text).unwrap());
+            let [one, other] = texts.map(|text| HostArgs::parse(text).unwrap());
             assert_eq!(one, other, "{texts:?}");
-            assert_ne!(one, ConfigFile::default(), "{texts:?}");
+            assert_ne!(one, HostArgs::default(), "{texts:?}");
         }
     }
 
     #[test]
     fn an_empty_file_changes_nothing() {
-        let file = ConfigFile::parse("").unwrap();
-        assert_eq!(file, ConfigFile::default());
+        let file = HostArgs::parse("").unwrap();
+        assert_eq!(file, HostArgs::default());
         assert_eq!(file.change(), HostChange::default());
     }
 }
