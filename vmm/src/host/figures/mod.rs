@@ -116,11 +116,11 @@ fn whole_seconds(seconds: f64) -> u64 {
 mod tests {
     use super::*;
     use crate::api::{
-        BalloonView, HistoryColumn, HostView, SharingView, Span, StateThresholds, StatesView,
-        VmPhase, VmSharingView, VmView, WorkingSetView,
+        BalloonView, HistoryColumn, HostView, SharingView, Span, StatesView, VmPhase,
+        VmSharingView, VmView, WorkingSetView,
     };
     use page::{PageCount, PageState};
-    use policy::{MemoryState, SharesSpec, TaxRate};
+    use policy::{MemoryState, SharesSpec};
 
     const MIB: u64 = 1 << 20;
 
@@ -185,18 +185,11 @@ mod tests {
             publication: 1,
             time_ms: 1,
             host: HostView {
-                version: String::new(),
-                pid: 1,
                 uptime_s,
                 budget_bytes: 64 * MIB,
                 used_bytes: 57 * MIB,
-                used_max_bytes: 57 * MIB,
-                samples: 1,
-                free_bytes: 0,
-                promised_bytes: 0,
                 configured_bytes: 100 * MIB,
                 overcommit: 0.5625,
-                state_sum_violations: 0,
                 sharing: SharingView {
                     shared_bytes: 25 * MIB,
                     common_bytes: 10 * MIB,
@@ -204,13 +197,7 @@ mod tests {
                     broken_bytes: 3 * MIB,
                     ..SharingView::default()
                 },
-                state: MemoryState::default(),
-                min_free_bytes: 0,
-                state_below: StateThresholds::default(),
-                idle_tax_permille: TaxRate::default(),
-                sample_period_s: 30,
-                rebalance_interval_s: 15,
-                events: Vec::new(),
+                ..HostView::default()
             },
             vms,
             queue: Vec::new(),
