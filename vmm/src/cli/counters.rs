@@ -69,6 +69,11 @@ fn rounded(bytes: u64, shift: u32, decimals: u32) -> String {
     }
 }
 
+#[expect(clippy::cast_precision_loss, reason = "a few thousand at most")]
+fn in_percent(permille: u64) -> f64 {
+    permille as f64 / 10.0
+}
+
 impl Reading {
     /// For a screen.
     pub(super) fn text(&self, unit: Unit) -> String {
@@ -80,6 +85,7 @@ impl Reading {
             Self::Difference(bytes) => unit.difference(*bytes),
             Self::Number(number) => number.to_string(),
             Self::Percent(number) | Self::Seconds(number) => format!("{number:.0}"),
+            Self::Permille(count) => format!("{:.0}", in_percent(*count)),
             Self::Ratio(ratio) => format!("{ratio:.2}"),
             Self::Unknown => "-".into(),
         }
@@ -91,6 +97,7 @@ impl Reading {
             Self::Size(bytes) => rounded(*bytes, 20, 2),
             Self::Difference(bytes) => with_sign(*bytes, |size| rounded(size, 20, 2)),
             Self::Percent(number) | Self::Ratio(number) => format!("{number:.2}"),
+            Self::Permille(count) => format!("{:.2}", in_percent(*count)),
             Self::Unknown => String::new(),
             _ => self.text(Unit::default()),
         }
@@ -101,6 +108,7 @@ impl Reading {
         match (self, other) {
             (Self::Text(a), Self::Text(b)) => a.cmp(b),
             (Self::Percent(a), Self::Percent(b)) => a.total_cmp(b),
+            (Self::Permille(a), Self::Permille(b)) => a.cmp(b),
             // A percentage is more than what is unknown.
             _ => self.whole().cmp(&other.whole()),
         }
@@ -108,7 +116,7 @@ impl Reading {
 
     fn whole(&self) -> Option<u64> {
         match self {
-            Self::Percent(_) => Some(0),
+            Self::Percent(_) | Self::Permille(_) => Some(0),
             _ => self.number(),
         }
     }

@@ -99,9 +99,12 @@ fn period(wanted_s: Option<u32>, old: Duration) -> Result<Duration, u32> {
     }
 }
 
-/// The settings of a VM that is wanted.
-pub(super) fn of_vm(request: &RunRequest) -> Result<VmSettings, HostError> {
+/// The settings of a VM that is wanted on a machine of that size.
+pub(super) fn of_vm(request: &RunRequest, machine: PageCount) -> Result<VmSettings, HostError> {
     let size = whole_pages(request.memory_bytes)?;
+    if size > machine {
+        return Err(HostError::LargerThanMachine { size, machine });
+    }
     let min = request.min_bytes.map(whole_pages).transpose()?;
     let max = request.max_bytes.map(whole_pages).transpose()?;
     let shares = request.shares.unwrap_or(SharesSpec::Normal);

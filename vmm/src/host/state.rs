@@ -19,7 +19,7 @@ use crate::vm::MOST_VCPUS;
 use page::{PageCount, VmId};
 use policy::{
     BalloonRound, BalloonSettings, MemoryState, Rebalance, Scale, Snapshot, Stage, Step,
-    Thresholds, VmSettings, VmSnapshot,
+    Thresholds, VmSnapshot,
 };
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -214,7 +214,7 @@ impl State {
         if !(1..=MOST_VCPUS).contains(&vcpus) {
             return Err(HostError::Vcpus(vcpus));
         }
-        let settings = self.settings(&request)?;
+        let settings = settings::of_vm(&request, self.machine)?;
         let nets = network_cards(&name, request.nets)?;
         let console_log = self.console_log(&name, request.console_log)?;
         Ok(VmConfig {
@@ -291,17 +291,6 @@ impl State {
     /// VMs, and those that wait to be admitted.
     pub(super) fn count(&self) -> usize {
         self.durable.vms.len() + self.queue.len()
-    }
-
-    fn settings(&self, request: &RunRequest) -> Result<VmSettings, HostError> {
-        let settings = settings::of_vm(request)?;
-        if settings.size > self.machine {
-            return Err(HostError::LargerThanMachine {
-                size: settings.size,
-                machine: self.machine,
-            });
-        }
-        Ok(settings)
     }
 
     fn sharing_view(&self) -> SharingView {

@@ -21,6 +21,8 @@ pub enum Reading {
     Seconds(f64),
     /// Of a hundred.
     Percent(f64),
+    /// Of a thousand.
+    Permille(u64),
     /// A ratio, such as that of overcommitment.
     Ratio(f64),
     /// How short memory is.
@@ -103,8 +105,7 @@ pub(super) fn percent(percent: &Option<f64>) -> Reading {
 }
 
 pub(super) fn permille(count: &u64) -> Reading {
-    #[expect(clippy::cast_precision_loss, reason = "a few thousand at most")]
-    Reading::Percent(*count as f64 / 10.0)
+    Reading::Permille(*count)
 }
 
 pub(super) fn difference(bytes: &i64) -> Reading {

@@ -111,7 +111,7 @@ fn unit(reading: &Reading) -> (&'static str, Option<Unit>) {
     match reading {
         Reading::Size(_) | Reading::Difference(_) => ("", Some(Unit::Bytes)),
         Reading::Seconds(_) => ("", Some(Unit::Seconds)),
-        Reading::Percent(_) | Reading::Ratio(_) => ("_ratio", None),
+        Reading::Percent(_) | Reading::Permille(_) | Reading::Ratio(_) => ("_ratio", None),
         _ => ("", None),
     }
 }
@@ -119,6 +119,8 @@ fn unit(reading: &Reading) -> (&'static str, Option<Unit>) {
 fn fraction(reading: &Reading) -> f64 {
     match *reading {
         Reading::Percent(percent) => percent / 100.0,
+        #[expect(clippy::cast_precision_loss, reason = "a few thousand at most")]
+        Reading::Permille(count) => count as f64 / 1000.0,
         Reading::Ratio(fraction) | Reading::Seconds(fraction) => fraction,
         _ => f64::NAN,
     }
