@@ -2,7 +2,6 @@
 //! are bytes.
 
 mod change;
-pub mod client;
 mod figures;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;

@@ -5,7 +5,7 @@
 
 use super::terminal::RawTerminal;
 use super::{print_bytes, tell};
-use crate::api::client::Client;
+use crate::cli::client::Client;
 use crate::name::VmName;
 use anyhow::Result;
 use rustix::event::{PollFd, PollFlags, poll};

@@ -2,6 +2,7 @@
 
 mod args;
 mod batch;
+mod client;
 mod console;
 mod counters;
 mod demo;
@@ -20,8 +21,8 @@ mod table;
 mod terminal;
 mod top;
 
-use crate::api::client::Client;
 use crate::api::{BalloonRequest, ExplanationView, parse_host_change, parse_vm_change};
+use crate::cli::client::Client;
 use crate::protocol::Channel;
 use anyhow::{Context, Result, anyhow};
 use args::{Args, BalloonSize, Command, Target};

@@ -2,8 +2,8 @@
 
 use super::args::RunArgs;
 use super::{console, show, tell};
-use crate::api::client::{Client, ClientError};
 use crate::api::{ProblemKind, QueuedView, RunRequest, VmView};
+use crate::cli::client::{Client, ClientError};
 use crate::host::runtime_dir::log_of;
 use crate::name::VmName;
 use crate::protocol::DiskSpec;

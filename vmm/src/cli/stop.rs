@@ -1,7 +1,7 @@
 //! `ballonet stop`: ends VMs, all at once. Who cannot be ended holds up none of the others.
 
 use crate::api::ProblemKind;
-use crate::api::client::{Client, ClientError};
+use crate::cli::client::{Client, ClientError};
 use crate::name::VmName;
 use anyhow::{Result, bail};
 use std::collections::BTreeSet;

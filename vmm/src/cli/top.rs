@@ -4,7 +4,7 @@ use super::args::TopArgs;
 use super::batch::Batch;
 use super::{print, screen, table};
 use crate::api::Overview;
-use crate::api::client::Client;
+use crate::cli::client::Client;
 use anyhow::Result;
 use std::time::Duration;
 use tokio::time::sleep;

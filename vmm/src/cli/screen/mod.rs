@@ -13,8 +13,8 @@ pub(super) use model::tests::{blocked as blocked_figures, vm as vm_figures};
 
 use super::terminal::RawTerminal;
 use super::{Unwritten, print};
-use crate::api::client::Client;
 use crate::api::{EventView, Figures, HistoryView};
+use crate::cli::client::Client;
 use crate::name::VmName;
 use anyhow::{Context, Result};
 use model::{Details, Model, Next};

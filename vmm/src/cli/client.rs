@@ -1,6 +1,6 @@
 //! Speaks to a host over its socket.
 
-use super::{
+use crate::api::{
     BalloonRequest, CONSOLE_PROTOCOL, EventView, ExplanationView, Figures, HistoryView, HostChange,
     HostView, Overview, Problem, RunRequest, VmChange, VmView,
 };
