@@ -1,7 +1,7 @@
 //! What can be typed.
 
 use super::host_args::HostArgs;
-use crate::api::{NetRequest, on_or_off};
+use crate::api::NetRequest;
 use crate::host::runtime_dir::{SOCKET_VARIABLE, default_socket};
 use crate::name::VmName;
 use crate::protocol::DiskSpec;
@@ -327,10 +327,6 @@ pub(super) struct TopArgs {
     /// Print one JSON object a line for each refresh.
     #[arg(long)]
     pub(super) json: bool,
-}
-
-pub(super) fn switch(text: &str) -> Result<bool, String> {
-    on_or_off(text).ok_or_else(|| "write on or off".into())
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -1,12 +1,12 @@
 //! `ballonet host`: the daemon.
 
 use super::host_args::HostArgs;
-use super::http;
+use super::http::HttpAddress;
 use crate::host::rotating::RotatingFile;
 use crate::host::runtime_dir::{Claim, PlaceError};
-use crate::host::{HostOptions, MachineMemory, serve};
+use crate::host::{HostOptions, HttpOptions, MachineMemory, serve};
 use crate::signals::{ENDING, HARMLESS, not_ignored};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use page::PageCount;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
@@ -63,7 +63,7 @@ async fn serve_as_told(
             .map_or(default.interval, Duration::from_millis),
         exit_when_empty: args.exit_when_empty,
         console_log: absolute(args.console_log.as_deref())?,
-        http: http::options(args)?,
+        http: http(args)?,
     };
     let socket = claim.place().socket();
     let ready = |_: &_| {
@@ -75,6 +75,34 @@ async fn serve_as_told(
     serve(&options, claim, ready, end).await?;
     tracing::info!("ended");
     Ok(())
+}
+
+/// Where to serve on TCP, if at all. Others than this machine's own programs must be wanted.
+fn http(args: &HostArgs) -> Result<Option<HttpOptions>> {
+    let Some(typed) = &args.http else {
+        return Ok(None);
+    };
+    let address = typed
+        .resolve(args.http_remote)
+        .with_context(|| match typed {
+            HttpAddress::Name(name, port) => {
+                format!(
+                    "--http: nobody knows an address of '{name}': give one, as in 127.0.0.1:{port}"
+                )
+            }
+            _ => "--http has no address".into(),
+        })?;
+    if !address.ip().is_loopback() && !args.http_remote {
+        bail!(
+            "--http {address} is open to other machines, unencrypted: give a loopback address such as 127.0.0.1:{}, or --http-remote as well",
+            address.port()
+        );
+    }
+    Ok(Some(HttpOptions {
+        address,
+        names: args.http_name.clone(),
+        log_token: !args.background,
+    }))
 }
 
 fn absolute(path: Option<&Path>) -> Result<Option<PathBuf>> {

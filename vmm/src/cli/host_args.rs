@@ -1,7 +1,6 @@
 //! What a host is told when it starts: on the command line, and in a file of settings, which says what a command line
 //! would say every time.
 
-use super::args::switch as on_or_off_word;
 use super::http::{self, HttpAddress};
 use crate::api::{HostChange, ScanChange, ScanPriority, on_or_off};
 use crate::regular_file::read_text;
@@ -35,7 +34,7 @@ pub(super) struct HostArgs {
     #[serde(deserialize_with = "parsed")]
     memory: Option<Size>,
     /// Whether equal pages are shared: on, as without this, or off.
-    #[arg(long, value_name = "on|off", value_parser = on_or_off_word)]
+    #[arg(long, value_name = "on|off", value_parser = typed_switch)]
     #[serde(deserialize_with = "switch")]
     sharing: Option<bool>,
     /// Milliseconds between rounds of observing, deciding and acting; 1000 if none are given.
@@ -154,6 +153,10 @@ impl HostArgs {
             rebalance_interval_s: self.rebalance_interval,
         }
     }
+}
+
+fn typed_switch(text: &str) -> Result<bool, String> {
+    on_or_off(text).ok_or_else(|| "write on or off".into())
 }
 
 /// A value as it would be typed.

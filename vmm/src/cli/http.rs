@@ -1,8 +1,6 @@
 //! Where to serve on TCP, as people write it.
 
-use super::host_args::HostArgs;
-use crate::host::HttpOptions;
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
@@ -57,7 +55,7 @@ fn is_name(text: &str) -> bool {
 }
 
 impl HttpAddress {
-    fn resolve(&self, for_others: bool) -> io::Result<SocketAddr> {
+    pub(super) fn resolve(&self, for_others: bool) -> io::Result<SocketAddr> {
         let of_port = |port| {
             let ip = match for_others {
                 true => Ipv4Addr::UNSPECIFIED,
@@ -76,34 +74,6 @@ impl HttpAddress {
             }
         }
     }
-}
-
-/// Where to serve on TCP, if at all. Others than this machine's own programs must be wanted.
-pub(super) fn options(args: &HostArgs) -> Result<Option<HttpOptions>> {
-    let Some(typed) = &args.http else {
-        return Ok(None);
-    };
-    let address = typed
-        .resolve(args.http_remote)
-        .with_context(|| match typed {
-            HttpAddress::Name(name, port) => {
-                format!(
-                    "--http: nobody knows an address of '{name}': give one, as in 127.0.0.1:{port}"
-                )
-            }
-            _ => "--http has no address".into(),
-        })?;
-    if !address.ip().is_loopback() && !args.http_remote {
-        bail!(
-            "--http {address} is open to other machines, unencrypted: give a loopback address such as 127.0.0.1:{}, or --http-remote as well",
-            address.port()
-        );
-    }
-    Ok(Some(HttpOptions {
-        address,
-        names: args.http_name.clone(),
-        log_token: !args.background,
-    }))
 }
 
 #[cfg(test)]

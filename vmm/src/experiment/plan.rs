@@ -23,6 +23,17 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+impl Scenario {
+    /// Reads a scenario and checks that its parts fit together.
+    ///
+    /// # Errors
+    /// Names what is not understood, and where it stands.
+    pub fn parse(text: &str) -> Result<Self, ScenarioError> {
+        let scenario = Self::checked(text)?;
+        plan(&scenario, text).map(|_| scenario)
+    }
+}
+
 /// What the variations are in a run, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Combination(pub Vec<(String, String)>);

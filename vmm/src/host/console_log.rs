@@ -72,7 +72,7 @@ pub(super) fn are_one(one: &Path, other: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rotating::older;
+    use crate::host::runtime_dir::older;
 
     #[test]
     fn it_is_made_when_something_is_printed() {

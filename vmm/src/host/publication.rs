@@ -5,8 +5,6 @@
 //! is read: in the API, in /metrics, in the stream and in the commands. It is written as JSON at most once,
 //! however many follow.
 
-use super::events::now_ms;
-use super::state::State;
 use crate::api::{Figures, Overview, VmView};
 use crate::host::HostError;
 use axum::body::Bytes;
@@ -21,6 +19,14 @@ pub(super) struct Publication {
 }
 
 impl Publication {
+    pub(super) fn new(overview: Overview, figures: Figures) -> Arc<Self> {
+        Arc::new(Self {
+            overview,
+            figures,
+            figures_json: OnceLock::new(),
+        })
+    }
+
     /// The figures as JSON. Clones are the same bytes.
     pub(super) fn figures_json(&self) -> Bytes {
         let json = self.figures_json.get_or_init(|| {
@@ -35,37 +41,5 @@ impl Publication {
         let mut vms = self.overview.vms.iter();
         let vm = vms.find(|vm| vm.name.as_str() == name);
         vm.cloned().ok_or_else(|| HostError::unknown_vm(name))
-    }
-}
-
-impl State {
-    /// Publishes what a round found, and remembers it.
-    pub(super) fn publish_round(&mut self) {
-        let overview = self.next_overview();
-        let figures = self.record.add(&overview);
-        self.replace(overview, figures);
-    }
-
-    /// Publishes what somebody changed between rounds.
-    pub(super) fn publish_change(&mut self) {
-        let overview = self.next_overview();
-        let figures = self.record.figures(&overview);
-        self.replace(overview, figures);
-    }
-
-    fn next_overview(&self) -> Overview {
-        Overview {
-            publication: self.published.overview.publication + 1,
-            time_ms: now_ms(),
-            ..self.overview()
-        }
-    }
-
-    fn replace(&mut self, overview: Overview, figures: Figures) {
-        self.published = Arc::new(Publication {
-            overview,
-            figures,
-            figures_json: OnceLock::new(),
-        });
     }
 }

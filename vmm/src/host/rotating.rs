@@ -1,7 +1,7 @@
 //! A file of lines that starts anew when it is full. The one before is kept beside it, so the disk holds no more
 //! than two.
 
-use super::runtime_dir::create_private_file;
+use super::runtime_dir::{create_private_file, older};
 use crate::regular_file;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -61,11 +61,6 @@ impl RotatingFile {
         }
         written
     }
-}
-
-/// Where a full file is kept.
-pub(super) fn older(path: &Path) -> PathBuf {
-    path.with_added_extension("old")
 }
 
 /// Whether a file with this heading may be made at the path.

@@ -360,7 +360,7 @@ impl Claim {
     pub fn forget(&self) {
         for file in [self.place.log(), self.place.decisions()] {
             // What is not there is gone already.
-            drop(fs::remove_file(super::rotating::older(&file)));
+            drop(fs::remove_file(older(&file)));
             drop(fs::remove_file(file));
         }
     }
@@ -388,6 +388,11 @@ fn names_in(folder: &Path) -> io::Result<Vec<std::ffi::OsString>> {
 fn open_lock(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     open_private(path, options.read(true).write(true).create(true))
+}
+
+/// Where a file that is full is kept.
+pub(super) fn older(path: &Path) -> PathBuf {
+    path.with_added_extension("old")
 }
 
 /// A file for its owner alone, in place of any that is there.

@@ -3,7 +3,7 @@
 use super::HostOptions;
 use super::console_log;
 use super::error::{HostError, Keepers};
-use super::events::Events;
+use super::events::{Events, now_ms};
 use super::figures::Record;
 use super::publication::Publication;
 use super::queue::Queue;
@@ -12,7 +12,9 @@ use super::request::{command_line, network_cards};
 use super::settings::{self, HostSettings};
 use super::sharing::account::Account;
 use super::vm::Vm;
-use crate::api::{ExplanationView, HostView, Overview, RunRequest, SharingView};
+use crate::api::{
+    ExplanationView, HistoryQuery, HistoryView, HostView, Overview, RunRequest, SharingView,
+};
 use crate::name::VmName;
 use crate::protocol::VmConfig;
 use crate::vm::MOST_VCPUS;
@@ -347,6 +349,41 @@ impl State {
             sample_period_s: self.durable.settings.sample_period.as_secs(),
             rebalance_interval_s: self.durable.settings.rebalance_interval.as_secs(),
             events: self.events.list(),
+        }
+    }
+
+    /// What is remembered of the host or of one of its VMs.
+    pub(super) fn history(&self, query: &HistoryQuery) -> Result<HistoryView, HostError> {
+        let Some(name) = &query.vm else {
+            return Ok(self.record.history(None, query.span));
+        };
+        let mut configs = self.durable.vms.values().map(|vm| &vm.config);
+        let found = configs.find(|config| config.name == *name);
+        let id = found
+            .ok_or_else(|| HostError::UnknownVm(name.to_string()))?
+            .id;
+        Ok(self.record.history(Some((id, name.clone())), query.span))
+    }
+
+    /// Publishes what a round found, and remembers it.
+    pub(super) fn publish_round(&mut self) {
+        let overview = self.next_overview();
+        let figures = self.record.add(&overview);
+        self.published = Publication::new(overview, figures);
+    }
+
+    /// Publishes what somebody changed between rounds.
+    pub(super) fn publish_change(&mut self) {
+        let overview = self.next_overview();
+        let figures = self.record.figures(&overview);
+        self.published = Publication::new(overview, figures);
+    }
+
+    fn next_overview(&self) -> Overview {
+        Overview {
+            publication: self.published.overview.publication + 1,
+            time_ms: now_ms(),
+            ..self.overview()
         }
     }
 }

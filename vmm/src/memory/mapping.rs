@@ -8,7 +8,6 @@
     reason = "replacing mappings under a guest is what this is for"
 )]
 
-use crate::memory::residency::mincore;
 use page::{PAGE_BYTES, PAGE_SIZE};
 use rustix::fd::AsFd;
 use rustix::fd::AsRawFd;
@@ -62,6 +61,21 @@ fn map_over(
     // SAFETY: the addresses are guest RAM, which stays mapped for the guest and is reached through
     // volatile accesses alone; the new mapping is as long and as accessible as the old one.
     unsafe { mmap(start, length, access, flags, file, offset) }.map(drop)
+}
+
+/// For each of so many mapped pages whether it is in memory.
+pub(super) fn mincore(
+    start: *mut c_void,
+    pages: usize,
+) -> Result<impl Iterator<Item = bool>, Errno> {
+    const RESIDENT: u8 = 1;
+    let mut states = vec![0u8; pages];
+    // SAFETY: `states` has a byte for each page; nothing else is written to. The kernel refuses
+    // addresses where nothing is mapped.
+    match unsafe { libc::mincore(start, pages * PAGE_BYTES, states.as_mut_ptr()) } {
+        0 => Ok(states.into_iter().map(|state| state & RESIDENT != 0)),
+        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
+    }
 }
 
 /// Whether all of it is mapped. A replacement that failed half-way may have left a hole.

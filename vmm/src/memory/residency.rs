@@ -1,32 +1,19 @@
 //! Which pages the kernel holds in memory. Looking allocates none.
-#![expect(unsafe_code, reason = "mincore has no safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "a mapping that nobody reads through may go to another thread"
+)]
 
-use super::mapping::Mapping;
+use super::mapping::{Mapping, mincore};
 use page::{PAGE_BYTES, PAGE_SIZE};
 use rustix::fd::AsFd;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
-use std::ffi::c_void;
 use std::ops::Range;
 use vm_memory::VolatileSlice;
 
 fn size(count: u64) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
-}
-
-/// For each of so many mapped pages whether it is in memory.
-pub(super) fn mincore(
-    start: *mut c_void,
-    pages: usize,
-) -> Result<impl Iterator<Item = bool>, Errno> {
-    const RESIDENT: u8 = 1;
-    let mut states = vec![0u8; pages];
-    // SAFETY: `states` has a byte for each page; nothing else is written to. The kernel refuses
-    // addresses where nothing is mapped.
-    match unsafe { libc::mincore(start, pages * PAGE_BYTES, states.as_mut_ptr()) } {
-        0 => Ok(states.into_iter().map(|state| state & RESIDENT != 0)),
-        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
-    }
 }
 
 /// For each page of a page-aligned slice whether its memory file holds it.

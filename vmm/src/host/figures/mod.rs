@@ -7,12 +7,10 @@
 mod history;
 mod overcommit;
 
-use super::state::State;
 use crate::api::{
-    Figure, Figures, HOST_FIGURES, HistoryQuery, HistoryView, HostFigures, Overview, VM_FIGURES,
-    VmFigures, shown,
+    Figure, Figures, HOST_FIGURES, HistoryView, HostFigures, Overview, Span, VM_FIGURES, VmFigures,
+    shown,
 };
-use crate::host::HostError;
 use crate::name::VmName;
 use history::History;
 use overcommit::Averages;
@@ -77,24 +75,15 @@ impl Record {
     }
 }
 
-impl State {
-    /// What is remembered of the host or of one of its VMs.
-    pub(super) fn history(&self, query: &HistoryQuery) -> Result<HistoryView, HostError> {
-        let Some(name) = &query.vm else {
-            return Ok(self.record.host.view(None, query.span));
+impl Record {
+    /// What is remembered of the host, or of one of its VMs.
+    pub(super) fn history(&self, vm: Option<(VmId, VmName)>, span: Span) -> HistoryView {
+        let Some((id, name)) = vm else {
+            return self.host.view(None, span);
         };
-        let id = self.id_of(name)?;
         let nothing = History::new(VM_HISTORY);
-        let history = self.record.vms.get(&id).unwrap_or(&nothing);
-        Ok(history.view(Some(name.clone()), query.span))
-    }
-
-    fn id_of(&self, name: &VmName) -> Result<VmId, HostError> {
-        let mut configs = self.durable.vms.values().map(|vm| &vm.config);
-        let found = configs.find(|config| config.name == *name);
-        found
-            .map(|config| config.id)
-            .ok_or_else(|| HostError::UnknownVm(name.to_string()))
+        let history = self.vms.get(&id).unwrap_or(&nothing);
+        history.view(Some(name), span)
     }
 }
 
@@ -116,8 +105,8 @@ fn whole_seconds(seconds: f64) -> u64 {
 mod tests {
     use super::*;
     use crate::api::{
-        BalloonView, HistoryColumn, HostView, SharingView, Span, StatesView, VmPhase,
-        VmSharingView, VmView, WorkingSetView,
+        BalloonView, HistoryColumn, HostView, SharingView, StatesView, VmPhase, VmSharingView,
+        VmView, WorkingSetView,
     };
     use page::{PageCount, PageState};
     use policy::{MemoryState, SharesSpec};
