@@ -619,7 +619,7 @@ impl Scanner {
             return Some(LONGEST_SLEEP);
         };
         let mapped = PageCount(mapped.count() as u64);
-        let saving = self.sharing.counts().saving.max(0).unsigned_abs();
+        let saving = self.sharing.saving().max(0).unsigned_abs();
         let needed = needed_at_home(mapped, PageCount(saving), self.reserve);
         self.missing = needed.saturating_sub(self.free);
         if self.missing > PageCount::ZERO {
