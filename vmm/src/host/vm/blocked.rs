@@ -44,7 +44,7 @@ impl Vm {
         let was_blocked = self.seen.blocked.permille > 0;
         self.seen.blocked = self.seen.blocked.after(observed);
         let permille = self.seen.blocked.permille;
-        match (was_blocked, self.touch_limit) {
+        match (was_blocked, self.config.touch_limit) {
             (false, Some(limit)) if permille > 0 => Some(format!(
                 "is blocked: it touches more than its limit of {}",
                 limit.slow_above

@@ -46,8 +46,7 @@ impl Vm {
             slow_above: pages,
             stop_above: pages,
         };
-        self.touch_limit = (pages < self.config.settings.size).then_some(limit);
-        self.config.touch_limit = self.touch_limit;
+        self.config.touch_limit = (pages < self.config.settings.size).then_some(limit);
         self.config.clone()
     }
 

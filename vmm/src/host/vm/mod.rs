@@ -41,8 +41,6 @@ pub(super) struct Vm {
     /// What the policy wants it to hold.
     pub(super) target: PageCount,
     grant: Grant,
-    /// What its guest may have touched.
-    pub(super) touch_limit: Option<TouchLimit>,
     pub(super) seen: Seen,
 }
 
@@ -81,7 +79,6 @@ impl Vm {
             pinned: None,
             target: PageCount::ZERO,
             grant: Grant::default(),
-            touch_limit: None,
             seen: Seen::default(),
         }
     }
@@ -119,7 +116,7 @@ impl Vm {
             balloon: Some(self.seen.balloon_watch),
             has_no_driver: !self.has_driver(),
             backed: Some(self.seen.used.memory_file),
-            touch_limit: self.touch_limit.map(|limit| limit.slow_above),
+            touch_limit: self.config.touch_limit.map(|limit| limit.slow_above),
         }
     }
 
@@ -144,8 +141,8 @@ impl Vm {
     /// Its guest may have touched so much from now on. It is told again each time that this changes, and
     /// when it did not take it.
     pub(super) fn set_touch_limit(&mut self, limit: Option<TouchLimit>) {
-        if limit != self.touch_limit && self.send(&ToVm::SetTouchLimit(limit)) {
-            self.touch_limit = limit;
+        if limit != self.config.touch_limit && self.send(&ToVm::SetTouchLimit(limit)) {
+            self.config.touch_limit = limit;
         }
     }
 

@@ -49,7 +49,7 @@ impl Vm {
                 .view(&self.states(), self.held(), self.seen.figures),
             idle_tax_permille: settings.idle_tax,
             balloon_health: running.map(|_| self.seen.balloon_watch.health()),
-            touch_limit: self.touch_limit.map(TouchLimitView::from),
+            touch_limit: self.config.touch_limit.map(TouchLimitView::from),
             blocked_permille: self.blocked_permille(),
             blocked_us: self.seen.blocked.last.total_us,
             start_us: running.map(|running| running.start_us),
