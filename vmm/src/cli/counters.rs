@@ -70,7 +70,7 @@ fn rounded(bytes: u64, shift: u32, decimals: u32) -> String {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a few thousand at most")]
-fn in_percent(permille: u64) -> f64 {
+pub(super) fn in_percent(permille: u64) -> f64 {
     permille as f64 / 10.0
 }
 

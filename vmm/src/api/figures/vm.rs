@@ -217,13 +217,6 @@ impl VmFigures {
         }
     }
 
-    /// The part of the last second that it was stopped.
-    #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a thousand at most")]
-    pub fn blocked_percent(&self) -> f64 {
-        self.blocked_permille as f64 / 10.0
-    }
-
     /// Whether it was stopped in the last second.
     #[must_use]
     pub fn is_blocked(&self) -> bool {

@@ -4,7 +4,7 @@
 use super::bars::bars;
 use super::model::{Details, Model};
 use crate::api::{EventView, Figure, HistoryView, VmFigures};
-use crate::cli::counters::{COLUMNS, Unit};
+use crate::cli::counters::{COLUMNS, Unit, in_percent};
 use crate::cli::table;
 use page::PageState;
 use ratatui::style::{Modifier, Style};
@@ -67,7 +67,7 @@ fn limit(vm: &VmFigures, unit: Unit) -> Option<String> {
     Some(format!(
         "Its guest may have touched {slow} {name}: it runs a tenth of the time above that, not at all beyond {stop} {name}. \
          It was blocked {:.0} % of the last second.",
-        vm.blocked_percent()
+        in_percent(vm.blocked_permille)
     ))
 }
 

@@ -3,73 +3,79 @@
 use super::metric::{Labels, Metric};
 use super::vms::label;
 use crate::api::Reading::{self, Number, Size};
-use crate::api::{DiskView, NetView, VmFigures};
+use crate::api::{DiskView, Figure, NetView, VmFigures};
 
-/// A count of a device by its name.
-type Named<D> = (&'static str, &'static str, fn(&D) -> Reading);
+/// A count of a device.
+const fn total<D>(metric: &'static str, help: &'static str, read: fn(&D) -> Reading) -> Figure<D> {
+    Figure {
+        metric,
+        is_total: true,
+        ..Figure::new(help, read)
+    }
+}
 
-const DISK_TOTALS: [Named<DiskView>; 11] = [
-    ("vm_disk_read", "What the guest read", |disk| {
+const DISK_TOTALS: [Figure<DiskView>; 11] = [
+    total("vm_disk_read", "What the guest read", |disk| {
         Size(disk.counters.read_bytes)
     }),
-    ("vm_disk_written", "What the guest wrote", |disk| {
+    total("vm_disk_written", "What the guest wrote", |disk| {
         Size(disk.counters.written_bytes)
     }),
-    ("vm_disk_reads", "Reads carried out", |disk| {
+    total("vm_disk_reads", "Reads carried out", |disk| {
         Number(disk.counters.reads)
     }),
-    ("vm_disk_writes", "Writes carried out", |disk| {
+    total("vm_disk_writes", "Writes carried out", |disk| {
         Number(disk.counters.writes)
     }),
-    ("vm_disk_flushes", "Flushes carried out", |disk| {
+    total("vm_disk_flushes", "Flushes carried out", |disk| {
         Number(disk.counters.flushes)
     }),
-    (
+    total(
         "vm_disk_discards",
         "Requests carried out that gave sectors up",
         |disk| Number(disk.counters.discards),
     ),
-    (
+    total(
         "vm_disk_zeroings",
         "Requests carried out that zeroed sectors",
         |disk| Number(disk.counters.zeroings),
     ),
-    (
+    total(
         "vm_disk_errors",
         "Requests that the disk's file failed",
         |disk| Number(disk.counters.errors),
     ),
-    (
+    total(
         "vm_disk_refused",
         "Requests beyond the disk or a limit, or of a kind that it does not know",
         |disk| Number(disk.counters.refused),
     ),
-    (
+    total(
         "vm_disk_malformed",
         "Chains of the guest that were no request",
         |disk| Number(disk.counters.malformed),
     ),
-    (
+    total(
         "vm_disk_broken_queues",
         "Times that the guest made the queue unusable",
         |disk| Number(disk.counters.broken_queues),
     ),
 ];
 
-const NET_TOTALS: [Named<NetView>; 5] = [
-    ("vm_net_received", "What the guest received", |net| {
+const NET_TOTALS: [Figure<NetView>; 5] = [
+    total("vm_net_received", "What the guest received", |net| {
         Size(net.counters.received_bytes)
     }),
-    ("vm_net_sent", "What the guest sent", |net| {
+    total("vm_net_sent", "What the guest sent", |net| {
         Size(net.counters.sent_bytes)
     }),
-    ("vm_net_received_packets", "Packets to the guest", |net| {
+    total("vm_net_received_packets", "Packets to the guest", |net| {
         Number(net.counters.received_packets)
     }),
-    ("vm_net_sent_packets", "Packets from the guest", |net| {
+    total("vm_net_sent_packets", "Packets from the guest", |net| {
         Number(net.counters.sent_packets)
     }),
-    (
+    total(
         "vm_net_broken_queues",
         "Times that the guest made a queue unusable",
         |net| Number(net.counters.broken_queues),
@@ -108,8 +114,8 @@ pub(super) fn metrics(vms: &[VmFigures]) -> Vec<Metric> {
             lost,
         ),
     ];
-    metrics.extend(totals(&DISK_TOTALS, &disks));
-    metrics.extend(totals(&NET_TOTALS, &nets));
+    metrics.extend(Metric::of_table(&DISK_TOTALS, &disks));
+    metrics.extend(Metric::of_table(&NET_TOTALS, &nets));
     metrics
 }
 
@@ -135,14 +141,4 @@ fn nets(vms: &[VmFigures]) -> Vec<(Labels, &NetView)> {
         })
     });
     nets.collect()
-}
-
-fn totals<D>(named: &[Named<D>], devices: &[(Labels, &D)]) -> Vec<Metric> {
-    let metrics = named.iter().map(|(name, help, figure)| {
-        let samples = devices
-            .iter()
-            .map(|(labels, device)| (labels.clone(), figure(device)));
-        Metric::total(name, help, samples)
-    });
-    metrics.collect()
 }
