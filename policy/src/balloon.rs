@@ -66,7 +66,7 @@ pub(crate) fn claim(vm: &VmSnapshot) -> PageCount {
 }
 
 /// What its word brings a guest.
-fn sheltered(vm: &VmSnapshot, ask: &Ask) -> PageCount {
+fn exempt(vm: &VmSnapshot, ask: &Ask) -> PageCount {
     let guest = vm.evidence.guest.unwrap_or_default();
     let witness = guest.witness(vm.evidence.active.as_ref());
     let is_doubted = matches!(witness, Witness::SaysBusier { .. });
@@ -99,7 +99,7 @@ pub(crate) fn floor(
     };
     let floors = [
         (least_left(vm, settings), BalloonBound::Limit),
-        (sheltered(vm, ask), BalloonBound::GuestNeeds),
+        (exempt(vm, ask), BalloonBound::GuestNeeds),
         (stalled(guest), BalloonBound::GuestStalls),
     ];
     floors.into_iter().fold(floors[0], std::cmp::max)

@@ -31,7 +31,7 @@ impl Sleeper {
 struct Threads {
     lead: Sleeper,
     workers: Sleeper,
-    boss_thread: Mutex<Option<thread::ThreadId>>,
+    lead_thread: Mutex<Option<thread::ThreadId>>,
 }
 
 impl Machine for Threads {
@@ -44,7 +44,7 @@ impl Machine for Threads {
     }
 
     fn sleep_while_zero(&self, word: &AtomicU64) {
-        let is_lead = *self.boss_thread.lock().unwrap() == Some(thread::current().id());
+        let is_lead = *self.lead_thread.lock().unwrap() == Some(thread::current().id());
         let sleeper = if is_lead { &self.lead } else { &self.workers };
         sleeper.sleep_while_zero(word);
     }
@@ -54,7 +54,7 @@ impl Machine for Threads {
 pub(crate) fn with_pool(workers: usize, test: impl FnOnce(&Lead<'_>)) {
     let pool = Pool::new();
     let machine = Threads::default();
-    *machine.boss_thread.lock().unwrap() = Some(thread::current().id());
+    *machine.lead_thread.lock().unwrap() = Some(thread::current().id());
     let dismissed = AtomicU32::new(0);
     thread::scope(|scope| {
         for worker in 1..=workers {
@@ -175,7 +175,7 @@ fn no_wake_up_is_lost() {
 
 /// The lead sleeps, and is woken, when a worker takes long.
 #[test]
-fn the_boss_waits_for_a_slow_worker() {
+fn the_lead_waits_for_a_slow_worker() {
     with_pool(2, |lead| {
         for _ in 0..20 {
             let done = AtomicU32::new(0);
@@ -216,7 +216,7 @@ fn a_late_worker_is_no_member() {
 /// Work within work would replace the first.
 #[test]
 #[should_panic(expected = "one work at a time")]
-fn a_crew_has_one_work_at_a_time() {
+fn a_pool_has_one_work_at_a_time() {
     let pool = Pool::new();
     let machine = Threads::default();
     pool.join(1);
