@@ -14,7 +14,6 @@ mod name;
 mod protocol;
 mod regular_file;
 mod signals;
-mod size;
 mod virtio;
 mod vm;
 

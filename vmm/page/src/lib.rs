@@ -9,11 +9,13 @@
 mod checked_text;
 mod random;
 mod range;
+mod size;
 mod states;
 mod token_bucket;
 
 pub use random::{Random, mix};
 pub use range::{GfnRange, join_into_ranges};
+pub use size::{InvalidSize, Size};
 pub use states::{PageState, PageStates};
 pub use token_bucket::TokenBucket;
 

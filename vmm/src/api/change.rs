@@ -2,7 +2,7 @@
 
 use super::ScanPriority;
 use super::request::object;
-use page::PageCount;
+use page::{PageCount, Size};
 use policy::{SharesSpec, TaxRate};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -191,7 +191,7 @@ fn parse_tax(text: &str) -> Result<TaxRate, String> {
 }
 
 fn parse_size(text: &str) -> Result<PageCount, String> {
-    text.parse::<crate::size::Size>()
+    text.parse::<Size>()
         .map(|size| size.0)
         .map_err(|error| error.to_string())
 }

@@ -6,7 +6,7 @@ use super::{
     parse_host_change, parse_vm_change,
 };
 use crate::protocol::DiskSpec;
-use crate::size::Size;
+use page::Size;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;

@@ -2,7 +2,7 @@
 
 use crate::name::VmName;
 use crate::protocol::{DiskSpec, InvalidMac, InvalidTapName, MacAddress, OnHostDeath, TapName};
-use crate::size::{InvalidSize, Size};
+use page::{InvalidSize, Size};
 use policy::{SharesSpec, TaxRate};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};

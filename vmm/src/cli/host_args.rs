@@ -4,9 +4,9 @@
 use super::http::{self, HttpAddress};
 use crate::api::{HostChange, ScanChange, ScanPriority, on_or_off};
 use crate::regular_file::read_text;
-use crate::size::Size;
 use anyhow::{Context, Result};
 use clap::ValueHint;
+use page::Size;
 use policy::TaxRate;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};

@@ -1,9 +1,8 @@
 //! How much of its memory a guest truly uses: what an estimate is judged by, and what the closed form of
 //! the idle tax is computed from.
 
-use crate::size::{InvalidSize, Size};
 use balloon_guest_driver::workload::spec::{self, Action, Spec};
-use page::PageCount;
+use page::{InvalidSize, PageCount, Size};
 use std::str::FromStr;
 
 /// What of a VM's memory is active.

@@ -6,7 +6,7 @@ use super::record::{Point, Record};
 use super::scenario::{Band, Chart, Line, Measure, Scenario};
 use super::series::{Series, Unit};
 use super::statistics::Spread;
-use crate::size::Size;
+use page::Size;
 
 /// A drawing's content.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -1,11 +1,12 @@
 //! Sizes of memory as people type and read them: `512M`, `2G`.
 
-use page::{PAGE_SIZE, PageCount};
+use super::{PAGE_SIZE, PageCount};
 use std::str::FromStr;
 use thiserror::Error;
 
 /// Why a text is no size.
 #[derive(Debug, Error, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the messages say it, with the text")]
 pub enum InvalidSize {
     #[error("'{0}' is not a size: give a number with K, M, G or T, as in 512M or 2G")]
     NotASize(String),
