@@ -10,8 +10,6 @@ mod event;
 mod experiment;
 mod host;
 mod memory;
-mod name;
-mod protocol;
 mod regular_file;
 mod signals;
 mod virtio;
@@ -27,9 +25,9 @@ pub mod internals {
     pub use crate::memory::ram::RamPiece;
     pub use crate::memory::store::read_all;
     pub use crate::memory::{AgentHandle, GuestRam};
-    pub use crate::protocol::RamMapping;
-    pub use crate::protocol::page_sharing::SharingSocket;
     pub use crate::vm::EMBEDDED_GUEST;
+    pub use protocol::RamMapping;
+    pub use protocol::page_sharing::SharingSocket;
 
     #[cfg(feature = "fuzzing")]
     pub use crate::{

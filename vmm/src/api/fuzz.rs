@@ -5,8 +5,8 @@ use super::{
     BalloonRequest, HistoryQuery, HostChange, NetRequest, Problem, RunRequest, VmChange, object,
     parse_host_change, parse_vm_change,
 };
-use crate::protocol::DiskSpec;
 use page::Size;
+use protocol::DiskSpec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;

@@ -1,9 +1,8 @@
 //! What clients ask for.
 
-use crate::name::VmName;
-use crate::protocol::{DiskSpec, InvalidMac, InvalidTapName, MacAddress, OnHostDeath, TapName};
 use page::{InvalidSize, Size};
 use policy::{SharesSpec, TaxRate};
+use protocol::{DiskSpec, InvalidMac, InvalidTapName, MacAddress, OnHostDeath, TapName, VmName};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};

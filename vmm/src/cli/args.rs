@@ -3,11 +3,10 @@
 use super::host_args::HostArgs;
 use crate::api::NetRequest;
 use crate::host::runtime_dir::{SOCKET_VARIABLE, default_socket};
-use crate::name::VmName;
-use crate::protocol::DiskSpec;
 use clap::{Parser, Subcommand, ValueHint};
 use page::{InvalidSize, Size};
 use policy::{SharesSpec, TaxRate};
+use protocol::{DiskSpec, VmName};
 use sharing::TrustGroup;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -344,7 +343,7 @@ pub(super) enum Target {
 }
 
 impl FromStr for Target {
-    type Err = crate::name::InvalidName;
+    type Err = protocol::InvalidName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "host" {

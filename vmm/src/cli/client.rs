@@ -6,7 +6,6 @@ use crate::api::{
 };
 use crate::host::runtime_dir::{self, PlaceError};
 use crate::host::sharing::Audit;
-use crate::name::VmName;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
@@ -14,6 +13,7 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use protocol::VmName;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io;

@@ -6,8 +6,8 @@
 use super::terminal::RawTerminal;
 use super::{print_bytes, tell};
 use crate::cli::client::Client;
-use crate::name::VmName;
 use anyhow::Result;
+use protocol::VmName;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::stdio::{stdin, stdout};

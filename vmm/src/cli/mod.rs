@@ -23,10 +23,10 @@ mod top;
 
 use crate::api::{BalloonRequest, ExplanationView, parse_host_change, parse_vm_change};
 use crate::cli::client::Client;
-use crate::protocol::Channel;
 use anyhow::{Context, Result, anyhow};
 use args::{Args, BalloonSize, Command, Target};
 use clap::{CommandFactory, Parser};
+use protocol::Channel;
 use rustix::fd::OwnedFd;
 use serde::Serialize;
 use std::io::{self, Write};

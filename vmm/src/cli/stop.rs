@@ -2,8 +2,8 @@
 
 use crate::api::ProblemKind;
 use crate::cli::client::{Client, ClientError};
-use crate::name::VmName;
 use anyhow::{Result, bail};
+use protocol::VmName;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::Semaphore;

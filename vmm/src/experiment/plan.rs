@@ -12,10 +12,9 @@ use super::scenario::{
 use super::setting::{InvalidSetting, Setting, Value, Values};
 use crate::api::{HostChange, RunRequest, ScanChange, VmChange, VmIdleTax};
 use crate::host::HostOptions;
-use crate::name::VmName;
-use crate::protocol::OnHostDeath;
 use page::{PageCount, Size};
 use policy::{SharesSpec, VmSettings};
+use protocol::{OnHostDeath, VmName};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;

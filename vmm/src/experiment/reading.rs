@@ -6,9 +6,9 @@ use super::closed_form::{Claim, divide};
 use super::record::Subject;
 use super::series::Series;
 use crate::api::{HostView, Overview, VmPhase, VmView, WorkingSetView};
-use crate::name::VmName;
 use page::{PAGE_SIZE, PageCount};
 use policy::MemoryState;
+use protocol::VmName;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! What was seen in a run: points over time, and what happened between them.
 
 use super::series::Series;
-use crate::name::VmName;
+use protocol::VmName;
 use std::collections::BTreeMap;
 use std::fmt;
 

@@ -5,11 +5,11 @@
 //! cut off where no sum over all VMs can overflow. What a guest says of its own memory passes through: that is
 //! for whoever reads it to doubt (`policy::GuestFigures`).
 
-use crate::protocol::{
+use page::{PAGE_SIZE, PageCount, PageStates};
+use protocol::{
     BalloonCounters, BalloonView, BlockedTime, Description, Observation, RamMapping,
     SharingCounters, VmConfig, VmCounters,
 };
-use page::{PAGE_SIZE, PageCount, PageStates};
 use std::ops::Deref;
 use std::time::Duration;
 use thiserror::Error;

@@ -3,7 +3,7 @@
 //! A guest may repeat what fails as fast as it can. So it is told when errors begin, and of those that
 //! follow all together, after some time.
 
-use crate::protocol::{DiskFigures, DiskSpec, NetConfig, Observation, VmConfig};
+use protocol::{DiskFigures, DiskSpec, NetConfig, Observation, VmConfig};
 use rustix::io::Errno;
 use std::io;
 use std::time::{Duration, Instant};

@@ -1,9 +1,9 @@
 //! Why the host does not do what it was asked.
 
 use crate::api::ProblemKind;
-use crate::name::VmName;
 use page::PageCount;
 use policy::PERIOD_RANGE_S;
+use protocol::VmName;
 use std::path::PathBuf;
 use std::{fmt, io};
 use thiserror::Error;

@@ -2,7 +2,7 @@
 //! guests and clients do.
 
 use crate::api::EventView;
-use crate::name::VmName;
+use protocol::VmName;
 use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
 

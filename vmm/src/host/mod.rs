@@ -52,9 +52,9 @@ use crate::api::{
     BalloonRequest, EventView, ExplanationView, Figures, HistoryQuery, HistoryView, HostChange,
     HostView, Overview, VmChange, VmView,
 };
-use crate::protocol::ToVm;
 use console::Console;
 use page::PageCount;
+use protocol::ToVm;
 use publication::Publication;
 use recording::Recorder;
 use request::{check_budget, pinned, whole_pages};

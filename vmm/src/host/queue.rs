@@ -7,7 +7,7 @@
 use super::vm::Admitted;
 use super::{Host, HostError};
 use crate::api::{QueuedView, RunRequest};
-use crate::name::VmName;
+use protocol::VmName;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tokio::time::timeout_at;

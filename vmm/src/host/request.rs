@@ -3,14 +3,13 @@
 use super::error::HostError;
 use super::vm::Vm;
 use crate::api::NetRequest;
-use crate::name::VmName;
-use crate::protocol::{DiskSpec, MacAddress, NetConfig};
 use crate::vm::MOST_NETS;
 use balloon_guest_driver::command_line::CommandLine;
 use balloon_guest_driver::workload::NoFiles;
 use balloon_guest_driver::workload::spec::{Action, Spec};
 use page::{PAGE_SIZE, PageCount};
 use policy::{OVERHEAD, VmSettings};
+use protocol::{DiskSpec, MacAddress, NetConfig, VmName};
 
 pub(super) fn check_budget(budget: PageCount, machine: PageCount) -> Result<(), HostError> {
     if budget > machine {

@@ -15,14 +15,13 @@ use super::vm::Vm;
 use crate::api::{
     ExplanationView, HistoryQuery, HistoryView, HostView, Overview, RunRequest, SharingView,
 };
-use crate::name::VmName;
-use crate::protocol::VmConfig;
 use crate::vm::MOST_VCPUS;
 use page::{PageCount, VmId};
 use policy::{
     BalloonRound, BalloonSettings, MemoryState, Rebalance, Scale, Snapshot, Stage, Step,
     Thresholds, VmSnapshot,
 };
+use protocol::{VmConfig, VmName};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! A stream to somebody who may send anything: a VM process at its console, a client.
 
 use super::drop_elsewhere::DropElsewhere;
-use crate::protocol::{ChannelError, take_bytes};
+use protocol::{ChannelError, take_bytes};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

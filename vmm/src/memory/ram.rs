@@ -6,8 +6,8 @@
 
 use crate::memory::MemoryError;
 use crate::memory::residency;
-use crate::protocol::RamMapping;
 use page::{Gfn, GfnRange, PAGE_BYTES, PAGE_SIZE, PageCount};
+use protocol::RamMapping;
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use std::fs::File;
 use std::ops::Range;

@@ -10,8 +10,8 @@ use super::{Device, Interrupt, Served};
 use crate::event::Event;
 use crate::memory::agent::AgentHandle;
 use crate::memory::ram::GuestRam;
-use crate::protocol::BalloonCounters;
 use page::{PAGE_SIZE, PageCount, PageStates};
+use protocol::BalloonCounters;
 use std::sync::Arc;
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK,

@@ -26,9 +26,31 @@ const SMALL: PageCount = PageCount(512);
 const ABOVE_GAP: u64 = 64;
 
 /// What is left of an input. Every draw takes some of it; there is none at its end.
-pub(super) use crate::protocol::cursor::Cursor as Input;
+pub(super) struct Input<'a>(pub(super) &'a [u8]);
 
 impl Input<'_> {
+    pub(super) fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, tail) = self.0.split_first_chunk()?;
+        self.0 = tail;
+        Some(*head)
+    }
+
+    pub(super) fn u8(&mut self) -> Option<u8> {
+        self.take().map(u8::from_le_bytes)
+    }
+
+    pub(super) fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_le_bytes)
+    }
+
+    pub(super) fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+
     pub(super) fn up_to(&mut self, most: u8) -> Option<u8> {
         Some(self.u8()? % (most + 1))
     }

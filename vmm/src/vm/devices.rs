@@ -4,7 +4,6 @@
 use crate::event::Event;
 use crate::memory::agent::AgentHandle;
 use crate::memory::ram::GuestRam;
-use crate::protocol::{NetConfig, NetState};
 use crate::virtio::balloon::Balloon;
 use crate::virtio::blk::{Disk, DiskImage, DiskWires, EngineKind};
 use crate::virtio::mmio::MmioTransport;
@@ -15,6 +14,7 @@ use crate::vm::bus::{DeviceSlot, MOST_DEVICES};
 use crate::vm::error::VmError;
 use crate::vm::machine::Machine;
 use page::PageCount;
+use protocol::{NetConfig, NetState};
 use std::io;
 use std::sync::Arc;
 

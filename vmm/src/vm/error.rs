@@ -71,7 +71,7 @@ pub enum VmError {
     #[error(transparent)]
     Tap(#[from] crate::virtio::net::TapError),
     #[error("cannot speak with the host")]
-    Channel(#[source] crate::protocol::ChannelError),
+    Channel(#[source] protocol::ChannelError),
     #[error("the host told a running VM to boot")]
     BootTwice,
     #[error("the host spoke before it said which VM to be")]

@@ -9,10 +9,10 @@
 //! and the agent go on all the time.
 
 use crate::memory::ram::GuestRam;
-use crate::protocol::BlockedTime;
 use crate::vm::gate::Gate;
 use page::PageCount;
 use policy::TouchLimit;
+use protocol::BlockedTime;
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::sync::Arc;

@@ -11,8 +11,8 @@ pub use table::{Figure, Reading};
 pub use vm::{VM_FIGURES, VmFigures};
 
 use super::{EventView, QueuedView};
-use crate::name::VmName;
 use policy::Thresholds;
+use protocol::VmName;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 

@@ -2,9 +2,9 @@
 
 use super::table::{self, Figure, Reading, figures, size};
 use crate::api::{DiskView, NetView, StatesView, TouchLimitView, VmPhase, VmView};
-use crate::name::VmName;
 use page::VmId;
 use policy::{BALLOON_LIMIT_PERCENT, BalloonHealth, OVERHEAD, Witness};
+use protocol::VmName;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

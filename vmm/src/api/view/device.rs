@@ -1,6 +1,6 @@
 //! A VM's disks and network cards as clients see them.
 
-use crate::protocol::{
+use protocol::{
     DiskCounters, DiskFigures, DiskSpec, MacAddress, NetConfig, NetCounters, NetState, TapName,
 };
 use serde::{Deserialize, Serialize};

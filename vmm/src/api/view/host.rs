@@ -2,8 +2,8 @@
 
 use super::{SharingView, VmView};
 use crate::api::StateThresholds;
-use crate::name::VmName;
 use policy::{MemoryState, TaxRate};
+use protocol::VmName;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

@@ -1,10 +1,9 @@
 //! A VM as clients see it.
 
 use super::{DiskView, NetView, VmSharingView};
-use crate::name::VmName;
-use crate::protocol::{BalloonCounters, BalloonView as Balloon, GuestStatistics, VmCounters};
 use page::{PageStates, VmId};
 use policy::{BalloonHealth, Explanation, SharesSpec, TaxRate, TouchLimit, Witness};
+use protocol::{BalloonCounters, BalloonView as Balloon, GuestStatistics, VmCounters, VmName};
 use serde::{Deserialize, Serialize};
 use sharing::TrustGroup;
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 
 use crate::api::{EventView, Figure, Figures, HistoryView, VmFigures};
 use crate::cli::counters::{COLUMNS, GRANT, MCTLSZ, MEMSZ, Unit};
-use crate::name::VmName;
+use protocol::VmName;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 /// Lines that a key scrolls.

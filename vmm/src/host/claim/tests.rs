@@ -9,12 +9,12 @@ use crate::host::runtime_dir::Place;
 use crate::host::vm::process::take_answer;
 use crate::host::vm::{Life, Link, Running, Vm};
 use crate::host::{Host, HostOptions};
-use crate::protocol::{
-    Channel, DiskCounters, DiskFigures, GuestStatistics, NetConfig, NetState, OnHostDeath, ToVm,
-};
 use page::VmId;
 use policy::{SharesSpec, VmSettings};
 use proptest::prelude::*;
+use protocol::{
+    Channel, DiskCounters, DiskFigures, GuestStatistics, NetConfig, NetState, OnHostDeath, ToVm,
+};
 use rustix::fs::MemfdFlags;
 use serde_json::Value;
 use std::fs::File;

@@ -6,7 +6,7 @@
 //! of these the worst is left. What was not known in a second has no part in either.
 
 use crate::api::{Figure, HistoryColumn, HistoryView, Span};
-use crate::name::VmName;
+use protocol::VmName;
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
 

@@ -11,10 +11,10 @@ use crate::api::{
     Figure, Figures, HOST_FIGURES, HistoryView, HostFigures, Overview, Span, VM_FIGURES, VmFigures,
     shown,
 };
-use crate::name::VmName;
 use history::History;
 use overcommit::Averages;
 use page::VmId;
+use protocol::VmName;
 use std::collections::BTreeMap;
 
 /// What is remembered of the host: machine memory by what it is used for, which adds up to the budget,

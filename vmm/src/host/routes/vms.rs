@@ -4,11 +4,11 @@ use super::answer::{Asked, Named, parse};
 use super::document::{ChangesVm, Explains, OfVm, Starts, Stops};
 use crate::api::{BalloonRequest, ExplanationView, RunRequest, VmChange, VmView};
 use crate::host::{Host, HostError};
-use crate::name::VmName;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
+use protocol::VmName;
 use serde::Deserialize;
 use utoipa::IntoParams;
 

@@ -6,9 +6,9 @@
 
 use super::{Direction, Report, VmReport};
 use crate::api::{ScanTotals, SharingPace, SharingView, VmSharingView};
-use crate::protocol::SharingCounters;
 use page::{PAGE_SIZE, PageCount, PageStates, VmId};
 use policy::OVERHEAD;
+use protocol::SharingCounters;
 use sharing::{BreakRate, Breakable, FRAMES_IN_FLIGHT, Pace, Reserve, reserve};
 use std::collections::BTreeMap;
 use std::time::Duration;

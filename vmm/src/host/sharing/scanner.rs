@@ -18,8 +18,8 @@ use super::registry::Registry;
 use super::vm::{Look, SampleOrder, ScannedVm, ScannedVmSpec, Source};
 use super::{Command, Conditions, Direction, Report, VmReport};
 use crate::api::ScanPriority;
-use crate::protocol::page_sharing::FromAgent;
 use page::{PageCount, VmId};
+use protocol::page_sharing::FromAgent;
 use rustix::event::epoll::EventFlags;
 use rustix::time::{ClockId, clock_gettime};
 use sharing::{

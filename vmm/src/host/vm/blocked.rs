@@ -1,7 +1,7 @@
 //! How long a VM was stopped at its limit.
 
 use super::Vm;
-use crate::protocol::BlockedTime;
+use protocol::BlockedTime;
 
 /// A VM is stopped and let run in slices of 50 ms: in less than two of them nothing is seen.
 const SHORTEST_WATCHED_US: u64 = 100_000;

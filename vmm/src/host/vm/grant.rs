@@ -1,9 +1,9 @@
 //! What a VM may hold by its host's word.
 
 use super::Vm;
-use crate::protocol::{ToVm, VmConfig};
 use page::PageCount;
 use policy::TouchLimit;
+use protocol::{ToVm, VmConfig};
 
 /// Rounds in which a VM must have confirmed a smaller grant before the host counts on it: in the
 /// first its device has the target, in the second its guest has had a whole round to see it.

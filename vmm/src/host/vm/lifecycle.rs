@@ -15,11 +15,10 @@
 use super::{Running, Vm, process};
 use crate::api::{RunRequest, VmPhase, VmView};
 use crate::host::{Host, HostError, descriptors};
-use crate::name::VmName;
-use crate::protocol::ToVm;
 use crate::vm::POWER_OFF_PATIENCE;
 use page::VmId;
 use policy::OVERHEAD;
+use protocol::{ToVm, VmName};
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;

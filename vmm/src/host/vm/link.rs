@@ -1,7 +1,7 @@
 //! The host's end of the connection to a VM process, for a single-threaded runtime.
 
 use crate::host::drop_elsewhere::DropElsewhere;
-use crate::protocol::{Channel, ChannelError, FromVm, Received, ToVm};
+use protocol::{Channel, ChannelError, FromVm, Received, ToVm};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use std::io;

@@ -17,11 +17,11 @@ use crate::host::claim::{Checked, Untrue};
 use crate::host::device_watch::DeviceWatch;
 use crate::host::kernel::VmUse;
 use crate::host::sharing::account::VmRound;
-use crate::protocol::{Observation, SharingCounters, ToVm, VmConfig};
 use blocked::Blocked;
 use grant::Grant;
 use page::{PAGE_SIZE, PageCount, PageStates};
 use policy::{BalloonWatch, Evidence, GuestFigures, OVERHEAD, Stage, TouchLimit, VmSnapshot};
+use protocol::{Observation, SharingCounters, ToVm, VmConfig};
 use sampling::Sampling;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -321,8 +321,8 @@ impl Vm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::OnHostDeath;
     use policy::{SharesSpec, VmSettings};
+    use protocol::OnHostDeath;
 
     fn vm(size: PageCount) -> Vm {
         let config = VmConfig {

@@ -19,9 +19,9 @@ use crate::memory::mapping::{
 };
 use crate::memory::ram::GuestRam;
 use crate::memory::store::{StoreView, is_zero, write_all};
-use crate::protocol::SharingCounters;
-use crate::protocol::page_sharing::BlockRequest;
 use page::{PAGE_BYTES, PAGE_SIZE, PageCount};
+use protocol::SharingCounters;
+use protocol::page_sharing::BlockRequest;
 use rustix::io::Errno;
 use sharing::{BLOCK_PAGES, Frame, Outcome, PageSet, Span};
 use std::ops::Range;
@@ -39,7 +39,7 @@ pub(super) struct Sharer {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Done {
     pub(super) outcome: Outcome,
-    /// As [`crate::protocol::page_sharing::FromAgent::Outcome`] says.
+    /// As [`protocol::page_sharing::FromAgent::Outcome`] says.
     pub(super) unwritten: PageSet,
     /// Writers that had to wait.
     pub(super) waited: u64,

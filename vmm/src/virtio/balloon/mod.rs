@@ -18,10 +18,10 @@ use super::{Device, Interrupt, InterruptCause, Served, lock};
 use crate::memory::MemoryError;
 use crate::memory::agent::AgentHandle;
 use crate::memory::ram::GuestRam;
-use crate::protocol::{BalloonCounters, GuestStatistics};
 use chain::{BrokenChain, Chain, MOST_PFNS_IN_CHAIN, Tally};
 use page::{GfnRange, PageCount, PageStates, join_into_ranges};
 use page_set::PageSet;
+use protocol::{BalloonCounters, GuestStatistics};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use virtio_queue::Queue;
@@ -214,7 +214,7 @@ impl Balloon {
                 return Ok(Some(0));
             }
         };
-        lock(&self.book).counters.count(tally);
+        tally.count(&mut lock(&self.book).counters);
         self.finish(queue, head);
         Ok(Some(tally.listed))
     }
@@ -297,10 +297,10 @@ impl Book {
     }
 }
 
-impl BalloonCounters {
-    fn count(&mut self, tally: Tally) {
-        self.outside += tally.outside;
-        self.malformed += tally.malformed;
+impl Tally {
+    fn count(self, counters: &mut BalloonCounters) {
+        counters.outside += self.outside;
+        counters.malformed += self.malformed;
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a guest says about its own memory. All of it is its word only.
 
 use super::wire::STATISTIC_BYTES;
-use crate::protocol::GuestStatistics;
+use protocol::GuestStatistics;
 
 /// Reads a list of statistics as it lies in the guest's buffer. Unknown tags and a cut last
 /// entry are passed over.

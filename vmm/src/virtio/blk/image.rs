@@ -2,7 +2,7 @@
 
 use super::format::{Format, HEAD_BYTES, TAIL_BYTES};
 use super::wire::{Geometry, SECTOR, SERIAL_BYTES};
-use crate::protocol::DiskSpec;
+use protocol::DiskSpec;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use std::fs::File;

@@ -31,7 +31,7 @@ pub use worker::DiskWires;
 
 use super::{Device, lock};
 use crate::event::Event;
-use crate::protocol::{DiskCounters, DiskFigures, DiskSpec};
+use protocol::{DiskCounters, DiskFigures, DiskSpec};
 use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;

@@ -12,9 +12,9 @@ use super::plan::{self, BOUNCE_BYTES, Manner, Step};
 use super::request::{self, Fault, Kind, Refused, Request, Rules};
 use super::wire::{F_FLUSH, Status};
 use crate::event::Event;
-use crate::protocol::{DiskCounters, DiskFigures};
 use crate::virtio::chain::Chain;
 use crate::virtio::{Interrupt, InterruptCause, lock};
+use protocol::{DiskCounters, DiskFigures};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -292,7 +292,7 @@ impl Worker {
             && let Err(error) = rustix::fs::fdatasync(&self.image.file)
         {
             // Written before, and lost now.
-            self.note(|figures| figures.fail(error));
+            self.note(|figures| count_failure(figures, error));
         }
         self.image.unlock();
     }
@@ -432,9 +432,9 @@ impl Worker {
             Err(_) => Status::IoError,
         };
         self.note(|figures| match result {
-            Ok(()) => figures.counters.count(task.deed),
+            Ok(()) => task.deed.count(&mut figures.counters),
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => figures.counters.refused += 1,
-            Err(errno) => figures.fail(errno),
+            Err(errno) => count_failure(figures, errno),
         });
         let data_bytes = match (result, task.deed) {
             (Ok(()), Deed::Read { bytes } | Deed::Identify { bytes }) => bytes,
@@ -498,29 +498,27 @@ fn tell(done: &SyncSender<()>) {
     debug_assert!(heard, "nobody waited for the disk's thread");
 }
 
-impl DiskFigures {
-    /// The file failed a request.
-    fn fail(&mut self, errno: Errno) {
-        self.counters.errors += 1;
-        self.last_error = Some(errno.raw_os_error());
-    }
+/// The file failed a request.
+fn count_failure(figures: &mut DiskFigures, errno: Errno) {
+    figures.counters.errors += 1;
+    figures.last_error = Some(errno.raw_os_error());
 }
 
-impl DiskCounters {
-    fn count(&mut self, deed: Deed) {
-        match deed {
-            Deed::Read { bytes } => {
-                self.reads += 1;
-                self.read_bytes += bytes;
+impl Deed {
+    fn count(self, counters: &mut DiskCounters) {
+        match self {
+            Self::Read { bytes } => {
+                counters.reads += 1;
+                counters.read_bytes += bytes;
             }
-            Deed::Write { bytes } => {
-                self.writes += 1;
-                self.written_bytes += bytes;
+            Self::Write { bytes } => {
+                counters.writes += 1;
+                counters.written_bytes += bytes;
             }
-            Deed::Flush => self.flushes += 1,
-            Deed::Discard => self.discards += 1,
-            Deed::WriteZeroes => self.zeroings += 1,
-            Deed::Identify { .. } => {}
+            Self::Flush => counters.flushes += 1,
+            Self::Discard => counters.discards += 1,
+            Self::WriteZeroes => counters.zeroings += 1,
+            Self::Identify { .. } => {}
         }
     }
 }

@@ -2,13 +2,13 @@
 
 use super::{Input, RandomGuest, low};
 use crate::event::Event;
-use crate::protocol::DiskSpec;
 use crate::virtio::blk::{Disk, DiskImage, DiskWires, EngineKind};
 use crate::virtio::fake_driver::{
     FIRST_FREE_PAGE, FakeDriver, LARGEST_QUEUE, VERSION_1, table_address,
 };
 use crate::virtio::mmio::REGISTERS_SIZE;
 use page::{PAGE_SIZE, PageCount};
+use protocol::DiskSpec;
 use rustix::fs::MemfdFlags;
 use std::fs::File;
 use std::os::fd::AsRawFd;

@@ -44,7 +44,7 @@ impl Guest {
     fn new(bytes_per_s: Option<u64>) -> Self {
         let [near, far] = line();
         let spec = NetSpec {
-            mac: crate::protocol::MacAddress::of_vm("fuzz", 0),
+            mac: protocol::MacAddress::of_vm("fuzz", 0),
             mtu: Some(1500),
             bytes_per_s,
         };

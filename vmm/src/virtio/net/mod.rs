@@ -30,8 +30,8 @@ pub use worker::NetThread;
 
 use super::{Device, Interrupt, InterruptCause, lock};
 use crate::event::Event;
-use crate::protocol::{MacAddress, NetCounters};
 use features::{Agreed, OFFERED};
+use protocol::{MacAddress, NetCounters};
 use queue::BatchQueue;
 use rate::Pace;
 use receive::Receiver;

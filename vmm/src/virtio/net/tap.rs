@@ -6,7 +6,7 @@
 
 use super::FramePort;
 use super::wire::HEADER_BYTES;
-use crate::protocol::{NAME_BYTES, TapName};
+use protocol::{NAME_BYTES, TapName};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;

@@ -11,9 +11,9 @@ use super::header::NetHeader;
 use super::stand_in::{LineEnd, RECEIVE, TRANSMIT, line};
 use super::wire::*;
 use super::{FramePort, Net, NetSpec, Paces, Wait};
-use crate::protocol::NetCounters;
 use crate::virtio::fake_driver::*;
 use page::{PAGE_SIZE, PageCount};
+use protocol::NetCounters;
 use std::time::Duration;
 use vm_memory::Bytes;
 

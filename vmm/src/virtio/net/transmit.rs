@@ -5,8 +5,8 @@ use super::queue::BatchQueue;
 use super::rate::Pace;
 use super::wire::*;
 use super::{FramePort, Place, Wait};
-use crate::protocol::NetCounters;
 use crate::virtio::chain::{BrokenChain, Chain};
+use protocol::NetCounters;
 use rustix::io::Errno;
 use std::time::Duration;
 use virtio_queue::Error;
@@ -79,7 +79,7 @@ impl Transmitter {
                     self.queue.untake(1);
                     return Ok(Wait::TapRoom);
                 }
-                Err(loss) => *counters.loss_counter(loss) += 1,
+                Err(loss) => *loss.counter(counters) += 1,
             }
             self.queue.finish(head, 0);
         }
@@ -123,13 +123,13 @@ impl Transmitter {
     }
 }
 
-impl NetCounters {
-    fn loss_counter(&mut self, loss: Loss) -> &mut u64 {
-        match loss {
-            Loss::Malformed => &mut self.malformed,
-            Loss::TooLong => &mut self.sent_too_long,
-            Loss::BadHeader => &mut self.sent_bad_header,
-            Loss::Refused => &mut self.sent_refused,
+impl Loss {
+    fn counter(self, counters: &mut NetCounters) -> &mut u64 {
+        match self {
+            Self::Malformed => &mut counters.malformed,
+            Self::TooLong => &mut counters.sent_too_long,
+            Self::BadHeader => &mut counters.sent_bad_header,
+            Self::Refused => &mut counters.sent_refused,
         }
     }
 }

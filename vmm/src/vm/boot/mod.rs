@@ -12,7 +12,6 @@ mod memory_map;
 mod reset;
 
 use crate::memory::ram::GuestRam;
-use crate::protocol::VmConfig;
 use crate::regular_file;
 use crate::vm::bus::DeviceSlot;
 use crate::vm::error::VmError;
@@ -25,6 +24,7 @@ use linux_loader::loader::elf::start_info::{
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use memory_map::Stretch;
 use page::{PAGE_SIZE, PageCount};
+use protocol::VmConfig;
 use std::fs::File;
 use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};

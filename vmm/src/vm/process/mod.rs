@@ -6,10 +6,10 @@ mod run;
 
 pub use run::POWER_OFF_PATIENCE;
 
-use crate::protocol::{Channel, ChannelError, FromVm};
 use crate::vm::end_signals::EndSignals;
 use crate::vm::error::VmError;
 use open::Opened;
+use protocol::{Channel, ChannelError, FromVm};
 use rustix::fd::OwnedFd;
 
 /// Runs the VM that the host at `channel` describes; its console is at `console`.

@@ -2,8 +2,6 @@
 
 use crate::memory::agent::Fence;
 use crate::memory::ram::GuestRam;
-use crate::protocol::page_sharing::SharingSocket;
-use crate::protocol::{Channel, Received, ToVm, VmConfig};
 use crate::virtio::blk::DiskImage;
 use crate::virtio::net::Tap;
 use crate::vm::boot::KernelFiles;
@@ -11,6 +9,8 @@ use crate::vm::bus::MOST_DEVICES;
 use crate::vm::error::VmError;
 use crate::vm::machine;
 use kvm_ioctls::Kvm;
+use protocol::page_sharing::SharingSocket;
+use protocol::{Channel, Received, ToVm, VmConfig};
 use rustix::fd::OwnedFd;
 use std::time::Instant;
 

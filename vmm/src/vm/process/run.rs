@@ -8,10 +8,6 @@ use super::ignore_gone_host;
 use crate::event::Event as Wake;
 use crate::memory::agent::AgentHandle;
 use crate::memory::ram::GuestRam;
-use crate::protocol::{
-    BalloonView, Channel, ChannelError, Description, FromVm, Observation, OnHostDeath, ToVm,
-    UNASKED, VmConfig, VmCounters,
-};
 use crate::virtio::balloon::Balloon;
 use crate::virtio::blk::Disk;
 use crate::vm::bus::Bus;
@@ -23,6 +19,10 @@ use crate::vm::gate::Gate;
 use crate::vm::machine::Machine;
 use crate::vm::throttle::Throttle;
 use crate::vm::vcpu::Ending;
+use protocol::{
+    BalloonView, Channel, ChannelError, Description, FromVm, Observation, OnHostDeath, ToVm,
+    UNASKED, VmConfig, VmCounters,
+};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};

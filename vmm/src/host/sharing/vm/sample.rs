@@ -14,9 +14,9 @@
 
 use super::ScannedVm;
 use crate::memory::pagemap::Touch;
-use crate::protocol::page_sharing::{MOST_SAMPLED, ToAgent};
 use page::{PageCount, Random};
 use policy::Sample;
+use protocol::page_sharing::{MOST_SAMPLED, ToAgent};
 use sharing::{BLOCK_PAGES, PageSet};
 use std::collections::BTreeMap;
 use std::ops::Range;

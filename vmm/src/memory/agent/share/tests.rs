@@ -4,8 +4,8 @@ use super::*;
 use crate::memory::agent::AgentHandle;
 use crate::memory::pagemap::Pagemap;
 use crate::memory::store::Store;
-use crate::protocol::page_sharing::{FromAgent, SharingSocket, ToAgent};
 use page::{Gfn, GfnRange};
+use protocol::page_sharing::{FromAgent, SharingSocket, ToAgent};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustix::fd::AsFd;
@@ -89,7 +89,7 @@ impl Bench {
                 }
                 Ok(FromAgent::Sampled { dropped, .. }) => self.sampled += dropped.count() as u64,
                 Ok(FromAgent::Unmapped(_) | FromAgent::Synced { .. })
-                | Err(crate::protocol::ChannelError::Socket(_)) => {
+                | Err(protocol::ChannelError::Socket(_)) => {
                     thread::yield_now();
                 }
                 Err(error) => panic!("{error}"),

@@ -4,8 +4,8 @@
 use super::*;
 use crate::memory::agent::AgentHandle;
 use crate::memory::store::Store;
-use crate::protocol::page_sharing::{BlockRequest, FromAgent, SharingSocket, ToAgent};
 use page::PAGE_BYTES;
+use protocol::page_sharing::{BlockRequest, FromAgent, SharingSocket, ToAgent};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rustix::fd::AsFd;
@@ -101,7 +101,7 @@ impl Scanner {
                 Ok(
                     FromAgent::Unmapped(_) | FromAgent::Sampled { .. } | FromAgent::Synced { .. },
                 )
-                | Err(crate::protocol::ChannelError::Socket(_)) => {
+                | Err(protocol::ChannelError::Socket(_)) => {
                     thread::yield_now();
                 }
                 Err(error) => panic!("{error}"),

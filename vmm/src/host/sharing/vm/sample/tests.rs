@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::host::sharing::vm::tests::{Bench, PAGES};
-use crate::protocol::page_sharing::FromAgent;
 use page::{Gfn, GfnRange};
 use proptest::prelude::*;
+use protocol::page_sharing::FromAgent;
 use std::thread;
 
 const PERIOD: Duration = Duration::from_secs(3600);

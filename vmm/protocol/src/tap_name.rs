@@ -5,7 +5,7 @@ use thiserror::Error;
 use utoipa::ToSchema;
 
 /// Bytes of an interface's name, with the terminating zero.
-pub(crate) const NAME_BYTES: usize = 16;
+pub const NAME_BYTES: usize = 16;
 
 /// An interface's name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -20,7 +20,8 @@ pub struct InvalidTapName(String);
 
 impl TapName {
     /// Its letters, fewer than [`NAME_BYTES`].
-    pub(crate) fn as_str(&self) -> &str {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
         &self.0
     }
 }

@@ -3,11 +3,14 @@
 //! The host asks and the VM process answers; the process keeps what it was told, so that a host
 //! that comes later can learn all of it with [`ToVm::Describe`] and go on where the last one ended.
 
+#![forbid(unsafe_code)]
+
 mod channel;
 mod counters;
-pub(crate) mod cursor;
+mod cursor;
 mod disk_spec;
 mod mac;
+mod name;
 mod packets;
 pub mod page_sharing;
 mod peek;
@@ -17,13 +20,12 @@ pub use channel::{Channel, ChannelError, Received};
 pub use counters::{
     BalloonCounters, DiskCounters, DiskFigures, GuestStatistics, NetCounters, SharingCounters,
 };
-pub use disk_spec::DiskSpec;
+pub use disk_spec::{DiskSpec, InvalidDisk};
 pub use mac::{InvalidMac, MacAddress};
+pub use name::{InvalidName, VmName};
 pub use peek::take_bytes;
-pub(crate) use tap_name::NAME_BYTES;
-pub use tap_name::{InvalidTapName, TapName};
+pub use tap_name::{InvalidTapName, NAME_BYTES, TapName};
 
-use crate::name::VmName;
 use page::{PageCount, PageStates, VmId};
 use policy::{TouchLimit, VmSettings};
 use serde::{Deserialize, Serialize};

@@ -33,7 +33,8 @@ pub struct InvalidDisk(String);
 
 impl DiskSpec {
     /// How it is written where several VMs read it.
-    pub(crate) fn shared(&self) -> String {
+    #[must_use]
+    pub fn shared(&self) -> String {
         let raw = if self.raw { ",raw" } else { "" };
         format!("{}{raw},ro", self.path.display())
     }

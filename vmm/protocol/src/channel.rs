@@ -15,6 +15,7 @@ const LARGEST: usize = 64 << 10;
 /// Why a message could not be sent or understood.
 #[derive(Debug, Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "the messages say it")]
 pub enum ChannelError {
     #[error("the other side has gone")]
     Closed,
@@ -53,7 +54,7 @@ pub struct Received<T> {
 ///
 /// # Errors
 /// When it is larger than a packet may be.
-pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, ChannelError> {
+fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, ChannelError> {
     let envelope = Envelope {
         version: VERSION,
         message,
@@ -70,7 +71,7 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, ChannelError> {
 /// # Errors
 /// When it is of another version, or no message. The version is looked at first, so that a newer
 /// peer is named as such and not as garbage.
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ChannelError> {
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ChannelError> {
     let envelope: Envelope<serde_json::Value> =
         serde_json::from_slice(bytes).map_err(ChannelError::Garbage)?;
     if envelope.version != VERSION {
@@ -162,7 +163,7 @@ impl AsFd for Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::ToVm;
+    use crate::ToVm;
     use proptest::prelude::*;
 
     #[test]
