@@ -4,7 +4,6 @@
     reason = "in a program that nobody links to, pub is what a folder shows to the others"
 )]
 
-mod api;
 mod cli;
 mod event;
 mod experiment;
@@ -20,20 +19,21 @@ pub use cli::main;
 /// What benchmarks measure by itself, and fuzz targets feed. Not an interface of the program's.
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::api::ScanPriority;
     pub use crate::host::sharing::{Conditions, PageSharing, Report, ScannedVmSpec};
     pub use crate::memory::ram::RamPiece;
     pub use crate::memory::store::read_all;
     pub use crate::memory::{AgentHandle, GuestRam};
     pub use crate::vm::EMBEDDED_GUEST;
+    pub use api::ScanPriority;
     pub use protocol::RamMapping;
     pub use protocol::page_sharing::SharingSocket;
 
     #[cfg(feature = "fuzzing")]
-    pub use crate::{
-        api::fuzz::run as fuzz_api, virtio::fuzz::blk::run as fuzz_blk,
-        virtio::fuzz::run as fuzz_balloon, virtio::net::fuzz::run as fuzz_net,
+    pub use crate::virtio::{
+        fuzz::blk::run as fuzz_blk, fuzz::run as fuzz_balloon, net::fuzz::run as fuzz_net,
     };
+    #[cfg(feature = "fuzzing")]
+    pub use api::fuzz::run as fuzz_api;
 }
 
 /// An error with all its causes in one line, outermost first.

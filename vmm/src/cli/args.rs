@@ -1,8 +1,8 @@
 //! What can be typed.
 
 use super::host_args::HostArgs;
-use crate::api::NetRequest;
 use crate::host::runtime_dir::{SOCKET_VARIABLE, default_socket};
+use api::NetRequest;
 use clap::{Parser, Subcommand, ValueHint};
 use page::{InvalidSize, Size};
 use policy::{SharesSpec, TaxRate};

@@ -6,9 +6,9 @@
 //! The columns are those of the first sample, so a VM that comes later has none, and one that has gone leaves
 //! its cells empty.
 
-use super::counters::{HOST_COUNTERS, VM_COUNTERS};
-use crate::api::{Figure, Figures, Reading, VmFigures};
+use super::counters::{HOST_COUNTERS, VM_COUNTERS, for_programs};
 use anyhow::Result;
+use api::{Figure, Figures, Reading, VmFigures};
 use csv::{QuoteStyle, WriterBuilder};
 use page::VmId;
 
@@ -52,7 +52,7 @@ impl Batch {
             let counters = VM_COUNTERS.iter();
             counters.map(move |figure| vm.map_or(Reading::Unknown, figure.read))
         });
-        let cells = host.chain(vms).map(|cell| cell.for_programs());
+        let cells = host.chain(vms).map(|cell| for_programs(&cell));
         table.write_record(time.chain(cells))?;
         Ok(String::from_utf8(table.into_inner()?)?)
     }
@@ -105,7 +105,7 @@ fn date(days: u64) -> (u64, u64, u64) {
 mod tests {
     use super::super::screen::{blocked_figures, vm_figures};
     use super::*;
-    use crate::api::HostFigures;
+    use api::HostFigures;
 
     fn figures(time_ms: u64, vms: &[(u32, &str)]) -> Figures {
         let named = |(id, name): &(u32, &str)| VmFigures {

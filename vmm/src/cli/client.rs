@@ -1,11 +1,11 @@
 //! Speaks to a host over its socket.
 
-use crate::api::{
+use crate::host::runtime_dir::{self, PlaceError};
+use crate::host::sharing::Audit;
+use api::{
     BalloonRequest, CONSOLE_PROTOCOL, EventView, ExplanationView, Figures, HistoryView, HostChange,
     HostView, Overview, Problem, RunRequest, VmChange, VmView,
 };
-use crate::host::runtime_dir::{self, PlaceError};
-use crate::host::sharing::Audit;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;

@@ -1,7 +1,7 @@
 //! What can be told of the host and of each VM, under esxtop's names: the short ones of its screen and the
 //! long ones of its batch mode. Of what does not exist there is no counter, rather than one that is zero.
 
-use crate::api::{Figure, HOST_FIGURES, HostFigures, Reading, VM_FIGURES, VmFigures, shown};
+use api::{Figure, HOST_FIGURES, HostFigures, Reading, VM_FIGURES, VmFigures, shown};
 use std::cmp::Ordering;
 
 /// In what sizes are shown.
@@ -46,6 +46,22 @@ impl Unit {
     pub(super) fn difference(self, bytes: i64) -> String {
         with_sign(bytes, |size| self.text(size))
     }
+
+    /// A reading for a screen.
+    pub(super) fn reading(self, reading: &Reading) -> String {
+        match reading {
+            Reading::Text(text) => text.clone(),
+            Reading::Flag(flag) => if *flag { "Y" } else { "N" }.into(),
+            Reading::State(state) => state.to_string(),
+            Reading::Size(bytes) => self.text(*bytes),
+            Reading::Difference(bytes) => self.difference(*bytes),
+            Reading::Number(number) => number.to_string(),
+            Reading::Percent(number) | Reading::Seconds(number) => format!("{number:.0}"),
+            Reading::Permille(count) => format!("{:.0}", in_percent(*count)),
+            Reading::Ratio(ratio) => format!("{ratio:.2}"),
+            Reading::Unknown => "-".into(),
+        }
+    }
 }
 
 /// A difference in words, by what says a size in words.
@@ -74,51 +90,33 @@ pub(super) fn in_percent(permille: u64) -> f64 {
     permille as f64 / 10.0
 }
 
-impl Reading {
-    /// For a screen.
-    pub(super) fn text(&self, unit: Unit) -> String {
-        match self {
-            Self::Text(text) => text.clone(),
-            Self::Flag(flag) => if *flag { "Y" } else { "N" }.into(),
-            Self::State(state) => state.to_string(),
-            Self::Size(bytes) => unit.text(*bytes),
-            Self::Difference(bytes) => unit.difference(*bytes),
-            Self::Number(number) => number.to_string(),
-            Self::Percent(number) | Self::Seconds(number) => format!("{number:.0}"),
-            Self::Permille(count) => format!("{:.0}", in_percent(*count)),
-            Self::Ratio(ratio) => format!("{ratio:.2}"),
-            Self::Unknown => "-".into(),
-        }
+/// A reading for a program: sizes in megabytes as esxtop counts them, and nothing for what is not known.
+pub(super) fn for_programs(reading: &Reading) -> String {
+    match reading {
+        Reading::Size(bytes) => rounded(*bytes, 20, 2),
+        Reading::Difference(bytes) => with_sign(*bytes, |size| rounded(size, 20, 2)),
+        Reading::Percent(number) | Reading::Ratio(number) => format!("{number:.2}"),
+        Reading::Permille(count) => format!("{:.2}", in_percent(*count)),
+        Reading::Unknown => String::new(),
+        _ => Unit::default().reading(reading),
     }
+}
 
-    /// For a program: sizes in megabytes as esxtop counts them, and nothing for what is not known.
-    pub(super) fn for_programs(&self) -> String {
-        match self {
-            Self::Size(bytes) => rounded(*bytes, 20, 2),
-            Self::Difference(bytes) => with_sign(*bytes, |size| rounded(size, 20, 2)),
-            Self::Percent(number) | Self::Ratio(number) => format!("{number:.2}"),
-            Self::Permille(count) => format!("{:.2}", in_percent(*count)),
-            Self::Unknown => String::new(),
-            _ => self.text(Unit::default()),
-        }
+/// Numbers by size, texts by letters, what is unknown below all.
+pub(super) fn order(one: &Reading, other: &Reading) -> Ordering {
+    match (one, other) {
+        (Reading::Text(a), Reading::Text(b)) => a.cmp(b),
+        (Reading::Percent(a), Reading::Percent(b)) => a.total_cmp(b),
+        (Reading::Permille(a), Reading::Permille(b)) => a.cmp(b),
+        // A percentage is more than what is unknown.
+        _ => whole(one).cmp(&whole(other)),
     }
+}
 
-    /// Numbers by size, texts by letters, what is unknown below all.
-    pub(super) fn order(&self, other: &Self) -> Ordering {
-        match (self, other) {
-            (Self::Text(a), Self::Text(b)) => a.cmp(b),
-            (Self::Percent(a), Self::Percent(b)) => a.total_cmp(b),
-            (Self::Permille(a), Self::Permille(b)) => a.cmp(b),
-            // A percentage is more than what is unknown.
-            _ => self.whole().cmp(&other.whole()),
-        }
-    }
-
-    fn whole(&self) -> Option<u64> {
-        match self {
-            Self::Percent(_) | Self::Permille(_) => Some(0),
-            _ => self.number(),
-        }
+fn whole(reading: &Reading) -> Option<u64> {
+    match reading {
+        Reading::Percent(_) | Reading::Permille(_) => Some(0),
+        _ => reading.number(),
     }
 }
 
@@ -142,14 +140,12 @@ mod tests {
 
     #[test]
     fn what_is_unknown_comes_below_all_and_percentages_are_sorted_as_numbers() {
-        assert_eq!(Reading::Unknown.order(&Reading::Size(0)), Ordering::Less);
-        assert_eq!(
-            Reading::Unknown.order(&Reading::Percent(0.0)),
-            Ordering::Less
-        );
-        assert_eq!(Reading::Size(2).order(&Reading::Size(1)), Ordering::Greater);
+        let (unknown, size) = (Reading::Unknown, Reading::Size);
+        assert_eq!(order(&unknown, &size(0)), Ordering::Less);
+        assert_eq!(order(&unknown, &Reading::Percent(0.0)), Ordering::Less);
+        assert_eq!(order(&size(2), &size(1)), Ordering::Greater);
         let (nine, ten) = (Reading::Percent(9.5), Reading::Percent(10.0));
-        assert_eq!(nine.order(&ten), Ordering::Less);
+        assert_eq!(order(&nine, &ten), Ordering::Less);
     }
 
     #[test]
@@ -166,8 +162,8 @@ mod tests {
         assert_eq!(Unit::Gibibytes.text(3 << 29), "1.50");
         assert_eq!(Unit::Gibibytes.text(100 << 30), "100.0");
         assert_eq!(Unit::Kibibytes.text(4096), "4");
-        assert_eq!(Reading::Size(1 << 19).for_programs(), "0.50");
-        assert_eq!(Reading::Difference(-(7 << 20)).for_programs(), "-7.00");
+        assert_eq!(for_programs(&Reading::Size(1 << 19)), "0.50");
+        assert_eq!(for_programs(&Reading::Difference(-(7 << 20))), "-7.00");
         assert_eq!(Unit::Mebibytes.difference(-(7 << 20)), "-7.0");
     }
 

@@ -2,9 +2,9 @@
 //! would say every time.
 
 use super::http::{self, HttpAddress};
-use crate::api::{HostChange, ScanChange, ScanPriority, on_or_off};
 use crate::regular_file::read_text;
 use anyhow::{Context, Result};
+use api::{HostChange, ScanChange, ScanPriority, on_or_off};
 use clap::ValueHint;
 use page::Size;
 use policy::TaxRate;

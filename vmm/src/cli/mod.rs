@@ -21,9 +21,9 @@ mod table;
 mod terminal;
 mod top;
 
-use crate::api::{BalloonRequest, ExplanationView, parse_host_change, parse_vm_change};
 use crate::cli::client::Client;
 use anyhow::{Context, Result, anyhow};
+use api::{BalloonRequest, ExplanationView, parse_host_change, parse_vm_change};
 use args::{Args, BalloonSize, Command, Target};
 use clap::{CommandFactory, Parser};
 use protocol::Channel;

@@ -2,10 +2,10 @@
 
 use super::args::RunArgs;
 use super::{console, show, tell};
-use crate::api::{ProblemKind, QueuedView, RunRequest, VmView};
 use crate::cli::client::{Client, ClientError};
 use crate::host::runtime_dir::log_of;
 use anyhow::{Context, Result, bail};
+use api::{ProblemKind, QueuedView, RunRequest, VmView};
 use protocol::{DiskSpec, VmName};
 use std::convert::Infallible;
 use std::ffi::OsString;

@@ -1,8 +1,8 @@
 //! `ballonet stop`: ends VMs, all at once. Who cannot be ended holds up none of the others.
 
-use crate::api::ProblemKind;
 use crate::cli::client::{Client, ClientError};
 use anyhow::{Result, bail};
+use api::ProblemKind;
 use protocol::VmName;
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,11 +1,11 @@
 //! Tables for people. Sizes are MiB, because that is what a glance can compare.
 
 use super::counters::with_sign;
-use crate::api::{
+use crate::host::sharing::Audit;
+use api::{
     DiskView, EventView, HostView, NetView, Overview, QueuedView, SharingPace, SharingView,
     VmPhase, VmSharingView, VmView,
 };
-use crate::host::sharing::Audit;
 
 /// Events shown below an overview.
 const EVENTS: usize = 5;

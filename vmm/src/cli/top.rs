@@ -3,9 +3,9 @@
 use super::args::TopArgs;
 use super::batch::Batch;
 use super::{print, screen, table};
-use crate::api::Overview;
 use crate::cli::client::Client;
 use anyhow::Result;
+use api::Overview;
 use std::time::Duration;
 use tokio::time::sleep;
 

@@ -10,8 +10,8 @@ use super::scenario::{
     within,
 };
 use super::setting::{InvalidSetting, Setting, Value, Values};
-use crate::api::{HostChange, RunRequest, ScanChange, VmChange, VmIdleTax};
 use crate::host::HostOptions;
+use api::{HostChange, RunRequest, ScanChange, VmChange, VmIdleTax};
 use page::{PageCount, Size};
 use policy::{SharesSpec, VmSettings};
 use protocol::{OnHostDeath, VmName};

@@ -5,7 +5,7 @@ use super::active::Active;
 use super::closed_form::{Claim, divide};
 use super::record::Subject;
 use super::series::Series;
-use crate::api::{HostView, Overview, VmPhase, VmView, WorkingSetView};
+use api::{HostView, Overview, VmPhase, VmView, WorkingSetView};
 use page::{PAGE_SIZE, PageCount};
 use policy::MemoryState;
 use protocol::VmName;

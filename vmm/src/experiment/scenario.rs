@@ -5,7 +5,7 @@ use super::active::Active;
 use super::record::is_meant;
 use super::series::Series;
 use super::setting::{InvalidSetting, Setting, Value, listed};
-use crate::api::ScanPriority;
+use api::ScanPriority;
 use balloon_guest_driver::workload::spec::Spec;
 use page::Size;
 use policy::{InvalidSettings, SharesSpec, TaxRate};

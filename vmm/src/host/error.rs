@@ -1,6 +1,6 @@
 //! Why the host does not do what it was asked.
 
-use crate::api::ProblemKind;
+use api::ProblemKind;
 use page::PageCount;
 use policy::PERIOD_RANGE_S;
 use protocol::VmName;

@@ -1,7 +1,7 @@
 //! What happened, as the host remembers it: the newest few, so that memory is bounded whatever
 //! guests and clients do.
 
-use crate::api::EventView;
+use api::EventView;
 use protocol::VmName;
 use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};

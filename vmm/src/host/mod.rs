@@ -48,7 +48,7 @@ pub use kernel::MachineMemory;
 pub use server::serve;
 pub use settings::HostSettings;
 
-use crate::api::{
+use api::{
     BalloonRequest, EventView, ExplanationView, Figures, HistoryQuery, HistoryView, HostChange,
     HostView, Overview, VmChange, VmView,
 };

@@ -5,8 +5,8 @@
 //! is read: in the API, in /metrics, in the stream and in the commands. It is written as JSON at most once,
 //! however many follow.
 
-use crate::api::{Figures, Overview, VmView};
 use crate::host::HostError;
+use api::{Figures, Overview, VmView};
 use axum::body::Bytes;
 use std::sync::{Arc, OnceLock};
 

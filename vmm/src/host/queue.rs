@@ -6,7 +6,7 @@
 
 use super::vm::Admitted;
 use super::{Host, HostError};
-use crate::api::{QueuedView, RunRequest};
+use api::{QueuedView, RunRequest};
 use protocol::VmName;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

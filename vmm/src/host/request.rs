@@ -2,8 +2,8 @@
 
 use super::error::HostError;
 use super::vm::Vm;
-use crate::api::NetRequest;
 use crate::vm::MOST_NETS;
+use api::NetRequest;
 use balloon_guest_driver::command_line::CommandLine;
 use balloon_guest_driver::workload::NoFiles;
 use balloon_guest_driver::workload::spec::{Action, Spec};

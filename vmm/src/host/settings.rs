@@ -3,7 +3,7 @@
 
 use super::error::HostError;
 use super::request::{whole_pages, whole_pages_or};
-use crate::api::{HostChange, RunRequest, ScanChange, ScanPriority, VmChange, VmIdleTax};
+use api::{HostChange, RunRequest, ScanChange, ScanPriority, VmChange, VmIdleTax};
 use page::PageCount;
 use policy::{PERIOD_RANGE_S, REBALANCE_INTERVAL, SAMPLE_PERIOD, SharesSpec, TaxRate, VmSettings};
 use sharing::RateSettings;

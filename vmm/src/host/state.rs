@@ -12,10 +12,10 @@ use super::request::{command_line, network_cards};
 use super::settings::{self, HostSettings};
 use super::sharing::account::Account;
 use super::vm::Vm;
-use crate::api::{
+use crate::vm::MOST_VCPUS;
+use api::{
     ExplanationView, HistoryQuery, HistoryView, HostView, Overview, RunRequest, SharingView,
 };
-use crate::vm::MOST_VCPUS;
 use page::{PageCount, VmId};
 use policy::{
     BalloonRound, BalloonSettings, MemoryState, Rebalance, Scale, Snapshot, Stage, Step,

@@ -3,13 +3,13 @@
 
 use super::super::guest_report::ask_for_report;
 use super::super::private_host::{PrivateFolder, with_private_host};
-use crate::api::{BalloonRequest, VmChange};
 use crate::experiment::active::Active;
 use crate::experiment::plan::{Action, Order, PlannedVm, Run};
 use crate::experiment::reading::{GuestCounters, Moment, Reading, read, read_guest};
 use crate::experiment::record::{Mark, Point, Record, Subject};
 use crate::host::Host;
 use anyhow::{Context, Result};
+use api::{BalloonRequest, VmChange};
 use page::PageCount;
 use protocol::{DiskSpec, VmName};
 use std::cell::RefCell;

@@ -3,8 +3,8 @@
 use super::bars::bars;
 use super::model::{Model, Page};
 use super::vm_page::{self, age};
-use crate::api::{Figure, HistoryView, HostFigures, QueuedView, VmFigures};
 use crate::cli::counters::{COLUMNS, NAME, Unit};
+use api::{Figure, HistoryView, HostFigures, QueuedView, VmFigures};
 use policy::MemoryState;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -256,7 +256,7 @@ fn heading(model: &Model, at: usize) -> Line<'static> {
 fn cell(vm: &VmFigures, at: usize, unit: Unit) -> Line<'static> {
     match at {
         NAME => Line::from(marked_name(vm)),
-        _ => Line::from((COLUMNS[at].read)(vm).text(unit)).right_aligned(),
+        _ => Line::from(unit.reading(&(COLUMNS[at].read)(vm))).right_aligned(),
     }
 }
 

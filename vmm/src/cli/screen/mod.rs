@@ -13,9 +13,9 @@ pub(super) use model::tests::{blocked as blocked_figures, vm as vm_figures};
 
 use super::terminal::RawTerminal;
 use super::{Unwritten, print};
-use crate::api::{EventView, Figures, HistoryView};
 use crate::cli::client::Client;
 use anyhow::{Context, Result};
+use api::{EventView, Figures, HistoryView};
 use model::{Details, Model, Next};
 use protocol::VmName;
 use ratatui::backend::CrosstermBackend;

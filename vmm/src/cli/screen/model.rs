@@ -1,7 +1,7 @@
 //! What is shown, and what keys do to it.
 
-use crate::api::{EventView, Figure, Figures, HistoryView, VmFigures};
-use crate::cli::counters::{COLUMNS, GRANT, MCTLSZ, MEMSZ, Unit};
+use crate::cli::counters::{COLUMNS, GRANT, MCTLSZ, MEMSZ, Unit, order};
+use api::{EventView, Figure, Figures, HistoryView, VmFigures};
 use protocol::VmName;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
@@ -115,7 +115,7 @@ impl Model {
         let mut vms: Vec<&VmFigures> = self.figures.vms.iter().collect();
         if let Some(Figure { read, .. }) = self.sort.map(|sort| COLUMNS[sort]) {
             vms.sort_by(|a, b| {
-                let order = read(a).order(&read(b));
+                let order = order(&read(a), &read(b));
                 if self.is_descending {
                     order.reverse()
                 } else {
@@ -233,14 +233,14 @@ impl Model {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::api::{HistoryColumn, HostFigures, Span, TouchLimitView};
+    use api::{HistoryColumn, HostFigures, Span, TouchLimitView};
     use proptest::prelude::*;
 
     pub(in crate::cli) fn vm(name: &str, memsz: u64, ashrs: u64) -> VmFigures {
         VmFigures {
             name: name.parse().unwrap(),
             id: page::VmId(1),
-            phase: crate::api::VmPhase::Running,
+            phase: api::VmPhase::Running,
             responding: true,
             credible: true,
             uptime_s: 1.0,

@@ -3,9 +3,9 @@
 
 use super::bars::bars;
 use super::model::{Details, Model};
-use crate::api::{EventView, Figure, HistoryView, VmFigures};
 use crate::cli::counters::{COLUMNS, Unit, in_percent};
 use crate::cli::table;
+use api::{EventView, Figure, HistoryView, VmFigures};
 use page::PageState;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::Line;
@@ -130,7 +130,7 @@ fn devices(vm: &VmFigures, width: usize) -> Vec<Line<'static>> {
 /// All columns but its name, as many beside each other as fit.
 fn figures(vm: &VmFigures, unit: Unit, width: usize) -> Vec<Line<'static>> {
     let figure = |column: &Figure<VmFigures>| {
-        let value = (column.read)(vm).text(unit);
+        let value = unit.reading(&(column.read)(vm));
         format!("{:<8}{value:>9}   ", column.column)
     };
     let beside = (width / FIGURE_WIDTH).max(1);

@@ -1,7 +1,6 @@
 //! Whatever a VM process says, its host goes on: from the door to all that clients can see.
 
 use super::*;
-use crate::api::HistoryQuery;
 use crate::host::console::Console;
 use crate::host::metrics;
 use crate::host::round::act;
@@ -9,6 +8,7 @@ use crate::host::runtime_dir::Place;
 use crate::host::vm::process::take_answer;
 use crate::host::vm::{Life, Link, Running, Vm};
 use crate::host::{Host, HostOptions};
+use api::HistoryQuery;
 use page::VmId;
 use policy::{SharesSpec, VmSettings};
 use proptest::prelude::*;

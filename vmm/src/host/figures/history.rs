@@ -5,7 +5,7 @@
 //! degrees of shortage there is no third, and a minute in which memory was once very short was no good one:
 //! of these the worst is left. What was not known in a second has no part in either.
 
-use crate::api::{Figure, HistoryColumn, HistoryView, Span};
+use api::{Figure, HistoryColumn, HistoryView, Span};
 use protocol::VmName;
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
@@ -207,7 +207,7 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Reading;
+    use api::Reading;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 

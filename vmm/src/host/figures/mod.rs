@@ -7,7 +7,7 @@
 mod history;
 mod overcommit;
 
-use crate::api::{
+use api::{
     Figure, Figures, HOST_FIGURES, HistoryView, HostFigures, Overview, Span, VM_FIGURES, VmFigures,
     shown,
 };
@@ -104,7 +104,7 @@ fn whole_seconds(seconds: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{
+    use api::{
         BalloonView, HistoryColumn, HostView, SharingView, StatesView, VmPhase, VmSharingView,
         VmView, WorkingSetView,
     };

@@ -2,8 +2,8 @@
 
 use super::metric::{Labels, Metric};
 use super::vms::label;
-use crate::api::Reading::{self, Number, Size};
-use crate::api::{DiskView, Figure, NetView, VmFigures};
+use api::Reading::{self, Number, Size};
+use api::{DiskView, Figure, NetView, VmFigures};
 
 /// A count of a device.
 const fn total<D>(metric: &'static str, help: &'static str, read: fn(&D) -> Reading) -> Figure<D> {

@@ -1,7 +1,7 @@
 //! Metrics of the host.
 
 use super::metric::{Labels, Metric};
-use crate::api::{Figures, HOST_FIGURES, Reading};
+use api::{Figures, HOST_FIGURES, Reading};
 use policy::MemoryState;
 
 /// Over which time an average goes, in the order in which the figures have them.

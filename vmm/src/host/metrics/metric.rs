@@ -1,6 +1,6 @@
 //! A metric and its samples, made for one scrape.
 
-use crate::api::{Figure, Reading};
+use api::{Figure, Reading};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;

@@ -9,7 +9,7 @@ mod host;
 mod metric;
 mod vms;
 
-use crate::api::Figures;
+use api::Figures;
 use metric::Metrics;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;

@@ -1,7 +1,7 @@
 //! Metrics of VMs.
 
 use super::metric::{Labels, Metric};
-use crate::api::{Reading, VM_FIGURES, VmFigures};
+use api::{Reading, VM_FIGURES, VmFigures};
 use page::PageState;
 use policy::{BalloonHealth, Witness};
 

@@ -1,7 +1,7 @@
 //! What all routes have in common: how a request is taken apart, and how one that is refused is answered.
 
-use crate::api::{self, Problem, ProblemKind};
 use crate::host::HostError;
+use api::{Problem, ProblemKind};
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequestParts, Path, Query, Request};
 use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
@@ -210,7 +210,7 @@ mod tests {
     /// By itself, serde takes a list for an object, by the order of its fields.
     #[test]
     fn a_list_is_no_object() {
-        use crate::api::{HostChange, RunRequest, VmChange};
+        use api::{HostChange, RunRequest, VmChange};
         let body = |text: &'static str| Bytes::from_static(text.as_bytes());
         assert!(parse::<VmChange>(&body("{}")).is_ok());
         assert!(parse::<VmChange>(&body("[null, null]")).is_err());

@@ -2,9 +2,9 @@
 
 use super::answer::{Asked, Named};
 use super::document::OpensConsole;
-use crate::api::CONSOLE_PROTOCOL;
 use crate::host::console::Console;
 use crate::host::{Host, HostError};
+use api::CONSOLE_PROTOCOL;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{CONNECTION, UPGRADE};

@@ -1,7 +1,7 @@
 //! The OpenAPI document: what no route says of itself, because it is true of all of them.
 
 use super::answer::BEFORE_ROUTES;
-use crate::api::{Moment, Problem, ProblemKind};
+use api::{Moment, Problem, ProblemKind};
 use axum::Extension;
 use axum::body::Bytes;
 use axum::http::header::CONTENT_TYPE;

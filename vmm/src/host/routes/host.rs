@@ -2,13 +2,13 @@
 
 use super::answer::{Asked, parse};
 use super::document::{Audits, ChangesHost, OfHistory};
-use crate::api::{
-    EventView, Figures, HistoryQuery, HistoryView, HostChange, HostView, Overview, ProblemKind,
-    ProblemView,
-};
 use crate::host::metrics::{self, Format};
 use crate::host::sharing::Audit;
 use crate::host::{Host, HostError};
+use api::{
+    EventView, Figures, HistoryQuery, HistoryView, HostChange, HostView, Overview, ProblemKind,
+    ProblemView,
+};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;

@@ -56,8 +56,8 @@ fn described() -> (Router<Host>, OpenApi) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Problem, ProblemKind};
     use crate::host::web::stream::tests::host;
+    use api::{Problem, ProblemKind};
     use axum::body::{Body, to_bytes};
     use axum::http::{Method, Request};
     use axum::response::Response;

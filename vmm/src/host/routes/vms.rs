@@ -2,8 +2,8 @@
 
 use super::answer::{Asked, Named, parse};
 use super::document::{ChangesVm, Explains, OfVm, Starts, Stops};
-use crate::api::{BalloonRequest, ExplanationView, RunRequest, VmChange, VmView};
 use crate::host::{Host, HostError};
+use api::{BalloonRequest, ExplanationView, RunRequest, VmChange, VmView};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;

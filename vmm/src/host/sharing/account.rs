@@ -5,7 +5,7 @@
 //! pages that they replace are given back.
 
 use super::{Direction, Report, VmReport};
-use crate::api::{ScanTotals, SharingPace, SharingView, VmSharingView};
+use api::{ScanTotals, SharingPace, SharingView, VmSharingView};
 use page::{PAGE_SIZE, PageCount, PageStates, VmId};
 use policy::OVERHEAD;
 use protocol::SharingCounters;

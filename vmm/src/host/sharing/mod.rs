@@ -14,8 +14,8 @@ pub use audit::Audit;
 pub use scanner::Totals;
 pub use vm::{SampleOrder, SampleReport, ScannedVmSpec, VmFigures};
 
-use crate::api::ScanPriority;
 use crate::event::Event;
+use api::ScanPriority;
 use listener::Listener;
 use page::{PageCount, VmId};
 use priority::Loan;

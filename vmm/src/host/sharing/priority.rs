@@ -5,7 +5,7 @@
 //! may be none for many seconds, and what the scanner frees, or is asked, must not take so long.
 #![expect(unsafe_code, reason = "scheduling classes have no safe wrapper")]
 
-use crate::api::ScanPriority;
+use api::ScanPriority;
 use sharing::Pressure;
 use std::io;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};

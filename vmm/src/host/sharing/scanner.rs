@@ -17,7 +17,7 @@ use super::priority::{Loan, Place};
 use super::registry::Registry;
 use super::vm::{Look, SampleOrder, ScannedVm, ScannedVmSpec, Source};
 use super::{Command, Conditions, Direction, Report, VmReport};
-use crate::api::ScanPriority;
+use api::ScanPriority;
 use page::{PageCount, VmId};
 use protocol::page_sharing::FromAgent;
 use rustix::event::epoll::EventFlags;

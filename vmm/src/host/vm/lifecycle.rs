@@ -13,9 +13,9 @@
 //! its process has ended and its memory was freed. Whoever lets go of a process without waiting for its end ends it.
 
 use super::{Running, Vm, process};
-use crate::api::{RunRequest, VmPhase, VmView};
 use crate::host::{Host, HostError, descriptors};
 use crate::vm::POWER_OFF_PATIENCE;
+use api::{RunRequest, VmPhase, VmView};
 use page::VmId;
 use policy::OVERHEAD;
 use protocol::{ToVm, VmName};

@@ -11,8 +11,8 @@
 //! Pages mapped from the store are not sampled (see `memory::agent::sample`). They are taken to be touched
 //! as much as the private ones: to call them idle would tax a VM for what it shares.
 
-use crate::api::WorkingSetView;
 use crate::host::sharing::{SampleOrder, SampleReport};
+use api::WorkingSetView;
 use page::{PageCount, PageStates};
 use policy::{
     ActiveSet, Fraction, GuestFigures, MemoryState, Population, Precision, Sample, SampleLimits,

@@ -1,8 +1,8 @@
 //! A VM as clients see it.
 
 use super::Vm;
-use crate::api::{DiskView, NetView, TouchLimitView, VmView};
 use crate::host::sharing::account::Account;
+use api::{DiskView, NetView, TouchLimitView, VmView};
 use page::PageCount;
 
 impl Vm {

@@ -1,7 +1,7 @@
 //! Who may do what over TCP, decided from a request's head alone.
 
 use super::Token;
-use crate::api::ProblemKind;
+use api::ProblemKind;
 use axum::http::Method;
 use axum::http::uri::Authority;
 use std::net::{IpAddr, SocketAddr};

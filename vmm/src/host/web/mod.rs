@@ -15,7 +15,7 @@ pub(super) use token::{Token, TokenFile};
 
 use super::Host;
 use super::routes::{self, refuse, write_problems};
-use crate::api::ProblemKind;
+use api::ProblemKind;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{self, HeaderName};

@@ -4,9 +4,9 @@
 //! Nobody is waited for. A client that is slow gets the newest figures when it is ready again, and misses
 //! those between; one that takes nothing for a while is hung up on, so that it does not keep a place.
 
-use crate::api::EventView;
 use crate::host::routes::Follows;
 use crate::host::{Host, HostError};
+use api::EventView;
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, State};
 use axum::http::header::CONTENT_TYPE;
@@ -29,7 +29,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug, Default)]
 pub(in crate::host) struct Hangup(pub(in crate::host) Arc<Notify>);
 
-/// Follows the host: server-sent events named `moment`, each with a [`Moment`](crate::api::Moment) as JSON, one for every round and
+/// Follows the host: server-sent events named `moment`, each with a [`Moment`](api::Moment) as JSON, one for every round and
 /// the first at once. Who takes them slowly misses some; who takes none for ten seconds is hung up on.
 #[utoipa::path(
     get, path = "/v1/events/stream", tag = "host",
@@ -73,7 +73,7 @@ async fn follow(host: &Host, mut sender: Sender<Bytes>, patience: Duration) -> R
     }
 }
 
-/// A [`Moment`](crate::api::Moment), of which the large part was written once for all clients.
+/// A [`Moment`](api::Moment), of which the large part was written once for all clients.
 fn message(figures_json: &[u8], events: &[EventView]) -> Bytes {
     let events_json = serde_json::to_vec(events).expect("events have only text keys");
     // JSON has no line ends but escaped ones, so it is one line.
@@ -90,9 +90,9 @@ fn message(figures_json: &[u8], events: &[EventView]) -> Bytes {
 #[cfg(test)]
 pub(in crate::host) mod tests {
     use super::*;
-    use crate::api::{Figures, Moment};
     use crate::host::HostOptions;
     use crate::host::runtime_dir::Place;
+    use api::{Figures, Moment};
     use page::PageCount;
     use tempfile::TempDir;
 

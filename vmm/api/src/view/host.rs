@@ -1,7 +1,7 @@
 //! The host as clients see it.
 
 use super::{SharingView, VmView};
-use crate::api::StateThresholds;
+use crate::StateThresholds;
 use policy::{MemoryState, TaxRate};
 use protocol::VmName;
 use serde::{Deserialize, Serialize};

@@ -172,7 +172,8 @@ fn parse_switch(key: &str, value: &str) -> Result<bool, String> {
 }
 
 /// A switch as people write it.
-pub(crate) fn on_or_off(text: &str) -> Option<bool> {
+#[must_use]
+pub fn on_or_off(text: &str) -> Option<bool> {
     match text {
         "on" | "true" => Some(true),
         "off" | "false" => Some(false),

@@ -94,6 +94,7 @@ pub struct NetRequest {
 
 /// Why a text describes no network card.
 #[derive(Debug, Error, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the messages say it, with the text")]
 pub enum InvalidNet {
     #[error("'{0}' is no part of a network card: write tap=NAME[,mac=ADDRESS][,rate=SIZE]")]
     Word(String),
@@ -154,9 +155,10 @@ pub struct BalloonRequest {
 
 /// Reads an object, and no list of its fields in their order, which serde takes as well: what the document of
 /// the interface does not allow is refused.
-pub(crate) fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(
-    from: D,
-) -> Result<T, D::Error> {
+///
+/// # Errors
+/// When it is no object, or not that of a `T`.
+pub fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<T, D::Error> {
     let object = Map::deserialize(from)?;
     T::deserialize(Value::Object(object)).map_err(D::Error::custom)
 }

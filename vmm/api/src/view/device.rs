@@ -30,7 +30,9 @@ pub struct DiskView {
 }
 
 impl DiskView {
-    pub(crate) fn new(spec: &DiskSpec, figures: DiskFigures) -> Self {
+    /// A disk, as it is set up and as it was last seen.
+    #[must_use]
+    pub fn new(spec: &DiskSpec, figures: DiskFigures) -> Self {
         Self {
             path: spec.path.clone(),
             read_only: spec.read_only,

@@ -1,7 +1,7 @@
 //! What is counted of a VM.
 
 use super::table::{self, Figure, Reading, figures, size};
-use crate::api::{DiskView, NetView, StatesView, TouchLimitView, VmPhase, VmView};
+use crate::{DiskView, NetView, StatesView, TouchLimitView, VmPhase, VmView};
 use page::VmId;
 use policy::{BALLOON_LIMIT_PERCENT, BalloonHealth, OVERHEAD, Witness};
 use protocol::VmName;
@@ -134,7 +134,7 @@ figures! {
     responding: bool = vm.responding
         => flag, metric: "vm_responding";
     /// Whether all that its process ever said of itself can be true; what cannot be is not taken in
-    #[serde(default = "crate::api::view::believed")]
+    #[serde(default = "crate::view::believed")]
     credible: bool = vm.credible
         => flag, metric: "vm_credible";
     /// How long it was stopped since it started

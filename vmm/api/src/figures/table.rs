@@ -54,7 +54,8 @@ pub struct Figure<T: 'static> {
 
 impl<T> Figure<T> {
     /// One that is shown nowhere yet.
-    pub(crate) const fn new(help: &'static str, read: fn(&T) -> Reading) -> Self {
+    #[must_use]
+    pub const fn new(help: &'static str, read: fn(&T) -> Reading) -> Self {
         Self {
             help: help.trim_ascii_start(),
             column: "",
@@ -154,7 +155,9 @@ macro_rules! figures {
         }
 
         impl $of {
-            pub(crate) fn new($($known: $from),+) -> Self {
+            /// The figures of what is known.
+            #[must_use]
+            pub fn new($($known: $from),+) -> Self {
                 $($given)*
                 Self { $($field: $value,)+ }
             }
@@ -173,6 +176,7 @@ macro_rules! figures {
 }
 
 /// Those of a table that have a name of some kind.
+#[macro_export]
 macro_rules! shown {
     ($table:ident: $of:ty, $place:ident) => {{
         const COUNT: usize = {
@@ -183,7 +187,7 @@ macro_rules! shown {
             }
             count
         };
-        const SHOWN: [$crate::api::Figure<$of>; COUNT] = {
+        const SHOWN: [$crate::Figure<$of>; COUNT] = {
             let (mut shown, mut count, mut at) = ([$table[0]; COUNT], 0, 0);
             while at < $table.len() {
                 if !$table[at].$place.is_empty() {
@@ -199,4 +203,3 @@ macro_rules! shown {
 }
 
 pub(super) use figures;
-pub(crate) use shown;

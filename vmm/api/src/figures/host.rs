@@ -2,7 +2,7 @@
 
 use super::table::{self, Figure, Reading, figures};
 use super::{StateThresholds, VmFigures};
-use crate::api::Overview;
+use crate::Overview;
 use policy::MemoryState;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn no_stored_input_breaks_a_reader() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/api");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/api");
         let entries: Vec<_> = std::fs::read_dir(folder).unwrap().collect();
         assert!(entries.len() >= 4, "stored inputs are in their folder");
         for entry in entries {

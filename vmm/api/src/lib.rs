@@ -1,6 +1,8 @@
 //! What the host and its clients say to each other, as JSON over HTTP on a Unix socket. All sizes
 //! are bytes.
 
+#![forbid(unsafe_code)]
+
 mod change;
 mod figures;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -9,22 +11,19 @@ mod problem;
 mod request;
 mod view;
 
-pub(crate) use change::on_or_off;
-pub use change::{HostChange, ScanChange, VmChange, VmIdleTax, parse_host_change, parse_vm_change};
-pub(crate) use figures::shown;
+pub use change::{
+    HostChange, ScanChange, VmChange, VmIdleTax, on_or_off, parse_host_change, parse_vm_change,
+};
 pub use figures::{
     Figure, Figures, HOST_FIGURES, HistoryColumn, HistoryQuery, HistoryView, HostFigures, Moment,
     Reading, Span, StateThresholds, VM_FIGURES, VmFigures,
 };
 pub use problem::{Problem, ProblemKind, ProblemView};
-pub(crate) use request::object;
-pub use request::{BalloonRequest, NetRequest, RunRequest};
-#[cfg(test)]
-pub use view::BalloonView;
+pub use request::{BalloonRequest, InvalidNet, NetRequest, RunRequest, object};
 pub use view::{
-    DiskView, EventView, ExplanationView, HostView, NetView, Overview, QueuedView, ScanPriority,
-    ScanTotals, SharingPace, SharingView, StatesView, TouchLimitView, VmPhase, VmSharingView,
-    VmView, WorkingSetView,
+    BalloonView, DiskView, EventView, ExplanationView, HostView, NetView, Overview, QueuedView,
+    ScanPriority, ScanTotals, SharingPace, SharingView, StatesView, TouchLimitView, VmPhase,
+    VmSharingView, VmView, WorkingSetView,
 };
 
 /// The protocol that a connection changes to for a console.

@@ -110,7 +110,7 @@ pub struct VmView {
 }
 
 /// Of a VM of which nothing else is known.
-pub(in crate::api) fn believed() -> bool {
+pub(crate) fn believed() -> bool {
     true
 }
 

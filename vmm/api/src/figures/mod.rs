@@ -6,7 +6,6 @@ mod table;
 mod vm;
 
 pub use host::{HOST_FIGURES, HostFigures};
-pub(crate) use table::shown;
 pub use table::{Figure, Reading};
 pub use vm::{VM_FIGURES, VmFigures};
 
@@ -35,6 +34,10 @@ pub struct Figures {
 
 /// Free memory below which each state of the host's memory begins, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[expect(
+    missing_docs,
+    reason = "each is named for the state that begins below it"
+)]
 pub struct StateThresholds {
     pub clear: u64,
     pub soft: u64,

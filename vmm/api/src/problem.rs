@@ -1,12 +1,12 @@
 //! Errors in the one form that clients get, RFC 9457's. What an error's kind means stands in one table, from
 //! which answers are made, the description of the interface, and the page that its `type` points to.
 
-use hyper::StatusCode;
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// Where the kinds of errors are listed.
-pub const PROBLEMS_PATH: &str = "/v1/problems";
+const PROBLEMS_PATH: &str = "/v1/problems";
 
 /// An error as RFC 9457 describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -71,6 +71,7 @@ pub struct ProblemView {
 
 /// The kinds of errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their titles say it")]
 pub enum ProblemKind {
     InvalidRequest,
     TokenNeeded,
