@@ -9,6 +9,7 @@ mod figures;
 pub mod fuzz;
 mod problem;
 mod request;
+mod settings;
 mod view;
 
 pub use change::{
@@ -20,6 +21,7 @@ pub use figures::{
 };
 pub use problem::{Problem, ProblemKind, ProblemView};
 pub use request::{BalloonRequest, InvalidNet, NetRequest, RunRequest, object};
+pub use settings::{HostSettings, InvalidNumber, whole_pages, whole_pages_or};
 pub use view::{
     BalloonView, DiskView, EventView, ExplanationView, HostView, NetView, Overview, QueuedView,
     ScanPriority, ScanTotals, SharingPace, SharingView, StatesView, TouchLimitView, VmPhase,

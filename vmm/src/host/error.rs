@@ -1,8 +1,7 @@
 //! Why the host does not do what it was asked.
 
-use api::ProblemKind;
+use api::{InvalidNumber, ProblemKind};
 use page::PageCount;
-use policy::PERIOD_RANGE_S;
 use protocol::VmName;
 use std::path::PathBuf;
 use std::{fmt, io};
@@ -16,10 +15,6 @@ pub enum HostError {
     UnknownVm(String),
     #[error("a VM called '{0}' is running: choose another name, or stop it first")]
     NameInUse(VmName),
-    #[error(
-        "memory of {size_bytes} bytes is not a whole number of pages: give a multiple of 4096, as in 512M"
-    )]
-    NotWholePages { size_bytes: u64 },
     #[error(
         "a VM of {size} is larger than this machine, which has {machine}: give a smaller --memory"
     )]
@@ -67,6 +62,8 @@ pub enum HostError {
     ConsoleFolder { folder: PathBuf, source: io::Error },
     #[error("the workload is refused: {0}")]
     Workload(String),
+    #[error(transparent)]
+    Number(#[from] InvalidNumber),
     #[error(transparent)]
     Settings(#[from] policy::InvalidSettings),
     #[error(transparent)]
@@ -122,22 +119,6 @@ pub enum HostError {
     },
     #[error("the host is stopping")]
     Stopping,
-    #[error(
-        "scan rates must be above zero, and the part of a core from 1 to 100 %: set scan-pass, scan-vm, scan-host or scan-core anew"
-    )]
-    Rates,
-    #[error(
-        "a sample cannot be watched for {0} s: set sample-period to {least} to {most}",
-        least = PERIOD_RANGE_S.start(),
-        most = PERIOD_RANGE_S.end()
-    )]
-    SamplePeriod(u32),
-    #[error(
-        "targets cannot hold for {0} s: set rebalance-interval to {least} to {most}",
-        least = PERIOD_RANGE_S.start(),
-        most = PERIOD_RANGE_S.end()
-    )]
-    RebalanceInterval(u32),
     #[error("nothing was decided about VM '{0}' yet: try again in a moment")]
     NotDecided(VmName),
     #[error("cannot start the scanner of page sharing")]
@@ -207,7 +188,7 @@ impl HostError {
             Self::NoAudit => ProblemKind::NoAudit,
             Self::MachineMemory(_) | Self::StartScanner(_) => ProblemKind::HostError,
             Self::DidNotStart { .. } => ProblemKind::DidNotStart,
-            Self::NotWholePages { .. }
+            Self::Number(_)
             | Self::LargerThanMachine { .. }
             | Self::BudgetTooSmall { .. }
             | Self::BudgetLargerThanMachine { .. }
@@ -221,9 +202,6 @@ impl HostError {
             | Self::Workload(_)
             | Self::Settings(_)
             | Self::BalloonBelowMin { .. }
-            | Self::Rates
-            | Self::SamplePeriod(_)
-            | Self::RebalanceInterval(_)
             | Self::BadRequest(_) => ProblemKind::InvalidRequest,
         }
     }

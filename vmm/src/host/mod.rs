@@ -46,18 +46,17 @@ mod web;
 pub use error::HostError;
 pub use kernel::MachineMemory;
 pub use server::serve;
-pub use settings::HostSettings;
 
 use api::{
     BalloonRequest, EventView, ExplanationView, Figures, HistoryQuery, HistoryView, HostChange,
-    HostView, Overview, VmChange, VmView,
+    HostSettings, HostView, Overview, VmChange, VmView, whole_pages,
 };
 use console::Console;
 use page::PageCount;
 use protocol::ToVm;
 use publication::Publication;
 use recording::Recorder;
-use request::{check_budget, pinned, whole_pages};
+use request::{check_budget, pinned};
 use runtime_dir::{Place, make_private_folders};
 use sharing::{Audit, Direction, PageSharing, Report};
 use state::State;

@@ -7,7 +7,7 @@ use api::NetRequest;
 use balloon_guest_driver::command_line::CommandLine;
 use balloon_guest_driver::workload::NoFiles;
 use balloon_guest_driver::workload::spec::{Action, Spec};
-use page::{PAGE_SIZE, PageCount};
+use page::PageCount;
 use policy::{OVERHEAD, VmSettings};
 use protocol::{DiskSpec, MacAddress, NetConfig, VmName};
 
@@ -100,21 +100,6 @@ pub(super) fn network_cards(
         bytes_per_s: request.bytes_per_s,
     };
     Ok(requests.into_iter().enumerate().map(card).collect())
-}
-
-pub(super) fn whole_pages(size_bytes: u64) -> Result<PageCount, HostError> {
-    if size_bytes.is_multiple_of(PAGE_SIZE) {
-        Ok(PageCount(size_bytes / PAGE_SIZE))
-    } else {
-        Err(HostError::NotWholePages { size_bytes })
-    }
-}
-
-pub(super) fn whole_pages_or(
-    size_bytes: Option<u64>,
-    otherwise: PageCount,
-) -> Result<PageCount, HostError> {
-    size_bytes.map_or(Ok(otherwise), whole_pages)
 }
 
 #[cfg(test)]

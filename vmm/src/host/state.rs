@@ -9,12 +9,13 @@ use super::publication::Publication;
 use super::queue::Queue;
 use super::recording::{Decision, Recorder};
 use super::request::{command_line, network_cards};
-use super::settings::{self, HostSettings};
+use super::settings;
 use super::sharing::account::Account;
 use super::vm::Vm;
 use crate::vm::MOST_VCPUS;
 use api::{
-    ExplanationView, HistoryQuery, HistoryView, HostView, Overview, RunRequest, SharingView,
+    ExplanationView, HistoryQuery, HistoryView, HostSettings, HostView, Overview, RunRequest,
+    SharingView,
 };
 use page::{PageCount, VmId};
 use policy::{
