@@ -6,7 +6,6 @@
 
 mod cli;
 mod event;
-mod experiment;
 mod host;
 mod memory;
 mod regular_file;

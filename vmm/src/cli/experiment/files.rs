@@ -1,11 +1,11 @@
 //! What an experiment leaves in its folder: the report, the charts, and every value that was seen.
 
-use crate::experiment::draw::svg;
-use crate::experiment::outcome::Performed;
-use crate::experiment::plot::plots;
-use crate::experiment::report::Report;
-use crate::experiment::series::Unit;
 use anyhow::{Context, Result};
+use experiment::draw::svg;
+use experiment::outcome::Performed;
+use experiment::plot::plots;
+use experiment::report::Report;
+use experiment::series::Unit;
 use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -7,13 +7,14 @@ mod progress;
 use super::args::{ExperimentArgs, ExperimentCommand};
 use super::host::end_signal;
 use super::{print, show, table};
-use crate::experiment::builtin::{BUILT_IN, BuiltIn};
-use crate::experiment::outcome::{Outcome, Performed};
-use crate::experiment::plan::{Run, plan};
-use crate::experiment::report::{Circumstances, Report};
-use crate::experiment::scenario::Scenario;
+use crate::host::MachineMemory;
 use crate::regular_file::read_text;
 use anyhow::{Context, Result, anyhow, bail};
+use experiment::builtin::{BUILT_IN, BuiltIn};
+use experiment::outcome::{Outcome, Performed};
+use experiment::plan::{Run, plan};
+use experiment::report::{Circumstances, Report};
+use experiment::scenario::Scenario;
 use files::Files;
 use perform::{Looks, perform};
 use progress::Progress;
@@ -102,7 +103,7 @@ async fn run(args: &ExperimentArgs) -> Result<()> {
         scenario: &wanted.scenario,
         text: &wanted.text,
         outcome: &outcome,
-        circumstances: Circumstances::now(command_line(args, &wanted.scenario)),
+        circumstances: circumstances(command_line(args, &wanted.scenario)),
         runs: performed.len(),
     };
     files.write(&report, &performed)?;
@@ -144,6 +145,25 @@ fn command_line(args: &ExperimentArgs, scenario: &Scenario) -> String {
         "ballonet experiment run {}{out} --repetitions {} --seed {}",
         args.scenario, scenario.repetitions, scenario.seed
     )
+}
+
+/// Those of this machine.
+fn circumstances(command: String) -> Circumstances {
+    let uname = rustix::system::uname();
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let mut names = cpuinfo
+        .lines()
+        .filter_map(|line| line.strip_prefix("model name"));
+    let processor = names.next().unwrap_or("unknown");
+    let cores = std::thread::available_parallelism();
+    Circumstances {
+        version: env!("CARGO_PKG_VERSION"),
+        kernel: uname.release().to_string_lossy().into_owned(),
+        processor: processor.trim_start_matches([' ', '\t', ':']).into(),
+        cores: cores.map_or(1, std::num::NonZero::get),
+        memory_bytes: MachineMemory::read().map_or(0, |memory| memory.total.bytes()),
+        command,
+    }
 }
 
 async fn perform_all(wanted: &Wanted) -> Result<Vec<Performed>> {

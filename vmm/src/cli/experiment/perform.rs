@@ -3,13 +3,13 @@
 
 use super::super::guest_report::ask_for_report;
 use super::super::private_host::{PrivateFolder, with_private_host};
-use crate::experiment::active::Active;
-use crate::experiment::plan::{Action, Order, PlannedVm, Run};
-use crate::experiment::reading::{GuestCounters, Moment, Reading, read, read_guest};
-use crate::experiment::record::{Mark, Point, Record, Subject};
-use crate::host::Host;
+use crate::host::{Host, HostOptions};
 use anyhow::{Context, Result};
 use api::{BalloonRequest, VmChange};
+use experiment::active::Active;
+use experiment::plan::{Action, Order, PlannedHost, PlannedVm, Run};
+use experiment::reading::{GuestCounters, Moment, Reading, read, read_guest};
+use experiment::record::{Mark, Point, Record, Subject};
 use page::PageCount;
 use protocol::{DiskSpec, VmName};
 use std::cell::RefCell;
@@ -73,11 +73,20 @@ pub(super) async fn perform(
         }
         Ok(stage.live.into_inner().record)
     };
-    let performed = with_private_host(&folder, &run.host, interrupt, script).await;
+    let performed = with_private_host(&folder, &options(&run.host), interrupt, script).await;
     performed.with_context(|| match run.combination.to_string() {
         nothing if nothing.is_empty() => "the run broke off".into(),
         combination => format!("the run with {combination} broke off"),
     })
+}
+
+fn options(host: &PlannedHost) -> HostOptions {
+    let default = HostOptions::new(host.settings.budget);
+    HostOptions {
+        settings: host.settings.clone(),
+        interval: host.interval.unwrap_or(default.interval),
+        ..default
+    }
 }
 
 impl Stage<'_> {

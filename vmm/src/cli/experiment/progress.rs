@@ -1,7 +1,7 @@
 //! How far an experiment is: a bar on a terminal, a line for each run elsewhere.
 
 use crate::cli::tell;
-use crate::experiment::plan::Run;
+use experiment::plan::Run;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 

@@ -7,16 +7,18 @@
 //! ```
 //!
 //! [`scenario`] and [`plan`] refuse what makes no sense before anything runs. `perform` (the command's,
-//! in `cli::experiment`) is the only part that acts: it has a host of its own for each run, in a folder that
+//! in `cli/experiment` of the program) is the only part that acts: it has a host of its own for each run, in a folder that
 //! goes with it, so that no run inherits anything from the one before and no user's host is touched.
 //! Everything after it is computed from its records, which the CSV holds in full: whoever doubts a figure
 //! can compute it again.
 
+#![forbid(unsafe_code)]
+
 pub mod active;
 pub mod builtin;
-pub mod closed_form;
+mod closed_form;
 pub mod draw;
-pub mod measure;
+mod measure;
 pub mod outcome;
 pub mod plan;
 pub mod plot;
@@ -25,5 +27,5 @@ pub mod record;
 pub mod report;
 pub mod scenario;
 pub mod series;
-pub mod setting;
-pub mod statistics;
+mod setting;
+mod statistics;

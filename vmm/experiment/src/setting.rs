@@ -11,11 +11,11 @@ use std::str::FromStr;
 use thiserror::Error;
 
 /// What the variables are in one run.
-pub type Values = BTreeMap<String, String>;
+pub(crate) type Values = BTreeMap<String, String>;
 
 /// A `T` as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting<T> {
+pub(crate) struct Setting<T> {
     text: String,
     meaning: PhantomData<T>,
 }
@@ -47,7 +47,7 @@ impl<T: FromStr<Err: fmt::Display>> Setting<T> {
     ///
     /// # Errors
     /// When it names a variable that there is not, or means nothing.
-    pub fn resolve(&self, values: &Values) -> Result<T, InvalidSetting> {
+    pub(crate) fn resolve(&self, values: &Values) -> Result<T, InvalidSetting> {
         let text = fill_in(&self.text, values)?;
         text.parse()
             .map_err(|error: T::Err| InvalidSetting::Meaning(error.to_string()))
@@ -121,7 +121,7 @@ impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Setting<T> {
 
 /// A value of a variation, as text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Value(pub String);
+pub(crate) struct Value(pub(crate) String);
 
 impl<'de> Deserialize<'de> for Value {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -8,7 +8,7 @@ use super::statistics::{Spread, mean, median};
 impl Measure {
     /// What it counts.
     #[must_use]
-    pub fn unit(&self) -> Unit {
+    pub(crate) fn unit(&self) -> Unit {
         match self.reduce {
             Reduce::Rate => Unit::PerSecond,
             Reduce::Until => Unit::Seconds,
@@ -18,7 +18,7 @@ impl Measure {
 
     /// What it is in a run. None where nothing was seen of it, or what it waits for did not come.
     #[must_use]
-    pub fn of(&self, record: &Record) -> Option<f64> {
+    pub(crate) fn of(&self, record: &Record) -> Option<f64> {
         let subjects = record.subjects(self.vm.as_deref());
         let values = subjects
             .iter()

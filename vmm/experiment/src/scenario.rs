@@ -19,16 +19,17 @@ use thiserror::Error;
 use toml::Spanned;
 
 /// The longest run.
-pub const MOST_SECONDS: u32 = 3600;
+pub(crate) const MOST_SECONDS: u32 = 3600;
 /// Runs of one experiment.
-pub const MOST_RUNS: usize = 1000;
+pub(crate) const MOST_RUNS: usize = 1000;
 /// VMs of one name.
-pub const MOST_COPIES: u32 = 64;
+pub(crate) const MOST_COPIES: u32 = 64;
 /// Milliseconds between two samples.
 const SAMPLE_MS: RangeInclusive<u32> = 50..=60_000;
 
 /// Why a scenario is refused.
 #[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the messages say it, with the fields by name")]
 pub enum ScenarioError {
     #[error(transparent)]
     Toml(#[from] toml::de::Error),
@@ -48,6 +49,7 @@ pub enum ScenarioError {
 
 /// What is wrong with a part of a scenario.
 #[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the messages say it, with the fields by name")]
 pub enum Problem {
     #[error("{field}: {why}")]
     Setting {
@@ -125,7 +127,7 @@ pub struct Scenario {
     pub title: String,
     /// What it does and why, for the report.
     #[serde(default)]
-    pub about: String,
+    pub(crate) about: String,
     /// Where others have shown the same.
     #[serde(default)]
     pub paper: Option<String>,
@@ -141,25 +143,25 @@ pub struct Scenario {
     #[serde(default = "one")]
     pub seed: u64,
     /// The host.
-    pub host: HostText,
+    pub(crate) host: HostText,
     /// What varies from run to run; the last varies fastest.
     #[serde(default, rename = "variation")]
-    pub variations: Vec<Spanned<Variation>>,
+    pub(crate) variations: Vec<Spanned<Variation>>,
     /// The VMs.
     #[serde(rename = "vm")]
-    pub vms: Vec<Spanned<VmText>>,
+    pub(crate) vms: Vec<Spanned<VmText>>,
     /// What happens while they run.
     #[serde(default, rename = "phase")]
-    pub phases: Vec<Spanned<PhaseText>>,
+    pub(crate) phases: Vec<Spanned<PhaseText>>,
     /// The numbers that a run comes to.
     #[serde(default, rename = "measure")]
-    pub measures: Vec<Spanned<Measure>>,
+    pub(crate) measures: Vec<Spanned<Measure>>,
     /// What they should be.
     #[serde(default, rename = "result")]
-    pub results: Vec<Spanned<ResultText>>,
+    pub(crate) results: Vec<Spanned<ResultText>>,
     /// What is drawn.
     #[serde(default, rename = "chart")]
-    pub charts: Vec<Spanned<Chart>>,
+    pub(crate) charts: Vec<Spanned<Chart>>,
 }
 
 fn default_sample_ms() -> u32 {
@@ -173,11 +175,11 @@ fn one<T: From<u8>>() -> T {
 /// Something that varies.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Variation {
+pub(crate) struct Variation {
     /// `$name` stands for its value.
-    pub name: String,
+    pub(crate) name: String,
     /// What it is, run by run.
-    pub values: Vec<Value>,
+    pub(crate) values: Vec<Value>,
 }
 
 impl Variation {
@@ -197,104 +199,104 @@ impl Variation {
 /// The host.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct HostText {
-    pub memory: Setting<Size>,
-    pub sharing: Option<Setting<bool>>,
-    pub idle_tax: Option<Setting<TaxRate>>,
-    pub sample_period_s: Option<Setting<u32>>,
-    pub rebalance_interval_s: Option<Setting<u32>>,
-    pub interval_ms: Option<Setting<u32>>,
+pub(crate) struct HostText {
+    pub(crate) memory: Setting<Size>,
+    pub(crate) sharing: Option<Setting<bool>>,
+    pub(crate) idle_tax: Option<Setting<TaxRate>>,
+    pub(crate) sample_period_s: Option<Setting<u32>>,
+    pub(crate) rebalance_interval_s: Option<Setting<u32>>,
+    pub(crate) interval_ms: Option<Setting<u32>>,
     #[serde(default)]
-    pub scan: ScanText,
+    pub(crate) scan: ScanText,
 }
 
 /// How fast the host scans.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ScanText {
-    pub pass_s: Option<Setting<u64>>,
-    pub vm_pages_per_s: Option<Setting<u64>>,
-    pub host_pages_per_s: Option<Setting<u64>>,
-    pub core_share_permille: Option<Setting<u64>>,
-    pub priority: Option<ScanPriority>,
+pub(crate) struct ScanText {
+    pub(crate) pass_s: Option<Setting<u64>>,
+    pub(crate) vm_pages_per_s: Option<Setting<u64>>,
+    pub(crate) host_pages_per_s: Option<Setting<u64>>,
+    pub(crate) core_share_permille: Option<Setting<u64>>,
+    pub(crate) priority: Option<ScanPriority>,
 }
 
 /// A VM, or several alike.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct VmText {
+pub(crate) struct VmText {
     /// What it is called; with `count`, what comes before `-1`, `-2` and so on.
-    pub name: VmName,
+    pub(crate) name: VmName,
     /// How many of it.
-    pub count: Option<Setting<u32>>,
+    pub(crate) count: Option<Setting<u32>>,
     /// Its size.
-    pub memory: Setting<Size>,
+    pub(crate) memory: Setting<Size>,
     /// What it can count on.
-    pub min: Option<Setting<Size>>,
+    pub(crate) min: Option<Setting<Size>>,
     /// What it may hold.
-    pub max: Option<Setting<Size>>,
+    pub(crate) max: Option<Setting<Size>>,
     /// Its weight.
-    pub shares: Option<Setting<SharesSpec>>,
+    pub(crate) shares: Option<Setting<SharesSpec>>,
     /// Its own idle tax.
-    pub idle_tax: Option<Setting<TaxRate>>,
+    pub(crate) idle_tax: Option<Setting<TaxRate>>,
     /// Who it may share pages with.
-    pub trust_group: Option<Setting<TrustGroup>>,
+    pub(crate) trust_group: Option<Setting<TrustGroup>>,
     /// Processors.
-    pub vcpus: Option<Setting<u8>>,
+    pub(crate) vcpus: Option<Setting<u8>>,
     /// What its guest does.
-    pub workload: Option<Setting<Workload>>,
+    pub(crate) workload: Option<Setting<Workload>>,
     /// How much of its memory is truly active then.
-    pub active: Option<Setting<Active>>,
+    pub(crate) active: Option<Setting<Active>>,
     /// The size of a disk that is made for it.
-    pub disk: Option<Setting<Size>>,
+    pub(crate) disk: Option<Setting<Size>>,
     /// What a fixed balloon leaves it.
-    pub hold: Option<Setting<Size>>,
+    pub(crate) hold: Option<Setting<Size>>,
     /// When it starts.
     #[serde(default)]
-    pub start_s: f64,
+    pub(crate) start_s: f64,
     /// The values of variations with which it is there at all.
     #[serde(default)]
-    pub only: BTreeMap<String, Value>,
+    pub(crate) only: BTreeMap<String, Value>,
 }
 
 /// What happens at a time.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PhaseText {
+pub(crate) struct PhaseText {
     /// When.
-    pub at_s: f64,
+    pub(crate) at_s: f64,
     /// To which VM, or VMs; to the host if to none.
-    pub vm: Option<VmName>,
+    pub(crate) vm: Option<VmName>,
     /// What its guest does from now on.
-    pub workload: Option<Setting<Workload>>,
+    pub(crate) workload: Option<Setting<Workload>>,
     /// How much of its memory is truly active then.
-    pub active: Option<Setting<Active>>,
+    pub(crate) active: Option<Setting<Active>>,
     /// It ends.
     #[serde(default)]
-    pub stop: bool,
+    pub(crate) stop: bool,
     /// What it can count on.
-    pub min: Option<Setting<Size>>,
+    pub(crate) min: Option<Setting<Size>>,
     /// What it may hold.
-    pub max: Option<Setting<Size>>,
+    pub(crate) max: Option<Setting<Size>>,
     /// Its weight.
-    pub shares: Option<Setting<SharesSpec>>,
+    pub(crate) shares: Option<Setting<SharesSpec>>,
     /// Its idle tax, or the host's.
-    pub idle_tax: Option<Setting<TaxRate>>,
+    pub(crate) idle_tax: Option<Setting<TaxRate>>,
     /// What a fixed balloon leaves it.
-    pub hold: Option<Setting<Size>>,
+    pub(crate) hold: Option<Setting<Size>>,
     /// The host's budget.
-    pub memory: Option<Setting<Size>>,
+    pub(crate) memory: Option<Setting<Size>>,
     /// Whether the host shares equal pages.
-    pub sharing: Option<Setting<bool>>,
+    pub(crate) sharing: Option<Setting<bool>>,
     /// How long the host watches a sample.
-    pub sample_period_s: Option<Setting<u32>>,
+    pub(crate) sample_period_s: Option<Setting<u32>>,
     /// How long the host's targets hold if nothing happens.
-    pub rebalance_interval_s: Option<Setting<u32>>,
+    pub(crate) rebalance_interval_s: Option<Setting<u32>>,
 }
 
 /// A workload of the embedded guest, known to be one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Workload(pub String);
+pub(crate) struct Workload(pub(crate) String);
 
 impl FromStr for Workload {
     type Err = String;
@@ -310,7 +312,7 @@ impl FromStr for Workload {
 /// How the points of a series become one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reduce {
+pub(crate) enum Reduce {
     /// Their mean.
     Mean,
     /// Their median.
@@ -332,7 +334,7 @@ pub enum Reduce {
 /// How the numbers of several VMs become one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Across {
+pub(crate) enum Across {
     /// Their sum.
     #[default]
     Sum,
@@ -347,103 +349,103 @@ pub enum Across {
 /// A number that a run comes to.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Measure {
+pub(crate) struct Measure {
     /// What results and charts call it.
-    pub name: String,
+    pub(crate) name: String,
     /// What it is, for people.
-    pub title: Option<String>,
+    pub(crate) title: Option<String>,
     /// Of which series.
-    pub series: Series,
+    pub(crate) series: Series,
     /// Of which VM or VMs, `*` for all; of the host if of none.
-    pub vm: Option<String>,
+    pub(crate) vm: Option<String>,
     /// How several VMs become one.
     #[serde(default)]
-    pub across: Across,
+    pub(crate) across: Across,
     /// How the points become one.
-    pub reduce: Reduce,
+    pub(crate) reduce: Reduce,
     /// From when on.
     #[serde(default)]
-    pub from_s: f64,
+    pub(crate) from_s: f64,
     /// Until when; until the end if nothing is given.
-    pub to_s: Option<f64>,
+    pub(crate) to_s: Option<f64>,
     /// How long after each of its phases a VM is left out.
     #[serde(default)]
-    pub settle_s: f64,
+    pub(crate) settle_s: f64,
     /// One point in so many seconds is enough.
-    pub every_s: Option<f64>,
+    pub(crate) every_s: Option<f64>,
     /// See `Reduce::Until`.
-    pub reach: Option<Series>,
+    pub(crate) reach: Option<Series>,
     /// See `Reduce::Until`.
-    pub reach_percent: Option<f64>,
+    pub(crate) reach_percent: Option<f64>,
 }
 
 /// What a measure should be.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ResultText {
+pub(crate) struct ResultText {
     /// What is said to be so.
-    pub what: String,
+    pub(crate) what: String,
     /// Of which measure.
-    pub measure: String,
+    pub(crate) measure: String,
     /// In which runs; in all if nothing is given.
     #[serde(default)]
-    pub at: BTreeMap<String, Value>,
+    pub(crate) at: BTreeMap<String, Value>,
     /// The runs that those are compared with: the change in percent counts then.
     #[serde(default)]
-    pub against: BTreeMap<String, Value>,
+    pub(crate) against: BTreeMap<String, Value>,
     /// What others measured.
-    pub paper: Option<String>,
+    pub(crate) paper: Option<String>,
     /// It is met if the figure is no less
-    pub at_least: Option<f64>,
+    pub(crate) at_least: Option<f64>,
     /// and no more than this.
-    pub at_most: Option<f64>,
+    pub(crate) at_most: Option<f64>,
     /// The figure of every run counts, not their median.
     #[serde(default)]
-    pub every_run: bool,
+    pub(crate) every_run: bool,
 }
 
 /// A drawing.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Chart {
+pub(crate) struct Chart {
     /// Its file, without `.svg`.
-    pub name: String,
+    pub(crate) name: String,
     /// What it shows.
-    pub title: String,
+    pub(crate) title: String,
     /// The variation along the bottom; time if none is given.
-    pub x: Option<String>,
+    pub(crate) x: Option<String>,
     /// In which runs; one drawing for each, if several are left.
     #[serde(default)]
-    pub at: BTreeMap<String, Value>,
+    pub(crate) at: BTreeMap<String, Value>,
     /// What is drawn.
     #[serde(rename = "line")]
-    pub lines: Vec<Line>,
+    pub(crate) lines: Vec<Line>,
     /// An area between two series.
-    pub band: Option<Band>,
+    pub(crate) band: Option<Band>,
 }
 
 /// A line, or one for each VM.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Line {
+pub(crate) struct Line {
     /// As the legend calls it.
-    pub label: Option<String>,
+    pub(crate) label: Option<String>,
     /// Over time: a series,
-    pub series: Option<Series>,
+    pub(crate) series: Option<Series>,
     /// and whose.
-    pub vm: Option<String>,
+    pub(crate) vm: Option<String>,
     /// Over a variation: a measure.
-    pub measure: Option<String>,
+    pub(crate) measure: Option<String>,
 }
 
 /// The area between two series of a VM.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Band {
-    pub label: String,
-    pub vm: String,
-    pub low: Series,
-    pub high: Series,
+pub(crate) struct Band {
+    pub(crate) label: String,
+    pub(crate) vm: String,
+    pub(crate) low: Series,
+    pub(crate) high: Series,
 }
 
 /// Where things stand in a text.
@@ -640,7 +642,7 @@ impl Scenario {
 
     /// A measure by its name.
     #[must_use]
-    pub fn measure(&self, name: &str) -> Option<&Measure> {
+    pub(crate) fn measure(&self, name: &str) -> Option<&Measure> {
         let mut measures = self.measures.iter().map(Spanned::get_ref);
         measures.find(|measure| measure.name == name)
     }

@@ -122,20 +122,20 @@ fn outcome(measure: &Measure, performed: &[Performed]) -> MeasureOutcome {
 impl Measure {
     /// What it is, for people.
     #[must_use]
-    pub fn title(&self) -> &str {
+    pub(crate) fn title(&self) -> &str {
         self.title.as_deref().unwrap_or(&self.name)
     }
 
     /// What it is in a run, in the unit that people read.
     #[must_use]
-    pub fn shown(&self, record: &Record) -> Option<f64> {
+    pub(crate) fn shown(&self, record: &Record) -> Option<f64> {
         self.of(record).map(|value| self.unit().shown(value))
     }
 }
 
 /// All combinations that were run, sorted as they were planned.
 #[must_use]
-pub fn combinations(performed: &[Performed]) -> Vec<Combination> {
+pub(crate) fn combinations(performed: &[Performed]) -> Vec<Combination> {
     let first = performed.iter().filter(|run| run.repetition == 0);
     first.map(|run| run.combination.clone()).collect()
 }

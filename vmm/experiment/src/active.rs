@@ -31,7 +31,7 @@ impl FromStr for Active {
 impl Active {
     /// What a workload makes active, where its text says so.
     #[must_use]
-    pub fn of_workload(text: &str) -> Self {
+    pub(crate) fn of_workload(text: &str) -> Self {
         match Spec::parse(text) {
             Ok(Spec {
                 action: Action::Idle,
@@ -67,7 +67,7 @@ impl Active {
 
     /// In a VM that has so much.
     #[must_use]
-    pub fn of(self, has: PageCount) -> Option<PageCount> {
+    pub(crate) fn of(self, has: PageCount) -> Option<PageCount> {
         match self {
             Self::Unknown => None,
             Self::Pages(pages) => Some(pages.min(has)),

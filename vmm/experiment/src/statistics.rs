@@ -18,7 +18,7 @@ pub struct Spread {
 impl Spread {
     /// Of some values; of none there is none.
     #[must_use]
-    pub fn of(values: &[f64]) -> Option<Self> {
+    pub(crate) fn of(values: &[f64]) -> Option<Self> {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
         Some(Self {
@@ -32,7 +32,7 @@ impl Spread {
 
 /// The middle one, or halfway between the middle two.
 #[must_use]
-pub fn median(values: &[f64]) -> Option<f64> {
+pub(crate) fn median(values: &[f64]) -> Option<f64> {
     Spread::of(values).map(|spread| spread.median)
 }
 
@@ -48,7 +48,7 @@ fn median_of_sorted(sorted: &[f64]) -> Option<f64> {
 /// The mean of some values.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
-pub fn mean(values: &[f64]) -> Option<f64> {
+pub(crate) fn mean(values: &[f64]) -> Option<f64> {
     let sum: f64 = values.iter().sum();
     (!values.is_empty()).then(|| sum / values.len() as f64)
 }

@@ -16,14 +16,14 @@ use std::collections::BTreeMap;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct GuestCounters {
-    pub touches: u64,
-    pub checks: u64,
-    pub errors: u64,
-    pub leaks: u64,
-    pub disk_errors: u64,
-    pub operations: u64,
-    pub hits: u64,
-    pub misses: u64,
+    touches: u64,
+    checks: u64,
+    errors: u64,
+    leaks: u64,
+    disk_errors: u64,
+    operations: u64,
+    hits: u64,
+    misses: u64,
 }
 
 /// What is known at one moment.

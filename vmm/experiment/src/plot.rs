@@ -16,39 +16,39 @@ pub struct Plot {
     /// What it shows.
     pub title: String,
     /// What goes from left to right,
-    pub x_label: String,
+    pub(crate) x_label: String,
     /// and from bottom to top.
-    pub y_label: String,
+    pub(crate) y_label: String,
     /// Labels of the bottom's 0, 1, 2 and so on, where it has no numbers.
-    pub x_names: Vec<String>,
+    pub(crate) x_names: Vec<String>,
     /// The lines.
-    pub lines: Vec<PlotLine>,
+    pub(crate) lines: Vec<PlotLine>,
     /// An area behind them.
-    pub band: Option<PlotBand>,
+    pub(crate) band: Option<PlotBand>,
     /// Where something changed.
-    pub marks: Vec<f64>,
+    pub(crate) marks: Vec<f64>,
     /// Whether single points are shown.
-    pub has_points: bool,
+    pub(crate) has_points: bool,
 }
 
 /// A line.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PlotLine {
+pub(crate) struct PlotLine {
     /// As the legend calls it.
-    pub label: String,
+    pub(crate) label: String,
     /// From left to right.
-    pub points: Vec<(f64, f64)>,
+    pub(crate) points: Vec<(f64, f64)>,
 }
 
 /// An area.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PlotBand {
+pub(crate) struct PlotBand {
     /// As the legend calls it.
-    pub label: String,
+    pub(crate) label: String,
     /// Its lower edge, from left to right,
-    pub low: Vec<(f64, f64)>,
+    pub(crate) low: Vec<(f64, f64)>,
     /// and its upper.
-    pub high: Vec<(f64, f64)>,
+    pub(crate) high: Vec<(f64, f64)>,
 }
 
 /// The content of all drawings of a scenario.

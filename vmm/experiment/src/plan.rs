@@ -10,8 +10,7 @@ use super::scenario::{
     within,
 };
 use super::setting::{InvalidSetting, Setting, Value, Values};
-use crate::host::HostOptions;
-use api::{HostChange, RunRequest, ScanChange, VmChange, VmIdleTax};
+use api::{HostChange, HostSettings, RunRequest, ScanChange, VmChange, VmIdleTax};
 use page::{PageCount, Size};
 use policy::{SharesSpec, VmSettings};
 use protocol::{OnHostDeath, VmName};
@@ -39,7 +38,7 @@ pub struct Combination(pub Vec<(String, String)>);
 impl Combination {
     /// The value of a variation.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let mut pairs = self.0.iter();
         pairs
             .find(|(known, _)| known == name)
@@ -48,7 +47,7 @@ impl Combination {
 
     /// Whether all that is asked for is so.
     #[must_use]
-    pub fn has(&self, conditions: &BTreeMap<String, Value>) -> bool {
+    pub(crate) fn has(&self, conditions: &BTreeMap<String, Value>) -> bool {
         conditions
             .iter()
             .all(|(name, value)| self.get(name) == Some(&value.0))
@@ -56,7 +55,7 @@ impl Combination {
 
     /// The same with some variations left out.
     #[must_use]
-    pub fn without(&self, left_out: impl Fn(&str) -> bool) -> Self {
+    pub(crate) fn without(&self, left_out: impl Fn(&str) -> bool) -> Self {
         let pairs = self.0.iter().filter(|(name, _)| !left_out(name));
         Self(pairs.cloned().collect())
     }
@@ -81,9 +80,18 @@ pub struct Run {
     /// What is varied in it.
     pub combination: Combination,
     /// Its host.
-    pub host: HostOptions,
+    pub host: PlannedHost,
     /// What happens, in order.
     pub events: Vec<Event>,
+}
+
+/// The host of a run.
+#[derive(Clone, Debug)]
+pub struct PlannedHost {
+    /// What can be changed later.
+    pub settings: HostSettings,
+    /// Time between its rounds, if not the usual.
+    pub interval: Option<Duration>,
 }
 
 /// Something that happens at a time.
@@ -262,8 +270,8 @@ impl InRun<'_> {
     }
 }
 
-fn host(text: &HostText, run: InRun<'_>) -> Result<HostOptions, Problem> {
-    let default = HostOptions::new(run.get("memory", &text.memory)?.0);
+fn host(text: &HostText, run: InRun<'_>) -> Result<PlannedHost, Problem> {
+    let default = HostSettings::new(run.get("memory", &text.memory)?.0);
     let scan = &text.scan;
     let change = HostChange {
         memory_bytes: None,
@@ -279,20 +287,18 @@ fn host(text: &HostText, run: InRun<'_>) -> Result<HostOptions, Problem> {
         sample_period_s: run.get_if("sample_period_s", &text.sample_period_s)?,
         rebalance_interval_s: run.get_if("rebalance_interval_s", &text.rebalance_interval_s)?,
     };
-    let settings = default.settings.with(&change);
+    let settings = default.with(&change);
     let settings = settings.map_err(|error| Problem::Setting {
         field: "host",
         why: InvalidSetting::Meaning(error.to_string()),
     })?;
     let interval = match run.get_if("interval_ms", &text.interval_ms)? {
-        None => default.interval,
-        Some(ms) => Duration::from_millis(within("interval_ms", ms, 50..=60_000)?.into()),
+        None => None,
+        Some(ms) => Some(Duration::from_millis(
+            within("interval_ms", ms, 50..=60_000)?.into(),
+        )),
     };
-    Ok(HostOptions {
-        settings,
-        interval,
-        ..default
-    })
+    Ok(PlannedHost { settings, interval })
 }
 
 /// A VM, or several alike.

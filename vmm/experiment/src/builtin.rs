@@ -13,7 +13,7 @@ macro_rules! built_in {
     ($($name:literal),* $(,)?) => {
         &[$(BuiltIn {
             name: $name,
-            text: include_str!(concat!("../../experiments/", $name, ".toml")),
+            text: include_str!(concat!("../built-in/", $name, ".toml")),
         }),*]
     };
 }
@@ -30,8 +30,8 @@ pub const BUILT_IN: &[BuiltIn] = built_in![
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::experiment::plan::plan;
-    use crate::experiment::scenario::Scenario;
+    use crate::plan::plan;
+    use crate::scenario::Scenario;
 
     /// What each may take.
     const MOST_SECONDS: u64 = 180;

@@ -3,7 +3,6 @@
 use super::outcome::{Figure, MeasureOutcome, Outcome, ResultOutcome, Verdict};
 use super::scenario::Scenario;
 use super::statistics::Spread;
-use crate::host::MachineMemory;
 use serde::Serialize;
 
 /// The machine, and what was typed.
@@ -21,28 +20,6 @@ pub struct Circumstances {
     pub memory_bytes: u64,
     /// What does the same again.
     pub command: String,
-}
-
-impl Circumstances {
-    /// Of this machine.
-    #[must_use]
-    pub fn now(command: String) -> Self {
-        let uname = rustix::system::uname();
-        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let mut names = cpuinfo
-            .lines()
-            .filter_map(|line| line.strip_prefix("model name"));
-        let processor = names.next().unwrap_or("unknown");
-        let cores = std::thread::available_parallelism();
-        Self {
-            version: env!("CARGO_PKG_VERSION"),
-            kernel: uname.release().to_string_lossy().into_owned(),
-            processor: processor.trim_start_matches([' ', '\t', ':']).into(),
-            cores: cores.map_or(1, std::num::NonZero::get),
-            memory_bytes: MachineMemory::read().map_or(0, |memory| memory.total.bytes()),
-            command,
-        }
-    }
 }
 
 /// All that a report is made of.

@@ -59,7 +59,7 @@ impl Record {
 
     /// The points of a series, in order.
     #[must_use]
-    pub fn points(&self, subject: &Subject, series: Series) -> &[Point] {
+    pub(crate) fn points(&self, subject: &Subject, series: Series) -> &[Point] {
         let key = (subject.clone(), series);
         self.lines.get(&key).map_or(&[], Vec::as_slice)
     }
@@ -73,7 +73,7 @@ impl Record {
     /// Who is meant: the host by nothing, every VM by `*`, and by a name that VM and those that are
     /// numbered after it.
     #[must_use]
-    pub fn subjects(&self, vm: Option<&str>) -> Vec<Subject> {
+    pub(crate) fn subjects(&self, vm: Option<&str>) -> Vec<Subject> {
         let Some(wanted) = vm else {
             return vec![Subject::Host];
         };

@@ -36,7 +36,7 @@ impl Unit {
 
     /// A number in the unit that people read.
     #[must_use]
-    pub fn shown(self, value: f64) -> f64 {
+    pub(crate) fn shown(self, value: f64) -> f64 {
         match self {
             Self::Bytes => value / f64::from(1 << 20),
             _ => value,
@@ -153,7 +153,7 @@ impl Series {
 
     /// Whether only the guest knows it.
     #[must_use]
-    pub const fn is_guests(self) -> bool {
+    pub(crate) const fn is_guests(self) -> bool {
         matches!(
             self,
             Self::Touches
@@ -176,7 +176,7 @@ impl Series {
 
     /// As a legend shows it.
     #[must_use]
-    pub fn label(self) -> String {
+    pub(crate) fn label(self) -> String {
         self.name().replace('_', " ")
     }
 }

@@ -7,17 +7,17 @@
 
 /// A VM's claim. Memory in bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Claim {
+pub(crate) struct Claim {
     /// S.
-    pub shares: f64,
+    pub(crate) shares: f64,
     /// A.
-    pub active: f64,
+    pub(crate) active: f64,
     /// τ, below 1.
-    pub tax: f64,
+    pub(crate) tax: f64,
     /// What it holds at least.
-    pub min: f64,
+    pub(crate) min: f64,
     /// What it holds at most.
-    pub max: f64,
+    pub(crate) max: f64,
 }
 
 /// Halvings of the interval in which the price is sought: more than a double has digits.
@@ -34,7 +34,7 @@ impl Claim {
 
 /// What each holds of `total`.
 #[must_use]
-pub fn divide(total: f64, claims: &[Claim]) -> Vec<f64> {
+pub(crate) fn divide(total: f64, claims: &[Claim]) -> Vec<f64> {
     let sum = |wealth: f64| claims.iter().map(|claim| claim.at(wealth)).sum::<f64>();
     let enough = |claim: &Claim| claim.max / (claim.shares * (1.0 - claim.tax));
     let mut high = claims.iter().map(enough).fold(0.0, f64::max);
