@@ -1,10 +1,11 @@
 //! Serves clients at the socket until told to end.
 
+use super::routes::{self, Hangup};
 use super::runtime_dir::{Claim, Place};
 use super::untrusted_stream::UntrustedStream;
 use super::vm::orphans;
-use super::web::{self, Hangup, Token, TokenFile};
-use super::{Host, HostError, HostOptions, HttpOptions, descriptors, routes};
+use super::web::{self, Token, TokenFile};
+use super::{Host, HostError, HostOptions, HttpOptions, descriptors};
 use axum::Router;
 use axum::serve::Listener;
 use hyper::Request;

@@ -133,7 +133,7 @@ refusals! {
 }
 
 /// Refusals of routes elsewhere.
-pub(in crate::host) struct Follows;
+pub(super) struct Follows;
 
 impl IntoResponses for Follows {
     fn responses() -> BTreeMap<String, RefOr<Response>> {

@@ -5,13 +5,13 @@ mod answer;
 mod console;
 mod document;
 mod host;
+mod stream;
 mod vms;
 
 pub(super) use answer::{refuse, write_problems};
-pub(super) use document::Follows;
+pub(super) use stream::Hangup;
 
 use super::Host;
-use super::web::stream;
 use answer::{method_not_offered, no_such_route, read_body_in_time};
 use axum::middleware;
 use axum::{Extension, Router};
@@ -55,8 +55,8 @@ fn described() -> (Router<Host>, OpenApi) {
 
 #[cfg(test)]
 mod tests {
+    use super::stream::tests::host;
     use super::*;
-    use crate::host::web::stream::tests::host;
     use api::{Problem, ProblemKind};
     use axum::body::{Body, to_bytes};
     use axum::http::{Method, Request};
@@ -84,7 +84,7 @@ mod tests {
 
     async fn ask(router: &Router, method: &Method, path: &str) -> Response {
         let request = Request::builder().method(method).uri(path);
-        let request = request.extension(crate::host::web::Hangup::default());
+        let request = request.extension(Hangup::default());
         let request = request.body(Body::from("{}")).unwrap();
         let service = TowerToHyperService::new(router.clone());
         service.call(request).await.unwrap()

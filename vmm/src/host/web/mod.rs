@@ -7,10 +7,8 @@
 
 mod dashboard;
 mod guard;
-pub(super) mod stream;
 mod token;
 
-pub(super) use stream::Hangup;
 pub(super) use token::{Token, TokenFile};
 
 use super::Host;

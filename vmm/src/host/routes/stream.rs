@@ -4,7 +4,7 @@
 //! Nobody is waited for. A client that is slow gets the newest figures when it is ready again, and misses
 //! those between; one that takes nothing for a while is hung up on, so that it does not keep a place.
 
-use crate::host::routes::Follows;
+use super::document::Follows;
 use crate::host::{Host, HostError};
 use api::EventView;
 use axum::body::{Body, Bytes};
@@ -35,7 +35,7 @@ pub(in crate::host) struct Hangup(pub(in crate::host) Arc<Notify>);
     get, path = "/v1/events/stream", tag = "host",
     responses((status = OK, body = String, content_type = "text/event-stream"), Follows)
 )]
-pub(in crate::host) async fn stream(
+pub(super) async fn stream(
     State(host): State<Host>,
     Extension(hangup): Extension<Hangup>,
 ) -> Result<Response, HostError> {
@@ -88,7 +88,7 @@ fn message(figures_json: &[u8], events: &[EventView]) -> Bytes {
 }
 
 #[cfg(test)]
-pub(in crate::host) mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::host::HostOptions;
     use crate::host::runtime_dir::Place;
@@ -97,7 +97,7 @@ pub(in crate::host) mod tests {
     use tempfile::TempDir;
 
     /// A host whose files lie in a folder that goes with it.
-    pub(in crate::host) fn host() -> (Host, TempDir) {
+    pub(in crate::host::routes) fn host() -> (Host, TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let mut options = HostOptions::new(PageCount::from_mebibytes(64));
         options.interval = Duration::from_millis(50);
