@@ -7,8 +7,9 @@
 //! any virtio transport. It never blocks: the kernel's event loop calls [`Balloon::poll`].
 //!
 //! The embedded guest (the image is built in `guest/`) adds a page allocator ([`frames`]),
-//! workloads ([`workload`]), a buffer cache ([`disk`]), work on many processors ([`pool`]) and a
-//! console ([`console`]). They are here rather than in the image so that tests can run them on an
+//! workloads ([`workload`]) on the frames that they hold ([`held`]) with contents that can be
+//! checked ([`page`]), a buffer cache ([`disk`]), work on many processors ([`pool`]) and a console
+//! ([`console`]). They are here rather than in the image so that tests can run them on an
 //! ordinary machine.
 //!
 //! A frame is in exactly one place: free in [`frames::Frames`], held by the workload, in the
@@ -23,6 +24,8 @@ pub mod command_line;
 pub mod console;
 pub mod disk;
 pub mod frames;
+pub mod held;
+pub mod page;
 pub mod pool;
 pub mod random;
 pub mod report;

@@ -26,8 +26,9 @@ use balloon_guest_driver::command_line::CommandLine;
 use balloon_guest_driver::disk::Disk;
 use balloon_guest_driver::disk::cache::Cache;
 use balloon_guest_driver::frames::Frames;
+use balloon_guest_driver::held::Held;
 use balloon_guest_driver::set::FrameSet;
-use balloon_guest_driver::workload::{FileSystem, Files, Held, Workload};
+use balloon_guest_driver::workload::{FileSystem, Files, Workload};
 use balloon_guest_driver::{Gfn, PAGE_SIZE};
 
 use self::device::{Devices, Found};

@@ -4,7 +4,7 @@ use core::mem;
 use core::slice;
 use core::sync::atomic::AtomicU64;
 
-use balloon_guest_driver::workload::page::{Memory, Page, WORDS};
+use balloon_guest_driver::page::{Memory, Page, WORDS};
 use balloon_guest_driver::{Gfn, PAGE_SIZE};
 
 use crate::start_info::Ram;

@@ -5,8 +5,8 @@ use super::cache::{Cache, Found};
 use super::requests::{Done, Requests};
 use super::{Action, Block, Disk, DiskError, RUN_BLOCKS};
 use crate::Gfn;
-use crate::workload::Held;
-use crate::workload::page::{Memory, Page};
+use crate::held::Held;
+use crate::page::{Memory, Page};
 
 /// The cache with all that it works on, for one step.
 #[expect(

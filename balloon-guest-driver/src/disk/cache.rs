@@ -1,7 +1,7 @@
 //! Which blocks of the disk are in memory, where, and what is given up for others: decides, touches
 //! nothing.
 //!
-//! A *place* is a number of a frame held (see [`Held`](crate::workload::Held)); it has a buffer here.
+//! A *place* is a number of a frame held (see [`Held`](crate::held::Held)); it has a buffer here.
 //! Places that were never used lie above the others, for an untouched frame costs the host nothing.
 //!
 //! What goes first is found by a clock, or second chance: a hand goes round the buffers and takes the

@@ -8,8 +8,8 @@ use std::vec::Vec;
 
 use super::{Action, Answer, Block, Disk, DiskError, REQUESTS_MAX, Request};
 use crate::Gfn;
+use crate::page::{Page, WORDS};
 use crate::random::Random;
-use crate::workload::page::{Page, WORDS};
 
 #[derive(Debug)]
 struct Lent {

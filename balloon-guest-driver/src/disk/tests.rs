@@ -11,9 +11,9 @@ use super::cache::{Buffer, Cache};
 use super::fake::FakeDisk;
 use super::requests::{Requests, Service};
 use super::*;
-use crate::workload::page::{Memory, Page, Stamp, WORDS};
+use crate::held::{Held, Slot};
+use crate::page::{Memory, Page, Stamp, WORDS};
 use crate::workload::tests::Ram;
-use crate::workload::{Held, Slot};
 
 const BLOCKS: u32 = 200;
 const FRAMES: u32 = 64;

@@ -10,9 +10,10 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
 use super::histogram::Histogram;
-use super::page::{Memory, Page, WORDS, common_seed, fill, word_of};
 use super::spec::BreakerSpec;
-use super::{Counters, Held, Slice, Slot};
+use super::{Counters, Slice};
+use crate::held::{Held, Slot};
+use crate::page::{Memory, Page, WORDS, common_seed, fill, word_of};
 use crate::random::{Permutation, mix};
 
 /// What a breaker can be told to do.

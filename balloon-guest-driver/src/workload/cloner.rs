@@ -4,9 +4,10 @@
 //! the same seed, or this guest's own.
 
 use super::pace::Pace;
-use super::page::{Memory, Page, common_seed, fill};
 use super::spec::CloneSpec;
-use super::{Counters, Held, Slice, Slot};
+use super::{Counters, Slice};
+use crate::held::{Held, Slot};
+use crate::page::{Memory, Page, common_seed, fill};
 use crate::random::{Random, mix};
 
 /// Shuffling moves pages about within so many, a power of two; so it needs no table and does not
@@ -116,8 +117,8 @@ mod tests {
     use std::collections::BTreeSet;
     use std::vec::Vec;
 
-    use super::super::page::{WORDS, is_zero};
     use super::*;
+    use crate::page::{WORDS, is_zero};
 
     const SPEC: CloneSpec = CloneSpec {
         zero: 25,

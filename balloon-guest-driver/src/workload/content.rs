@@ -5,8 +5,8 @@
 //! Which one follows from guest, frame and version: nothing is kept beside the version, and a page
 //! goes from common to own and back as its version counts up.
 
-use super::Slot;
-use super::page::{Page, Stamp, is_zero};
+use crate::held::Slot;
+use crate::page::{Page, Stamp, is_zero};
 use crate::random::mix;
 
 /// How many common contents there are. The first is all zeros.
@@ -86,8 +86,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::page::WORDS;
     use super::*;
+    use crate::page::WORDS;
 
     const GUEST: u32 = 7;
 

@@ -29,18 +29,16 @@ use core::fmt;
 use self::client::{Client, Kind, Operation};
 pub use self::files::Files;
 use super::pace::Pace;
-use super::page::{Memory, Page, Stamp};
-use super::spec::{DbenchSpec, Distribution, Size};
+use super::spec::{CLIENTS_MAX, DbenchSpec, Distribution, Size};
 use super::zipf::Zipf;
 use super::{Counters, Slice};
 use crate::disk::buffers::{Buffers, FailedRequest, Seen};
 use crate::disk::requests::Service;
 use crate::disk::{Block, Disk, DiskError};
+use crate::page::{Memory, Page, Stamp};
 use crate::random::Random;
 use crate::{PAGE_SIZE, disk};
 
-/// Clients at most.
-pub(super) const CLIENTS_MAX: usize = 128;
 /// Blocks of a file at most.
 const FILE_BLOCKS: u32 = 16;
 

@@ -9,10 +9,8 @@ mod breaker;
 mod cloner;
 mod content;
 mod dbench;
-mod held;
 mod histogram;
 mod pace;
-pub mod page;
 pub mod spec;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -27,8 +25,6 @@ pub use self::breaker::{BreakFigures, Done, Order, OrderError};
 use self::cloner::Cloner;
 use self::dbench::{Dbench, Failure as DbenchFailure};
 pub use self::dbench::{Files, NoFiles, WrongBlock};
-pub use self::held::{Held, Slot};
-use self::page::Memory;
 use self::spec::{Action, DbenchSpec, Size, Spec};
 use self::toucher::Toucher;
 use self::verifier::Verifier;
@@ -39,6 +35,8 @@ use crate::disk::buffers::{Buffers, FailedRequest};
 use crate::disk::cache::Cache;
 use crate::disk::requests::{Requests, Service};
 use crate::frames::Frames;
+use crate::held::{Held, Slot};
+use crate::page::Memory;
 use crate::pool::Lead;
 use crate::set::FrameSet;
 

@@ -2,9 +2,11 @@
 
 use core::fmt;
 
-use super::dbench::CLIENTS_MAX;
 use crate::disk::REQUESTS_MAX;
 use crate::{PAGE_SIZE, size};
+
+/// Clients of a `dbench` at most.
+pub(super) const CLIENTS_MAX: usize = 128;
 
 const _: () = assert!(
     CLIENTS_MAX == 128 && REQUESTS_MAX == 7,

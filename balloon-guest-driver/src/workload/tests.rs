@@ -10,11 +10,11 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::page::{Page, Stamp, WORDS, is_zero};
 use super::*;
 use crate::disk::DiskError;
 use crate::disk::cache::Buffer;
 use crate::disk::fake::FakeDisk;
+use crate::page::{Page, Stamp, WORDS, is_zero};
 use crate::pool::PROCESSORS_MAX;
 use crate::pool::tests::with_pool;
 

@@ -10,10 +10,11 @@ use core::hint::black_box;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::pace::Pace;
-use super::page::Memory;
 use super::spec::{Distribution, Size, ToucherSpec};
 use super::zipf::Zipf;
-use super::{Counters, Held, Slice, Slot};
+use super::{Counters, Slice};
+use crate::held::{Held, Slot};
+use crate::page::Memory;
 use crate::pool::Lead;
 use crate::random::Random;
 

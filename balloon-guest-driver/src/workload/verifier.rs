@@ -9,10 +9,11 @@ use core::fmt;
 
 use super::content::{Content, is_common};
 use super::pace::Pace;
-use super::page::{Memory, Page, Stamp, is_zero};
 use super::spec::VerifySpec;
-use super::{Counters, Held, Slice, Slot};
+use super::{Counters, Slice};
 use crate::Gfn;
+use crate::held::{Held, Slot};
+use crate::page::{Memory, Page, Stamp, is_zero};
 use crate::random::Random;
 
 /// A page that is not what it must be.
