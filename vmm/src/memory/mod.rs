@@ -7,6 +7,7 @@ pub mod agent;
 mod error;
 mod mapping;
 pub mod pagemap;
+mod pages;
 pub mod ram;
 pub mod residency;
 pub mod store;
