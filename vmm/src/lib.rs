@@ -25,10 +25,8 @@ pub use cli::main;
 pub mod internals {
     pub use crate::api::ScanPriority;
     pub use crate::host::sharing::{Conditions, PageSharing, Report, ScannedVmSpec};
-    pub use crate::memory::ram::RamPiece;
     pub use crate::memory::store::read_all;
     pub use crate::memory::{AgentHandle, GuestRam};
-    pub use crate::protocol::RamMapping;
     pub use crate::protocol::page_sharing::SharingSocket;
     pub use crate::vm::EMBEDDED_GUEST;
 

@@ -12,11 +12,16 @@ use page::{PAGE_BYTES, PAGE_SIZE};
 use rustix::fd::AsFd;
 use rustix::fd::AsRawFd;
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags, madvise, mmap, mremap_fixed, munmap};
+use rustix::mm::{
+    Advice, MapFlags, MremapFlags, ProtFlags, madvise, mmap, mmap_anonymous, mremap_fixed, munmap,
+};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
+use sharing::BLOCK_PAGES;
 use std::ffi::c_void;
 use std::ops::Range;
 use std::ptr;
+
+const BLOCK_BYTES: usize = BLOCK_PAGES * PAGE_BYTES;
 
 /// Memory that may be made part of the guest's RAM, by address: this process's mapping of it.
 pub(super) type Addresses = Range<u64>;
@@ -131,6 +136,53 @@ fn whole_stretches(stretches: &[Addresses], bytes: usize) -> usize {
         rest.is_some()
     });
     whole.count()
+}
+
+/// A guest's memory, where its VM process has it: mapped so that its blocks are blocks here too.
+///
+/// The place is never used for anything else. Who still has an address in it when this is gone finds nothing there,
+/// and ends; it does not find something else.
+#[derive(Debug)]
+pub(super) struct Place {
+    start: *mut c_void,
+    length: usize,
+}
+
+// SAFETY: it stands for a place in the process, which no thread owns more than another.
+unsafe impl Send for Place {}
+// SAFETY: as above; what is there is reached by volatile accesses alone.
+unsafe impl Sync for Place {}
+
+impl Place {
+    /// Maps a memory file of `length` bytes, for reading and writing.
+    pub(super) fn of(file: impl AsFd, length: usize) -> Result<Self, Errno> {
+        let reserved = length + BLOCK_BYTES;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: the kernel chooses a place where nothing is.
+        let start =
+            unsafe { mmap_anonymous(ptr::null_mut(), reserved, ProtFlags::empty(), flags) }?;
+        let to_next_block = (start as usize).next_multiple_of(BLOCK_BYTES) - start as usize;
+        let place = Self {
+            start: start.wrapping_byte_add(to_next_block),
+            length,
+        };
+        let addresses = place.start as u64..place.start as u64 + length as u64;
+        map_memory_file(&addresses, file, 0)?;
+        Ok(place)
+    }
+
+    pub(super) fn start(&self) -> *mut c_void {
+        self.start
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        // SAFETY: all of it was reserved by `of`, and nobody may use the guest's memory any more.
+        let emptied = unsafe { mmap_anonymous(self.start, self.length, ProtFlags::empty(), flags) };
+        debug_assert!(emptied.is_ok(), "{emptied:?}");
+    }
 }
 
 /// A part of a file mapped where nothing else is, until it is dropped.

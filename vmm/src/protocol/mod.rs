@@ -32,7 +32,7 @@ use std::path::PathBuf;
 use utoipa::ToSchema;
 
 /// The version of the messages below. A message of another version is refused.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What a VM is: all that its process must know to start, and all that a host must know of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -157,19 +157,8 @@ pub struct Description {
     pub start_us: u64,
     /// Pages whose faults its agent holds through userfaultfd.
     pub userfault_pages: PageCount,
-    /// Where its memory file is mapped in its process.
-    pub mappings: Vec<RamMapping>,
-}
-
-/// A stretch of a VM's memory file as its process maps it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RamMapping {
-    /// The first page's place in the memory file.
-    pub first_page: u64,
-    /// How many pages.
-    pub pages: u64,
-    /// The first page's address in the process.
-    pub address: u64,
+    /// Where its whole memory file is mapped in its process.
+    pub ram_address: u64,
 }
 
 /// The sequence number of an observation that answers no question: a VM's last.

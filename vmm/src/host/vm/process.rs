@@ -264,7 +264,7 @@ fn adopt(host: &Host, id: VmId, spawned: Spawned, start: CheckedStart, memory_fi
         group: vm.config.trust_group.clone(),
         size: vm.config.settings.size,
         pid,
-        mappings: start.mappings,
+        ram_address: start.ram_address,
         memory_file: Arc::clone(&memory_file),
         socket: sharing,
     };
