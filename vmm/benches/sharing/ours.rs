@@ -114,6 +114,7 @@ impl Ours {
         let conditions = Conditions {
             pace: Pace::GoOn,
             pressure: Pressure::Short,
+            breaks_large: true,
             free: PageCount::ZERO,
             reserve: PageCount::ZERO,
             anonymous: Vec::new(),

@@ -6,8 +6,8 @@
 //! for whoever reads it to doubt (`policy::GuestFigures`).
 
 use crate::protocol::{
-    BalloonCounters, BalloonView, BlockedTime, Description, Observation, SharingCounters, VmConfig,
-    VmCounters,
+    BalloonCounters, BalloonView, BlockedTime, Description, LargePageCounters, Observation,
+    SharingCounters, VmConfig, VmCounters,
 };
 use page::{PAGE_SIZE, PageCount, PageStates};
 use sharing::BLOCK_PAGES;
@@ -136,7 +136,7 @@ fn balloon(said: BalloonView) -> BalloonView {
 }
 
 fn counters(said: VmCounters) -> VmCounters {
-    let sharing = said.sharing;
+    let (sharing, large) = (said.sharing, said.large);
     VmCounters {
         given_back: most_pages(said.given_back),
         refused: most_pages(said.refused),
@@ -153,6 +153,14 @@ fn counters(said: VmCounters) -> VmCounters {
             no_areas: most_pages(sharing.no_areas),
             no_memory: most_pages(sharing.no_memory),
             stale: most_pages(sharing.stale),
+        },
+        large: LargePageCounters {
+            mapped: most_pages(large.mapped),
+            made: most(large.made),
+            broken_by_balloon: most(large.broken_by_balloon),
+            broken_by_sharing: most(large.broken_by_sharing),
+            no_memory: most(large.no_memory),
+            refused: most(large.refused),
         },
         register_violations: most(said.register_violations),
         console_lost_bytes: most(said.console_lost_bytes),

@@ -95,6 +95,23 @@ pub(super) fn drop_copies(addresses: &Addresses) -> Result<(), Errno> {
     unsafe { madvise(start, length, Advice::LinuxDontNeed) }
 }
 
+/// From now on a first touch of a block of these makes all of it. Mapping the memory file anew takes that back.
+pub(super) fn advise_large(blocks: &Addresses) -> Result<(), Errno> {
+    let (start, length) = (pointer(blocks.start), length(blocks));
+    // SAFETY: no content changes, nor what is mapped; how much a touch allocates is for the caller to reckon.
+    unsafe { madvise(start, length, Advice::LinuxHugepage) }
+}
+
+/// Makes a block of a memory file one large page, with what it holds. What of it was a hole is filled with zeros.
+pub(super) fn collapse(block: &Addresses) -> Result<(), Errno> {
+    let (start, length) = (pointer(block.start), length(block));
+    // SAFETY: content stays as it is, in another page; holes read as zeros before and after.
+    match unsafe { libc::madvise(start, length, libc::MADV_COLLAPSE) } {
+        0 => Ok(()),
+        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
+    }
+}
+
 /// Drops the mappings of stretches of the VM's own memory file. The file keeps its pages, and the next
 /// touch maps them again. Returns how many stretches, from the first on, were dropped.
 ///
@@ -173,6 +190,18 @@ impl Place {
 
     pub(super) fn start(&self) -> *mut c_void {
         self.start
+    }
+
+    #[cfg(test)]
+    pub(super) fn touch(&self, byte: usize) {
+        assert!(byte < self.length, "byte {byte} of {}", self.length);
+        // SAFETY: the assert keeps it inside what `of` mapped, which nobody else uses in a test.
+        unsafe {
+            self.start
+                .wrapping_byte_add(byte)
+                .cast::<u8>()
+                .write_volatile(1)
+        };
     }
 }
 

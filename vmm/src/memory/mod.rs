@@ -5,6 +5,7 @@
 
 pub mod agent;
 mod error;
+mod large_file;
 mod mapping;
 pub mod pagemap;
 mod pages;

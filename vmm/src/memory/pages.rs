@@ -67,6 +67,12 @@ impl PageTable {
         (index / BLOCK_PAGES, index % BLOCK_PAGES)
     }
 
+    /// Whether all of a block is the guest's own.
+    pub(super) fn is_own(&self, block: usize) -> bool {
+        let block = &self.blocks[block];
+        block.ballooned.is_empty() && block.frames.is_none()
+    }
+
     /// Where a page is.
     pub(super) fn place(&self, index: u64) -> Place {
         let (block, page) = Self::find(index);
@@ -280,6 +286,11 @@ mod tests {
                     }
                     Step::Pop => table.pop(),
                 }
+            }
+            for number in 0..table.blocks.len() {
+                let start = number as u64 * 512;
+                let is_own = !model.range(start..start + 512).any(|_| true);
+                prop_assert_eq!(table.is_own(number), is_own);
             }
             for index in 0..PAGES + 100 {
                 prop_assert_eq!(table.place(index), model.get(&index).copied().unwrap_or(Place::Own));

@@ -6,6 +6,7 @@
 //! shrinking, so whoever holds its descriptor can rely on its size.
 
 use crate::memory::MemoryError;
+use crate::memory::large_file;
 use crate::memory::mapping::Place;
 use crate::memory::residency;
 use page::{Gfn, GfnRange, PAGE_BYTES, PAGE_SIZE, PageCount};
@@ -21,6 +22,9 @@ use vm_memory::{
 pub const GAP_START: Gfn = Gfn((3 << 30) / PAGE_SIZE);
 /// First page after the gap for devices.
 pub const GAP_END: Gfn = Gfn((4 << 30) / PAGE_SIZE);
+
+/// The memory file's name in the kernel's lists.
+const NAME: &str = "ballonet-ram";
 
 /// A frame number as the guest gave it. It may name no memory at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +129,7 @@ pub struct GuestRam {
     /// Where `memory` is mapped.
     place: Arc<Place>,
     memory: GuestMemoryMmap,
+    takes_advice: bool,
 }
 
 impl GuestRam {
@@ -133,9 +138,26 @@ impl GuestRam {
     /// # Errors
     /// When the kernel refuses the memory file or the mapping.
     pub fn new(size: PageCount) -> Result<Self, MemoryError> {
+        let file = sealed_memory_file(NAME, size.bytes()).map_err(MemoryError::MakeRam)?;
+        Self::of(file, size, false)
+    }
+
+    /// As [`Self::new`], of blocks that a touch makes whole where that is advised, if this process can have such.
+    ///
+    /// # Errors
+    /// When the kernel refuses the memory file or the mapping.
+    pub fn with_large_pages(size: PageCount) -> Result<Self, MemoryError> {
+        match large_file::memory_file(NAME, size.bytes()) {
+            Ok(file) => Self::of(file, size, true),
+            Err(error) => {
+                tracing::debug!("first touches make small pages: {error}");
+                Self::new(size)
+            }
+        }
+    }
+
+    fn of(file: File, size: PageCount, takes_advice: bool) -> Result<Self, MemoryError> {
         let layout = RamLayout::new(size);
-        let file = sealed_memory_file("ballonet-ram", size.bytes());
-        let file = file.map_err(MemoryError::MakeRam)?;
         let bytes = in_this_process(size, size.bytes())?;
         let place = Place::of(&file, bytes).map_err(MemoryError::MapRam)?;
         let regions = layout.pieces().into_iter().map(|piece| {
@@ -152,6 +174,7 @@ impl GuestRam {
             file: Arc::new(file),
             place: Arc::new(place),
             memory,
+            takes_advice,
         })
     }
 
@@ -171,6 +194,11 @@ impl GuestRam {
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Whether a touch makes a whole block where that is advised.
+    pub(crate) const fn takes_advice(&self) -> bool {
+        self.takes_advice
     }
 
     /// Pages that the memory file holds, as the kernel counts them.

@@ -15,7 +15,8 @@ mod tap_name;
 
 pub use channel::{Channel, ChannelError, Received};
 pub use counters::{
-    BalloonCounters, DiskCounters, DiskFigures, GuestStatistics, NetCounters, SharingCounters,
+    BalloonCounters, DiskCounters, DiskFigures, GuestStatistics, LargePageCounters, NetCounters,
+    SharingCounters,
 };
 pub use disk_spec::DiskSpec;
 pub use mac::{InvalidMac, MacAddress};
@@ -25,7 +26,7 @@ pub use tap_name::{InvalidTapName, TapName};
 
 use crate::name::VmName;
 use page::{PageCount, PageStates, VmId};
-use policy::{TouchLimit, VmSettings};
+use policy::{LargePages, TouchLimit, VmSettings};
 use serde::{Deserialize, Serialize};
 use sharing::TrustGroup;
 use std::path::PathBuf;
@@ -65,6 +66,9 @@ pub struct VmConfig {
     pub balloon_target: PageCount,
     /// What its guest may have touched, from its first instruction on until its host says otherwise.
     pub touch_limit: Option<TouchLimit>,
+    /// Which large pages it makes, from the start on.
+    #[serde(default)]
+    pub large_pages: LargePages,
     /// What it does when its host dies.
     pub on_host_death: OnHostDeath,
 }
@@ -105,6 +109,8 @@ pub enum ToVm {
     },
     /// Stop the guest when it has touched more than this.
     SetTouchLimit(Option<TouchLimit>),
+    /// Make these large pages.
+    SetLargePages(LargePages),
     /// Keep these settings for `Describe`.
     SetSettings(VmSettings),
     /// Say how things stand. Answered by `Observation` with the same sequence number.
@@ -233,6 +239,9 @@ pub struct VmCounters {
     pub write_protect_faults: u64,
     /// What the agent did for page sharing.
     pub sharing: SharingCounters,
+    /// Its large pages.
+    #[serde(default)]
+    pub large: LargePageCounters,
     /// Register accesses that the virtio standard forbids.
     pub register_violations: u64,
     /// Bytes of console output that nobody took in time.

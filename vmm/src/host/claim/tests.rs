@@ -46,6 +46,7 @@ fn config() -> VmConfig {
         disks: vec!["disk.img".parse().unwrap()],
         balloon_target: PageCount::ZERO,
         touch_limit: None,
+        large_pages: policy::LargePages::Off,
         on_host_death: OnHostDeath::default(),
     }
 }

@@ -213,6 +213,12 @@ impl ScannedVm {
         start..start + (pages.end - pages.start) * PAGE_SIZE
     }
 
+    /// Whether a block is mapped as one large page.
+    pub(super) fn is_large(&self, number: u32) -> bool {
+        let addresses = self.addresses(&self.pages(number));
+        self.pagemap.is_large(addresses).unwrap_or(false)
+    }
+
     /// Everything is to be read anew: more is worth sharing than was.
     pub(super) fn forget_looks(&mut self) {
         self.unknown.fill(PageSet::ALL);

@@ -1,5 +1,6 @@
 //! What the guest gives up and takes back, and where all of its pages are.
 
+use super::large::Reason;
 use super::{Agent, GivenBack};
 use crate::memory::MemoryError;
 use crate::memory::pages::Place;
@@ -13,14 +14,21 @@ impl Agent {
     /// Pages that the kernel does not free stay in the memory file. They are in the balloon for all that, until
     /// they are looked for there.
     pub(super) fn inflate(&mut self, ranges: &[GfnRange]) -> PageCount {
+        for &range in ranges {
+            self.break_blocks_of(&indexes(&self.ram, range), Reason::Balloon);
+        }
         self.give_back(ranges);
         let inflate = |&range| self.sharer.pages.inflate(indexes(&self.ram, range));
-        PageCount(ranges.iter().map(inflate).sum())
+        let added = ranges.iter().map(inflate).sum();
+        self.balloon_changed();
+        PageCount(added)
     }
 
     pub(super) fn deflate(&mut self, ranges: &[GfnRange]) -> PageCount {
         let deflate = |&range| self.sharer.pages.deflate(indexes(&self.ram, range));
-        PageCount(ranges.iter().map(deflate).sum())
+        let removed = ranges.iter().map(deflate).sum();
+        self.balloon_changed();
+        PageCount(removed)
     }
 
     pub(super) fn give_back(&mut self, ranges: &[GfnRange]) -> GivenBack {

@@ -12,6 +12,7 @@
 
 mod balloon;
 mod fence;
+mod large;
 mod sample;
 mod share;
 
@@ -20,17 +21,20 @@ use crate::memory::MemoryError;
 use crate::memory::ram::GuestRam;
 use crate::memory::store::StoreView;
 use crate::protocol::ChannelError;
-use crate::protocol::SharingCounters;
 use crate::protocol::page_sharing::{FromAgent, SharingSocket, ToAgent};
+use crate::protocol::{LargePageCounters, SharingCounters};
 pub(crate) use fence::Fence;
+pub use large::LargePageOrder;
+use large::{LargeBlocks, Reason};
 use page::{Gfn, GfnRange, PAGE_SIZE, PageCount, PageStates};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use share::Sharer;
+use sharing::BLOCK_PAGES;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -57,6 +61,7 @@ pub struct AgentCounters {
     popped: AtomicU64,
     write_protect_faults: AtomicU64,
     sharing: Mutex<SharingCounters>,
+    large: Mutex<LargePageCounters>,
 }
 
 impl AgentCounters {
@@ -87,7 +92,13 @@ impl AgentCounters {
     /// What was done for page sharing.
     #[must_use]
     pub fn sharing(&self) -> SharingCounters {
-        *self.sharing.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.sharing)
+    }
+
+    /// Its large pages.
+    #[must_use]
+    pub fn large(&self) -> LargePageCounters {
+        *lock(&self.large)
     }
 }
 
@@ -108,6 +119,11 @@ enum Request {
     },
     /// The guest starts anew: nothing is in the balloon.
     Pop { answer: SyncSender<()> },
+    /// Make these large pages.
+    OrderLargePages {
+        order: LargePageOrder,
+        answer: SyncSender<()>,
+    },
     Count {
         recount: bool,
         answer: SyncSender<Result<PageStates, MemoryError>>,
@@ -151,6 +167,7 @@ impl AgentHandle {
             ram: ram.clone(),
             fence,
             sharer: Sharer::new(ram.clone()),
+            large: LargeBlocks::new(ram.layout().size()),
             scanner,
             unsent: VecDeque::new(),
             inbox,
@@ -189,6 +206,11 @@ impl AgentHandle {
     /// Empties the balloon, of a guest that knows nothing of it any more.
     pub fn pop_balloon(&self) {
         self.ask(|answer| Request::Pop { answer });
+    }
+
+    /// From the answer on, large pages are made as this order says, and no others.
+    pub fn order_large_pages(&self, order: LargePageOrder) {
+        self.ask(|answer| Request::OrderLargePages { order, answer });
     }
 
     /// The guest's pages by state; they add up to its size. With `recount`, pages of the balloon
@@ -252,6 +274,7 @@ struct Agent {
     ram: GuestRam,
     fence: Fence,
     sharer: Sharer,
+    large: LargeBlocks,
     /// None once the host has gone.
     scanner: Option<SharingSocket>,
     /// What the scanner did not take yet. As many at most as requests are pending and runs are mapped.
@@ -270,6 +293,7 @@ impl Agent {
             }
             self.send_unsent();
             self.serve_scanner();
+            self.tend_large_pages();
         }
     }
 
@@ -282,7 +306,9 @@ impl Agent {
             };
             sources.push(PollFd::new(scanner, PollFlags::IN | room));
         }
-        match poll(&mut sources, None) {
+        let time = self.large.time_left().map(Timespec::try_from);
+        let time = time.transpose().unwrap_or_default();
+        match poll(&mut sources, time.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => panic!("the agent cannot wait: {error}"),
         }
@@ -305,8 +331,13 @@ impl Agent {
             Request::GiveBack { ranges, answer } => tell(&answer, self.give_back(&ranges)),
             Request::Inflate { ranges, answer } => tell(&answer, self.inflate(&ranges)),
             Request::Deflate { ranges, answer } => tell(&answer, self.deflate(&ranges)),
+            Request::OrderLargePages { order, answer } => {
+                self.order_large_pages(order);
+                tell(&answer, ());
+            }
             Request::Pop { answer } => {
                 self.sharer.pages.pop();
+                self.balloon_changed();
                 tell(&answer, ());
             }
             Request::Count { recount, answer } => tell(&answer, self.count(recount)),
@@ -315,12 +346,8 @@ impl Agent {
     }
 
     fn publish(&self) {
-        let mut sharing = self
-            .counters
-            .sharing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *sharing = self.sharer.counters();
+        *lock(&self.counters.sharing) = self.sharer.counters();
+        *lock(&self.counters.large) = self.large.counters;
         self.counters
             .popped
             .store(self.sharer.popped, Ordering::Relaxed);
@@ -337,6 +364,8 @@ impl Agent {
                 }
             }
             Ok((ToAgent::Request(request), _)) => {
+                let first = u64::from(request.number) * BLOCK_PAGES as u64;
+                self.break_blocks_of(&(first..first + BLOCK_PAGES as u64), Reason::Sharing);
                 let done = self.sharer.carry_out(&request, &self.fence);
                 self.counters
                     .write_protect_faults
@@ -349,7 +378,9 @@ impl Agent {
                 });
             }
             Ok((ToAgent::Sample { number, pages }, _)) => {
-                let dropped = sample::drop_mappings_of(&self.ram, &self.sharer, &pages);
+                self.sample_in_large_pages(&pages);
+                let dropped =
+                    sample::drop_mappings_of(&self.ram, &self.sharer, &self.fence, &pages);
                 self.unsent
                     .push_back(FromAgent::Sampled { number, dropped });
             }
@@ -399,6 +430,10 @@ impl Agent {
             .fetch_add(self.fence.count_waiting(), Ordering::Relaxed);
         self.fence.lower(&addresses);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Answers a request. Whoever asked waits for it, unless its thread has panicked.

@@ -179,7 +179,7 @@ impl Sharer {
     }
 
     /// Maps the memory file over a run, whatever it holds there.
-    fn map_home(&mut self, run: &Range<u64>) -> Result<(), Errno> {
+    pub(super) fn map_home(&mut self, run: &Range<u64>) -> Result<(), Errno> {
         let addresses = self.ram.addresses(run.clone());
         let mapped = map_memory_file(&addresses, self.ram.file(), run.start);
         if mapped.is_err() && is_mapped(&addresses) {
@@ -201,7 +201,7 @@ impl Sharer {
         is_ram && self.pages.frame(index).is_none() && self.held(index..index + 1) == Ok(vec![true])
     }
 
-    fn held(&self, pages: Range<u64>) -> Result<Vec<bool>, Errno> {
+    pub(super) fn held(&self, pages: Range<u64>) -> Result<Vec<bool>, Errno> {
         let count = pages.end - pages.start;
         let mut held = Vec::new();
         for gfns in self.ram.layout().pieces_of_file(pages.start, count) {
