@@ -14,6 +14,7 @@ pub fn differences(recorded: &Plan, now: &Plan) -> Vec<String> {
         free,
         shortfall,
         orders,
+        large_pages,
     } = recorded;
     found.compare("free", free, &now.free);
     found.compare("shortfall", shortfall, &now.shortfall);
@@ -22,6 +23,7 @@ pub fn differences(recorded: &Plan, now: &Plan) -> Vec<String> {
         found.compare_steps(old, new);
     }
     found.compare_orders(orders, &now.orders);
+    found.compare_as("large pages", large_pages, &now.large_pages, lower_case);
     found.lines
 }
 
@@ -108,6 +110,7 @@ fn lower_case(variant: &impl Debug) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::LargePages;
     use page::{PageCount, VmId};
     use serde_json::{Value, json};
 
@@ -123,6 +126,7 @@ mod tests {
             }],
             free: PageCount::ZERO,
             shortfall: PageCount::ZERO,
+            large_pages: LargePages::Fill,
             orders: Orders::default(),
         }
     }

@@ -16,7 +16,7 @@ use crate::divide::{Claim, divide};
 use crate::targets::by_shares_alone;
 use crate::tax::Taxed;
 use crate::touch_limit::set_touch_limits;
-use crate::{Orders, Snapshot, Stage, Step, Target, VmSnapshot, balloon, targets};
+use crate::{LargePages, Orders, Snapshot, Stage, Step, Target, VmSnapshot, balloon, targets};
 use page::{PageCount, total};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU64;
@@ -38,6 +38,9 @@ pub struct Plan {
     /// What the memory state orders for all.
     #[serde(default)]
     pub orders: Orders,
+    /// Which large pages VMs make.
+    #[serde(default)]
+    pub large_pages: LargePages,
 }
 
 /// What to do about each VM now.
@@ -59,6 +62,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
         free,
         shortfall: snapshot.promised().saturating_sub(snapshot.budget),
         orders: snapshot.state.orders(),
+        large_pages: snapshot.large_pages(),
     }
 }
 

@@ -79,6 +79,19 @@ impl PageSet {
         Self(words)
     }
 
+    /// `count` neighbouring pages from `start` on.
+    #[must_use]
+    pub fn run(start: usize, count: usize) -> Self {
+        let bits = |word: usize| {
+            let from = start.clamp(word * 64, word * 64 + 64) - word * 64;
+            let to = (start + count).clamp(word * 64, word * 64 + 64) - word * 64;
+            // In twice as many bits, for a shift by all of a word's is none.
+            let mask = (1u128 << to) - (1u128 << from);
+            u64::try_from(mask).expect("bits of one word")
+        };
+        Self(array::from_fn(bits))
+    }
+
     /// Adds a page.
     pub fn insert(&mut self, index: usize) {
         self.0[index / 64] |= 1 << (index % 64);
@@ -178,6 +191,12 @@ mod tests {
             set.remove(out);
             prop_assert_eq!(set.contains(out), false);
             prop_assert_eq!(set.is_empty(), pages.iter().all(|&page| page == out));
+        }
+
+        #[test]
+        fn a_run_is_the_pages_from_its_first_to_its_last(start in 0..BLOCK_PAGES, count in 0..=BLOCK_PAGES) {
+            let count = count.min(BLOCK_PAGES - start);
+            prop_assert_eq!(PageSet::run(start, count), (start..start + count).collect());
         }
 
         #[test]

@@ -249,10 +249,7 @@ fn a_vm_that_claims_to_share_brings_nobody_more() {
     const SIZE: u64 = 256 * MIB;
     let host = TestHost::start("512M");
     for name in ["b", "c"] {
-        host.boot_vm(
-            name,
-            &["--memory", "300M", "--workload", "toucher:size=max"],
-        );
+        host.boot_vm(name, &["--memory", "300M", "--workload", "verify:size=max"]);
     }
     host.boot_vm("a", &["--memory", "256M", "--workload", "verify:size=16M"]);
     let hijacked = hijack(&host, "a");
@@ -266,7 +263,8 @@ fn a_vm_that_claims_to_share_brings_nobody_more() {
         let overview = host.overview();
         for what in ["shared", "lent"] {
             let pointer = format!("/host/sharing/{what}_bytes");
-            assert_eq!(number(&overview, &pointer), 0, "{overview:#}");
+            // What the others share is true: a page or two of their own that are equal.
+            assert!(number(&overview, &pointer) < MIB, "{overview:#}");
         }
     }
     assert_eq!(number(&host.vm("a"), "/states/shared"), SIZE);

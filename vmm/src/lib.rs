@@ -19,12 +19,10 @@ pub use cli::main;
 #[doc(hidden)]
 pub mod internals {
     pub use crate::host::sharing::{Conditions, PageSharing, Report, ScannedVmSpec};
-    pub use crate::memory::ram::RamPiece;
     pub use crate::memory::store::read_all;
     pub use crate::memory::{AgentHandle, GuestRam};
     pub use crate::vm::EMBEDDED_GUEST;
     pub use api::ScanPriority;
-    pub use protocol::RamMapping;
     pub use protocol::page_sharing::SharingSocket;
 
     #[cfg(feature = "fuzzing")]

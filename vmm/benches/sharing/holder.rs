@@ -7,7 +7,6 @@
 
 use crate::contents::{Contents, Page, shuffle};
 use anyhow::{Context, Result, ensure};
-use ballonet::internals::RamMapping;
 use ballonet::internals::SharingSocket;
 use ballonet::internals::{AgentHandle, GuestRam};
 use page::{Gfn, PAGE_SIZE, PageCount};
@@ -52,7 +51,7 @@ pub(crate) enum Kind {
 /// What a process says when its memory is filled.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Ready {
-    mappings: Vec<RamMapping>,
+    ram_address: u64,
     /// The memory file's number among its descriptors.
     memory_file: Option<i32>,
 }
@@ -111,8 +110,8 @@ impl Holder {
         self.ready.as_ref().context("not filled yet")
     }
 
-    pub(crate) fn mappings(&self) -> Result<Vec<RamMapping>> {
-        Ok(self.ready()?.mappings.clone())
+    pub(crate) fn ram_address(&self) -> Result<u64> {
+        Ok(self.ready()?.ram_address)
     }
 
     pub(crate) fn memory_file(&self) -> Result<File> {
@@ -229,23 +228,12 @@ impl Memory {
     fn ready(&self) -> Result<Ready> {
         let Self::Vm { ram, .. } = self else {
             return Ok(Ready {
-                mappings: Vec::new(),
+                ram_address: 0,
                 memory_file: None,
             });
         };
-        let mapping = |piece: ballonet::internals::RamPiece| {
-            let start = GuestAddress(piece.pages.start.0 * PAGE_SIZE);
-            let address = ram.memory().get_host_address(start)? as u64;
-            anyhow::Ok(RamMapping {
-                first_page: piece.file_offset / PAGE_SIZE,
-                pages: piece.pages.count.0,
-                address,
-            })
-        };
-        let mappings: Result<Vec<RamMapping>> =
-            ram.layout().pieces().into_iter().map(mapping).collect();
         Ok(Ready {
-            mappings: mappings?,
+            ram_address: ram.addresses(0..0).start,
             memory_file: Some(std::os::fd::AsRawFd::as_raw_fd(ram.file())),
         })
     }

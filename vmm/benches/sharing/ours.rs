@@ -97,7 +97,7 @@ impl Ours {
                 group: Some(TrustGroup::try_from(String::from("bench"))?),
                 size: PageCount(file.metadata()?.len() / PAGE_SIZE),
                 pid: vm.pid(),
-                mappings: vm.mappings()?,
+                ram_address: vm.ram_address()?,
                 memory_file: Arc::new(file.try_clone()?),
                 socket: vm.take_socket()?,
             };
@@ -114,6 +114,7 @@ impl Ours {
         let conditions = Conditions {
             pace: Pace::GoOn,
             pressure: Pressure::Short,
+            breaks_large: true,
             free: PageCount::ZERO,
             reserve: PageCount::ZERO,
             anonymous: Vec::new(),

@@ -158,3 +158,20 @@ pub struct SharingCounters {
     /// Pages refused because they were not where the request supposed them.
     pub stale: PageCount,
 }
+
+/// A VM's large pages: blocks of 2 MiB of its memory file that one page of the machine backs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LargePageCounters {
+    /// Memory that was mapped by large pages when it was last looked at.
+    pub mapped: PageCount,
+    /// Large pages made, by a first touch or of small ones.
+    pub made: u64,
+    /// Large pages broken because their guest gave up a part.
+    pub broken_by_balloon: u64,
+    /// Large pages broken to share a part.
+    pub broken_by_sharing: u64,
+    /// Large pages that the machine had no memory for in one piece.
+    pub no_memory: u64,
+    /// Large pages refused for other reasons, for a while: a page was being read or written.
+    pub refused: u64,
+}

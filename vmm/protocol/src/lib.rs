@@ -18,7 +18,8 @@ mod tap_name;
 
 pub use channel::{Channel, ChannelError, Received};
 pub use counters::{
-    BalloonCounters, DiskCounters, DiskFigures, GuestStatistics, NetCounters, SharingCounters,
+    BalloonCounters, DiskCounters, DiskFigures, GuestStatistics, LargePageCounters, NetCounters,
+    SharingCounters,
 };
 pub use disk_spec::{DiskSpec, InvalidDisk};
 pub use mac::{InvalidMac, MacAddress};
@@ -27,14 +28,14 @@ pub use peek::take_bytes;
 pub use tap_name::{InvalidTapName, NAME_BYTES, TapName};
 
 use page::{PageCount, PageStates, VmId};
-use policy::{TouchLimit, VmSettings};
+use policy::{LargePages, TouchLimit, VmSettings};
 use serde::{Deserialize, Serialize};
 use sharing::TrustGroup;
 use std::path::PathBuf;
 use utoipa::ToSchema;
 
 /// The version of the messages below. A message of another version is refused.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What a VM is: all that its process must know to start, and all that a host must know of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,6 +68,9 @@ pub struct VmConfig {
     pub balloon_target: PageCount,
     /// What its guest may have touched, from its first instruction on until its host says otherwise.
     pub touch_limit: Option<TouchLimit>,
+    /// Which large pages it makes, from the start on.
+    #[serde(default)]
+    pub large_pages: LargePages,
     /// What it does when its host dies.
     pub on_host_death: OnHostDeath,
 }
@@ -107,6 +111,8 @@ pub enum ToVm {
     },
     /// Stop the guest when it has touched more than this.
     SetTouchLimit(Option<TouchLimit>),
+    /// Make these large pages.
+    SetLargePages(LargePages),
     /// Keep these settings for `Describe`.
     SetSettings(VmSettings),
     /// Say how things stand. Answered by `Observation` with the same sequence number.
@@ -159,19 +165,8 @@ pub struct Description {
     pub start_us: u64,
     /// Pages whose faults its agent holds through userfaultfd.
     pub userfault_pages: PageCount,
-    /// Where its memory file is mapped in its process.
-    pub mappings: Vec<RamMapping>,
-}
-
-/// A stretch of a VM's memory file as its process maps it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RamMapping {
-    /// The first page's place in the memory file.
-    pub first_page: u64,
-    /// How many pages.
-    pub pages: u64,
-    /// The first page's address in the process.
-    pub address: u64,
+    /// Where its whole memory file is mapped in its process.
+    pub ram_address: u64,
 }
 
 /// The sequence number of an observation that answers no question: a VM's last.
@@ -246,6 +241,9 @@ pub struct VmCounters {
     pub write_protect_faults: u64,
     /// What the agent did for page sharing.
     pub sharing: SharingCounters,
+    /// Its large pages.
+    #[serde(default)]
+    pub large: LargePageCounters,
     /// Register accesses that the virtio standard forbids.
     pub register_violations: u64,
     /// Bytes of console output that nobody took in time.

@@ -7,9 +7,10 @@
 
 use page::{PAGE_SIZE, PageCount, PageStates};
 use protocol::{
-    BalloonCounters, BalloonView, BlockedTime, Description, Observation, RamMapping,
+    BalloonCounters, BalloonView, BlockedTime, Description, LargePageCounters, Observation,
     SharingCounters, VmConfig, VmCounters,
 };
+use sharing::BLOCK_PAGES;
 use std::ops::Deref;
 use std::time::Duration;
 use thiserror::Error;
@@ -42,8 +43,8 @@ pub(super) enum Untrue {
         said: usize,
         given: usize,
     },
-    #[error("its memory is not mapped from its first page to its last")]
-    Mappings,
+    #[error("its memory cannot be mapped at {0:#x}")]
+    Place(u64),
 }
 
 /// An observation that can be true.
@@ -135,7 +136,7 @@ fn balloon(said: BalloonView) -> BalloonView {
 }
 
 fn counters(said: VmCounters) -> VmCounters {
-    let sharing = said.sharing;
+    let (sharing, large) = (said.sharing, said.large);
     VmCounters {
         given_back: most_pages(said.given_back),
         refused: most_pages(said.refused),
@@ -153,6 +154,14 @@ fn counters(said: VmCounters) -> VmCounters {
             no_memory: most_pages(sharing.no_memory),
             stale: most_pages(sharing.stale),
         },
+        large: LargePageCounters {
+            mapped: most_pages(large.mapped),
+            made: most(large.made),
+            broken_by_balloon: most(large.broken_by_balloon),
+            broken_by_sharing: most(large.broken_by_sharing),
+            no_memory: most(large.no_memory),
+            refused: most(large.refused),
+        },
         register_violations: most(said.register_violations),
         console_lost_bytes: most(said.console_lost_bytes),
     }
@@ -164,7 +173,7 @@ fn counters(said: VmCounters) -> VmCounters {
 pub(super) struct CheckedStart {
     pub(super) start_us: u64,
     pub(super) userfault_pages: PageCount,
-    pub(super) mappings: Vec<RamMapping>,
+    pub(super) ram_address: u64,
 }
 
 impl CheckedStart {
@@ -176,30 +185,21 @@ impl CheckedStart {
                 size,
             });
         }
-        check_mappings(&said.mappings, size)?;
+        check_place(said.ram_address, size)?;
         Ok(Self {
             start_us: said.start_us,
             userfault_pages: said.userfault_pages,
-            mappings: said.mappings,
+            ram_address: said.ram_address,
         })
     }
 }
 
-/// They follow each other from the first page to the last, and no address in them overflows.
-fn check_mappings(mappings: &[RamMapping], size: PageCount) -> Result<(), Untrue> {
-    let mut next = 0u64;
-    for mapping in mappings {
-        let end = mapping.pages.checked_mul(PAGE_SIZE);
-        let end = end.and_then(|bytes| mapping.address.checked_add(bytes));
-        let is_placed = end.is_some() && mapping.address.is_multiple_of(PAGE_SIZE);
-        if mapping.first_page != next || mapping.pages == 0 || !is_placed {
-            return Err(Untrue::Mappings);
-        }
-        next = next.saturating_add(mapping.pages);
-    }
-    match next == size.0 {
-        true => Ok(()),
-        false => Err(Untrue::Mappings),
+/// At the beginning of a block, and no address in it overflows.
+fn check_place(address: u64, size: PageCount) -> Result<(), Untrue> {
+    let is_block = address.is_multiple_of(BLOCK_PAGES as u64 * PAGE_SIZE);
+    match address.checked_add(size.bytes()) {
+        Some(_) if is_block => Ok(()),
+        _ => Err(Untrue::Place(address)),
     }
 }
 

@@ -130,6 +130,10 @@ impl State {
         SharingConditions {
             pace: self.account.reserve.pace,
             pressure,
+            breaks_large: self
+                .decision
+                .as_ref()
+                .is_none_or(|decision| decision.plan.large_pages.are_broken_to_share()),
             free: self.durable.settings.budget.saturating_sub(self.used),
             reserve: self.account.reserve.keep_free,
             anonymous: processes
@@ -211,6 +215,7 @@ impl State {
                 continue;
             };
             vm.target = *target;
+            vm.set_large_pages(plan.large_pages);
             let waits_on = matches!(vm.life, Life::Waiting(_)) && *grant == PageCount::ZERO;
             if !waits_on {
                 vm.grant(*grant);

@@ -19,8 +19,8 @@ use api::{
 };
 use page::{PageCount, VmId};
 use policy::{
-    BalloonRound, BalloonSettings, MemoryState, Rebalance, Scale, Snapshot, Stage, Step,
-    Thresholds, VmSnapshot,
+    BalloonRound, BalloonSettings, LargePages, MemoryState, Rebalance, Scale, Snapshot, Stage,
+    Step, Thresholds, VmSnapshot,
 };
 use protocol::{VmConfig, VmName};
 use std::cmp::Reverse;
@@ -237,6 +237,7 @@ impl State {
             console_log,
             balloon_target: settings.size,
             touch_limit: None,
+            large_pages: LargePages::Off,
             settings,
             on_host_death: request.on_host_death,
         })

@@ -13,7 +13,9 @@ pub enum MemoryError {
     #[error("memory of {0} cannot be mapped in this process")]
     RamTooLarge(PageCount),
     #[error("cannot map the guest's memory")]
-    MapRam(#[source] vm_memory::mmap::MmapRegionError),
+    MapRam(#[source] rustix::io::Errno),
+    #[error("cannot lay out a part of the guest's memory")]
+    LayOutRegion(#[source] vm_memory::mmap::MmapRegionError),
     #[error("cannot lay out the guest's memory")]
     LayOutRam(#[source] vm_memory::GuestRegionCollectionError),
     #[error("cannot read how much memory the guest's memory file holds")]

@@ -12,11 +12,16 @@ use page::{PAGE_BYTES, PAGE_SIZE};
 use rustix::fd::AsFd;
 use rustix::fd::AsRawFd;
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags, madvise, mmap, mremap_fixed, munmap};
+use rustix::mm::{
+    Advice, MapFlags, MremapFlags, ProtFlags, madvise, mmap, mmap_anonymous, mremap_fixed, munmap,
+};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
+use sharing::BLOCK_PAGES;
 use std::ffi::c_void;
 use std::ops::Range;
 use std::ptr;
+
+const BLOCK_BYTES: usize = BLOCK_PAGES * PAGE_BYTES;
 
 /// Memory that may be made part of the guest's RAM, by address: this process's mapping of it.
 pub(super) type Addresses = Range<u64>;
@@ -90,6 +95,23 @@ pub(super) fn drop_copies(addresses: &Addresses) -> Result<(), Errno> {
     unsafe { madvise(start, length, Advice::LinuxDontNeed) }
 }
 
+/// From now on a first touch of a block of these makes all of it. Mapping the memory file anew takes that back.
+pub(super) fn advise_large(blocks: &Addresses) -> Result<(), Errno> {
+    let (start, length) = (pointer(blocks.start), length(blocks));
+    // SAFETY: no content changes, nor what is mapped; how much a touch allocates is for the caller to reckon.
+    unsafe { madvise(start, length, Advice::LinuxHugepage) }
+}
+
+/// Makes a block of a memory file one large page, with what it holds. What of it was a hole is filled with zeros.
+pub(super) fn collapse(block: &Addresses) -> Result<(), Errno> {
+    let (start, length) = (pointer(block.start), length(block));
+    // SAFETY: content stays as it is, in another page; holes read as zeros before and after.
+    match unsafe { libc::madvise(start, length, libc::MADV_COLLAPSE) } {
+        0 => Ok(()),
+        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
+    }
+}
+
 /// Drops the mappings of stretches of the VM's own memory file. The file keeps its pages, and the next
 /// touch maps them again. Returns how many stretches, from the first on, were dropped.
 ///
@@ -131,6 +153,65 @@ fn whole_stretches(stretches: &[Addresses], bytes: usize) -> usize {
         rest.is_some()
     });
     whole.count()
+}
+
+/// A guest's memory, where its VM process has it: mapped so that its blocks are blocks here too.
+///
+/// The place is never used for anything else. Who still has an address in it when this is gone finds nothing there,
+/// and ends; it does not find something else.
+#[derive(Debug)]
+pub(super) struct Place {
+    start: *mut c_void,
+    length: usize,
+}
+
+// SAFETY: it stands for a place in the process, which no thread owns more than another.
+unsafe impl Send for Place {}
+// SAFETY: as above; what is there is reached by volatile accesses alone.
+unsafe impl Sync for Place {}
+
+impl Place {
+    /// Maps a memory file of `length` bytes, for reading and writing.
+    pub(super) fn of(file: impl AsFd, length: usize) -> Result<Self, Errno> {
+        let reserved = length + BLOCK_BYTES;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: the kernel chooses a place where nothing is.
+        let start =
+            unsafe { mmap_anonymous(ptr::null_mut(), reserved, ProtFlags::empty(), flags) }?;
+        let to_next_block = (start as usize).next_multiple_of(BLOCK_BYTES) - start as usize;
+        let place = Self {
+            start: start.wrapping_byte_add(to_next_block),
+            length,
+        };
+        let addresses = place.start as u64..place.start as u64 + length as u64;
+        map_memory_file(&addresses, file, 0)?;
+        Ok(place)
+    }
+
+    pub(super) fn start(&self) -> *mut c_void {
+        self.start
+    }
+
+    #[cfg(test)]
+    pub(super) fn touch(&self, byte: usize) {
+        assert!(byte < self.length, "byte {byte} of {}", self.length);
+        // SAFETY: the assert keeps it inside what `of` mapped, which nobody else uses in a test.
+        unsafe {
+            self.start
+                .wrapping_byte_add(byte)
+                .cast::<u8>()
+                .write_volatile(1)
+        };
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        // SAFETY: all of it was reserved by `of`, and nobody may use the guest's memory any more.
+        let emptied = unsafe { mmap_anonymous(self.start, self.length, ProtFlags::empty(), flags) };
+        debug_assert!(emptied.is_ok(), "{emptied:?}");
+    }
 }
 
 /// A part of a file mapped where nothing else is, until it is dropped.

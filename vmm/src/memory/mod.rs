@@ -5,8 +5,10 @@
 
 pub mod agent;
 mod error;
+mod large_file;
 mod mapping;
 pub mod pagemap;
+mod pages;
 pub mod ram;
 pub mod residency;
 pub mod store;

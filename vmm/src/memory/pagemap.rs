@@ -10,8 +10,8 @@
 
 use crate::memory::MemoryError;
 use linux_raw_sys::general::{
-    PAGE_IS_FILE, PAGE_IS_PRESENT, PAGE_IS_WRITTEN, PM_SCAN_CHECK_WPASYNC, PM_SCAN_WP_MATCHING,
-    page_region, pm_scan_arg,
+    PAGE_IS_FILE, PAGE_IS_HUGE, PAGE_IS_PRESENT, PAGE_IS_WRITTEN, PM_SCAN_CHECK_WPASYNC,
+    PM_SCAN_WP_MATCHING, page_region, pm_scan_arg,
 };
 use page::PAGE_SIZE;
 use rustix::ioctl::opcode;
@@ -25,6 +25,7 @@ const SCAN: u32 = opcode::read_write::<pm_scan_arg>(b'f', 16);
 const IS_WRITTEN: u64 = PAGE_IS_WRITTEN as u64;
 const IS_FILE: u64 = PAGE_IS_FILE as u64;
 const IS_PRESENT: u64 = PAGE_IS_PRESENT as u64;
+const IS_HUGE: u64 = PAGE_IS_HUGE as u64;
 const WRITE_PROTECT: u64 = PM_SCAN_WP_MATCHING as u64;
 /// Fail if any of it is not watched by a tracker.
 const ALL_WATCHED: u64 = PM_SCAN_CHECK_WPASYNC as u64;
@@ -133,6 +134,19 @@ impl Pagemap {
             ..WRITTEN
         };
         self.scan(query, addresses, found)
+    }
+
+    /// Whether a block is mapped as one large page.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn is_large(&self, block: Range<u64>) -> Result<bool, MemoryError> {
+        let mut query = pm_scan_arg {
+            category_mask: IS_HUGE,
+            return_mask: IS_HUGE,
+            ..WRITTEN
+        };
+        Ok(self.fill(&mut query, block, &mut [NO_REGION])? > 0)
     }
 
     /// Whether and how the page at `address` was touched since its mapping was dropped: a touch maps it

@@ -1,26 +1,30 @@
 //! A guest's memory: one sealed memory file, mapped once for the guest and its devices.
 //!
 //! RAM above 3 GiB goes on at 4 GiB, because the gap below 4 GiB belongs to devices; in the file
-//! the two pieces follow each other without a gap. The file is sealed against growing and
+//! the two pieces follow each other without a gap. A block of 2 MiB begins at a multiple of 2 MiB in guest memory, in
+//! the file and in the process, so that one large page of the machine can be all three. The file is sealed against growing and
 //! shrinking, so whoever holds its descriptor can rely on its size.
 
 use crate::memory::MemoryError;
+use crate::memory::large_file;
+use crate::memory::mapping::Place;
 use crate::memory::residency;
 use page::{Gfn, GfnRange, PAGE_BYTES, PAGE_SIZE, PageCount};
-use protocol::RamMapping;
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 use vm_memory::{
-    Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap,
-    MmapRegion,
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion,
 };
 
 /// First page of the gap for devices: RAM that does not fit below goes on after the gap.
 pub const GAP_START: Gfn = Gfn((3 << 30) / PAGE_SIZE);
 /// First page after the gap for devices.
 pub const GAP_END: Gfn = Gfn((4 << 30) / PAGE_SIZE);
+
+/// The memory file's name in the kernel's lists.
+const NAME: &str = "ballonet-ram";
 
 /// A frame number as the guest gave it. It may name no memory at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +126,10 @@ impl RamLayout {
 pub struct GuestRam {
     layout: RamLayout,
     file: Arc<File>,
+    /// Where `memory` is mapped.
+    place: Arc<Place>,
     memory: GuestMemoryMmap,
+    takes_advice: bool,
 }
 
 impl GuestRam {
@@ -131,14 +138,32 @@ impl GuestRam {
     /// # Errors
     /// When the kernel refuses the memory file or the mapping.
     pub fn new(size: PageCount) -> Result<Self, MemoryError> {
+        let file = sealed_memory_file(NAME, size.bytes()).map_err(MemoryError::MakeRam)?;
+        Self::of(file, size, false)
+    }
+
+    /// As [`Self::new`], of blocks that a touch makes whole where that is advised, if this process can have such.
+    ///
+    /// # Errors
+    /// When the kernel refuses the memory file or the mapping.
+    pub fn with_large_pages(size: PageCount) -> Result<Self, MemoryError> {
+        match large_file::memory_file(NAME, size.bytes()) {
+            Ok(file) => Self::of(file, size, true),
+            Err(error) => {
+                tracing::debug!("first touches make small pages: {error}");
+                Self::new(size)
+            }
+        }
+    }
+
+    fn of(file: File, size: PageCount, takes_advice: bool) -> Result<Self, MemoryError> {
         let layout = RamLayout::new(size);
-        let file = sealed_memory_file("ballonet-ram", size.bytes());
-        let file = Arc::new(file.map_err(MemoryError::MakeRam)?);
+        let bytes = in_this_process(size, size.bytes())?;
+        let place = Place::of(&file, bytes).map_err(MemoryError::MapRam)?;
         let regions = layout.pieces().into_iter().map(|piece| {
-            let offset = FileOffset::from_arc(Arc::clone(&file), piece.file_offset);
-            let bytes = usize::try_from(piece.pages.count.bytes())
-                .map_err(|_too_large| MemoryError::RamTooLarge(size))?;
-            let mapping = MmapRegion::from_file(offset, bytes).map_err(MemoryError::MapRam)?;
+            let offset = in_this_process(size, piece.file_offset)?;
+            let bytes = in_this_process(size, piece.pages.count.bytes())?;
+            let mapping = region(&place, offset, bytes)?;
             let start = GuestAddress(piece.pages.start.0 * PAGE_SIZE);
             GuestRegionMmap::new(mapping, start).ok_or(MemoryError::RamTooLarge(size))
         });
@@ -146,8 +171,10 @@ impl GuestRam {
         let memory = GuestMemoryMmap::from_regions(regions).map_err(MemoryError::LayOutRam)?;
         Ok(Self {
             layout,
-            file,
+            file: Arc::new(file),
+            place: Arc::new(place),
             memory,
+            takes_advice,
         })
     }
 
@@ -167,6 +194,11 @@ impl GuestRam {
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Whether a touch makes a whole block where that is advised.
+    pub(crate) const fn takes_advice(&self) -> bool {
+        self.takes_advice
     }
 
     /// Pages that the memory file holds, as the kernel counts them.
@@ -196,33 +228,13 @@ impl GuestRam {
     /// Where pages of the memory file, by their place in it, are mapped for the guest in this process.
     ///
     /// # Panics
-    /// If they are not all pages of one piece of RAM.
-    pub(crate) fn addresses(&self, pages: Range<u64>) -> Range<u64> {
-        let count = pages.end - pages.start;
-        let gfns = self.layout.pieces_of_file(pages.start, count);
-        assert!(
-            gfns.len() == 1 && gfns[0].count.0 == count,
-            "pages {pages:?} lie in {gfns:?}"
-        );
-        let first = GuestAddress(gfns[0].start.0 * PAGE_SIZE);
-        let start = self.memory.get_host_address(first);
-        let start = start.expect("RAM is mapped for as long as it lives") as u64;
-        start..start + count * PAGE_SIZE
-    }
-
-    /// Where the whole memory file is mapped.
-    pub(crate) fn mappings(&self) -> Vec<RamMapping> {
-        let mapping = |piece: RamPiece| {
-            let first_page = piece.file_offset / PAGE_SIZE;
-            let pages = piece.pages.count.0;
-            let address = self.addresses(first_page..first_page + pages).start;
-            RamMapping {
-                first_page,
-                pages,
-                address,
-            }
-        };
-        self.layout.pieces().into_iter().map(mapping).collect()
+    /// If there are no such pages.
+    #[must_use]
+    pub fn addresses(&self, pages: Range<u64>) -> Range<u64> {
+        let size = self.layout.size.0;
+        assert!(pages.end <= size, "pages {pages:?} of {size}");
+        let start = self.place.start() as u64;
+        start + pages.start * PAGE_SIZE..start + pages.end * PAGE_SIZE
     }
 
     /// What the guest sees at a page, by its place in the memory file. Only for pages that are there:
@@ -244,6 +256,20 @@ impl GuestRam {
         let offset = self.layout.file_index(range.start) * PAGE_SIZE;
         punch(&self.file, offset, range.count.bytes())
     }
+}
+
+fn in_this_process(size: PageCount, bytes: u64) -> Result<usize, MemoryError> {
+    usize::try_from(bytes).map_err(|_too_large| MemoryError::RamTooLarge(size))
+}
+
+#[expect(unsafe_code, reason = "one mapping is both regions' memory")]
+fn region(place: &Place, offset: usize, bytes: usize) -> Result<MmapRegion, MemoryError> {
+    let start = place.start().wrapping_byte_add(offset).cast();
+    let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    // SAFETY: the piece lies in the place, which nothing else ever lies in. Guest memory is used through what
+    // holds a `GuestRam`; once that is gone, the place is there and empty.
+    let region = unsafe { MmapRegion::build_raw(start, bytes, access, flags) };
+    region.map_err(MemoryError::LayOutRegion)
 }
 
 /// Pages that a memory file holds, as the kernel counts them.
@@ -335,6 +361,23 @@ mod tests {
                 .unwrap(),
             0
         );
+    }
+
+    #[test]
+    fn a_block_of_the_guest_is_a_block_of_the_file_and_of_the_process() {
+        let ram = GuestRam::new(PageCount(GAP_START.0 + 1024)).unwrap();
+        for gfn in [Gfn(0), Gfn(512), GAP_END, Gfn(GAP_END.0 + 512)] {
+            let index = ram.layout().file_index(gfn);
+            let address = GuestAddress(gfn.0 * PAGE_SIZE);
+            let host = ram.memory().get_host_address(address).unwrap() as u64;
+            assert_eq!(ram.addresses(index..index + 512).start, host);
+            assert_eq!(
+                [index % 512, host % (2 << 20)],
+                [0, 0],
+                "guest page {}",
+                gfn.0
+            );
+        }
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub struct Conditions {
     pub pace: Pace,
     /// Whether memory is short.
     pub pressure: Pressure,
+    /// Whether large pages are broken to share a part of them.
+    pub breaks_large: bool,
     /// What no VM uses.
     pub free: PageCount,
     /// What of that shared pages may take at any time, by being broken.

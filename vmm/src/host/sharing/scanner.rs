@@ -63,6 +63,7 @@ pub(super) struct Scanner {
     direction: Direction,
     pace: Pace,
     pressure: Pressure,
+    breaks_large: bool,
     priority: ScanPriority,
     /// What may be used to bring shared pages home, in pages.
     free: PageCount,
@@ -121,6 +122,7 @@ impl Scanner {
             direction: Direction::Share,
             pace: Pace::GoOn,
             pressure: Pressure::Plenty,
+            breaks_large: true,
             priority: ScanPriority::Idle,
             free: PageCount::ZERO,
             reserve: PageCount::ZERO,
@@ -224,6 +226,7 @@ impl Scanner {
         let is_new = pressure != self.pressure;
         (self.pace, self.pressure) = (pace, pressure);
         (self.free, self.reserve) = (conditions.free, conditions.reserve);
+        self.breaks_large = conditions.breaks_large;
         if is_new {
             let now = self.now();
             self.schedule.set_pressure(pressure, now);
@@ -491,6 +494,10 @@ impl Scanner {
         let Some(vm) = self.registry.vms.get_mut(&block.vm) else {
             return 0;
         };
+        if !self.breaks_large && vm.is_large(block.number) {
+            // What it holds is worth less than that it is large. To arm it would break its mapping.
+            return 0;
+        }
         let before = vm.figures;
         let look = vm.look(block.number, pass, &to_read, || sharing.mapped(block));
         let read = vm.figures.read - before.read;

@@ -19,7 +19,7 @@ use crate::memory::store::{Store, read_all};
 use breaks::Sweeps;
 use page::{PAGE_BYTES, PAGE_SIZE, PageCount, VmId};
 use protocol::page_sharing::{BlockRequest, FromAgent, SharingSocket, ToAgent};
-use protocol::{ChannelError, RamMapping, VmName};
+use protocol::{ChannelError, VmName};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 use sample::TouchSample;
@@ -61,7 +61,7 @@ pub struct ScannedVmSpec {
     /// Its process.
     pub pid: u32,
     /// Where that maps its memory file.
-    pub mappings: Vec<RamMapping>,
+    pub ram_address: u64,
     /// Its memory file, for reading.
     pub memory_file: Arc<File>,
     /// The way to its agent.
@@ -74,7 +74,7 @@ pub(super) struct ScannedVm {
     pub(super) name: VmName,
     size: u64,
     pid: u32,
-    mappings: Vec<RamMapping>,
+    ram_address: u64,
     file: Arc<File>,
     residency: FileResidency,
     pagemap: Pagemap,
@@ -145,7 +145,7 @@ impl ScannedVm {
             name: spec.name,
             size,
             pid: spec.pid,
-            mappings: spec.mappings,
+            ram_address: spec.ram_address,
             file: spec.memory_file,
             residency,
             pagemap: Pagemap::open(spec.pid)?,
@@ -196,28 +196,26 @@ impl ScannedVm {
         first..(first + BLOCK_PAGES as u64).min(self.size)
     }
 
-    /// Where pages are in the VM's process. They lie in one mapping, as a block does.
+    /// Where a page is in the VM's process.
     pub(super) fn address(&self, page: u64) -> u64 {
-        let holds = |mapping: &&RamMapping| {
-            (mapping.first_page..mapping.first_page + mapping.pages).contains(&page)
-        };
-        let mapping = self.mappings.iter().find(holds);
-        mapping.map_or(0, |mapping| {
-            mapping.address + (page - mapping.first_page) * PAGE_SIZE
-        })
+        self.ram_address + page * PAGE_SIZE
     }
 
     /// The page at an address of the VM's process, if it is guest memory.
     pub(super) fn page_at(&self, address: u64) -> Option<u64> {
-        self.mappings.iter().find_map(|mapping| {
-            let page = address.checked_sub(mapping.address)? / PAGE_SIZE;
-            (page < mapping.pages).then_some(mapping.first_page + page)
-        })
+        let page = address.checked_sub(self.ram_address)? / PAGE_SIZE;
+        (page < self.size).then_some(page)
     }
 
     fn addresses(&self, pages: &Range<u64>) -> Range<u64> {
         let start = self.address(pages.start);
         start..start + (pages.end - pages.start) * PAGE_SIZE
+    }
+
+    /// Whether a block is mapped as one large page.
+    pub(super) fn is_large(&self, number: u32) -> bool {
+        let addresses = self.addresses(&self.pages(number));
+        self.pagemap.is_large(addresses).unwrap_or(false)
     }
 
     /// Everything is to be read anew: more is worth sharing than was.

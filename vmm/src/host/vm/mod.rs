@@ -20,7 +20,9 @@ use crate::host::sharing::account::VmRound;
 use blocked::Blocked;
 use grant::Grant;
 use page::{PAGE_SIZE, PageCount, PageStates};
-use policy::{BalloonWatch, Evidence, GuestFigures, OVERHEAD, Stage, TouchLimit, VmSnapshot};
+use policy::{
+    BalloonWatch, Evidence, GuestFigures, LargePages, OVERHEAD, Stage, TouchLimit, VmSnapshot,
+};
 use protocol::{Observation, SharingCounters, ToVm, VmConfig};
 use sampling::Sampling;
 use std::time::{Duration, Instant};
@@ -143,6 +145,15 @@ impl Vm {
     pub(super) fn set_touch_limit(&mut self, limit: Option<TouchLimit>) {
         if limit != self.config.touch_limit && self.send(&ToVm::SetTouchLimit(limit)) {
             self.config.touch_limit = limit;
+        }
+    }
+
+    /// It makes such large pages from now on.
+    pub(super) fn set_large_pages(&mut self, pages: LargePages) {
+        let is_to_be_told = !matches!(self.life, Life::Waiting(_));
+        let is_new = pages != self.config.large_pages;
+        if is_new && (!is_to_be_told || self.send(&ToVm::SetLargePages(pages))) {
+            self.config.large_pages = pages;
         }
     }
 
@@ -339,6 +350,7 @@ mod tests {
             console_log: None,
             balloon_target: PageCount::ZERO,
             touch_limit: None,
+            large_pages: LargePages::Off,
             on_host_death: OnHostDeath::default(),
         };
         Vm::new(config, oneshot::channel().0)

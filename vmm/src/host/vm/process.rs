@@ -15,9 +15,8 @@ use crate::memory::ram::{allocated_pages, punch_all};
 use page::{PageCount, VmId};
 use protocol::page_sharing::SharingSocket;
 use protocol::{Channel, ChannelError, FromVm, Observation, Received, ToVm, UNASKED};
-use rustix::fs::SealFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -208,8 +207,8 @@ async fn first_words(link: &Link, size: PageCount) -> Result<(CheckedStart, File
             descriptors,
         })) => {
             let file = descriptors.into_iter().next().map(File::from);
-            let file = file.filter(|file| is_sealed(file, size));
-            let file = file.ok_or("its process sent no sealed memory file")?;
+            let file = file.filter(|file| is_memory(file, size));
+            let file = file.ok_or("its process sent no memory file of its size")?;
             let start = CheckedStart::new(*description, size);
             let start = start.map_err(|untrue| NotStarted::Silent(untrue.to_string()))?;
             Ok((start, file))
@@ -228,15 +227,14 @@ async fn first_words(link: &Link, size: PageCount) -> Result<(CheckedStart, File
     }
 }
 
-/// Whether the file is memory of that size for good: the host will read from it, and must not be
-/// surprised by its end.
-fn is_sealed(file: &File, size: PageCount) -> bool {
-    let sealed = rustix::fs::fcntl_get_seals(file)
-        .is_ok_and(|seals| seals.contains(SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL));
-    sealed
-        && file
-            .metadata()
-            .is_ok_and(|metadata| metadata.len() == size.bytes())
+/// Whether the file is memory of that size. The host reads from it by calls alone, which end at the file's end
+/// and never wait for anybody; it maps it only to ask what is there.
+fn is_memory(file: &File, size: PageCount) -> bool {
+    // From the kernel's include/uapi/linux/magic.h.
+    const TMPFS: i64 = 0x0102_1994;
+    let is_in_memory = rustix::fs::fstatfs(file).is_ok_and(|system| system.f_type == TMPFS);
+    let is_of_size = |metadata: Metadata| metadata.is_file() && metadata.len() == size.bytes();
+    is_in_memory && file.metadata().is_ok_and(is_of_size)
 }
 
 fn adopt(host: &Host, id: VmId, spawned: Spawned, start: CheckedStart, memory_file: File) {
@@ -264,7 +262,7 @@ fn adopt(host: &Host, id: VmId, spawned: Spawned, start: CheckedStart, memory_fi
         group: vm.config.trust_group.clone(),
         size: vm.config.settings.size,
         pid,
-        mappings: start.mappings,
+        ram_address: start.ram_address,
         memory_file: Arc::clone(&memory_file),
         socket: sharing,
     };

@@ -94,6 +94,27 @@ impl Fence {
         waited
     }
 
+    /// Does something that the kernel refuses with memory that is watched. What is written meanwhile, and what was
+    /// not before, counts as written.
+    ///
+    /// # Errors
+    /// When the process has no memory areas left to split. Nothing was done then.
+    pub(super) fn unwatched<T>(
+        &self,
+        addresses: &Addresses,
+        act: impl FnOnce() -> T,
+    ) -> Result<T, MemoryError> {
+        self.tracker.unregister(addresses.clone())?;
+        let done = act();
+        self.track(addresses);
+        Ok(done)
+    }
+
+    /// Whether a block is mapped as one large page.
+    pub(super) fn is_large(&self, block: &Addresses) -> bool {
+        self.pagemap.is_large(block.clone()).unwrap_or(false)
+    }
+
     /// Has the tracker watch over memory that was mapped anew. What it does not watch counts as
     /// written, so a failure costs time and nothing else.
     pub(super) fn track(&self, addresses: &Addresses) {

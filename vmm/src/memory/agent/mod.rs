@@ -4,30 +4,36 @@
 //! the agent has finished with that page. Because of that the agent never touches guest memory
 //! through the mapping that the guest and the devices use: it would wait for itself.
 //!
-//! Two ask it. The VM's own devices give pages back to the host; such a request comes with an answer,
-//! because a balloon must not tell its guest "taken" before the memory is the host's again. And the
-//! host's scanner asks, over a socket of its own, for pages to be shared (`share`) or sampled (`sample`).
+//! Two ask it. The VM's own devices say what its guest gives up and takes back (`balloon`); such a request
+//! comes with an answer, because a balloon must not tell its guest "taken" before the memory is the host's again.
+//! And the host's scanner asks, over a socket of its own, for pages to be shared (`share`) or sampled (`sample`).
+//!
+//! So it knows where each page is, and keeps the table of it (`memory/pages`).
 
+mod balloon;
 mod fence;
+mod large;
 mod sample;
 mod share;
-mod store_map;
 
 use crate::event::Event;
 use crate::memory::MemoryError;
 use crate::memory::ram::GuestRam;
 use crate::memory::store::StoreView;
 pub(crate) use fence::Fence;
-use page::{Gfn, GfnRange, PAGE_SIZE, PageCount};
+pub use large::LargePageOrder;
+use large::{LargeBlocks, Reason};
+use page::{Gfn, GfnRange, PAGE_SIZE, PageCount, PageStates};
 use protocol::page_sharing::{FromAgent, SharingSocket, ToAgent};
-use protocol::{ChannelError, SharingCounters};
+use protocol::{ChannelError, LargePageCounters, SharingCounters};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use share::Sharer;
+use sharing::BLOCK_PAGES;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -51,8 +57,10 @@ pub struct GivenBack {
 pub struct AgentCounters {
     given_back: AtomicU64,
     refused: AtomicU64,
+    popped: AtomicU64,
     write_protect_faults: AtomicU64,
     sharing: Mutex<SharingCounters>,
+    large: Mutex<LargePageCounters>,
 }
 
 impl AgentCounters {
@@ -68,6 +76,12 @@ impl AgentCounters {
         PageCount(self.refused.load(Ordering::Relaxed))
     }
 
+    /// Pages that were found in use though their guest had given them up to its balloon.
+    #[must_use]
+    pub fn popped(&self) -> u64 {
+        self.popped.load(Ordering::Relaxed)
+    }
+
     /// Writes that waited for the agent.
     #[must_use]
     pub fn write_protect_faults(&self) -> u64 {
@@ -77,7 +91,13 @@ impl AgentCounters {
     /// What was done for page sharing.
     #[must_use]
     pub fn sharing(&self) -> SharingCounters {
-        *self.sharing.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.sharing)
+    }
+
+    /// Its large pages.
+    #[must_use]
+    pub fn large(&self) -> LargePageCounters {
+        *lock(&self.large)
     }
 }
 
@@ -85,6 +105,27 @@ enum Request {
     GiveBack {
         ranges: Vec<GfnRange>,
         answer: SyncSender<GivenBack>,
+    },
+    /// Give pages back and keep them in the balloon; how many were not in it.
+    Inflate {
+        ranges: Vec<GfnRange>,
+        answer: SyncSender<PageCount>,
+    },
+    /// Take pages out of the balloon; how many were in it.
+    Deflate {
+        ranges: Vec<GfnRange>,
+        answer: SyncSender<PageCount>,
+    },
+    /// The guest starts anew: nothing is in the balloon.
+    Pop { answer: SyncSender<()> },
+    /// Make these large pages.
+    OrderLargePages {
+        order: LargePageOrder,
+        answer: SyncSender<()>,
+    },
+    Count {
+        recount: bool,
+        answer: SyncSender<Result<PageStates, MemoryError>>,
     },
     /// Protect a page, answer, and wait for a writer to it.
     Prove {
@@ -125,6 +166,7 @@ impl AgentHandle {
             ram: ram.clone(),
             fence,
             sharer: Sharer::new(ram.clone()),
+            large: LargeBlocks::new(ram.layout().size()),
             scanner,
             unsent: VecDeque::new(),
             inbox,
@@ -147,6 +189,36 @@ impl AgentHandle {
     /// Gives pages back to the host; returns when they are free.
     pub fn give_back(&self, ranges: Vec<GfnRange>) -> GivenBack {
         self.ask(|answer| Request::GiveBack { ranges, answer })
+    }
+
+    /// Gives pages back to the host, of which they are until the guest takes them out of its balloon; returns
+    /// when they are free. How many of them were not in the balloon before.
+    pub fn inflate(&self, ranges: Vec<GfnRange>) -> PageCount {
+        self.ask(|answer| Request::Inflate { ranges, answer })
+    }
+
+    /// Takes pages out of the balloon. How many of them were in it.
+    pub fn deflate(&self, ranges: Vec<GfnRange>) -> PageCount {
+        self.ask(|answer| Request::Deflate { ranges, answer })
+    }
+
+    /// Empties the balloon, of a guest that knows nothing of it any more.
+    pub fn pop_balloon(&self) {
+        self.ask(|answer| Request::Pop { answer });
+    }
+
+    /// From the answer on, large pages are made as this order says, and no others.
+    pub fn order_large_pages(&self, order: LargePageOrder) {
+        self.ask(|answer| Request::OrderLargePages { order, answer });
+    }
+
+    /// The guest's pages by state; they add up to its size. With `recount`, pages of the balloon
+    /// that the guest has touched are looked for and taken out of it first.
+    ///
+    /// # Errors
+    /// When the kernel does not tell what the memory file holds.
+    pub fn page_states(&self, recount: bool) -> Result<PageStates, MemoryError> {
+        self.ask(|answer| Request::Count { recount, answer })
     }
 
     /// What the agent has done.
@@ -201,6 +273,7 @@ struct Agent {
     ram: GuestRam,
     fence: Fence,
     sharer: Sharer,
+    large: LargeBlocks,
     /// None once the host has gone.
     scanner: Option<SharingSocket>,
     /// What the scanner did not take yet. As many at most as requests are pending and runs are mapped.
@@ -219,6 +292,7 @@ impl Agent {
             }
             self.send_unsent();
             self.serve_scanner();
+            self.tend_large_pages();
         }
     }
 
@@ -231,7 +305,9 @@ impl Agent {
             };
             sources.push(PollFd::new(scanner, PollFlags::IN | room));
         }
-        match poll(&mut sources, None) {
+        let time = self.large.time_left().map(Timespec::try_from);
+        let time = time.transpose().unwrap_or_default();
+        match poll(&mut sources, time.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => panic!("the agent cannot wait: {error}"),
         }
@@ -250,54 +326,30 @@ impl Agent {
     }
 
     fn answer(&mut self, request: Request) {
-        // Whoever asked waits for the answer; a failed send means that its thread has panicked.
         match request {
-            Request::GiveBack { ranges, answer } => {
-                let heard = answer.send(self.give_back(&ranges)).is_ok();
-                debug_assert!(heard, "nobody waited for the agent's answer");
+            Request::GiveBack { ranges, answer } => tell(&answer, self.give_back(&ranges)),
+            Request::Inflate { ranges, answer } => tell(&answer, self.inflate(&ranges)),
+            Request::Deflate { ranges, answer } => tell(&answer, self.deflate(&ranges)),
+            Request::OrderLargePages { order, answer } => {
+                self.order_large_pages(order);
+                tell(&answer, ());
             }
+            Request::Pop { answer } => {
+                self.sharer.pages.pop();
+                self.balloon_changed();
+                tell(&answer, ());
+            }
+            Request::Count { recount, answer } => tell(&answer, self.count(recount)),
             Request::Prove { gfn, answer } => self.prove(gfn, &answer),
         }
     }
 
-    fn give_back(&mut self, ranges: &[GfnRange]) -> GivenBack {
-        let mut result = GivenBack::default();
-        for &range in ranges {
-            self.unmap(range);
-            match self.ram.punch(range) {
-                Ok(()) => result.freed += range.count,
-                Err(_) => result.refused += range.count,
-            }
-        }
-        self.counters
-            .given_back
-            .fetch_add(result.freed.0, Ordering::Relaxed);
-        self.counters
-            .refused
-            .fetch_add(result.refused.0, Ordering::Relaxed);
-        result
-    }
-
-    /// Takes the store's mappings away from pages that are given up, and says so.
-    fn unmap(&mut self, range: GfnRange) {
-        let start = self.ram.layout().file_index(range.start);
-        let runs = self.sharer.unmap(start..start + range.count.0, &self.fence);
-        for run in runs {
-            self.unsent.push_back(FromAgent::Unmapped(GfnRange {
-                start: Gfn(run.start),
-                count: PageCount(run.end - run.start),
-            }));
-        }
-        self.publish();
-    }
-
     fn publish(&self) {
-        let mut sharing = self
-            .counters
-            .sharing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *sharing = self.sharer.counters();
+        *lock(&self.counters.sharing) = self.sharer.counters();
+        *lock(&self.counters.large) = self.large.counters;
+        self.counters
+            .popped
+            .store(self.sharer.popped, Ordering::Relaxed);
     }
 
     fn serve_scanner(&mut self) {
@@ -311,6 +363,8 @@ impl Agent {
                 }
             }
             Ok((ToAgent::Request(request), _)) => {
+                let first = u64::from(request.number) * BLOCK_PAGES as u64;
+                self.break_blocks_of(&(first..first + BLOCK_PAGES as u64), Reason::Sharing);
                 let done = self.sharer.carry_out(&request, &self.fence);
                 self.counters
                     .write_protect_faults
@@ -323,7 +377,9 @@ impl Agent {
                 });
             }
             Ok((ToAgent::Sample { number, pages }, _)) => {
-                let dropped = sample::drop_mappings_of(&self.ram, &self.sharer, &pages);
+                self.sample_in_large_pages(&pages);
+                let dropped =
+                    sample::drop_mappings_of(&self.ram, &self.sharer, &self.fence, &pages);
                 self.unsent
                     .push_back(FromAgent::Sampled { number, dropped });
             }
@@ -359,8 +415,7 @@ impl Agent {
         let addresses = self.ram.addresses(index..index + 1);
         let raised = self.fence.raise(&addresses);
         let is_up = raised.is_ok();
-        let heard = answer.send(raised).is_ok();
-        debug_assert!(heard, "nobody waited for the agent's answer");
+        tell(answer, raised);
         if !is_up {
             return;
         }
@@ -374,6 +429,16 @@ impl Agent {
             .fetch_add(self.fence.count_waiting(), Ordering::Relaxed);
         self.fence.lower(&addresses);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Answers a request. Whoever asked waits for it, unless its thread has panicked.
+fn tell<T>(asker: &SyncSender<T>, answer: T) {
+    let heard = asker.send(answer).is_ok();
+    debug_assert!(heard, "nobody waited for the agent's answer");
 }
 
 #[cfg(test)]

@@ -13,10 +13,10 @@
 //! never wait. Holes are not touched, for looking at one would fill it.
 
 use super::fence::Fence;
-use super::store_map::StoreMap;
 use crate::memory::mapping::{
     Addresses, Window, drop_copies, is_mapped, map_memory_file, map_store,
 };
+use crate::memory::pages::PageTable;
 use crate::memory::ram::GuestRam;
 use crate::memory::store::{StoreView, is_zero, write_all};
 use page::{PAGE_BYTES, PAGE_SIZE, PageCount};
@@ -26,12 +26,14 @@ use rustix::io::Errno;
 use sharing::{BLOCK_PAGES, Frame, Outcome, PageSet, Span};
 use std::ops::Range;
 
-/// The store and what is mapped of it.
+/// The store, and where each page of the guest is.
 #[derive(Debug)]
 pub(super) struct Sharer {
     ram: GuestRam,
     store: Option<StoreView>,
-    map: StoreMap,
+    pub(super) pages: PageTable,
+    /// Pages that turned out to be in use though their guest had given them up.
+    pub(super) popped: u64,
     counters: SharingCounters,
 }
 
@@ -70,14 +72,15 @@ impl Sharer {
         Self {
             ram,
             store: None,
-            map: StoreMap::new(pages),
+            pages: PageTable::new(pages),
+            popped: 0,
             counters: SharingCounters::default(),
         }
     }
 
     pub(super) fn counters(&self) -> SharingCounters {
         SharingCounters {
-            mapped: PageCount(self.map.mapped()),
+            mapped: PageCount(self.pages.shared()),
             ..self.counters
         }
     }
@@ -115,7 +118,7 @@ impl Sharer {
         let held: PageSet = held.collect();
         let own = held
             .iter()
-            .filter(|&place| self.map.frame(first + place as u64).is_none());
+            .filter(|&place| self.pages.frame(first + place as u64).is_none());
         let known = own.collect::<PageSet>().without(&written);
         let mut step = Step {
             sharer: self,
@@ -163,7 +166,7 @@ impl Sharer {
     /// Puts the memory file back under pages that the guest gives up. Returns the runs that had been
     /// mapped from the store. What they held is lost.
     pub(super) fn unmap(&mut self, pages: Range<u64>, fence: &Fence) -> Vec<Range<u64>> {
-        let runs = self.map.runs(pages);
+        let runs = self.pages.shared_runs(pages);
         runs.into_iter()
             .filter(|run| self.unmap_run(run, fence).is_ok())
             .collect()
@@ -176,7 +179,7 @@ impl Sharer {
     }
 
     /// Maps the memory file over a run, whatever it holds there.
-    fn map_home(&mut self, run: &Range<u64>) -> Result<(), Errno> {
+    pub(super) fn map_home(&mut self, run: &Range<u64>) -> Result<(), Errno> {
         let addresses = self.ram.addresses(run.clone());
         let mapped = map_memory_file(&addresses, self.ram.file(), run.start);
         if mapped.is_err() && is_mapped(&addresses) {
@@ -187,7 +190,7 @@ impl Sharer {
             map_memory_file(&addresses, self.ram.file(), run.start)
                 .expect("the kernel took guest memory away and does not give it back");
         }
-        run.clone().for_each(|index| self.map.set(index, None));
+        run.clone().for_each(|index| self.pages.unshare(index));
         self.counters.mappings += 1;
         Ok(())
     }
@@ -195,10 +198,10 @@ impl Sharer {
     /// Whether a page is in the memory file and mapped from there: no hole, and nothing of the store.
     pub(super) fn is_private(&self, index: u64) -> bool {
         let is_ram = index < self.ram.layout().size().0;
-        is_ram && self.map.frame(index).is_none() && self.held(index..index + 1) == Ok(vec![true])
+        is_ram && self.pages.frame(index).is_none() && self.held(index..index + 1) == Ok(vec![true])
     }
 
-    fn held(&self, pages: Range<u64>) -> Result<Vec<bool>, Errno> {
+    pub(super) fn held(&self, pages: Range<u64>) -> Result<Vec<bool>, Errno> {
         let count = pages.end - pages.start;
         let mut held = Vec::new();
         for gfns in self.ram.layout().pieces_of_file(pages.start, count) {
@@ -250,7 +253,7 @@ impl Step<'_> {
     }
 
     fn is_hole(&self, place: usize) -> bool {
-        !self.held.contains(place) && self.sharer.map.frame(self.index(place)).is_none()
+        !self.held.contains(place) && self.sharer.pages.frame(self.index(place)).is_none()
     }
 
     fn holds_zeros(&self, place: usize) -> bool {
@@ -302,7 +305,7 @@ impl Step<'_> {
         let mut equal = PageSet::EMPTY;
         for place in drops.iter() {
             let index = self.index(place);
-            match self.sharer.map.frame(index) {
+            match self.sharer.pages.frame(index) {
                 None => self.sharer.counters.stale += PageCount(1),
                 Some(frame) if self.equals(place, frame) => equal.insert(place),
                 Some(_) => self.differs(place),
@@ -337,7 +340,7 @@ impl Step<'_> {
                 continue;
             }
             (run.0..run.0 + run.1).for_each(|place| self.held.remove(place));
-            for mapped in self.sharer.map.runs(range.clone()) {
+            for mapped in self.sharer.pages.shared_runs(range.clone()) {
                 if self.sharer.map_home(&mapped).is_err() {
                     self.sharer.counters.no_areas += PageCount(mapped.end - mapped.start);
                 }
@@ -349,7 +352,7 @@ impl Step<'_> {
     /// Notes those that are not mapped from the store (any more).
     fn note_zeros(&mut self, (start, count): (usize, usize)) {
         for place in start..start + count {
-            if self.sharer.map.frame(self.index(place)).is_none() {
+            if self.sharer.pages.frame(self.index(place)).is_none() {
                 self.outcome.done.insert(place);
                 self.sharer.counters.zeroed += PageCount(1);
             }
@@ -407,7 +410,8 @@ impl Step<'_> {
         }
         for place in places {
             let index = self.index(place);
-            self.sharer.map.set(index, Some(span.frame_at(place)));
+            let has_popped = self.sharer.pages.share(index, span.frame_at(place));
+            self.sharer.popped += u64::from(has_popped);
             self.hidden.insert(place);
             if copies.contains(place) {
                 self.outcome.copied.insert(place);
@@ -497,7 +501,7 @@ impl Step<'_> {
     fn rehome_all(&mut self, rehomes: &PageSet) {
         let mut mapped = PageSet::EMPTY;
         for place in rehomes.iter() {
-            match self.sharer.map.frame(self.index(place)) {
+            match self.sharer.pages.frame(self.index(place)) {
                 Some(_) => mapped.insert(place),
                 None => self.sharer.counters.stale += PageCount(1),
             }

@@ -3,12 +3,11 @@
 //! The guest lists frame numbers; they are checked, sorted, joined into ranges, and the agent frees
 //! each range with one call, before the guest is told that its buffer was used. So when the guest
 //! believes a page gone, the host has it. The other way round, a page that leaves the balloon must
-//! be told first (`MUST_TELL_HOST`), so the set kept here never claims less of a cooperating guest
+//! be told first (`MUST_TELL_HOST`), so the set that is kept never claims less of a cooperating guest
 //! than it gave. A guest that touches a page of its balloon without a word gets a zero page, and
-//! loses it from the set when the pages are next counted.
+//! loses it from the set when the pages are next counted. The set is the agent's, as all that is known of pages.
 
 mod chain;
-mod page_set;
 mod statistics;
 #[cfg(test)]
 mod tests;
@@ -19,8 +18,7 @@ use crate::memory::MemoryError;
 use crate::memory::agent::AgentHandle;
 use crate::memory::ram::GuestRam;
 use chain::{BrokenChain, Chain, MOST_PFNS_IN_CHAIN, Tally};
-use page::{GfnRange, PageCount, PageStates, join_into_ranges};
-use page_set::PageSet;
+use page::{PageCount, PageStates, join_into_ranges};
 use protocol::{BalloonCounters, GuestStatistics};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -68,7 +66,6 @@ struct Driver {
 /// What the device knows of its guest.
 #[derive(Debug)]
 struct Book {
-    ballooned: PageSet,
     counters: BalloonCounters,
     statistics: Option<GuestStatistics>,
 }
@@ -81,7 +78,6 @@ impl Balloon {
     #[must_use]
     pub fn new(ram: GuestRam, agent: AgentHandle, interrupt: Interrupt, target: PageCount) -> Self {
         let book = Book {
-            ballooned: PageSet::new(ram.layout().size().0),
             counters: BalloonCounters::default(),
             statistics: None,
         };
@@ -129,7 +125,10 @@ impl Balloon {
     /// What the guest did so far.
     #[must_use]
     pub fn counters(&self) -> BalloonCounters {
-        lock(&self.book).counters
+        BalloonCounters {
+            popped: self.agent.counters().popped(),
+            ..lock(&self.book).counters
+        }
     }
 
     /// The guest's newest figures.
@@ -154,29 +153,12 @@ impl Balloon {
         }
     }
 
-    /// The guest's pages by state; they add up to its size. With `recount`, pages of the balloon
-    /// that the guest has touched are looked for and taken out of it first.
+    /// As [`AgentHandle::page_states`].
     ///
     /// # Errors
     /// When the kernel does not tell what the memory file holds.
     pub fn page_states(&self, recount: bool) -> Result<PageStates, MemoryError> {
-        let size = self.ram.layout().size();
-        let mut book = lock(&self.book);
-        let mapped = self.agent.counters().sharing().mapped.min(size);
-        let mut private = self.ram.allocated()?.min(size - mapped);
-        if recount || (private + mapped).0 + book.ballooned.count() > size.0 {
-            book.remove_popped(&self.ram)?;
-            private = self.ram.allocated()?.min(size - mapped);
-        }
-        // The guest goes on while we count: what it touched since is counted as private only.
-        let ballooned = PageCount(book.ballooned.count()).min(size - mapped - private);
-        Ok(PageStates {
-            empty: size - mapped - private - ballooned,
-            private,
-            shared: mapped,
-            ballooned,
-            ..PageStates::default()
-        })
+        self.agent.page_states(recount)
     }
 
     fn clamp(&self, target: PageCount) -> u32 {
@@ -222,13 +204,9 @@ impl Balloon {
     fn inflate(&self, chain: Chain<'_>) -> Tally {
         chain::read_pfns(chain, self.ram.layout(), |gfns| {
             let listed = gfns.len() as u64;
-            let ranges = join_into_ranges(gfns);
             // What could not be freed shows in the kernel's count, which the states are made from.
-            self.agent.give_back(ranges.clone());
+            let added = self.agent.inflate(join_into_ranges(gfns)).0;
             let mut book = lock(&self.book);
-            let added = self.for_each_index(&ranges, |start, count| {
-                book.ballooned.insert_range(start, count)
-            });
             book.counters.inflated += added;
             book.counters.repeated += listed - added;
         })
@@ -237,11 +215,8 @@ impl Balloon {
     fn deflate(&self, chain: Chain<'_>) -> Tally {
         chain::read_pfns(chain, self.ram.layout(), |gfns| {
             let listed = gfns.len() as u64;
-            let ranges = join_into_ranges(gfns);
+            let removed = self.agent.deflate(join_into_ranges(gfns)).0;
             let mut book = lock(&self.book);
-            let removed = self.for_each_index(&ranges, |start, count| {
-                book.ballooned.remove_range(start, count)
-            });
             book.counters.deflated += removed;
             book.counters.repeated += listed - removed;
         })
@@ -263,37 +238,11 @@ impl Balloon {
         }
     }
 
-    /// Sums what `act` returns for each range, given by index in the memory file and page count.
-    fn for_each_index(&self, ranges: &[GfnRange], mut act: impl FnMut(u64, u64) -> u64) -> u64 {
-        let layout = self.ram.layout();
-        ranges
-            .iter()
-            .map(|range| act(layout.file_index(range.start), range.count.0))
-            .sum()
-    }
-
     /// The driver has made a queue unusable: nothing of it is served until it resets the device.
     fn give_up(&self, driver: &mut Option<Driver>) {
         *driver = None;
         lock(&self.book).counters.broken_queues += 1;
         self.interrupt.demand_reset();
-    }
-}
-
-impl Book {
-    fn remove_popped(&mut self, ram: &GuestRam) -> Result<(), MemoryError> {
-        let stretches: Vec<_> = self.ballooned.stretches().collect();
-        for (start, count) in stretches {
-            for piece in ram.layout().pieces_of_file(start, count) {
-                let first = ram.layout().file_index(piece.start);
-                for (page, held) in (first..).zip(ram.residency(piece)?) {
-                    if held && self.ballooned.contains(page) {
-                        self.counters.popped += self.ballooned.remove_range(page, 1);
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 }
 
@@ -359,9 +308,8 @@ impl Device for Balloon {
         // A guest that starts anew knows nothing of the pages it once gave up, so they are its own
         // again: the balloon has popped.
         *lock(&self.driver) = None;
-        let mut book = lock(&self.book);
-        book.ballooned.clear();
-        book.statistics = None;
+        self.agent.pop_balloon();
+        lock(&self.book).statistics = None;
         self.actual.store(0, Ordering::SeqCst);
     }
 }

@@ -43,7 +43,7 @@ impl Opened {
         if device_count(&config) > MOST_DEVICES as usize {
             return Err(VmError::TooManyDevices);
         }
-        let ram = GuestRam::new(config.settings.size)?;
+        let ram = GuestRam::with_large_pages(config.settings.size)?;
         let taps = config.nets.iter().map(|card| Tap::open(&card.tap));
         Ok(Self {
             begin,

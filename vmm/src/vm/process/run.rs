@@ -6,7 +6,7 @@
 
 use super::ignore_gone_host;
 use crate::event::Event as Wake;
-use crate::memory::agent::AgentHandle;
+use crate::memory::agent::{AgentHandle, LargePageOrder};
 use crate::memory::ram::GuestRam;
 use crate::virtio::balloon::Balloon;
 use crate::virtio::blk::Disk;
@@ -19,6 +19,7 @@ use crate::vm::gate::Gate;
 use crate::vm::machine::Machine;
 use crate::vm::throttle::Throttle;
 use crate::vm::vcpu::Ending;
+use policy::LargePages;
 use protocol::{
     BalloonView, Channel, ChannelError, Description, FromVm, Observation, OnHostDeath, ToVm,
     UNASKED, VmConfig, VmCounters,
@@ -153,6 +154,7 @@ impl Process<'_> {
         self.announce()?;
         self.gate.open();
         self.throttle.set(self.config.touch_limit);
+        self.order_large_pages();
         self.signals.let_in();
         let result = self.handle_all();
         // The processors run on until the process ends; their requests are not answered any more.
@@ -286,14 +288,24 @@ impl Process<'_> {
         }
     }
 
-    fn outlive_host(&self) -> Next {
+    fn outlive_host(&mut self) -> Next {
         if self.config.on_host_death == OnHostDeath::Stop {
             return Next::End;
         }
         self.unwatch(self.channel);
-        // Nobody would ever lift a limit.
+        // Nobody would ever lift a limit, nor take large pages back.
         self.throttle.set(None);
+        self.config.large_pages = self.config.large_pages.min(LargePages::Full);
+        self.order_large_pages();
         Next::GoOn
+    }
+
+    fn order_large_pages(&self) {
+        self.agent.order_large_pages(LargePageOrder {
+            pages: self.config.large_pages,
+            balloon_target: self.config.balloon_target,
+            is_limited: self.config.touch_limit.is_some(),
+        });
     }
 
     fn obey(&mut self, message: ToVm) -> Result<Next, VmError> {
@@ -301,9 +313,18 @@ impl Process<'_> {
             ToVm::Boot(_) => return Err(VmError::BootTwice),
             ToVm::SetBalloon { target } => {
                 self.config.balloon_target = target;
+                self.order_large_pages();
                 self.balloon.set_target(target);
             }
-            ToVm::SetTouchLimit(limit) => self.throttle.set(limit),
+            ToVm::SetTouchLimit(limit) => {
+                self.config.touch_limit = limit;
+                self.order_large_pages();
+                self.throttle.set(limit);
+            }
+            ToVm::SetLargePages(pages) => {
+                self.config.large_pages = pages;
+                self.order_large_pages();
+            }
             ToVm::SetSettings(settings) => self.config.settings = settings,
             ToVm::Observe {
                 sequence,
@@ -342,7 +363,7 @@ impl Process<'_> {
             pid: std::process::id(),
             start_us: self.start_us,
             userfault_pages: self.ram.layout().size(),
-            mappings: self.ram.mappings(),
+            ram_address: self.ram.addresses(0..0).start,
         }
     }
 
@@ -366,6 +387,7 @@ impl Process<'_> {
                 refused: self.agent.counters().refused(),
                 write_protect_faults: self.agent.counters().write_protect_faults(),
                 sharing: self.agent.counters().sharing(),
+                large: self.agent.counters().large(),
                 register_violations: self.bus.violations(),
                 console_lost_bytes: self.bus.console.lost_bytes(),
             },

@@ -29,7 +29,7 @@ impl Bench {
             group: None,
             size: PageCount(PAGES),
             pid: std::process::id(),
-            mappings: ram.mappings(),
+            ram_address: ram.addresses(0..0).start,
             memory_file: Arc::new(ram.file().try_clone().unwrap()),
             socket: host,
         };

@@ -1,0 +1,125 @@
+//! Which large pages are made, and whether they are broken for what sharing would save of them.
+//!
+//! A large page serves its guest well and the host badly: it holds 512 pages whatever the guest needs of them,
+//! and nothing of it can be shared. So while there is memory for all that VMs may want, all that they may touch is
+//! made large, and nothing is broken. Once somebody gets less than it may have, memory is worth more: only what is
+//! there anyway is made large, and what sharing saves is given to those who lack it. In the shorter memory
+//! states nothing is made at all.
+//!
+//! ESX breaks large pages in state clear (ESX.md, "Large pages"). There a state falls where memory
+//! runs out; here targets keep it high by taking from VMs, so what they take counts too.
+
+use crate::{MemoryState, Snapshot};
+use page::{PageCount, total};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Which large pages VMs make of their memory.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum LargePages {
+    /// None.
+    #[default]
+    Off,
+    /// Those of which all pages are there: that takes no memory.
+    Full,
+    /// Also those of which some are there, as long as the guest may touch the others.
+    Fill,
+}
+
+impl Snapshot {
+    /// What VMs may have by their settings and cannot have now.
+    #[must_use]
+    pub fn lacking(&self) -> PageCount {
+        let wanted = total(self.vms.iter().map(|vm| vm.settings.effective_max()));
+        wanted.saturating_sub(self.memory())
+    }
+
+    pub(crate) fn large_pages(&self) -> LargePages {
+        match self.state {
+            MemoryState::High if self.lacking() == PageCount::ZERO => LargePages::Fill,
+            MemoryState::High | MemoryState::Clear => LargePages::Full,
+            MemoryState::Soft | MemoryState::Hard | MemoryState::Low => LargePages::Off,
+        }
+    }
+}
+
+impl LargePages {
+    /// Whether a large page is broken to share a part of it.
+    #[must_use]
+    pub fn are_broken_to_share(self) -> bool {
+        self != Self::Fill
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Stage, VmSnapshot, generate, plan};
+
+    fn snapshot(budget: u64, sizes: &[u64]) -> Snapshot {
+        let vm = |(id, &size): (u32, &u64)| VmSnapshot {
+            stage: Stage::Running,
+            ..generate::vm_of_size(id, size)
+        };
+        Snapshot {
+            budget: PageCount(budget),
+            vms: (0..).zip(sizes).map(vm).collect(),
+            ..Snapshot::default()
+        }
+    }
+
+    #[test]
+    fn all_that_may_be_touched_is_large_while_there_is_enough_for_all() {
+        assert_eq!(
+            plan(&snapshot(300, &[100, 200])).large_pages,
+            LargePages::Fill
+        );
+        let short = snapshot(299, &[100, 200]);
+        assert_eq!(short.lacking(), PageCount(1));
+        assert_eq!(plan(&short).large_pages, LargePages::Full);
+        let mut limited = short;
+        limited.vms[0].settings.max = PageCount(99);
+        assert_eq!(
+            plan(&limited).large_pages,
+            LargePages::Fill,
+            "it may not have more"
+        );
+    }
+
+    #[test]
+    fn what_is_to_stay_free_or_is_needed_for_vms_themselves_is_not_there_for_all() {
+        let mut kept = snapshot(300, &[100, 200]);
+        kept.keep_free = PageCount(1);
+        assert_eq!(kept.large_pages(), LargePages::Full);
+        kept.keep_free = PageCount::ZERO;
+        kept.vms[1].overhead = PageCount(1);
+        assert_eq!(kept.large_pages(), LargePages::Full);
+    }
+
+    #[test]
+    fn the_shorter_memory_is_the_fewer_are_made() {
+        let by_state = MemoryState::ALL.map(|state| {
+            let snapshot = Snapshot {
+                state,
+                ..snapshot(300, &[100])
+            };
+            snapshot.large_pages()
+        });
+        use LargePages::{Fill, Full, Off};
+        assert_eq!(by_state, [Fill, Full, Off, Off, Off]);
+    }
+}

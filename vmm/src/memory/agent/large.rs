@@ -1,0 +1,317 @@
+//! Large pages: makes them where the VM may hold a whole block, and breaks them before anything is taken out of one.
+//!
+//! A guest whose memory is mapped by 4 KiB makes a third of the accesses of one whose memory is mapped by 2 MiB. But a
+//! large page is 512 pages at once, whatever the guest touched of it. So a block is large only if **nothing of it is
+//! given up or shared**, and only what the guest may touch anyway is filled:
+//!
+//! * Where a touch is advised to make a whole block, it does so only of a block that is empty. Advice therefore
+//!   stands for blocks that are the guest's own, as long as it may touch all that is not in its balloon. It
+//!   is taken back before a page goes into the balloon or gets a frame.
+//! * What was touched while there was no advice, or no large page to be had, is made large afterwards, a block at
+//!   a time and for a bounded share of a core ([`Agent::tend_large_pages`]). While the guest may not touch more, only
+//!   blocks without holes are: that takes no memory.
+//!
+//! The kernel makes nothing large that is registered with a userfaultfd, but maps by 2 MiB what is large already. The
+//! tracker lets go of a block for as long as it takes. A sample watches single pages, whose block is left in small
+//! mappings until the next sample.
+
+use super::Agent;
+use crate::memory::mapping::{advise_large, collapse};
+use page::PageCount;
+use policy::LargePages;
+use protocol::LargePageCounters;
+use rustix::io::Errno;
+use sharing::BLOCK_PAGES;
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// A block in pages of the memory file.
+const BLOCK: u64 = BLOCK_PAGES as u64;
+/// The part of a core that making large pages may take, as a divisor.
+const CORE_DIVISOR: u32 = 10;
+/// How long blocks are looked at in one go.
+const LONGEST_LOOK: Duration = Duration::from_millis(10);
+/// How long is paused at least between two looks,
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+/// and when all blocks were looked at and nothing was to be done.
+const IDLE_PAUSE: Duration = Duration::from_secs(5);
+/// How long is waited when the machine had no memory in one piece, at first and at most.
+const NO_MEMORY_PAUSE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(64)];
+
+/// What the host lets a VM have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LargePageOrder {
+    /// Which are made.
+    pub pages: LargePages,
+    /// Pages that must be in the balloon before the guest may touch all others.
+    pub balloon_target: PageCount,
+    /// Whether the guest may not touch all that is not in its balloon.
+    pub is_limited: bool,
+}
+
+/// Why a large page is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    Balloon,
+    Sharing,
+}
+
+/// What the agent knows of a VM's blocks.
+#[derive(Debug)]
+pub(super) struct LargeBlocks {
+    order: LargePageOrder,
+    /// Those of whole blocks alone.
+    blocks: Vec<Block>,
+    /// In which a sample watches pages.
+    sampled: BTreeSet<usize>,
+    /// The next block to look at.
+    next: usize,
+    /// Blocks looked at since one was changed.
+    unchanged: usize,
+    due: Option<Instant>,
+    no_memory_pause: Duration,
+    pub(super) counters: LargePageCounters,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Block {
+    is_advised: bool,
+    /// When it was last looked at.
+    is_large: bool,
+}
+
+impl LargeBlocks {
+    pub(super) fn new(pages: PageCount) -> Self {
+        let whole_blocks = usize::try_from(pages.0 / BLOCK).expect("as many as can be indexed");
+        Self {
+            order: LargePageOrder::default(),
+            blocks: vec![Block::default(); whole_blocks],
+            sampled: BTreeSet::new(),
+            next: 0,
+            unchanged: 0,
+            due: None,
+            no_memory_pause: NO_MEMORY_PAUSE[0],
+            counters: LargePageCounters::default(),
+        }
+    }
+
+    /// How long until blocks are to be looked at again, if ever.
+    pub(super) fn time_left(&self) -> Option<Duration> {
+        let due = self.due?;
+        Some(due.saturating_duration_since(Instant::now()))
+    }
+
+    /// Something may have to be done soon.
+    fn hurry(&mut self) {
+        self.unchanged = 0;
+        let soon = Instant::now() + SHORTEST_PAUSE;
+        if self.order.pages != LargePages::Off {
+            self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
+        }
+    }
+
+    fn set_large(&mut self, number: usize, is_large: bool) {
+        let block = &mut self.blocks[number];
+        if is_large && !block.is_large {
+            self.counters.made += 1;
+            self.counters.mapped += PageCount(BLOCK);
+        } else if !is_large && block.is_large {
+            self.counters.mapped = self.counters.mapped.saturating_sub(PageCount(BLOCK));
+        }
+        block.is_large = is_large;
+    }
+
+    /// The whole blocks that some of these pages are in.
+    fn numbers(&self, pages: &Range<u64>) -> Range<usize> {
+        let number = |page: u64| usize::try_from(page).unwrap_or(usize::MAX);
+        let end = number(pages.end.div_ceil(BLOCK)).min(self.blocks.len());
+        number(pages.start / BLOCK).min(end)..end
+    }
+}
+
+impl Agent {
+    /// Takes an order. From its answer on no touch makes more than one page, if the guest may not touch all.
+    pub(super) fn order_large_pages(&mut self, order: LargePageOrder) {
+        self.large.order = order;
+        self.balloon_changed();
+        match order.pages {
+            LargePages::Off => self.large.due = None,
+            LargePages::Full | LargePages::Fill => self.large.hurry(),
+        }
+    }
+
+    /// Whether all that is not in the balloon may be touched.
+    fn may_fill(&self) -> bool {
+        let order = self.large.order;
+        let is_given_up = self.sharer.pages.ballooned() >= order.balloon_target.0;
+        order.pages == LargePages::Fill && !order.is_limited && is_given_up
+    }
+
+    /// Before pages are given up or shared: a touch of their blocks makes no more than it needs.
+    pub(super) fn break_blocks_of(&mut self, pages: &Range<u64>, reason: Reason) {
+        let numbers = self.large.numbers(pages);
+        for number in numbers.clone() {
+            if !self.large.blocks[number].is_large {
+                continue;
+            }
+            self.large.set_large(number, false);
+            match reason {
+                Reason::Balloon => self.large.counters.broken_by_balloon += 1,
+                Reason::Sharing => self.large.counters.broken_by_sharing += 1,
+            }
+        }
+        self.take_advice_back(numbers);
+    }
+
+    /// After a change of what is in the balloon.
+    pub(super) fn balloon_changed(&mut self) {
+        match self.may_fill() {
+            true => self.advise(),
+            false => self.withdraw_advice(),
+        }
+    }
+
+    /// Gives advice for all blocks that are the guest's own.
+    fn advise(&mut self) {
+        if !self.ram.takes_advice() {
+            return self.large.hurry();
+        }
+        let is_new = |&number: &usize| {
+            !self.large.blocks[number].is_advised && self.sharer.pages.is_own(number)
+        };
+        let blocks = 0..self.large.blocks.len();
+        let new: Vec<usize> = blocks.filter(is_new).collect();
+        for run in new.chunk_by(|one, next| one + 1 == *next) {
+            let pages = pages_of(run[0]).start..pages_of(run[run.len() - 1]).end;
+            let is_advised = advise_large(&self.ram.addresses(pages)).is_ok();
+            for &number in run {
+                self.large.blocks[number].is_advised = is_advised;
+            }
+        }
+        if !new.is_empty() {
+            self.large.hurry();
+        }
+    }
+
+    /// Takes advice back from all blocks of which a touch could make something.
+    fn withdraw_advice(&mut self) {
+        let has_holes = |agent: &Self, number: usize| {
+            let held = agent.sharer.held(pages_of(number));
+            !held.is_ok_and(|held| held.iter().all(|&is_held| is_held))
+        };
+        let blocks = 0..self.large.blocks.len();
+        let advised = blocks.filter(|&number| self.large.blocks[number].is_advised);
+        let with_holes: Vec<usize> = advised.filter(|&number| has_holes(self, number)).collect();
+        for run in with_holes.chunk_by(|one, next| one + 1 == *next) {
+            self.take_advice_back(run[0]..run[0] + run.len());
+        }
+    }
+
+    /// The memory file is mapped anew, for what was advised is forgotten then.
+    fn take_advice_back(&mut self, numbers: Range<usize>) {
+        let numbers: Vec<usize> = numbers
+            .filter(|&number| self.large.blocks[number].is_advised)
+            .collect();
+        for run in numbers.chunk_by(|one, next| one + 1 == *next) {
+            let pages = pages_of(run[0]).start..pages_of(run[run.len() - 1]).end;
+            if let Err(error) = self.sharer.map_home(&pages) {
+                tracing::warn!("advice for large pages stands where it should not: {error}");
+                continue;
+            }
+            self.fence.track(&self.ram.addresses(pages));
+            for &number in run {
+                self.large.blocks[number].is_advised = false;
+                self.large.set_large(number, false);
+            }
+        }
+    }
+
+    /// Single pages are watched from now on, and those of the last sample no more.
+    pub(super) fn sample_in_large_pages(&mut self, pages: &[u32]) {
+        let number = |&page: &u32| usize::try_from(u64::from(page) / BLOCK).unwrap_or(usize::MAX);
+        self.large.sampled = pages.iter().map(number).collect();
+        self.large.hurry();
+    }
+
+    /// Looks at some blocks, if it is time.
+    pub(super) fn tend_large_pages(&mut self) {
+        if self.large.time_left() != Some(Duration::ZERO) {
+            return;
+        }
+        let begin = Instant::now();
+        let count = self.large.blocks.len();
+        let mut pause = None;
+        while self.large.unchanged < count && begin.elapsed() < LONGEST_LOOK && pause.is_none() {
+            let number = self.large.next;
+            self.large.next = (number + 1) % count;
+            self.large.unchanged += 1;
+            pause = self.tend(number);
+        }
+        if self.large.unchanged >= count {
+            self.large.unchanged = 0;
+            pause = pause.or(Some(IDLE_PAUSE));
+        }
+        let rest = (begin.elapsed() * (CORE_DIVISOR - 1)).max(SHORTEST_PAUSE);
+        self.large.due = Some(Instant::now() + pause.unwrap_or(rest));
+        self.publish();
+    }
+
+    /// Looks at one block. How long to leave all alone, if the machine has nothing to give.
+    fn tend(&mut self, number: usize) -> Option<Duration> {
+        if !self.sharer.pages.is_own(number) {
+            self.large.set_large(number, false);
+            return None;
+        }
+        if self.large.sampled.contains(&number) {
+            return None;
+        }
+        let pages = pages_of(number);
+        let addresses = self.ram.addresses(pages.clone());
+        let may_fill = self.may_fill();
+        if self.fence.is_large(&addresses) {
+            self.large.set_large(number, true);
+            return None;
+        }
+        self.large.set_large(number, false);
+        let held = self.sharer.held(pages).unwrap_or_default();
+        let held = held.into_iter().filter(|&is_held| is_held).count();
+        let is_to_be_large = held == BLOCK_PAGES || (may_fill && held > 0);
+        match is_to_be_large {
+            true => self.make_large(number),
+            false => None,
+        }
+    }
+
+    fn make_large(&mut self, number: usize) -> Option<Duration> {
+        let addresses = self.ram.addresses(pages_of(number));
+        let made = self
+            .fence
+            .unwatched(&addresses, || collapse(&addresses))
+            .unwrap_or(Err(Errno::NOMEM));
+        match made {
+            Ok(()) => {
+                self.large.set_large(number, true);
+                self.large.unchanged = 0;
+                self.large.no_memory_pause = NO_MEMORY_PAUSE[0];
+                None
+            }
+            Err(Errno::NOMEM) => {
+                self.large.counters.no_memory += 1;
+                let pause = self.large.no_memory_pause;
+                self.large.no_memory_pause = (pause * 2).min(NO_MEMORY_PAUSE[1]);
+                Some(pause)
+            }
+            Err(_) => {
+                self.large.counters.refused += 1;
+                None
+            }
+        }
+    }
+}
+
+/// A block's pages, by place in the memory file.
+fn pages_of(number: usize) -> Range<u64> {
+    let start = number as u64 * BLOCK;
+    start..start + BLOCK
+}
