@@ -150,6 +150,7 @@ mod tests {
             Value::Bool(is) => json!(!is),
             Value::Number(_) => json!(256),
             Value::String(pace) if pace == "gentle" => json!("fast"),
+            Value::String(large) if large == "fill" => json!("full"),
             other => panic!("no other value is known for {other}"),
         }
     }

@@ -48,6 +48,9 @@ pub struct HostChange {
     /// Whether equal pages are shared. When they are no more, what was shared is brought home.
     #[serde(default)]
     pub sharing: Option<bool>,
+    /// Whether memory is made large pages where there is enough of it.
+    #[serde(default)]
+    pub large_pages: Option<bool>,
     /// How fast memory is scanned.
     #[serde(default, deserialize_with = "object")]
     pub scan: ScanChange,
@@ -129,6 +132,7 @@ pub fn parse_host_change(words: &[String]) -> Result<HostChange, String> {
         match key {
             "memory" => change.memory_bytes = Some(parse_size(value)?.bytes()),
             "sharing" => change.sharing = Some(parse_switch(key, value)?),
+            "large-pages" => change.large_pages = Some(parse_switch(key, value)?),
             "scan-pass" => change.scan.pass_s = Some(parse_count(key, value)?),
             "scan-vm" => change.scan.vm_pages_per_s = Some(parse_count(key, value)?),
             "scan-host" => change.scan.host_pages_per_s = Some(parse_count(key, value)?),
@@ -148,7 +152,7 @@ pub fn parse_host_change(words: &[String]) -> Result<HostChange, String> {
             "rebalance-interval" => change.rebalance_interval_s = Some(parse_seconds(key, value)?),
             _ => {
                 return Err(format!(
-                    "'{key}' cannot be set on the host: set memory, sharing, idle-tax, sample-period, rebalance-interval, scan-pass, scan-vm, scan-host, scan-core or scan-priority"
+                    "'{key}' cannot be set on the host: set memory, sharing, large-pages, idle-tax, sample-period, rebalance-interval, scan-pass, scan-vm, scan-host, scan-core or scan-priority"
                 ));
             }
         }

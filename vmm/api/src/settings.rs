@@ -41,6 +41,8 @@ pub struct HostSettings {
     pub budget: PageCount,
     /// Whether equal pages are shared.
     pub sharing: bool,
+    /// Whether memory is made large pages where there is enough of it.
+    pub large_pages: bool,
     /// How fast memory is scanned.
     pub rates: RateSettings,
     /// The scanner's CPU scheduling priority.
@@ -60,6 +62,7 @@ impl HostSettings {
         Self {
             budget,
             sharing: true,
+            large_pages: false,
             rates: RateSettings::default(),
             scan_priority: ScanPriority::default(),
             idle_tax: TaxRate::default(),
@@ -76,6 +79,7 @@ impl HostSettings {
         let HostChange {
             memory_bytes,
             sharing,
+            large_pages,
             scan,
             idle_tax_permille,
             sample_period_s,
@@ -84,6 +88,7 @@ impl HostSettings {
         Ok(Self {
             budget: whole_pages_or(memory_bytes, self.budget)?,
             sharing: sharing.unwrap_or(self.sharing),
+            large_pages: large_pages.unwrap_or(self.large_pages),
             rates: rates_with(self.rates, scan)?,
             scan_priority: scan.priority.unwrap_or(self.scan_priority),
             idle_tax: idle_tax_permille.unwrap_or(self.idle_tax),

@@ -60,14 +60,14 @@ pub(super) enum Command {
     Top(TopArgs),
     /// Change a VM's claims on memory, or the host's memory and page sharing.
     #[command(
-        after_help = "Examples:\n  ballonet set db shares=high min=1G\n  ballonet set db shares=4000 max=2G\n  ballonet set host memory=8G\n  ballonet set host sharing=off              bring home what is shared\n  ballonet set host idle-tax=75 sample-period=30 rebalance-interval=15\n  ballonet set db idle-tax=0                 its idle memory is not taxed; idle-tax=host undoes that\n  ballonet set host scan-pass=60 scan-vm=20000 scan-host=50000 scan-core=50"
+        after_help = "Examples:\n  ballonet set db shares=high min=1G\n  ballonet set db shares=4000 max=2G\n  ballonet set host memory=8G\n  ballonet set host sharing=off              bring home what is shared\n  ballonet set host large-pages=on\n  ballonet set host idle-tax=75 sample-period=30 rebalance-interval=15\n  ballonet set db idle-tax=0                 its idle memory is not taxed; idle-tax=host undoes that\n  ballonet set host scan-pass=60 scan-vm=20000 scan-host=50000 scan-core=50"
     )]
     Set {
         /// A VM's name, or `host`.
         #[arg(value_name = "NAME")]
         target: Target,
         /// For a VM min=SIZE, max=SIZE, shares=low|normal|high|N, idle-tax=PERCENT|host; for the host
-        /// memory=SIZE, sharing=on|off, idle-tax=PERCENT, sample-period=SECONDS, rebalance-interval=SECONDS,
+        /// memory=SIZE, sharing=on|off, large-pages=on|off, idle-tax=PERCENT, sample-period=SECONDS, rebalance-interval=SECONDS,
         /// scan-pass=SECONDS, scan-vm=PAGES/S, scan-host=PAGES/S, scan-core=PERCENT, scan-priority=idle|normal.
         #[arg(required = true, value_name = "KEY=VALUE")]
         changes: Vec<String>,

@@ -37,6 +37,11 @@ pub(super) struct HostArgs {
     #[arg(long, value_name = "on|off", value_parser = typed_switch)]
     #[serde(deserialize_with = "switch")]
     sharing: Option<bool>,
+    /// Whether guests' memory is made large pages (2 MiB), as long as there is enough for all: on, or off as without
+    /// this.
+    #[arg(long, value_name = "on|off", value_parser = typed_switch)]
+    #[serde(deserialize_with = "switch")]
+    large_pages: Option<bool>,
     /// Milliseconds between rounds of observing, deciding and acting; 1000 if none are given.
     #[arg(long, value_parser = clap::value_parser!(u64).range(INTERVAL_MS))]
     #[serde(deserialize_with = "number")]
@@ -141,6 +146,7 @@ impl HostArgs {
         HostChange {
             memory_bytes: self.memory.map(|size| size.0.bytes()),
             sharing: self.sharing,
+            large_pages: self.large_pages,
             scan: ScanChange {
                 pass_s: scan.pass_s,
                 vm_pages_per_s: scan.vm_pages_per_s,
@@ -227,6 +233,7 @@ mod tests {
             exit_when_empty: _,
             console_log: Some(_),
             sharing: Some(_),
+            large_pages: Some(_),
             idle_tax: Some(_),
             sample_period: Some(_),
             rebalance_interval: Some(_),

@@ -9,7 +9,7 @@ use crate::host::vm::sampling::Conditions;
 use crate::host::vm::{Life, Vm};
 use ::sharing::Pressure;
 use page::PageCount;
-use policy::{Plan, Step};
+use policy::{LargePages, Plan, Step};
 use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -130,16 +130,19 @@ impl State {
         SharingConditions {
             pace: self.account.reserve.pace,
             pressure,
-            breaks_large: self
-                .decision
-                .as_ref()
-                .is_none_or(|decision| decision.plan.large_pages.are_broken_to_share()),
+            breaks_large: self.breaks_large_pages(),
             free: self.durable.settings.budget.saturating_sub(self.used),
             reserve: self.account.reserve.keep_free,
             anonymous: processes
                 .map(|(&id, vm)| (id, vm.seen.used.anonymous))
                 .collect(),
         }
+    }
+
+    fn breaks_large_pages(&self) -> bool {
+        let plan = self.decision.as_ref().map(|decision| &decision.plan);
+        !self.durable.settings.large_pages
+            || plan.is_none_or(|plan| plan.large_pages.are_broken_to_share())
     }
 
     pub(super) fn watch_devices(&mut self) {
@@ -215,7 +218,10 @@ impl State {
                 continue;
             };
             vm.target = *target;
-            vm.set_large_pages(plan.large_pages);
+            vm.set_large_pages(match self.durable.settings.large_pages {
+                true => plan.large_pages,
+                false => LargePages::Off,
+            });
             let waits_on = matches!(vm.life, Life::Waiting(_)) && *grant == PageCount::ZERO;
             if !waits_on {
                 vm.grant(*grant);

@@ -342,6 +342,7 @@ impl State {
             configured_bytes: configured.bytes(),
             overcommit: ratio(configured, self.durable.settings.budget) - 1.0,
             state_sum_violations: self.state_sum_violations,
+            large_pages: self.durable.settings.large_pages,
             sharing: self.sharing_view(),
             state: self.memory_state,
             min_free_bytes: self.thresholds().clear.bytes(),

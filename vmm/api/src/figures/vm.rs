@@ -43,6 +43,10 @@ figures! {
     /// What its balloon should hold
     mctltgt: u64 = vm.balloon.target
         => size, column: "MCTLTGT", counter: "Memctl Target MBytes", metric: "vm_balloon_target";
+    /// Guest memory that is mapped by large pages
+    #[serde(default)]
+    large: u64 = vm.counters.large.mapped.bytes()
+        => size, column: "LARGE", counter: "Large MBytes", metric: "vm_large";
     /// Guest memory that shows frames of the store
     shrd: u64 = states.shared
         => size, column: "SHRD", counter: "Shared MBytes", history: "shared";

@@ -65,6 +65,8 @@ pub struct HostView {
     pub overcommit: f64,
     /// Observations whose page states did not add up to the VM's size. Zero, or there is a bug.
     pub state_sum_violations: u64,
+    /// Whether memory is made large pages where there is enough of it.
+    pub large_pages: bool,
     /// Page sharing.
     pub sharing: SharingView,
     /// How short memory is.

@@ -264,6 +264,7 @@ pub(super) mod tests {
             mctl: true,
             mctlsz: 0,
             mctltgt: 0,
+            large: 0,
             mctlmax: 0,
             swcur: 0,
             zip: 0,

@@ -21,7 +21,7 @@ use page::PageCount;
 use policy::LargePages;
 use protocol::LargePageCounters;
 use rustix::io::Errno;
-use sharing::BLOCK_PAGES;
+use sharing::{BLOCK_PAGES, PageSet};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -227,10 +227,23 @@ impl Agent {
         }
     }
 
-    /// Single pages are watched from now on, and those of the last sample no more.
-    pub(super) fn sample_in_large_pages(&mut self, pages: &[u32]) {
-        let number = |&page: &u32| usize::try_from(u64::from(page) / BLOCK).unwrap_or(usize::MAX);
-        self.large.sampled = pages.iter().map(number).collect();
+    /// Those of these pages whose mappings were dropped are watched from now on, and those of the last sample no more.
+    pub(super) fn watch_in_large_pages(&mut self, pages: &[u32], dropped: &PageSet) {
+        self.large.sampled.clear();
+        for page in dropped.iter().map(|place| u64::from(pages[place])) {
+            let numbers = self.large.numbers(&(page..page + 1));
+            self.large.sampled.extend(numbers.clone());
+            if numbers
+                .into_iter()
+                .any(|number| self.large.blocks[number].is_large)
+                && let Err(error) = self.fence.arm(&self.ram.addresses(page..page + 1))
+            {
+                tracing::debug!("a sampled page may be mapped with its neighbours: {error}");
+            }
+        }
+        for number in self.large.sampled.clone() {
+            self.large.set_large(number, false);
+        }
         self.large.hurry();
     }
 

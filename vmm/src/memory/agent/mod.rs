@@ -377,9 +377,8 @@ impl Agent {
                 });
             }
             Ok((ToAgent::Sample { number, pages }, _)) => {
-                self.sample_in_large_pages(&pages);
-                let dropped =
-                    sample::drop_mappings_of(&self.ram, &self.sharer, &self.fence, &pages);
+                let dropped = sample::drop_mappings_of(&self.ram, &self.sharer, &pages);
+                self.watch_in_large_pages(&pages, &dropped);
                 self.unsent
                     .push_back(FromAgent::Sampled { number, dropped });
             }

@@ -21,26 +21,20 @@
 //!   the host leaves out the sampled pages of each block about which it asks the agent anything. Requests
 //!   are carried out in the order in which they were sent, so none from before the sample disturbs it.
 //!
-//! * A page of a block that is mapped as one large page would be mapped again with its neighbours. So it is armed
-//!   here, at once: where an armed page is, the kernel maps page by page.
+//! * A page of a block that is mapped as one large page would be mapped again with its neighbours. It is armed at
+//!   once (`large`): where an armed page is, the kernel maps page by page.
 //!
 //! **Pages mapped from the store are not sampled.** What a guest wrote over them lives in the mapping alone,
 //! and to drop that would lose it. Only this thread knows for sure which pages those are, so it looks again
 //! whatever the host believes; nobody else changes what it sees between that and the drop.
 
-use super::fence::Fence;
 use super::share::Sharer;
 use crate::memory::mapping::{Addresses, drop_mappings};
 use crate::memory::ram::GuestRam;
 use sharing::PageSet;
 
 /// Drops the mappings of those pages that are private, and says which those were.
-pub(super) fn drop_mappings_of(
-    ram: &GuestRam,
-    sharer: &Sharer,
-    fence: &Fence,
-    pages: &[u32],
-) -> PageSet {
+pub(super) fn drop_mappings_of(ram: &GuestRam, sharer: &Sharer, pages: &[u32]) -> PageSet {
     let private = |&(_, page): &(usize, &u32)| sharer.is_private(u64::from(*page));
     let (places, stretches): (Vec<usize>, Vec<Addresses>) = pages
         .iter()
@@ -49,10 +43,5 @@ pub(super) fn drop_mappings_of(
         .map(|(place, &page)| (place, ram.addresses(page.into()..u64::from(page) + 1)))
         .unzip();
     let dropped = drop_mappings(&stretches);
-    for page in &stretches[..dropped] {
-        if let Err(error) = fence.arm(page) {
-            tracing::debug!("a sampled page may be mapped with its neighbours: {error}");
-        }
-    }
     places[..dropped].iter().copied().collect()
 }

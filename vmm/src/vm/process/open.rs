@@ -9,6 +9,7 @@ use crate::vm::bus::MOST_DEVICES;
 use crate::vm::error::VmError;
 use crate::vm::machine;
 use kvm_ioctls::Kvm;
+use policy::LargePages;
 use protocol::page_sharing::SharingSocket;
 use protocol::{Channel, Received, ToVm, VmConfig};
 use rustix::fd::OwnedFd;
@@ -43,7 +44,12 @@ impl Opened {
         if device_count(&config) > MOST_DEVICES as usize {
             return Err(VmError::TooManyDevices);
         }
-        let ram = GuestRam::with_large_pages(config.settings.size)?;
+        let ram = match config.large_pages {
+            LargePages::Off => GuestRam::new(config.settings.size)?,
+            LargePages::Full | LargePages::Fill => {
+                GuestRam::with_large_pages(config.settings.size)?
+            }
+        };
         let taps = config.nets.iter().map(|card| Tap::open(&card.tap));
         Ok(Self {
             begin,
