@@ -157,8 +157,8 @@ fn whole_stretches(stretches: &[Addresses], bytes: usize) -> usize {
 
 /// A guest's memory, where its VM process has it: mapped so that its blocks are blocks here too.
 ///
-/// The place is never used for anything else. Who still has an address in it when this is gone finds nothing there,
-/// and ends; it does not find something else.
+/// The place is never used for anything else. Who still has an address in it when this is gone, as a device's thread
+/// that has not heard of the end yet, finds zeros there and no memory of others.
 #[derive(Debug)]
 pub(super) struct Place {
     start: *mut c_void,
@@ -208,8 +208,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
-        // SAFETY: all of it was reserved by `of`, and nobody may use the guest's memory any more.
-        let emptied = unsafe { mmap_anonymous(self.start, self.length, ProtFlags::empty(), flags) };
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: all of it was reserved by `of`, and what is there is reached by volatile accesses alone.
+        let emptied = unsafe { mmap_anonymous(self.start, self.length, access, flags) };
         debug_assert!(emptied.is_ok(), "{emptied:?}");
     }
 }

@@ -266,8 +266,8 @@ fn in_this_process(size: PageCount, bytes: u64) -> Result<usize, MemoryError> {
 fn region(place: &Place, offset: usize, bytes: usize) -> Result<MmapRegion, MemoryError> {
     let start = place.start().wrapping_byte_add(offset).cast();
     let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
-    // SAFETY: the piece lies in the place, which nothing else ever lies in. Guest memory is used through what
-    // holds a `GuestRam`; once that is gone, the place is there and empty.
+    // SAFETY: the piece lies in the place, which nothing else ever lies in; when the last `GuestRam` is gone, it is
+    // mapped still, and empty.
     let region = unsafe { MmapRegion::build_raw(start, bytes, access, flags) };
     region.map_err(MemoryError::LayOutRegion)
 }

@@ -43,10 +43,6 @@ figures! {
     /// What its balloon should hold
     mctltgt: u64 = vm.balloon.target
         => size, column: "MCTLTGT", counter: "Memctl Target MBytes", metric: "vm_balloon_target";
-    /// Guest memory that is mapped by large pages
-    #[serde(default)]
-    large: u64 = vm.counters.large.mapped.bytes()
-        => size, column: "LARGE", counter: "Large MBytes", metric: "vm_large";
     /// Guest memory that shows frames of the store
     shrd: u64 = states.shared
         => size, column: "SHRD", counter: "Shared MBytes", history: "shared";
@@ -67,6 +63,10 @@ figures! {
     /// Guest memory that was found zero and given back
     zero: u64 = sharing.zero_bytes
         => size, column: "ZERO", counter: "Zero MBytes";
+    /// Guest memory that is mapped by large pages
+    #[serde(default)]
+    large: u64 = vm.counters.large.mapped.bytes()
+        => size, column: "LARGE", counter: "Large MBytes", metric: "vm_large";
     /// Guest memory that is nominated for sharing
     #[serde(default)]
     cowh: u64 = sharing.hint_bytes
