@@ -38,6 +38,10 @@ const FOLLOWERS: [usize; 3] = [0, 1, 50];
 const SAMPLED_WORKLOAD: &str = "toucher:size=128M";
 const SAMPLED_TIME: Duration = Duration::from_secs(6);
 const SETTLING_TIME: Duration = Duration::from_secs(2);
+/// A guest that touches most of its memory all the time, and for how long.
+const TOUCHER_VM: u64 = 1024 * MIB;
+const TOUCHER: &str = "toucher:size=900M";
+const TOUCHED: u64 = 900 * MIB;
 const OFTEN: &str = "sample-period=2";
 const NEVER: &str = "sample-period=3600";
 
@@ -56,6 +60,7 @@ fn main() -> Result<()> {
         ("idle", idle),
         ("watch", watch),
         ("sampling", sampling),
+        ("touches", touches),
     ] {
         if options.words.is_empty() || options.words.iter().any(|word| name.contains(word)) {
             eprintln!("measuring: {name}");
@@ -254,6 +259,32 @@ fn sampling(options: &Options) -> Result<Vec<Row>> {
         Row::new(name, "1/s", sampled).beside("not sampled", left_alone)
     };
     Ok(names.into_iter().zip(pairs).map(row).collect())
+}
+
+/// Touches a second of a guest with large pages, and of one without. Each has a machine to itself.
+fn touches(options: &Options) -> Result<Vec<Row>> {
+    let host = ballonet::Host::start()?;
+    let (mut ours, mut theirs): ([Samples; 2], Samples) = Default::default();
+    for _ in 0..options.rounds {
+        for (setting, samples) in ["large-pages=on", "large-pages=off"].iter().zip(&mut ours) {
+            host.set(&[setting])?;
+            // A VM begins with what the last plan says.
+            sleep(SETTLING_TIME);
+            samples.add(touches_once(&mut host.vm(TOUCHER_VM, TOUCHER)?)?);
+        }
+        theirs.add(touches_once(&mut qemu::Qemu::start(TOUCHER_VM, TOUCHER)?)?);
+    }
+    let names = ["touches, large pages on", "touches, large pages off"];
+    let row = |(name, ours)| Row::new(name, "1/s", ours).beside("QEMU microvm", theirs.clone());
+    Ok(names.into_iter().zip(ours).map(row).collect())
+}
+
+/// A second, once all is there.
+fn touches_once(machine: &mut impl Machine) -> Result<f64> {
+    machine.wait_until_resident(TOUCHED)?;
+    sleep(SETTLING_TIME);
+    let [touches, _] = touches_and_faults(machine)?;
+    Ok(touches)
 }
 
 /// A second, by the guest's clock.

@@ -6,7 +6,8 @@ use crate::memory::MemoryError;
 use crate::memory::pages::Place;
 use crate::memory::ram::GuestRam;
 use page::{Gfn, GfnRange, PageCount, PageStates};
-use protocol::page_sharing::FromAgent;
+use protocol::page_sharing::{BlockRequest, FromAgent};
+use sharing::{BLOCK_PAGES, PageSet, Ticket};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
@@ -14,13 +15,15 @@ impl Agent {
     /// Pages that the kernel does not free stay in the memory file. They are in the balloon for all that, until
     /// they are looked for there.
     pub(super) fn inflate(&mut self, ranges: &[GfnRange]) -> PageCount {
+        let mut broken = false;
         for &range in ranges {
-            self.break_blocks_of(&indexes(&self.ram, range), Reason::Balloon);
+            broken |= self.break_blocks_of(&indexes(&self.ram, range), Reason::Balloon);
         }
         self.give_back(ranges);
         let inflate = |&range| self.sharer.pages.inflate(indexes(&self.ram, range));
         let added = ranges.iter().map(inflate).sum();
         self.balloon_changed();
+        self.look_again_soon(broken);
         PageCount(added)
     }
 
@@ -84,23 +87,45 @@ impl Agent {
         })
     }
 
-    /// Takes pages out of the balloon that the guest uses all the same.
-    fn remove_popped(&mut self) -> Result<(), MemoryError> {
+    /// Looks for pages of the balloon that are there all the same. What holds zeros is given back: somebody
+    /// read it, or the kernel made a large page of its neighbours while it was given up. What holds anything
+    /// else its guest has taken back without a word.
+    pub(super) fn remove_popped(&mut self) -> Result<(), MemoryError> {
         for hull in self.sharer.pages.with_ballooned() {
-            let count = hull.end - hull.start;
-            let pieces = self.ram.layout().pieces_of_file(hull.start, count);
-            for piece in pieces {
-                let held = self.ram.residency(piece)?;
-                for (index, is_held) in indexes(&self.ram, piece).zip(held) {
-                    if is_held && self.sharer.pages.place(index) == Place::Ballooned {
-                        self.sharer.popped += self.sharer.pages.deflate(index..index + 1);
-                    }
-                }
+            let held = self.sharer.held(hull.clone());
+            let held = held.map_err(MemoryError::ReadRamUse)?;
+            let is_there = |&(index, is_held): &(u64, bool)| {
+                is_held && self.sharer.pages.place(index) == Place::Ballooned
+            };
+            let there = hull.clone().zip(held).filter(is_there);
+            let there: PageSet = there.map(|(index, _)| place_in_block(index)).collect();
+            if !there.is_empty() {
+                self.give_back_or_pop(hull.start / BLOCK_PAGES as u64, &there);
             }
         }
         self.publish();
         Ok(())
     }
+
+    fn give_back_or_pop(&mut self, number: u64, there: &PageSet) {
+        let request = BlockRequest {
+            ticket: Ticket(0),
+            number: u32::try_from(number).expect("a VM has fewer than 2^41 pages"),
+            drops: PageSet::EMPTY,
+            zeros: *there,
+            spans: Vec::new(),
+            rehomes: PageSet::EMPTY,
+        };
+        let done = self.sharer.carry_out(&request, &self.fence);
+        for place in there.without(&done.outcome.done).iter() {
+            let index = number * BLOCK_PAGES as u64 + place as u64;
+            self.sharer.popped += self.sharer.pages.deflate(index..index + 1);
+        }
+    }
+}
+
+fn place_in_block(index: u64) -> usize {
+    usize::try_from(index % BLOCK_PAGES as u64).expect("below 512")
 }
 
 /// By place in the memory file.

@@ -11,6 +11,10 @@
 //!   a time and for a bounded share of a core ([`Agent::tend_large_pages`]). While the guest may not touch more, only
 //!   blocks without holes are: that takes no memory.
 //!
+//! The kernel's own thread for large pages (khugepaged) goes by the same advice, and may be at work on a block in the moment
+//! in which that is taken back: then it fills what was a hole when it began. So what went into the balloon is looked at
+//! again a little later.
+//!
 //! The kernel makes nothing large that is registered with a userfaultfd, but maps by 2 MiB what is large already. The
 //! tracker lets go of a block for as long as it takes. A sample watches single pages, whose block is left in small
 //! mappings until the next sample.
@@ -38,6 +42,9 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const IDLE_PAUSE: Duration = Duration::from_secs(5);
 /// How long is waited when the machine had no memory in one piece, at first and at most.
 const NO_MEMORY_PAUSE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(64)];
+
+/// How long the kernel's thread may be at work on a block.
+const LATE_FILL: Duration = Duration::from_millis(100);
 
 /// What the host lets a VM have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +77,8 @@ pub(super) struct LargeBlocks {
     /// Blocks looked at since one was changed.
     unchanged: usize,
     due: Option<Instant>,
+    /// When the balloon is to be looked at again.
+    look_again: Option<Instant>,
     no_memory_pause: Duration,
     pub(super) counters: LargePageCounters,
 }
@@ -91,6 +100,7 @@ impl LargeBlocks {
             next: 0,
             unchanged: 0,
             due: None,
+            look_again: None,
             no_memory_pause: NO_MEMORY_PAUSE[0],
             counters: LargePageCounters::default(),
         }
@@ -98,7 +108,7 @@ impl LargeBlocks {
 
     /// How long until blocks are to be looked at again, if ever.
     pub(super) fn time_left(&self) -> Option<Duration> {
-        let due = self.due?;
+        let due = self.due.into_iter().chain(self.look_again).min()?;
         Some(due.saturating_duration_since(Instant::now()))
     }
 
@@ -148,8 +158,9 @@ impl Agent {
         order.pages == LargePages::Fill && !order.is_limited && is_given_up
     }
 
-    /// Before pages are given up or shared: a touch of their blocks makes no more than it needs.
-    pub(super) fn break_blocks_of(&mut self, pages: &Range<u64>, reason: Reason) {
+    /// Before pages are given up or shared: a touch of their blocks makes no more than it needs. Whether that was
+    /// otherwise before.
+    pub(super) fn break_blocks_of(&mut self, pages: &Range<u64>, reason: Reason) -> bool {
         let numbers = self.large.numbers(pages);
         for number in numbers.clone() {
             if !self.large.blocks[number].is_large {
@@ -161,7 +172,18 @@ impl Agent {
                 Reason::Sharing => self.large.counters.broken_by_sharing += 1,
             }
         }
+        let were_advised = numbers
+            .clone()
+            .any(|number| self.large.blocks[number].is_advised);
         self.take_advice_back(numbers);
+        were_advised
+    }
+
+    /// Has the balloon looked at again when nobody can be filling what went into it.
+    pub(super) fn look_again_soon(&mut self, is_needed: bool) {
+        if is_needed {
+            self.large.look_again = Some(Instant::now() + LATE_FILL);
+        }
     }
 
     /// After a change of what is in the balloon.
@@ -249,10 +271,16 @@ impl Agent {
 
     /// Looks at some blocks, if it is time.
     pub(super) fn tend_large_pages(&mut self) {
-        if self.large.time_left() != Some(Duration::ZERO) {
+        let begin = Instant::now();
+        if self.large.look_again.is_some_and(|at| at <= begin) {
+            self.large.look_again = None;
+            if let Err(error) = self.remove_popped() {
+                tracing::debug!("the balloon is not looked at: {error}");
+            }
+        }
+        if self.large.due.is_none_or(|due| due > begin) {
             return;
         }
-        let begin = Instant::now();
         let count = self.large.blocks.len();
         let mut pause = None;
         while self.large.unchanged < count && begin.elapsed() < LONGEST_LOOK && pause.is_none() {
@@ -328,3 +356,6 @@ fn pages_of(number: usize) -> Range<u64> {
     let start = number as u64 * BLOCK;
     start..start + BLOCK
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,11 @@
 //! The agent under a guest that does not stop writing.
 
 use super::*;
-use crate::memory::agent::AgentHandle;
+use crate::memory::agent::{AgentHandle, LargePageOrder};
 use crate::memory::pagemap::Pagemap;
 use crate::memory::store::Store;
 use page::{Gfn, GfnRange};
+use policy::LargePages;
 use protocol::page_sharing::{FromAgent, SharingSocket, ToAgent};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -18,7 +19,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 const PAGES: u64 = 1024;
 /// Pages after those, which nobody shares: they go into the balloon and come back.
-const BALLOONED: u64 = 256;
+const BALLOONED: u64 = 1024;
 const VALUES: u64 = 4;
 const FRAMES: u64 = 4096;
 
@@ -35,7 +36,10 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let ram = GuestRam::new(PageCount(PAGES + BALLOONED)).unwrap();
+        Self::of(GuestRam::new(PageCount(PAGES + BALLOONED)).unwrap())
+    }
+
+    fn of(ram: GuestRam) -> Self {
         let (host, vm) = SharingSocket::pair().unwrap();
         let agent = AgentHandle::start(&ram, Some(vm)).unwrap();
         let store = Store::new(FRAMES).unwrap();
@@ -393,7 +397,7 @@ fn senseless_requests_change_nothing() {
     (0..8).for_each(|index| bench.write(index, 1));
     let beyond = BlockRequest {
         zeros: PageSet::ALL,
-        ..request(2)
+        ..request(4)
     };
     assert_eq!(bench.ask(beyond), Outcome::default());
     let no_frame = BlockRequest {
@@ -485,7 +489,8 @@ fn go_into_the_balloon_and_back(bench: &Bench, random: &mut StdRng) {
         start: Gfn(pages.start),
         count: PageCount(pages.end - pages.start),
     };
-    assert_eq!(bench.agent.give_back(vec![range]).freed, range.count);
+    bench.agent.inflate(vec![range]);
+    assert_eq!(bench.agent.deflate(vec![range]), range.count);
     for page in pages.clone().step_by(3) {
         assert_eq!(bench.value(page), 0);
         bench.write(page, 1 + page % 3);
@@ -499,7 +504,38 @@ fn go_into_the_balloon_and_back(bench: &Bench, random: &mut StdRng) {
 /// The heart of it: no write is lost and no page is mixed up, whatever is asked while a guest writes.
 #[test]
 fn a_guest_that_never_stops_writing_loses_nothing() {
-    let mut bench = Bench::new();
+    lose_nothing(Bench::new(), |_, _| {});
+}
+
+fn order(bench: &Bench, pages: LargePages) {
+    bench.agent.order_large_pages(LargePageOrder {
+        pages,
+        balloon_target: PageCount::ZERO,
+        is_limited: false,
+    });
+}
+
+/// Large pages are made and broken all the time, by first touches and of small ones.
+#[test]
+fn nothing_is_lost_where_blocks_become_large_and_small_again() {
+    let size = PageCount(PAGES + BALLOONED);
+    for ram in [GuestRam::with_large_pages(size), GuestRam::new(size)] {
+        let bench = Bench::of(ram.unwrap());
+        let agent = bench.agent.clone();
+        order(&bench, LargePages::Fill);
+        lose_nothing(bench, |bench, random| {
+            use LargePages::{Fill, Full, Off};
+            let orders = [Fill, Fill, Fill, Full, Off];
+            order(bench, orders[random.random_range(0..orders.len())]);
+        });
+        let large = agent.counters().large();
+        println!("{large:?}");
+        assert!(large.made + large.no_memory + large.refused > 0);
+        assert_eq!(agent.counters().popped(), 0);
+    }
+}
+
+fn lose_nothing(mut bench: Bench, also: impl Fn(&Bench, &mut StdRng)) {
     bench.fill();
     let stop = Arc::new(AtomicBool::new(false));
     let writer = {
@@ -512,6 +548,7 @@ fn a_guest_that_never_stops_writing_loses_nothing() {
     while begin.elapsed() < Duration::from_secs(4) && !writer.is_finished() {
         bench.sample((0..64).map(|_| random.random_range(0..1280)).collect());
         go_into_the_balloon_and_back(&bench, &mut random);
+        also(&bench, &mut random);
         let ask = random_request(&mut random);
         bench.ask(ask);
         requests += 1;

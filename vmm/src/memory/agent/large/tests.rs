@@ -1,0 +1,170 @@
+//! The agent's large pages, in real guest memory.
+
+use super::*;
+use crate::memory::agent::AgentHandle;
+use crate::memory::ram::GuestRam;
+use page::{Gfn, GfnRange, PAGE_SIZE};
+use std::thread::sleep;
+use vm_memory::{Bytes, GuestAddress};
+
+const BLOCKS: u64 = 4;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Bench {
+    ram: GuestRam,
+    agent: AgentHandle,
+}
+
+impl Bench {
+    /// Whose touches make whole blocks where that is advised.
+    fn advised() -> Self {
+        Self::of(GuestRam::with_large_pages(PageCount(BLOCKS * BLOCK)).unwrap())
+    }
+
+    /// Whose touches make single pages.
+    fn unadvised() -> Self {
+        Self::of(GuestRam::new(PageCount(BLOCKS * BLOCK)).unwrap())
+    }
+
+    fn of(ram: GuestRam) -> Self {
+        let agent = AgentHandle::start(&ram, None).unwrap();
+        Self { ram, agent }
+    }
+
+    fn order(&self, pages: LargePages, balloon_target: u64, is_limited: bool) {
+        self.agent.order_large_pages(LargePageOrder {
+            pages,
+            balloon_target: PageCount(balloon_target),
+            is_limited,
+        });
+    }
+
+    fn touch(&self, page: u64) {
+        let address = GuestAddress(page * PAGE_SIZE);
+        self.ram.memory().write_obj(page + 1, address).unwrap();
+    }
+
+    fn held(&self) -> u64 {
+        self.ram.allocated().unwrap().0
+    }
+
+    fn inflate(&self, start: u64, count: u64) {
+        self.agent.inflate(vec![range(start, count)]);
+    }
+
+    /// Waits until so many pages are mapped large, or the machine has no memory in one piece: that is no fault.
+    fn wait_for_mapped(&self, pages: u64) -> bool {
+        let begin = Instant::now();
+        loop {
+            let large = self.agent.counters().large();
+            if large.mapped == PageCount(pages) || large.no_memory > 3 {
+                return large.mapped == PageCount(pages);
+            }
+            assert!(begin.elapsed() < PATIENCE, "{large:?}");
+            sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn range(start: u64, count: u64) -> GfnRange {
+    GfnRange {
+        start: Gfn(start),
+        count: PageCount(count),
+    }
+}
+
+#[test]
+fn a_touch_makes_a_block_only_while_the_guest_may_touch_all_of_it() {
+    let bench = Bench::advised();
+    for (pages, target, is_limited) in [
+        (LargePages::Off, 0, false),
+        (LargePages::Full, 0, false),
+        (LargePages::Fill, 0, true),
+        (LargePages::Fill, 1, false),
+    ] {
+        bench.order(pages, target, is_limited);
+        let before = bench.held();
+        bench.touch(BLOCK + 7);
+        assert_eq!(bench.held(), before + 1, "{pages:?} {target} {is_limited}");
+        bench.agent.give_back(vec![range(BLOCK + 7, 1)]);
+    }
+    bench.order(LargePages::Fill, 0, false);
+    bench.touch(BLOCK + 7);
+    if bench.wait_for_mapped(BLOCK) {
+        assert_eq!(bench.held(), BLOCK);
+    }
+    // What one order allowed the next takes back.
+    bench.order(LargePages::Fill, 1, false);
+    bench.touch(2 * BLOCK);
+    assert!(bench.held() <= BLOCK + 1);
+}
+
+#[test]
+fn what_is_in_the_balloon_stays_there_when_its_neighbours_are_touched() {
+    let bench = Bench::advised();
+    bench.order(LargePages::Fill, 0, false);
+    bench.inflate(BLOCK, 1);
+    bench.inflate(2 * BLOCK, BLOCK);
+    bench.touch(BLOCK + 1);
+    bench.touch(3 * BLOCK);
+    bench.wait_for_mapped(BLOCK);
+    let states = bench.agent.page_states(true).unwrap();
+    assert_eq!(states.ballooned, PageCount(BLOCK + 1));
+    assert_eq!(bench.agent.counters().popped(), 0);
+    assert!(bench.held() <= BLOCK + 1, "{} pages", bench.held());
+    // All of its own again, and one page there.
+    bench.agent.deflate(vec![range(BLOCK, 1)]);
+    if bench.wait_for_mapped(2 * BLOCK) {
+        assert_eq!(bench.held(), 2 * BLOCK);
+    }
+}
+
+#[test]
+fn a_large_page_of_which_a_part_is_given_up_keeps_the_rest() {
+    let bench = Bench::advised();
+    bench.order(LargePages::Fill, 0, false);
+    (0..BLOCK).for_each(|page| bench.touch(page));
+    let was_large = bench.wait_for_mapped(BLOCK);
+    bench.inflate(10, 20);
+    assert_eq!(bench.held(), BLOCK - 20);
+    let large = bench.agent.counters().large();
+    assert_eq!(large.broken_by_balloon, u64::from(was_large));
+    for page in (0..BLOCK).filter(|page| !(10..30).contains(page)) {
+        let address = GuestAddress(page * PAGE_SIZE);
+        let value: u64 = bench.ram.memory().read_obj(address).unwrap();
+        assert_eq!(value, page + 1);
+    }
+}
+
+/// A machine on which a touch makes one page whatever is advised.
+#[test]
+fn small_pages_become_large_afterwards() {
+    let bench = Bench::unadvised();
+    (0..BLOCK).for_each(|page| bench.touch(page));
+    bench.touch(2 * BLOCK);
+    bench.order(LargePages::Full, 0, false);
+    if bench.wait_for_mapped(BLOCK) {
+        assert_eq!(bench.held(), BLOCK + 1, "that takes no memory");
+    }
+    bench.order(LargePages::Fill, 0, false);
+    if bench.wait_for_mapped(2 * BLOCK) {
+        assert_eq!(bench.held(), 2 * BLOCK);
+    }
+}
+
+/// The kernel's own thread may do that while a page is given up, or a guest reads what it has given up.
+#[test]
+fn a_page_of_the_balloon_that_holds_zeros_is_given_back_and_has_not_popped() {
+    let bench = Bench::advised();
+    bench.inflate(5, 3);
+    let read: u64 = bench
+        .ram
+        .memory()
+        .read_obj(GuestAddress(6 * PAGE_SIZE))
+        .unwrap();
+    assert_eq!((read, bench.held()), (0, 1));
+    bench.touch(7);
+    let states = bench.agent.page_states(true).unwrap();
+    assert_eq!(states.ballooned, PageCount(2));
+    assert_eq!((bench.held(), bench.agent.counters().popped()), (1, 1));
+}
