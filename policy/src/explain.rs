@@ -14,6 +14,7 @@ use crate::{
 use page::{PageCount, VmId, total};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::fmt::{self, Write};
 use std::num::NonZeroU32;
 use utoipa::ToSchema;
@@ -35,7 +36,7 @@ pub struct Explanation {
     pub shares: u64,
     /// The weight of all VMs together.
     pub all_shares: u64,
-    /// What it would get if nothing were taxed.
+    /// What its shares would bring it if nothing were taxed and it had no min, max or pin of its own.
     pub by_shares_alone: PageCount,
     /// What it uses, if that is known.
     pub active: Option<ActiveSet>,
@@ -148,7 +149,7 @@ pub fn explain(
         grant: step.grant,
         shares: shares(vm),
         all_shares: snapshot.vms.iter().map(shares).fold(0, u64::saturating_add),
-        by_shares_alone: untaxed,
+        by_shares_alone: by_its_shares(snapshot, index),
         active: vm.evidence.active,
         tax: vm.settings.idle_tax.unwrap_or(snapshot.idle_tax),
         taxed: taxed_pages(vm, taxed, step.target),
@@ -164,6 +165,15 @@ pub fn explain(
         has_no_driver: vm.evidence.has_no_driver,
         more: more.map(|pages| what_it_takes(snapshot, index, step.target, pages)),
     })
+}
+
+fn by_its_shares(snapshot: &Snapshot, index: usize) -> PageCount {
+    let mut unbound = snapshot.clone();
+    let vm = &mut unbound.vms[index];
+    vm.pinned = None;
+    vm.settings.min = PageCount::ZERO;
+    vm.settings.max = vm.settings.size;
+    by_shares_alone(&unbound)[index].pages
 }
 
 fn shares(vm: &VmSnapshot) -> u64 {
@@ -388,7 +398,7 @@ impl Explanation {
         self.write_use(f)?;
         self.write_price(f, name_of)?;
         for bound in &self.bounds {
-            write!(f, " {}", sentence(*bound, name_of))?;
+            write!(f, " {}", self.sentence(*bound, name_of))?;
         }
         write!(
             f,
@@ -399,6 +409,45 @@ impl Explanation {
         self.write_witness(f)?;
         self.write_balloon(f)?;
         self.more.map_or(Ok(()), |more| self.write_more(f, &more))
+    }
+
+    fn sentence(&self, bound: Bound, name_of: &dyn Fn(VmId) -> String) -> Cow<'static, str> {
+        let by_shares = self.by_shares_alone.cmp(&self.target);
+        let sentence = match bound {
+            Bound::Min => match by_shares {
+                Ordering::Less => "Its min decides: its shares would bring it less.",
+                Ordering::Equal => "Its min is as much.",
+                Ordering::Greater => {
+                    "Its min decides: as what is idle is taxed, it would get less."
+                }
+            },
+            Bound::Max if self.target == self.size => "That is all that it can hold.",
+            Bound::Max => match by_shares {
+                Ordering::Less => "Its max decides: as what is idle is taxed, it would get more.",
+                Ordering::Equal => "Its max is as much.",
+                Ordering::Greater => "Its max decides: its shares would bring it more.",
+            },
+            Bound::Pin => "An administrator pinned it.",
+            Bound::Balloon(BalloonBound::Limit) => {
+                "Its balloon has taken the largest part of a VM that a balloon may."
+            }
+            Bound::Balloon(BalloonBound::GuestNeeds) => {
+                "Its balloon stops where its guest says that it would have to swap."
+            }
+            Bound::Balloon(BalloonBound::GuestStalls) => {
+                "Its balloon waits, because its guest waits for memory."
+            }
+            Bound::NotFreeYet => "It gets the rest as soon as others have given it up.",
+            Bound::NobodyGives { kept, most_by } => {
+                let name = name_of(most_by);
+                return Cow::Owned(format!(
+                    "It does not get the rest: others hold {kept} above their targets that their balloons do \
+                 not bring, '{name}' most of it (`ballonet explain {name}`). To change that, stop one of \
+                 them, or give the host more (`ballonet set host memory=…`)."
+                ));
+            }
+        };
+        Cow::Borrowed(sentence)
     }
 
     fn write_worth(&self, f: &mut String) -> fmt::Result {
@@ -558,33 +607,6 @@ impl Explanation {
     }
 }
 
-fn sentence(bound: Bound, name_of: &dyn Fn(VmId) -> String) -> Cow<'static, str> {
-    let sentence = match bound {
-        Bound::Min => "Its min decides: its shares would bring it less.",
-        Bound::Max => "Its max decides: its shares would bring it more.",
-        Bound::Pin => "An administrator pinned it.",
-        Bound::Balloon(BalloonBound::Limit) => {
-            "Its balloon has taken the largest part of a VM that a balloon may."
-        }
-        Bound::Balloon(BalloonBound::GuestNeeds) => {
-            "Its balloon stops where its guest says that it would have to swap."
-        }
-        Bound::Balloon(BalloonBound::GuestStalls) => {
-            "Its balloon waits, because its guest waits for memory."
-        }
-        Bound::NotFreeYet => "It gets the rest as soon as others have given it up.",
-        Bound::NobodyGives { kept, most_by } => {
-            let name = name_of(most_by);
-            return Cow::Owned(format!(
-                "It does not get the rest: others hold {kept} above their targets that their balloons do \
-                 not bring, '{name}' most of it (`ballonet explain {name}`). To change that, stop one of \
-                 them, or give the host more (`ballonet set host memory=…`)."
-            ));
-        }
-    };
-    Cow::Borrowed(sentence)
-}
-
 fn meaning(state: MemoryState) -> &'static str {
     match state {
         MemoryState::High => "there is enough",
@@ -692,6 +714,46 @@ mod tests {
             vm.granted = mebibytes(held);
         }
         snapshot
+    }
+
+    #[test]
+    fn what_decides_does_not_contradict_what_shares_bring() {
+        let said = |change: &dyn Fn(&mut Snapshot), id| {
+            let mut snapshot = figure_7();
+            change(&mut snapshot);
+            text(&explained(&snapshot, id, 1))
+        };
+        // Shares alone bring each 180 MiB, the tax moves some of it to the busy one.
+        let below = said(&|snapshot| snapshot.vms[0].settings.min = mebibytes(170), 1);
+        assert!(below.contains("alone would bring it 180 MiB"), "{below}");
+        assert!(
+            below.contains("min decides: as what is idle is taxed, it would get less"),
+            "{below}"
+        );
+        let above = said(&|snapshot| snapshot.vms[0].settings.min = mebibytes(200), 1);
+        assert!(above.contains("alone would bring it 180 MiB"), "{above}");
+        assert!(
+            above.contains("min decides: its shares would bring it less"),
+            "{above}"
+        );
+        let low_max = said(&|snapshot| snapshot.vms[1].settings.max = mebibytes(100), 2);
+        assert!(
+            low_max.contains("alone would bring it 180 MiB"),
+            "{low_max}"
+        );
+        assert!(
+            low_max.contains("max decides: its shares would bring it more"),
+            "{low_max}"
+        );
+        let taxed = said(&|snapshot| snapshot.vms[1].settings.max = mebibytes(190), 2);
+        assert!(taxed.contains("alone would bring it 180 MiB"), "{taxed}");
+        assert!(
+            taxed.contains("max decides: as what is idle is taxed, it would get more"),
+            "{taxed}"
+        );
+        let all = said(&|snapshot| snapshot.budget = mebibytes(1000), 1);
+        assert!(all.contains("That is all that it can hold."), "{all}");
+        assert!(!all.contains("decides"), "{all}");
     }
 
     #[test]
