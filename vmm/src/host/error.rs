@@ -82,6 +82,15 @@ pub enum HostError {
         min: PageCount,
     },
     #[error(
+        "a balloon of {balloon} is larger than VM '{name}', which has {size}: give a smaller balloon, {most} at most"
+    )]
+    BalloonLargerThanVm {
+        name: VmName,
+        balloon: PageCount,
+        size: PageCount,
+        most: PageCount,
+    },
+    #[error(
         "VM '{name}' was not started: its memory could not be taken from the other VMs within {seconds} s: {keepers}"
     )]
     NoMemoryInTime {
@@ -244,6 +253,7 @@ impl HostError {
             | Self::Workload(_)
             | Self::Settings(_)
             | Self::BalloonBelowMin { .. }
+            | Self::BalloonLargerThanVm { .. }
             | Self::BadRequest(_) => ProblemKind::InvalidRequest,
         }
     }
