@@ -6,9 +6,14 @@
 //!
 //! What passes here is why a VM is never starved below its min later. A request that promises less than
 //! before always passes, even where an earlier promise is already too much: it helps.
+//!
+//! A balloon takes at most a part of a VM, so that without swap a running VM may keep more than its min.
+//! Memory that nobody can take is nobody's to promise: a min is not raised, nor a budget lowered, beyond
+//! what VMs can be brought down to. A new VM is admitted by mins alone, for it starts with no more.
 
-use crate::{Snapshot, VmSettings, VmSnapshot};
+use crate::{Snapshot, Stage, VmSettings, VmSnapshot, balloon};
 use page::{PageCount, VmId, total};
+use std::cmp::Reverse;
 use thiserror::Error;
 
 /// What a VM process needs besides guest memory, before it can be measured: anonymous memory of a VM
@@ -31,11 +36,10 @@ pub enum Refusal {
         missing: PageCount,
     },
     #[error(
-        "the budget is {budget}, of which {promised} are promised to other VMs; VM {id} would need min {min} + overhead \
+        "the budget is {budget}, of which {promised} are promised to other VMs; it would need min {min} + overhead \
          {overhead}, {missing} more than is left: ask for a smaller min, start `ballonet host` with a larger --memory, or stop a VM"
     )]
     Change {
-        id: VmId,
         budget: PageCount,
         promised: PageCount,
         min: PageCount,
@@ -52,6 +56,18 @@ pub enum Refusal {
         missing: PageCount,
     },
     #[error(
+        "a budget of {budget} is {missing} less than the {kept} that VMs could be brought down to, their \
+         processes included, because a balloon takes at most {limit_percent} % of a VM: stop a VM that \
+         keeps more than its min, or give the host a larger --memory"
+    )]
+    Kept {
+        budget: PageCount,
+        kept: PageCount,
+        missing: PageCount,
+        limit_percent: u64,
+        keepers: Vec<Keeper>,
+    },
+    #[error(
         "the swap holds {swap}, of which {promised} are promised to other VMs; this one can be asked for \
          {swappable}, its size less its min, {missing} more than is left: give it a larger --min or a \
          smaller --memory, give the host more swap, or stop a VM"
@@ -64,6 +80,17 @@ pub enum Refusal {
     },
     #[error("there is no VM {id} to change: see `ballonet ps`")]
     NoSuchVm { id: VmId },
+}
+
+/// A VM whose balloon cannot bring it down to its min.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keeper {
+    /// Which VM.
+    pub id: VmId,
+    /// What it keeps.
+    pub least: PageCount,
+    /// Its min.
+    pub min: PageCount,
 }
 
 /// Whether a new VM can be promised its min beside all that is promised already.
@@ -101,11 +128,13 @@ pub fn admit_change(snapshot: &Snapshot, id: VmId, settings: &VmSettings) -> Res
     if settings.swappable() > vm.settings.swappable() {
         admit_to_swap(snapshot.swap, others, settings)?;
     }
-    if missing == PageCount::ZERO || min <= vm.settings.effective_min() {
+    if min <= vm.settings.effective_min() {
         return Ok(());
     }
+    if missing == PageCount::ZERO {
+        return admit_raised_min(snapshot, vm, settings);
+    }
     Err(Refusal::Change {
-        id,
         budget,
         promised,
         min,
@@ -114,18 +143,87 @@ pub fn admit_change(snapshot: &Snapshot, id: VmId, settings: &VmSettings) -> Res
     })
 }
 
+/// Whether the others can be brought down far enough for a larger min. One below what the VM keeps
+/// anyway promises nothing new.
+fn admit_raised_min(
+    snapshot: &Snapshot,
+    vm: &VmSnapshot,
+    settings: &VmSettings,
+) -> Result<(), Refusal> {
+    let raised = VmSnapshot {
+        settings: settings.clone(),
+        ..vm.clone()
+    };
+    if least(snapshot, &raised) <= least(snapshot, vm) {
+        return Ok(());
+    }
+    let others = snapshot.vms.iter().filter(|other| other.id != vm.id);
+    let vms: Vec<&VmSnapshot> = others.chain([&raised]).collect();
+    admit_kept(snapshot, snapshot.budget, &vms)
+}
+
 /// Whether all that is promised can be kept with another budget.
 pub fn admit_budget(snapshot: &Snapshot, budget: PageCount) -> Result<(), Refusal> {
     let promised = snapshot.promised();
     let missing = promised.saturating_sub(budget);
-    if missing == PageCount::ZERO || budget >= snapshot.budget {
+    if budget >= snapshot.budget {
         return Ok(());
+    }
+    if missing == PageCount::ZERO {
+        let vms: Vec<&VmSnapshot> = snapshot.vms.iter().collect();
+        return admit_kept(snapshot, budget, &vms);
     }
     Err(Refusal::Budget {
         budget,
         promised,
         missing,
     })
+}
+
+/// Whether a budget is enough for what these VMs keep when their balloons have taken all they may.
+fn admit_kept(snapshot: &Snapshot, budget: PageCount, vms: &[&VmSnapshot]) -> Result<(), Refusal> {
+    let kept = |&vm: &&VmSnapshot| total([least(snapshot, vm), vm.overhead]);
+    let kept = total(vms.iter().map(kept));
+    let missing = kept.saturating_sub(budget);
+    if missing == PageCount::ZERO {
+        return Ok(());
+    }
+    Err(Refusal::Kept {
+        budget,
+        kept,
+        missing,
+        limit_percent: snapshot
+            .balloon
+            .map_or(0, |round| round.settings.limit_percent),
+        keepers: keepers(snapshot, vms),
+    })
+}
+
+/// Who keeps more than its min, the most first.
+fn keepers(snapshot: &Snapshot, vms: &[&VmSnapshot]) -> Vec<Keeper> {
+    let keeper = |&vm: &&VmSnapshot| Keeper {
+        id: vm.id,
+        least: least(snapshot, vm),
+        min: vm.settings.effective_min(),
+    };
+    let mut keepers: Vec<Keeper> = vms.iter().map(keeper).collect();
+    keepers.retain(|keeper| keeper.least > keeper.min);
+    keepers.sort_by_key(|keeper| (Reverse(keeper.least.saturating_sub(keeper.min)), keeper.id));
+    keepers
+}
+
+/// What a VM can be brought down to: its min, or what its balloon leaves of what it holds or may come to
+/// hold. A VM that waits starts with what there is, and swap takes what a balloon does not.
+fn least(snapshot: &Snapshot, vm: &VmSnapshot) -> PageCount {
+    let min = vm.settings.effective_min();
+    let has_swap = snapshot.swap > PageCount::ZERO;
+    match &snapshot.balloon {
+        Some(round) if vm.stage == Stage::Running && !has_swap => {
+            let most = vm.exposure().max(vm.settings.effective_max());
+            min.max(balloon::least_left(vm, &round.settings).min(most))
+        }
+        _ => min,
+    }
 }
 
 /// Whether the swap, if there is any, can hold what memory need not, beside that of these others.
@@ -151,7 +249,7 @@ fn admit_to_swap<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate;
+    use crate::{BalloonRound, generate};
     use proptest::prelude::*;
 
     /// A VM that is promised `min` MiB, and its overhead.
@@ -287,6 +385,77 @@ mod tests {
         );
     }
 
+    /// Two VMs of 280 MiB, whose balloons leave them 98 MiB, in so much.
+    fn ballooned(budget: u64, mins: [u64; 2]) -> Snapshot {
+        let mut snapshot = host(budget, vec![vm(1, mins[0]), vm(2, mins[1])]);
+        snapshot.balloon = Some(BalloonRound::default());
+        for vm in &mut snapshot.vms {
+            vm.stage = Stage::Running;
+            vm.settings.size = PageCount::from_mebibytes(280);
+            vm.settings.max = vm.settings.size;
+            vm.ballooned = PageCount::ZERO;
+        }
+        snapshot
+    }
+
+    #[test]
+    fn a_budget_below_what_balloons_leave_is_refused_with_who_keeps_it() {
+        let snapshot = ballooned(300, [16, 180]);
+        let budget = |mebibytes| admit_budget(&snapshot, PageCount::from_mebibytes(mebibytes));
+        assert_eq!(budget(290), Ok(()));
+        let refusal = budget(220).unwrap_err();
+        for part in [
+            "220 MiB is 70 MiB less than the 290 MiB",
+            "65 %",
+            "stop a VM",
+        ] {
+            assert!(refusal.to_string().contains(part), "{part:?}: {refusal}");
+        }
+        let Refusal::Kept { keepers, .. } = refusal else {
+            panic!("{refusal}");
+        };
+        let p = Keeper {
+            id: VmId(1),
+            least: PageCount::from_mebibytes(98),
+            min: PageCount::from_mebibytes(16),
+        };
+        assert_eq!(keepers, [p]);
+    }
+
+    #[test]
+    fn a_min_is_not_raised_to_what_others_balloons_cannot_bring() {
+        let snapshot = ballooned(220, [16, 16]);
+        let change = |min| {
+            let mut settings = snapshot.vms[1].settings.clone();
+            settings.min = PageCount::from_mebibytes(min);
+            admit_change(&snapshot, VmId(2), &settings)
+        };
+        assert_eq!(change(110), Ok(()));
+        assert!(matches!(change(111), Err(Refusal::Kept { .. })));
+    }
+
+    #[test]
+    fn a_min_that_balloons_leave_anyway_is_promised_though_too_much_is_kept() {
+        let snapshot = ballooned(150, [16, 16]);
+        let mut settings = snapshot.vms[1].settings.clone();
+        settings.min = PageCount::from_mebibytes(98);
+        assert_eq!(admit_change(&snapshot, VmId(2), &settings), Ok(()));
+        assert_eq!(admit(&snapshot, &vm(3, 100).settings, OVERHEAD), Ok(()));
+    }
+
+    #[test]
+    fn a_vm_that_started_with_its_max_keeps_no_more_than_that() {
+        let mut snapshot = ballooned(300, [16, 16]);
+        for vm in &mut snapshot.vms {
+            vm.settings.max = PageCount::from_mebibytes(50);
+            vm.ballooned = PageCount::from_mebibytes(230);
+            vm.granted = PageCount::from_mebibytes(50);
+        }
+        let budget = |mebibytes| admit_budget(&snapshot, PageCount::from_mebibytes(mebibytes));
+        assert_eq!(budget(112), Ok(()));
+        assert!(budget(111).is_err());
+    }
+
     proptest! {
         /// What was admitted leaves no shortfall, and what was refused would.
         #[test]
@@ -302,11 +471,14 @@ mod tests {
 
         #[test]
         fn senseless_numbers_do_not_panic(snapshot in generate::senseless_snapshot(), budget: u64) {
+            let _refused_or_not = admit_budget(&snapshot, PageCount(budget));
             for vm in &snapshot.vms {
                 prop_assert!(admit_change(&snapshot, vm.id, &vm.settings).is_ok() || snapshot.vms.len() > 1);
                 let nothing_fits = admit(&snapshot, &vm.settings, PageCount(u64::MAX)).is_err();
                 prop_assert!(nothing_fits || snapshot.budget.0 == u64::MAX);
             }
+            // What balloons leave has its own test.
+            let snapshot = Snapshot { balloon: None, ..snapshot };
             let is_kept = budget >= snapshot.promised().0.min(snapshot.budget.0);
             prop_assert_eq!(admit_budget(&snapshot, PageCount(budget)).is_ok(), is_kept);
         }

@@ -77,7 +77,7 @@ fn exempt(vm: &VmSnapshot, ask: &Ask) -> PageCount {
 }
 
 /// Where an administrator has fixed a larger balloon than the policy would, that is the limit.
-fn least_left(vm: &VmSnapshot, settings: &BalloonSettings) -> PageCount {
+pub(crate) fn least_left(vm: &VmSnapshot, settings: &BalloonSettings) -> PageCount {
     let size = vm.settings.effective_size();
     let pin = vm.pinned.unwrap_or(size);
     settings.least_left(size).min(pin)

@@ -13,6 +13,8 @@ use crate::{
 };
 use page::{PageCount, VmId, total};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::fmt::{self, Write};
 use std::num::NonZeroU32;
 use utoipa::ToSchema;
@@ -34,7 +36,7 @@ pub struct Explanation {
     pub shares: u64,
     /// The weight of all VMs together.
     pub all_shares: u64,
-    /// What it would get if nothing were taxed.
+    /// What its shares would bring it if nothing were taxed and it had no min, max or pin of its own.
     pub by_shares_alone: PageCount,
     /// What it uses, if that is known.
     pub active: Option<ActiveSet>,
@@ -89,6 +91,13 @@ pub enum Bound {
     Balloon(BalloonBound),
     /// Others have not yet given up what it is to get.
     NotFreeYet,
+    /// What it is to get is held by others whose balloons do not bring it.
+    NobodyGives {
+        /// So much.
+        kept: PageCount,
+        /// By this VM most.
+        most_by: VmId,
+    },
 }
 
 /// Each of these alone would bring a VM that much more. None where nothing would, or where it does not
@@ -131,7 +140,7 @@ pub fn explain(
     let taxed = taxed(vm, snapshot.idle_tax);
     let size = vm.settings.effective_size();
     let guest = vm.evidence.guest.unwrap_or_default();
-    let by_shares_alone = by_shares_alone(snapshot)[index].pages;
+    let untaxed = by_shares_alone(snapshot)[index].pages;
     Some(Explanation {
         id,
         size,
@@ -140,13 +149,13 @@ pub fn explain(
         grant: step.grant,
         shares: shares(vm),
         all_shares: snapshot.vms.iter().map(shares).fold(0, u64::saturating_add),
-        by_shares_alone,
+        by_shares_alone: by_its_shares(snapshot, index),
         active: vm.evidence.active,
         tax: vm.settings.idle_tax.unwrap_or(snapshot.idle_tax),
         taxed: taxed_pages(vm, taxed, step.target),
         price: price(vm, taxed, step.target),
         first_to_give: first_to_give(snapshot, plan),
-        bounds: bounds(snapshot, vm, step, by_shares_alone),
+        bounds: bounds(snapshot, plan, (vm, step), untaxed),
         state: snapshot.state,
         witness: guest.witness(vm.evidence.active.as_ref()),
         balloon: vm.evidence.balloon_health(),
@@ -156,6 +165,15 @@ pub fn explain(
         has_no_driver: vm.evidence.has_no_driver,
         more: more.map(|pages| what_it_takes(snapshot, index, step.target, pages)),
     })
+}
+
+fn by_its_shares(snapshot: &Snapshot, index: usize) -> PageCount {
+    let mut unbound = snapshot.clone();
+    let vm = &mut unbound.vms[index];
+    vm.pinned = None;
+    vm.settings.min = PageCount::ZERO;
+    vm.settings.max = vm.settings.size;
+    by_shares_alone(&unbound)[index].pages
 }
 
 fn shares(vm: &VmSnapshot) -> u64 {
@@ -191,7 +209,12 @@ fn first_to_give(snapshot: &Snapshot, plan: &Plan) -> Option<(VmId, Price)> {
         .min_by_key(|&(id, price)| (price, id))
 }
 
-fn bounds(snapshot: &Snapshot, vm: &VmSnapshot, step: &Step, untaxed: PageCount) -> Vec<Bound> {
+fn bounds(
+    snapshot: &Snapshot,
+    plan: &Plan,
+    (vm, step): (&VmSnapshot, &Step),
+    untaxed: PageCount,
+) -> Vec<Bound> {
     let Step { target, grant, .. } = *step;
     let (min, max) = (vm.settings.effective_min(), vm.settings.effective_max());
     let on_target = match vm.pinned {
@@ -210,11 +233,30 @@ fn bounds(snapshot: &Snapshot, vm: &VmSnapshot, step: &Step, untaxed: PageCount)
     let on_balloon = floor
         .filter(|&(floor, _)| floor > target && vm.held() > target)
         .map(|(_, bound)| Bound::Balloon(bound));
-    let on_grant = (grant < target).then_some(Bound::NotFreeYet);
+    let on_grant = (grant < target).then(|| what_is_lacking(snapshot, plan, vm.id));
     [on_target, on_balloon, on_grant]
         .into_iter()
         .flatten()
         .collect()
+}
+
+/// Whether others are to give up what a VM lacks, or cannot.
+fn what_is_lacking(snapshot: &Snapshot, plan: &Plan, id: VmId) -> Bound {
+    let steps = snapshot.vms.iter().zip(&plan.steps);
+    let others = steps.filter(|(vm, _)| vm.id != id);
+    let (mut kept, mut most) = (PageCount::ZERO, None);
+    for (vm, step) in others {
+        let stays = total([step.target, step.by_other_means]);
+        if vm.exposure() > stays {
+            return Bound::NotFreeYet;
+        }
+        kept = total([kept, step.by_other_means]);
+        most = most.max(Some((step.by_other_means, vm.id)));
+    }
+    match most {
+        Some((pages, most_by)) if pages > PageCount::ZERO => Bound::NobodyGives { kept, most_by },
+        _ => Bound::NotFreeYet,
+    }
 }
 
 /// The snapshot with one VM's settings changed, and what that VM would get.
@@ -356,7 +398,7 @@ impl Explanation {
         self.write_use(f)?;
         self.write_price(f, name_of)?;
         for bound in &self.bounds {
-            write!(f, " {}", sentence(*bound))?;
+            write!(f, " {}", self.sentence(*bound, name_of))?;
         }
         write!(
             f,
@@ -367,6 +409,45 @@ impl Explanation {
         self.write_witness(f)?;
         self.write_balloon(f)?;
         self.more.map_or(Ok(()), |more| self.write_more(f, &more))
+    }
+
+    fn sentence(&self, bound: Bound, name_of: &dyn Fn(VmId) -> String) -> Cow<'static, str> {
+        let by_shares = self.by_shares_alone.cmp(&self.target);
+        let sentence = match bound {
+            Bound::Min => match by_shares {
+                Ordering::Less => "Its min decides: its shares would bring it less.",
+                Ordering::Equal => "Its min is as much.",
+                Ordering::Greater => {
+                    "Its min decides: as what is idle is taxed, it would get less."
+                }
+            },
+            Bound::Max if self.target == self.size => "That is all that it can hold.",
+            Bound::Max => match by_shares {
+                Ordering::Less => "Its max decides: as what is idle is taxed, it would get more.",
+                Ordering::Equal => "Its max is as much.",
+                Ordering::Greater => "Its max decides: its shares would bring it more.",
+            },
+            Bound::Pin => "An administrator pinned it.",
+            Bound::Balloon(BalloonBound::Limit) => {
+                "Its balloon has taken the largest part of a VM that a balloon may."
+            }
+            Bound::Balloon(BalloonBound::GuestNeeds) => {
+                "Its balloon stops where its guest says that it would have to swap."
+            }
+            Bound::Balloon(BalloonBound::GuestStalls) => {
+                "Its balloon waits, because its guest waits for memory."
+            }
+            Bound::NotFreeYet => "It gets the rest as soon as others have given it up.",
+            Bound::NobodyGives { kept, most_by } => {
+                let name = name_of(most_by);
+                return Cow::Owned(format!(
+                    "It does not get the rest: others hold {kept} above their targets that their balloons do \
+                 not bring, '{name}' most of it (`ballonet explain {name}`). To change that, stop one of \
+                 them, or give the host more (`ballonet set host memory=…`)."
+                ));
+            }
+        };
+        Cow::Borrowed(sentence)
     }
 
     fn write_worth(&self, f: &mut String) -> fmt::Result {
@@ -526,24 +607,6 @@ impl Explanation {
     }
 }
 
-fn sentence(bound: Bound) -> &'static str {
-    match bound {
-        Bound::Min => "Its min decides: its shares would bring it less.",
-        Bound::Max => "Its max decides: its shares would bring it more.",
-        Bound::Pin => "An administrator pinned it.",
-        Bound::Balloon(BalloonBound::Limit) => {
-            "Its balloon has taken the largest part of a VM that a balloon may."
-        }
-        Bound::Balloon(BalloonBound::GuestNeeds) => {
-            "Its balloon stops where its guest says that it would have to swap."
-        }
-        Bound::Balloon(BalloonBound::GuestStalls) => {
-            "Its balloon waits, because its guest waits for memory."
-        }
-        Bound::NotFreeYet => "It gets the rest as soon as others have given it up.",
-    }
-}
-
 fn meaning(state: MemoryState) -> &'static str {
     match state {
         MemoryState::High => "there is enough",
@@ -559,7 +622,7 @@ fn meaning(state: MemoryState) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{generate, plan};
+    use crate::{BalloonRound, generate, plan};
     use proptest::prelude::*;
 
     fn mebibytes(count: u64) -> PageCount {
@@ -634,6 +697,88 @@ mod tests {
         assert_eq!(limited.bounds, [Bound::Max, Bound::NotFreeYet]);
         assert_eq!(limited.more.unwrap().max, Some(mebibytes(240)));
         assert!(text(&limited).contains("To hold 40 MiB more, its max must be 240 MiB; then"));
+    }
+
+    /// A VM of 280 MiB that is idle and one that is to have 180 MiB, which the other holds.
+    fn beside_a_full_balloon(held: u64) -> Snapshot {
+        let mut snapshot = figure_7();
+        snapshot.budget = mebibytes(220);
+        snapshot.balloon = Some(BalloonRound::default());
+        for (vm, min) in snapshot.vms.iter_mut().zip([16, 180]) {
+            vm.settings.size = mebibytes(280);
+            vm.settings.max = mebibytes(280);
+            vm.settings.min = mebibytes(min);
+        }
+        for (vm, held) in snapshot.vms.iter_mut().zip([held, 100]) {
+            vm.ballooned = mebibytes(280 - held);
+            vm.granted = mebibytes(held);
+        }
+        snapshot
+    }
+
+    #[test]
+    fn what_decides_does_not_contradict_what_shares_bring() {
+        let said = |change: &dyn Fn(&mut Snapshot), id| {
+            let mut snapshot = figure_7();
+            change(&mut snapshot);
+            text(&explained(&snapshot, id, 1))
+        };
+        // Shares alone bring each 180 MiB, the tax moves some of it to the busy one.
+        let below = said(&|snapshot| snapshot.vms[0].settings.min = mebibytes(170), 1);
+        assert!(below.contains("alone would bring it 180 MiB"), "{below}");
+        assert!(
+            below.contains("min decides: as what is idle is taxed, it would get less"),
+            "{below}"
+        );
+        let above = said(&|snapshot| snapshot.vms[0].settings.min = mebibytes(200), 1);
+        assert!(above.contains("alone would bring it 180 MiB"), "{above}");
+        assert!(
+            above.contains("min decides: its shares would bring it less"),
+            "{above}"
+        );
+        let low_max = said(&|snapshot| snapshot.vms[1].settings.max = mebibytes(100), 2);
+        assert!(
+            low_max.contains("alone would bring it 180 MiB"),
+            "{low_max}"
+        );
+        assert!(
+            low_max.contains("max decides: its shares would bring it more"),
+            "{low_max}"
+        );
+        let taxed = said(&|snapshot| snapshot.vms[1].settings.max = mebibytes(190), 2);
+        assert!(taxed.contains("alone would bring it 180 MiB"), "{taxed}");
+        assert!(
+            taxed.contains("max decides: as what is idle is taxed, it would get more"),
+            "{taxed}"
+        );
+        let all = said(&|snapshot| snapshot.budget = mebibytes(1000), 1);
+        assert!(all.contains("That is all that it can hold."), "{all}");
+        assert!(!all.contains("decides"), "{all}");
+    }
+
+    #[test]
+    fn it_is_said_when_nobody_can_give_and_what_to_do() {
+        let snapshot = beside_a_full_balloon(98);
+        let explanation = explained(&snapshot, 2, 1);
+        let text = text(&explanation);
+        for part in [
+            "does not get the rest: others hold",
+            "'vm-1' most of it",
+            "stop one of them",
+            "set host memory=",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in: {text}");
+        }
+        assert!(!text.contains("as soon as others"), "{text}");
+    }
+
+    #[test]
+    fn one_whose_balloon_can_give_is_waited_for() {
+        let text = text(&explained(&beside_a_full_balloon(120), 2, 1));
+        assert!(
+            text.contains("as soon as others have given it up"),
+            "{text}"
+        );
     }
 
     #[test]

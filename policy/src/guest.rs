@@ -16,6 +16,9 @@ use utoipa::ToSchema;
 pub struct GuestFigures {
     /// What the VM held when they came, by the host's record.
     pub held: PageCount,
+    /// The most that it held from the figures before until then: a guest has made its figures at some
+    /// moment between. Where this is not said, what it held when they came.
+    pub most_held: PageCount,
     /// Memory that nothing uses.
     pub free: Option<PageCount>,
     /// Memory that programs could have without swapping.
@@ -68,7 +71,9 @@ impl GuestFigures {
         if self.free.is_none() && self.available.is_none() {
             return Witness::Silent;
         }
-        if self.free > Some(self.held) || self.available > Some(self.held) {
+        // No accusation may rest on a balloon that inflated after the guest had looked.
+        let most_held = self.most_held.max(self.held);
+        if self.free > Some(most_held) || self.available > Some(most_held) {
             return Witness::Senseless;
         }
         let tolerance = PageCount(self.held.0 / TOLERANCE_DIVISOR);
@@ -76,11 +81,13 @@ impl GuestFigures {
             let by = more.saturating_sub(less);
             (by > tolerance).then_some(by)
         };
-        let in_use = self.free.map(|free| self.held - free);
+        let in_use = self.free.map(|free| most_held - free);
         if let Some(by) = in_use.and_then(|in_use| excess(active.low, in_use)) {
             return Witness::SaysIdler { by };
         }
-        let needed = self.available.map(|available| self.held - available);
+        let needed = self
+            .available
+            .map(|available| self.held.saturating_sub(available));
         if let Some(by) = needed.and_then(|needed| excess(needed, active.high)) {
             return Witness::SaysBusier { by };
         }
@@ -172,6 +179,21 @@ mod tests {
     }
 
     #[test]
+    fn what_was_true_before_the_balloon_inflated_makes_sense() {
+        let touches = touches(2000, 9000);
+        let figures = GuestFigures {
+            most_held: PageCount(14_000),
+            ..figures(11_000, 12_000)
+        };
+        assert_eq!(figures.witness(Some(&touches)), Witness::Agrees);
+        let beyond = GuestFigures {
+            available: Some(PageCount(14_001)),
+            ..figures
+        };
+        assert_eq!(beyond.witness(Some(&touches)), Witness::Senseless);
+    }
+
+    #[test]
     fn a_guest_keeps_what_it_needs_and_a_cushion() {
         let size = PageCount::from_mebibytes(512);
         let cushion = PageCount::from_mebibytes(16);
@@ -184,11 +206,12 @@ mod tests {
         /// Whatever it says, a guest claims no more than it held.
         #[test]
         fn a_guest_cannot_need_more_than_it_holds(
-            held: u64, free: Option<u64>, available: Option<u64>, low: u64, high: u64, size: u64
+            held: u64, most_held: u64, free: Option<u64>, available: Option<u64>, low: u64, high: u64, size: u64
         ) {
             let held = PageCount(held);
             let (free, available) = (free.map(PageCount), available.map(PageCount));
-            let figures = GuestFigures { held, free, available, ..GuestFigures::default() };
+            let most_held = PageCount(most_held);
+            let figures = GuestFigures { held, most_held, free, available, ..GuestFigures::default() };
             prop_assert!(figures.needs(PageCount(size)) <= held.min(PageCount(size)));
             let touches = ActiveSet { low: PageCount(low), high: PageCount(high), ..ActiveSet::default() };
             if let Witness::SaysBusier { by } | Witness::SaysIdler { by } = figures.witness(Some(&touches)) {

@@ -68,7 +68,7 @@ mod generate;
 #[cfg(test)]
 mod rounds;
 
-pub use admission::{OVERHEAD, Refusal, admit, admit_budget, admit_change};
+pub use admission::{Keeper, OVERHEAD, Refusal, admit, admit_budget, admit_change};
 pub use balloon::BalloonBound;
 pub use balloon_settings::{BALLOON_LIMIT_PERCENT, BalloonRound, BalloonSettings};
 pub use balloon_watch::{BalloonHealth, BalloonWatch, STUCK_ROUNDS};

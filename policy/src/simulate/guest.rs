@@ -171,6 +171,7 @@ impl Guest {
         let in_use = KERNEL + self.resident();
         GuestFigures {
             held,
+            most_held: held,
             free: Some(held.saturating_sub(self.backed)),
             available: Some(held.saturating_sub(in_use)),
             caches: Some(self.backed.saturating_sub(in_use)),

@@ -127,14 +127,14 @@ fn sharing(sharing: &SharingView) -> String {
 
 /// What an audit found.
 pub(super) fn audit(audit: &Audit) -> String {
+    let missed = audit.not_compared.len() as u64;
+    let compared = match missed {
+        0 => format!("{} VMs", audit.vms),
+        _ => format!("{} of {} VMs compared", audit.vms, audit.vms + missed),
+    };
     let mut text = format!(
-        "{} VMs, {} pages mapped from the store, {} of them broken, {} frames, {} memory areas: {} disagreements\n",
-        audit.vms,
-        audit.mapped_pages,
-        audit.anonymous_pages,
-        audit.frames,
-        audit.areas,
-        audit.disagreements,
+        "{compared}, {} pages mapped from the store, {} of them broken, {} frames, {} memory areas: {} disagreements\n",
+        audit.mapped_pages, audit.anonymous_pages, audit.frames, audit.areas, audit.disagreements,
     );
     for what in &audit.told {
         text.push_str(&format!("  {what}\n"));
@@ -455,6 +455,7 @@ fn align(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::sharing::NotCompared;
 
     #[test]
     fn columns_line_up_with_numbers_to_the_right() {
@@ -476,6 +477,25 @@ mod tests {
         };
         let told = "large (128 MiB) has waited for 1m12s: there is no room\n";
         assert_eq!(queue(&[large]), told);
+    }
+
+    #[test]
+    fn an_audit_that_left_vms_out_says_so_in_its_first_line() {
+        let mut found = Audit {
+            vms: 2,
+            ..Audit::default()
+        };
+        assert!(audit(&found).starts_with("2 VMs, "));
+        found.not_compared.push(NotCompared {
+            name: "web".into(),
+            why: "its agent does not answer".into(),
+        });
+        let told = audit(&found);
+        assert!(told.starts_with("2 of 3 VMs compared, "), "{told}");
+        assert!(
+            told.ends_with("  web was not compared: its agent does not answer\n"),
+            "{told}"
+        );
     }
 
     #[test]

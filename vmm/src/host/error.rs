@@ -1,7 +1,7 @@
 //! Why the host does not do what it was asked.
 
 use api::{InvalidNumber, ProblemKind};
-use page::PageCount;
+use page::{PageCount, VmId};
 use protocol::VmName;
 use std::path::PathBuf;
 use std::{fmt, io};
@@ -68,6 +68,10 @@ pub enum HostError {
     Settings(#[from] policy::InvalidSettings),
     #[error(transparent)]
     Refused(#[from] policy::Refusal),
+    #[error("VM '{name}' is not changed: {refusal}")]
+    ChangeRefused { name: VmName, refusal: NamedRefusal },
+    #[error("{0}")]
+    BudgetRefused(NamedRefusal),
     #[error(
         "a balloon of {balloon} would leave VM '{name}' {left}, and its min is {min}: give a smaller balloon, or `ballonet set {name} min=…` first"
     )]
@@ -76,6 +80,15 @@ pub enum HostError {
         balloon: PageCount,
         left: PageCount,
         min: PageCount,
+    },
+    #[error(
+        "a balloon of {balloon} is larger than VM '{name}', which has {size}: give a smaller balloon, {most} at most"
+    )]
+    BalloonLargerThanVm {
+        name: VmName,
+        balloon: PageCount,
+        size: PageCount,
+        most: PageCount,
     },
     #[error(
         "VM '{name}' was not started: its memory could not be taken from the other VMs within {seconds} s: {keepers}"
@@ -154,6 +167,42 @@ impl fmt::Display for Keepers {
     }
 }
 
+/// A refusal, in which those that keep memory have names.
+#[derive(Debug)]
+pub struct NamedRefusal {
+    refusal: policy::Refusal,
+    keepers: Vec<(String, policy::Keeper)>,
+}
+
+impl NamedRefusal {
+    pub(super) fn new(refusal: policy::Refusal, name_of: impl Fn(VmId) -> String) -> Self {
+        let keepers = match &refusal {
+            policy::Refusal::Kept { keepers, .. } => keepers.as_slice(),
+            _ => &[],
+        };
+        let named = |&keeper: &policy::Keeper| (name_of(keeper.id), keeper);
+        Self {
+            keepers: keepers.iter().map(named).collect(),
+            refusal,
+        }
+    }
+}
+
+impl fmt::Display for NamedRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.refusal)?;
+        for (place, (name, keeper)) in self.keepers.iter().take(NAMED_KEEPERS).enumerate() {
+            let between = if place == 0 { "; " } else { ", " };
+            let policy::Keeper { least, min, .. } = keeper;
+            write!(f, "{between}'{name}' keeps {least}, and its min is {min}")?;
+        }
+        match self.keepers.len().checked_sub(NAMED_KEEPERS) {
+            Some(others @ 1..) => write!(f, ", as do {others} more"),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl HostError {
     /// No VM has that name, of which any client may have sent any length.
     pub(super) fn unknown_vm(name: &str) -> Self {
@@ -174,6 +223,8 @@ impl HostError {
             Self::UnknownVm(_) => ProblemKind::UnknownVm,
             Self::NameInUse(_) => ProblemKind::NameInUse,
             Self::Refused(_)
+            | Self::ChangeRefused { .. }
+            | Self::BudgetRefused(_)
             | Self::OthersWait { .. }
             | Self::WaitedInVain { .. }
             | Self::TooFewDescriptors { .. } => ProblemKind::NotAdmitted,
@@ -202,7 +253,66 @@ impl HostError {
             | Self::Workload(_)
             | Self::Settings(_)
             | Self::BalloonBelowMin { .. }
+            | Self::BalloonLargerThanVm { .. }
             | Self::BadRequest(_) => ProblemKind::InvalidRequest,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy::{Keeper, Refusal};
+
+    const fn mebibytes(count: u64) -> PageCount {
+        PageCount::from_mebibytes(count)
+    }
+
+    #[test]
+    fn who_keeps_what_a_budget_lacks_is_named() {
+        let keeper = |id, least| Keeper {
+            id: VmId(id),
+            least: mebibytes(least),
+            min: mebibytes(16),
+        };
+        let refusal = Refusal::Kept {
+            budget: mebibytes(220),
+            kept: mebibytes(290),
+            missing: mebibytes(70),
+            limit_percent: 65,
+            keepers: vec![keeper(1, 98), keeper(2, 70), keeper(3, 60), keeper(4, 50)],
+        };
+        let error = HostError::BudgetRefused(NamedRefusal::new(refusal, |id| format!("vm-{id}")));
+        let text = error.to_string();
+        for part in [
+            "70 MiB less than the 290 MiB",
+            "at most 65 % of a VM",
+            "stop a VM",
+            "; 'vm-1' keeps 98 MiB, and its min is 16 MiB, 'vm-2' keeps",
+            ", as do 1 more",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in: {text}");
+        }
+    }
+
+    #[test]
+    fn a_refused_change_has_the_name_of_its_vm_and_no_number() {
+        let refusal = Refusal::Change {
+            budget: mebibytes(200),
+            promised: mebibytes(106),
+            min: mebibytes(100),
+            overhead: mebibytes(6),
+            missing: mebibytes(12),
+        };
+        let error = HostError::ChangeRefused {
+            name: "p".parse().unwrap(),
+            refusal: NamedRefusal::new(refusal, |id| format!("VM {id}")),
+        };
+        let text = error.to_string();
+        assert!(
+            text.starts_with("VM 'p' is not changed: the budget is 200 MiB"),
+            "{text}"
+        );
+        assert!(text.contains("it would need min 100 MiB"), "{text}");
     }
 }

@@ -248,7 +248,14 @@ impl Host {
         let snapshot = state.snapshot();
         let vm = state.find(name)?;
         let settings = settings::of_vm_with(&vm.config.settings, change)?;
-        policy::admit_change(&snapshot, vm.config.id, &settings)?;
+        let (id, name_of_vm) = (vm.config.id, vm.config.name.clone());
+        policy::admit_change(&snapshot, id, &settings).map_err(|refusal| {
+            HostError::ChangeRefused {
+                name: name_of_vm,
+                refusal: state.named(refusal),
+            }
+        })?;
+        let vm = state.vm_mut(id)?;
         vm.config.settings = settings.clone();
         vm.send(&ToVm::SetSettings(settings));
         self.changed(state, name)
@@ -280,7 +287,8 @@ impl Host {
         let mut state = self.lock();
         let settings = state.durable.settings.with(change)?;
         check_budget(settings.budget, state.machine)?;
-        policy::admit_budget(&state.snapshot(), settings.budget)?;
+        policy::admit_budget(&state.snapshot(), settings.budget)
+            .map_err(|refusal| HostError::BudgetRefused(state.named(refusal)))?;
         let (rates, priority) = (settings.rates, settings.scan_priority);
         let old = std::mem::replace(&mut state.durable.settings, settings);
         if (rates, priority) != (old.rates, old.scan_priority) {

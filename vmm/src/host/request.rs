@@ -27,11 +27,27 @@ pub(super) fn check_budget(budget: PageCount, machine: PageCount) -> Result<(), 
 
 /// What a VM holds with a balloon of that size.
 pub(super) fn pinned(vm: &Vm, balloon: PageCount) -> Result<PageCount, HostError> {
-    let VmSettings { size, min, .. } = vm.config.settings;
-    let left = size.saturating_sub(balloon);
-    if balloon > size || left < min {
+    left_by_balloon(&vm.config.name, &vm.config.settings, balloon)
+}
+
+fn left_by_balloon(
+    name: &VmName,
+    settings: &VmSettings,
+    balloon: PageCount,
+) -> Result<PageCount, HostError> {
+    let &VmSettings { size, min, .. } = settings;
+    if balloon > size {
+        return Err(HostError::BalloonLargerThanVm {
+            name: name.clone(),
+            balloon,
+            size,
+            most: size.saturating_sub(min),
+        });
+    }
+    let left = size - balloon;
+    if left < min {
         return Err(HostError::BalloonBelowMin {
-            name: vm.config.name.clone(),
+            name: name.clone(),
             balloon,
             left,
             min,
@@ -113,6 +129,25 @@ mod tests {
             false,
             &[],
         )
+    }
+
+    #[test]
+    fn a_balloon_larger_than_its_vm_is_said_to_be_that() {
+        let mebibytes = PageCount::from_mebibytes;
+        let name: VmName = "p".parse().unwrap();
+        let min = Some(mebibytes(16));
+        let settings =
+            VmSettings::new(mebibytes(280), min, None, policy::SharesSpec::Normal).unwrap();
+        let said = |balloon| left_by_balloon(&name, &settings, mebibytes(balloon));
+        assert_eq!(said(264).unwrap(), mebibytes(16));
+        let larger = said(281).unwrap_err().to_string();
+        assert!(
+            larger.contains("281 MiB is larger than VM 'p', which has 280 MiB"),
+            "{larger}"
+        );
+        assert!(larger.contains("264 MiB at most"), "{larger}");
+        let below = said(265).unwrap_err().to_string();
+        assert!(below.contains("would leave VM 'p' 15 MiB"), "{below}");
     }
 
     #[test]

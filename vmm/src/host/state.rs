@@ -2,7 +2,7 @@
 
 use super::HostOptions;
 use super::console_log;
-use super::error::{HostError, Keepers};
+use super::error::{HostError, Keepers, NamedRefusal};
 use super::events::{Events, now_ms};
 use super::figures::Record;
 use super::publication::Publication;
@@ -190,6 +190,11 @@ impl State {
             }),
             None => Err(HostError::NotDecided(name)),
         }
+    }
+
+    /// A refusal as people read it.
+    pub(super) fn named(&self, refusal: policy::Refusal) -> NamedRefusal {
+        NamedRefusal::new(refusal, |id| self.name_of(id))
     }
 
     /// What people call a VM. One that has gone since the decision has its number alone.

@@ -10,7 +10,7 @@ mod registry;
 mod scanner;
 mod vm;
 
-pub use audit::Audit;
+pub use audit::{Audit, NotCompared};
 pub use scanner::Totals;
 pub use vm::{SampleOrder, SampleReport, ScannedVmSpec, VmFigures};
 

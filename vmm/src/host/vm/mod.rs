@@ -67,6 +67,8 @@ pub(super) struct Seen {
     blocked: Blocked,
     /// What its guest said last, with what it held then.
     figures: GuestFigures,
+    /// The most that it held since they came: its guest may make the next ones at any moment.
+    most_held: PageCount,
     /// What was told of its disks and network cards.
     device_watch: DeviceWatch,
 }
@@ -234,6 +236,9 @@ impl Vm {
 
     /// Figures that are no news speak of what the VM held when they came.
     fn take_figures(&mut self, observation: &Observation) {
+        let size = self.config.settings.size;
+        let held = size - observation.balloon.held;
+        self.seen.most_held = self.seen.most_held.max(held);
         let before = self
             .seen
             .observation
@@ -246,14 +251,19 @@ impl Vm {
             return;
         };
         let pages = |bytes: Option<u64>| bytes.map(|bytes| PageCount(bytes / PAGE_SIZE));
-        let size = self.config.settings.size;
         self.seen.figures = GuestFigures {
-            held: size - observation.balloon.held,
+            held,
+            // The first it may have made before it was seen at all.
+            most_held: match before {
+                None => size,
+                Some(_) => self.seen.most_held,
+            },
             free: pages(said.free),
             available: pages(said.available),
             caches: pages(said.caches),
             stalls: None,
         };
+        self.seen.most_held = held;
     }
 
     /// Whether every question has been answered.
@@ -332,8 +342,8 @@ impl Vm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use policy::{SharesSpec, VmSettings};
-    use protocol::OnHostDeath;
+    use policy::{ActiveSet, SharesSpec, VmSettings, Witness};
+    use protocol::{GuestStatistics, OnHostDeath};
 
     fn vm(size: PageCount) -> Vm {
         let config = VmConfig {
@@ -382,6 +392,35 @@ mod tests {
         vm.seen.broken = PageCount(70);
         assert_eq!(vm.states().total(), PageCount(100));
         assert_eq!(vm.states().broken, PageCount(40));
+    }
+
+    #[test]
+    fn figures_are_judged_by_all_that_was_held_while_they_may_have_been_made() {
+        let mut vm = vm(PageCount(1000));
+        let states = |ballooned| PageStates {
+            empty: PageCount(1000 - ballooned),
+            ballooned: PageCount(ballooned),
+            ..PageStates::default()
+        };
+        let mut see = |ballooned, free: u64| {
+            let mut seen = observation(states(ballooned));
+            seen.balloon.held = PageCount(ballooned);
+            seen.statistics = Some(GuestStatistics {
+                free: Some(free * PAGE_SIZE),
+                ..GuestStatistics::default()
+            });
+            vm.observed(seen).unwrap();
+            vm.seen.figures
+        };
+        let touches = ActiveSet::default();
+        // It looked before its balloon inflated.
+        let first = see(600, 900);
+        assert_ne!(first.witness(Some(&touches)), Witness::Senseless);
+        see(100, 900);
+        let later = see(600, 850);
+        assert_ne!(later.witness(Some(&touches)), Witness::Senseless);
+        let impossible = see(600, 401);
+        assert_eq!(impossible.witness(Some(&touches)), Witness::Senseless);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use linux_loader::loader::KernelLoader;
 use linux_loader::loader::bzimage::BzImage;
 use page::PAGE_SIZE;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryError};
 
@@ -66,6 +67,9 @@ pub(super) fn load(
         path: path.into(),
         source,
     };
+    if let Some(end) = announced_end(file) {
+        check_room(path, end, ram)?;
+    }
     let start = Some(GuestAddress(FIRMWARE_END));
     let loaded = BzImage::load(ram.memory(), start, file, start).map_err(cannot_load)?;
     let header = loaded.setup_header.ok_or(VmError::Not64Bit(path.into()))?;
@@ -91,6 +95,23 @@ pub(super) fn load(
         page_tables: PAGE_TABLES,
         descriptors: DESCRIPTORS,
     })
+}
+
+/// Where a 64-bit kernel ends by its header alone, as it is in memory. None if there is no such header.
+fn announced_end(file: &File) -> Option<u64> {
+    let mut start = [0; 0x264];
+    file.read_exact_at(&mut start, 0).ok()?;
+    let number = |at: usize| Some(u32::from_le_bytes(start.get(at..at + 4)?.try_into().ok()?));
+    let wide = |at| Some(u64::from(number(at)?) | u64::from(number(at + 4)?) << 32);
+    let header = setup_header {
+        syssize: number(0x1f4)?,
+        pref_address: wide(0x258)?,
+        init_size: number(0x260)?,
+        ..setup_header::default()
+    };
+    let is_64_bit = number(0x236)? & u32::from(XLF_KERNEL_64) != 0;
+    let loaded = FIRMWARE_END + u64::from(header.syssize) * PARAGRAPH;
+    is_64_bit.then(|| end_of_kernel(&header).max(loaded))
 }
 
 /// Nothing but the header tells whether all of the file was there: a guest with half a kernel would

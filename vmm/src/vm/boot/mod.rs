@@ -6,6 +6,7 @@
 //! ACPI tables. The embedded guest is told all it needs on its command line.
 
 mod acpi;
+mod elf;
 mod initrd;
 mod linux;
 mod memory_map;
@@ -140,6 +141,9 @@ fn load_elf<F: ReadVolatile + Read + Seek>(
     boot: Boot<'_>,
     ram: &GuestRam,
 ) -> Result<Entry, VmError> {
+    if let Some(end) = elf::end(file) {
+        check_room(path, end, ram)?;
+    }
     let loaded =
         Elf::load(ram.memory(), None, file, None).map_err(|source| VmError::LoadKernel {
             path: path.into(),
@@ -234,4 +238,36 @@ fn write_start_info(
         ..hvm_start_info::default()
     };
     ram.memory().write_obj(info, START_INFO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_too_small_for_its_kernel_is_told_how_much_it_needs() {
+        for size in [PageCount(1), PageCount::from_mebibytes(1)] {
+            let ram = GuestRam::new(size).unwrap();
+            let boot = Boot {
+                command_line: String::new(),
+                initrd: None,
+                map: &memory_map::plain(ram.layout()),
+            };
+            let path = Path::new("embedded guest");
+            let error = load_elf(path, &mut Cursor::new(EMBEDDED_GUEST), boot, &ram).unwrap_err();
+            let VmError::KernelTooLarge { needed, .. } = error else {
+                panic!("{error}");
+            };
+            assert!(needed > PageCount::from_mebibytes(1), "{needed}");
+            let text = error.to_string();
+            assert!(text.contains("give it more --memory"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_elf_file_is_no_matter_of_memory() {
+        for bytes in [&b""[..], &[0; 200], &EMBEDDED_GUEST[..50]] {
+            assert_eq!(elf::end(&mut Cursor::new(bytes)), None);
+        }
+    }
 }
