@@ -10,7 +10,9 @@ mod registry;
 mod scanner;
 mod vm;
 
-pub use audit::{Audit, NotCompared};
+pub use audit::Audit;
+#[cfg(test)]
+pub(crate) use audit::NotCompared;
 pub use scanner::Totals;
 pub use vm::{SampleOrder, SampleReport, ScannedVmSpec, VmFigures};
 
