@@ -16,7 +16,7 @@
 //! file, is the same by every spelling. The socket alone is used as it was given, for the kernel takes no long paths.
 
 use crate::regular_file::if_there;
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
@@ -385,9 +385,22 @@ fn names_in(folder: &Path) -> io::Result<Vec<std::ffi::OsString>> {
     entries.map(|entry| Ok(entry?.file_name())).collect()
 }
 
+/// The lock, if it is a file of ours alone: what a link leads to would be overwritten.
 fn open_lock(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    open_private(path, options.read(true).write(true).create(true))
+    // Neither a pipe nor a terminal is waited for.
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
+    let found = file.metadata()?;
+    let is_own = found.uid() == rustix::process::geteuid().as_raw();
+    // A host that is about to end may have removed it already.
+    if !found.is_file() || !is_own || found.nlink() > 1 {
+        return Err(io::Error::other(
+            "this is no lock of a host's: move it away",
+        ));
+    }
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
 }
 
 /// Where a file that is full is kept.
@@ -498,6 +511,28 @@ mod tests {
         claim.forget();
         drop(claim);
         assert!(!theirs.exists());
+    }
+
+    #[test]
+    fn a_lock_that_is_somebody_elses_file_is_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (socket, mine) = (folder.path().join("x"), folder.path().join("mine"));
+        let lock = folder.path().join("x.d").join(LOCK);
+        make_private_folder(&folder.path().join("x.d")).unwrap();
+        fs::write(&mine, "mine").unwrap();
+        fs::set_permissions(&mine, Permissions::from_mode(0o644)).unwrap();
+        let links: [fn(&Path, &Path) -> io::Result<()>; 2] = [
+            |to, from| std::os::unix::fs::symlink(to, from),
+            |to, from| fs::hard_link(to, from),
+        ];
+        for link in links {
+            link(&mine, &lock).unwrap();
+            assert!(Claim::take(&socket).is_err());
+            assert_eq!(fs::read(&mine).unwrap(), b"mine");
+            let mode = fs::metadata(&mine).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o644);
+            fs::remove_file(&lock).unwrap();
+        }
     }
 
     #[test]
