@@ -9,7 +9,7 @@
 //! a whole hangs on what is in it.
 
 use sharing::{BLOCK_PAGES, Frame, PageSet};
-use std::ops::Range;
+use std::ops::{Add, Range};
 
 /// No frame has this number: stores are smaller.
 const NONE: u32 = u32::MAX;
@@ -166,17 +166,10 @@ impl PageTable {
 
     /// The runs of pages in `pages` that have a frame over them.
     pub(super) fn shared_runs(&self, pages: Range<u64>) -> Vec<Range<u64>> {
-        let mut runs: Vec<Range<u64>> = Vec::new();
         if self.shared == 0 {
-            return runs;
+            return Vec::new();
         }
-        for index in pages.filter(|&index| self.frame(index).is_some()) {
-            match runs.last_mut() {
-                Some(run) if run.end == index => run.end += 1,
-                _ => runs.push(index..index + 1),
-            }
-        }
-        runs
+        runs(pages.filter(|&index| self.frame(index).is_some()))
     }
 
     /// Sums what `act` returns for each block and those of the pages that lie in it.
@@ -196,6 +189,22 @@ impl PageTable {
         }
         sum
     }
+}
+
+/// Ascending numbers as runs of neighbours, each of which one call serves.
+pub(super) fn runs<N>(numbers: impl Iterator<Item = N>) -> Vec<Range<N>>
+where
+    N: Copy + PartialEq + Add<Output = N> + From<u8>,
+{
+    let one = N::from(1);
+    let mut runs: Vec<Range<N>> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some(run) if run.end == number => run.end = number + one,
+            _ => runs.push(number..number + one),
+        }
+    }
+    runs
 }
 
 impl Block {

@@ -21,6 +21,7 @@
 
 use super::Agent;
 use crate::memory::mapping::{advise_large, collapse};
+use crate::memory::pages::runs;
 use page::PageCount;
 use policy::LargePages;
 use protocol::LargePageCounters;
@@ -172,10 +173,9 @@ impl Agent {
                 Reason::Sharing => self.large.counters.broken_by_sharing += 1,
             }
         }
-        let were_advised = numbers
-            .clone()
-            .any(|number| self.large.blocks[number].is_advised);
-        self.take_advice_back(numbers);
+        let advised = runs(numbers.filter(|&number| self.large.blocks[number].is_advised));
+        let were_advised = !advised.is_empty();
+        self.take_advice_back(advised);
         were_advised
     }
 
@@ -203,15 +203,12 @@ impl Agent {
             !self.large.blocks[number].is_advised && self.sharer.pages.is_own(number)
         };
         let blocks = 0..self.large.blocks.len();
-        let new: Vec<usize> = blocks.filter(is_new).collect();
-        for run in new.chunk_by(|one, next| one + 1 == *next) {
-            let pages = pages_of(run[0]).start..pages_of(run[run.len() - 1]).end;
-            let is_advised = advise_large(&self.ram.addresses(pages)).is_ok();
-            for &number in run {
-                self.large.blocks[number].is_advised = is_advised;
+        for run in runs(blocks.filter(is_new)) {
+            let addresses = self.ram.addresses(pages_of(run.clone()));
+            let is_advised = advise_large(&addresses).is_ok();
+            for block in &mut self.large.blocks[run] {
+                block.is_advised = is_advised;
             }
-        }
-        if !new.is_empty() {
             self.large.hurry();
         }
     }
@@ -219,30 +216,25 @@ impl Agent {
     /// Takes advice back from all blocks of which a touch could make something.
     fn withdraw_advice(&mut self) {
         let has_holes = |agent: &Self, number: usize| {
-            let held = agent.sharer.held(pages_of(number));
+            let held = agent.sharer.held(pages_of(number..number + 1));
             !held.is_ok_and(|held| held.iter().all(|&is_held| is_held))
         };
         let blocks = 0..self.large.blocks.len();
         let advised = blocks.filter(|&number| self.large.blocks[number].is_advised);
-        let with_holes: Vec<usize> = advised.filter(|&number| has_holes(self, number)).collect();
-        for run in with_holes.chunk_by(|one, next| one + 1 == *next) {
-            self.take_advice_back(run[0]..run[0] + run.len());
-        }
+        let with_holes = runs(advised.filter(|&number| has_holes(self, number)));
+        self.take_advice_back(with_holes);
     }
 
     /// The memory file is mapped anew, for what was advised is forgotten then.
-    fn take_advice_back(&mut self, numbers: Range<usize>) {
-        let numbers: Vec<usize> = numbers
-            .filter(|&number| self.large.blocks[number].is_advised)
-            .collect();
-        for run in numbers.chunk_by(|one, next| one + 1 == *next) {
-            let pages = pages_of(run[0]).start..pages_of(run[run.len() - 1]).end;
+    fn take_advice_back(&mut self, advised: Vec<Range<usize>>) {
+        for run in advised {
+            let pages = pages_of(run.clone());
             if let Err(error) = self.sharer.map_home(&pages) {
                 tracing::warn!("advice for large pages stands where it should not: {error}");
                 continue;
             }
             self.fence.track(&self.ram.addresses(pages));
-            for &number in run {
+            for number in run {
                 self.large.blocks[number].is_advised = false;
                 self.large.set_large(number, false);
             }
@@ -307,9 +299,8 @@ impl Agent {
         if self.large.sampled.contains(&number) {
             return None;
         }
-        let pages = pages_of(number);
+        let pages = pages_of(number..number + 1);
         let addresses = self.ram.addresses(pages.clone());
-        let may_fill = self.may_fill();
         if self.fence.is_large(&addresses) {
             self.large.set_large(number, true);
             return None;
@@ -317,15 +308,14 @@ impl Agent {
         self.large.set_large(number, false);
         let held = self.sharer.held(pages).unwrap_or_default();
         let held = held.into_iter().filter(|&is_held| is_held).count();
-        let is_to_be_large = held == BLOCK_PAGES || (may_fill && held > 0);
-        match is_to_be_large {
+        match held == BLOCK_PAGES || (held > 0 && self.may_fill()) {
             true => self.make_large(number),
             false => None,
         }
     }
 
     fn make_large(&mut self, number: usize) -> Option<Duration> {
-        let addresses = self.ram.addresses(pages_of(number));
+        let addresses = self.ram.addresses(pages_of(number..number + 1));
         let made = self
             .fence
             .unwatched(&addresses, || collapse(&addresses))
@@ -351,10 +341,9 @@ impl Agent {
     }
 }
 
-/// A block's pages, by place in the memory file.
-fn pages_of(number: usize) -> Range<u64> {
-    let start = number as u64 * BLOCK;
-    start..start + BLOCK
+/// The pages of neighbouring blocks, by place in the memory file.
+fn pages_of(numbers: Range<usize>) -> Range<u64> {
+    numbers.start as u64 * BLOCK..numbers.end as u64 * BLOCK
 }
 
 #[cfg(test)]
