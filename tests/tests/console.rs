@@ -66,7 +66,13 @@ fn a_console_ends_with_its_host_and_gives_the_terminal_back() {
 fn a_console_that_is_told_to_end_gives_the_terminal_back() {
     let host = TestHost::start("256M");
     host.boot_vm("a", &["--memory", "64M"]);
-    for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
+    for signal in [
+        Signal::TERM,
+        Signal::HUP,
+        Signal::INT,
+        Signal::USR1,
+        Signal::ALARM,
+    ] {
         let mut terminal = Terminal::run(&host.command(&["console", "a"]), 80, 24);
         wait_until("the terminal is raw", || terminal.is_raw());
         process::signal(terminal.pid(), signal);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tests::process::{self, Signal};
 use tests::program::program;
 use tests::raw_client::RawClient;
-use tests::{MIB, Place, TestHost, Value, text, vms, wait_until};
+use tests::{MIB, Place, TestHost, Value, run_to_end, text, vms, wait_until};
 
 const SMALL: [&str; 4] = ["--memory", "64M", "--workload", "idle"];
 
@@ -146,6 +146,13 @@ fn signals_that_are_sent_by_habit_end_neither_a_host_nor_a_vm() {
         for pid in [host.host_pid(), vm] {
             process::signal(pid, signal);
         }
+        host.ok(&["ps"]);
+    }
+    // The real-time ones, the first of which stops a vCPU for a moment.
+    for signal in 34..=64 {
+        let pids = format!("{} {vm}", host.host_pid());
+        let sent = run_to_end(Command::new("sh").args(["-c", &format!("kill -{signal} {pids}")]));
+        assert_eq!(sent.status, Some(0), "{signal}");
         host.ok(&["ps"]);
     }
     std::thread::sleep(Duration::from_millis(500));

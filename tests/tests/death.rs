@@ -290,9 +290,14 @@ fn a_vm_that_does_not_answer_holds_up_nobody_and_is_stopped_by_force() {
     host.wait_for_balloon("other", 8 * MIB);
     host.boot_vm("third", &SMALL);
 
+    wait_until("it is told", || {
+        what_happened_to(&host.overview(), "silent").contains("has not answered")
+    });
     host.ok(&["stop", "silent"]);
     assert!(!process::is_alive(pid));
     assert!(!is_listed(&host, "silent"));
+    let what = what_happened_to(&host.overview(), "silent");
+    assert!(what.contains("stopped by force"), "{what}");
 }
 
 #[test]

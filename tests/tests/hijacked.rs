@@ -231,6 +231,9 @@ fn a_flood_of_messages_waits_in_its_own_socket() {
     // What a socket holds, and ten a second.
     assert!(taken < 2000, "{taken} messages were taken");
     assert!(share < 0.5, "{share} of a core went into it");
+    let told = events_of(&host, "a");
+    let told = told.iter().filter(|what| what.contains("no message"));
+    assert_eq!(told.count(), 1, "{:?}", events_of(&host, "a"));
     let unmapped = [&[3u8][..], &[0; 16]].concat();
     let (_, share) = flood(
         || send(&hijacked.scanner, &unmapped, SendFlags::DONTWAIT).is_ok(),

@@ -315,6 +315,38 @@ fn a_folder_among_those_of_all_users_is_used_only_if_it_is_ours_alone() {
     remove_folder(&real);
 }
 
+/// The folder that all of a user's programs have may be open to others too.
+#[test]
+fn a_folder_in_the_runtime_folder_is_used_only_if_it_is_ours_alone() {
+    let place = Place::new();
+    let_everybody_in(&place);
+    let runtime_dir = place.path().join("run");
+    make_folder(&runtime_dir);
+    fs::set_permissions(&runtime_dir, Permissions::from_mode(0o777)).expect("it is ours");
+    make_folder(&runtime_dir.join("ballonet"));
+    let given = runtime_dir.to_str().expect("a name in letters");
+    for words in [&["ps"][..], &["run", "--memory", "64M"]] {
+        let done = run_to_end(&mut command_of_nobody(&place, Some(given), words));
+        done.expect_failure(1, &["run/ballonet", "not safe", "user 0's", "--socket"]);
+    }
+    fs::remove_dir_all(&runtime_dir).expect("it is ours");
+}
+
+#[test]
+fn a_socket_that_is_no_hosts_is_told_from_one_that_nobody_serves() {
+    let place = Place::new();
+    let socket = place.path().join("x");
+    let _datagrams = std::os::unix::net::UnixDatagram::bind(&socket).expect("a short path");
+    let done = run_to_end(place.command(&["ps"]).arg("--socket").arg(&socket));
+    done.expect_failure(1, &["cannot reach a host at", "is it a host's socket"]);
+    let_everybody_in(&place);
+    fs::set_permissions(&socket, Permissions::from_mode(0o600)).expect("it is ours");
+    let mut command = command_of_nobody(&place, None, &["ps"]);
+    let done = run_to_end(command.arg("--socket").arg(&socket));
+    done.expect_failure(1, &["may not use the socket", "--socket"]);
+    fs::remove_file(&socket).expect("it is ours");
+}
+
 #[test]
 fn a_path_that_is_too_long_for_a_socket_is_refused_by_every_command() {
     let place = Place::new();

@@ -3,34 +3,43 @@
 //!
 //! One that was ignored at the start stays ignored, as nohup(1) and shells with jobs in the background want it.
 
-use rustix::process::Signal;
+use std::ffi::c_int;
 use std::fs;
 
 /// These end a host or a VM in order.
-pub(crate) const ENDING: [Signal; 4] = [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP];
+pub(crate) const ENDING: [c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
 
 /// These would end a process that does not look after them, and are sent by habit, by those who rotate logs, and by
 /// the kernel when a limit of size or time is reached.
-pub(crate) const HARMLESS: [Signal; 10] = [
-    Signal::USR1,
-    Signal::USR2,
-    Signal::ALARM,
-    Signal::VTALARM,
-    Signal::PROF,
-    Signal::IO,
-    Signal::POWER,
-    Signal::STKFLT,
-    Signal::XCPU,
-    Signal::XFSZ,
+const HARMLESS: [c_int; 10] = [
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+    libc::SIGSTKFLT,
+    libc::SIGXCPU,
+    libc::SIGXFSZ,
 ];
 
+/// Those, and all that mean nothing by themselves: the real-time signals.
+pub(crate) fn harmless() -> Vec<c_int> {
+    let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
+    HARMLESS.into_iter().chain(real_time).collect()
+}
+
 /// Those of `signals` that this process does not ignore already.
-pub(crate) fn not_ignored(signals: &[Signal]) -> Vec<Signal> {
+pub(crate) fn not_ignored(signals: &[c_int]) -> Vec<c_int> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = ignored_in(&status);
-    let is_ignored = |signal: &Signal| ignored >> (signal.as_raw() - 1) & 1 == 1;
     let signals = signals.iter().copied();
-    signals.filter(|signal| !is_ignored(signal)).collect()
+    signals.filter(|&signal| !is_in(ignored, signal)).collect()
+}
+
+fn is_in(set: u64, signal: c_int) -> bool {
+    set >> (signal - 1) & 1 == 1
 }
 
 /// The set of ignored signals in `/proc/PID/status`: bit 0 is signal 1.
@@ -48,11 +57,10 @@ mod tests {
     fn ignored_signals_are_found_in_the_kernels_words() {
         let status = "Name:\tballonet\nSigBlk:\tffff\nSigIgn:\t0000000000001001\nSigCgt:\t0\n";
         let ignored = ignored_in(status);
-        let is_ignored = |signal: Signal| ignored >> (signal.as_raw() - 1) & 1 == 1;
-        assert!(is_ignored(Signal::HUP) && is_ignored(Signal::PIPE));
-        assert!(!is_ignored(Signal::TERM));
+        assert!(is_in(ignored, libc::SIGHUP) && is_in(ignored, libc::SIGPIPE));
+        assert!(!is_in(ignored, libc::SIGTERM));
         // Rust's runtime ignores it in every program.
-        assert!(not_ignored(&[Signal::PIPE]).is_empty());
-        assert_eq!(not_ignored(&[Signal::TERM]), [Signal::TERM]);
+        assert!(not_ignored(&[libc::SIGPIPE]).is_empty());
+        assert_eq!(not_ignored(&[libc::SIGTERM]), [libc::SIGTERM]);
     }
 }

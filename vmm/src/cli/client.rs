@@ -27,6 +27,10 @@ use tokio::net::UnixStream;
 pub enum ClientError {
     #[error("no host answers at {}: start one with `ballonet host`, or `ballonet run` which starts it", .socket.display())]
     NoHost { socket: PathBuf, source: io::Error },
+    #[error("this user may not use the socket {}: ask as the user whose host it is, or give another --socket", .0.display())]
+    Forbidden(PathBuf),
+    #[error("cannot reach a host at {}: is it a host's socket, and not too busy?", .socket.display())]
+    Unreachable { socket: PathBuf, source: io::Error },
     #[error(transparent)]
     Place(#[from] PlaceError),
     #[error("the host broke off")]
@@ -193,13 +197,8 @@ impl Client {
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
         runtime_dir::check(&self.socket)?;
-        let stream =
-            UnixStream::connect(&self.socket)
-                .await
-                .map_err(|source| ClientError::NoHost {
-                    socket: self.socket.clone(),
-                    source,
-                })?;
+        let connected = UnixStream::connect(&self.socket).await;
+        let stream = connected.map_err(|source| self.not_connected(source))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {
             // What goes wrong on the connection is told to the request that is under way.
@@ -209,6 +208,17 @@ impl Client {
                 .unwrap_or_else(|error| tracing::debug!("connection: {error}"));
         });
         Ok(sender.send_request(request).await?)
+    }
+
+    fn not_connected(&self, source: io::Error) -> ClientError {
+        let socket = self.socket.clone();
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NoHost { socket, source }
+            }
+            io::ErrorKind::PermissionDenied => ClientError::Forbidden(socket),
+            _ => ClientError::Unreachable { socket, source },
+        }
     }
 
     fn refusal(&self, bytes: &[u8]) -> ClientError {

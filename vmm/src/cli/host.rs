@@ -5,11 +5,11 @@ use super::http::HttpAddress;
 use crate::host::rotating::RotatingFile;
 use crate::host::runtime_dir::{Claim, PlaceError};
 use crate::host::{HostOptions, HttpOptions, MachineMemory, serve};
-use crate::signals::{ENDING, HARMLESS, not_ignored};
+use crate::signals::{ENDING, harmless, not_ignored};
 use anyhow::{Context, Result, bail};
 use page::PageCount;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::Signal;
+use std::ffi::c_int;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io::{self, Write};
@@ -140,10 +140,10 @@ enum OnHangup {
 }
 
 fn end_at(on_hangup: OnHangup) -> Result<impl Future<Output = ()>> {
-    let ends = |signal: &Signal| *signal != Signal::HUP || on_hangup == OnHangup::End;
+    let ends = |signal: &c_int| *signal != libc::SIGHUP || on_hangup == OnHangup::End;
     let (ending, also_harmless): (Vec<_>, Vec<_>) = ENDING.into_iter().partition(ends);
     // What was listened for once ends nothing any more, listened for or not.
-    drop(listen_for(&HARMLESS)?);
+    drop(listen_for(&harmless())?);
     drop(listen_for(&also_harmless)?);
     let mut ending = listen_for(&ending)?;
     Ok(poll_fn(move |context| {
@@ -155,10 +155,10 @@ fn end_at(on_hangup: OnHangup) -> Result<impl Future<Output = ()>> {
     }))
 }
 
-fn listen_for(signals: &[Signal]) -> Result<Vec<SignalStream>> {
+fn listen_for(signals: &[c_int]) -> Result<Vec<SignalStream>> {
     let kinds = not_ignored(signals).into_iter();
     kinds
-        .map(|kind| signal(SignalKind::from_raw(kind.as_raw())))
+        .map(|kind| signal(SignalKind::from_raw(kind)))
         .collect::<io::Result<_>>()
         .context("cannot listen for signals")
 }

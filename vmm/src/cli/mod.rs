@@ -68,10 +68,8 @@ fn fail(error: &anyhow::Error) -> ExitCode {
         // Whoever read our output has gone (`ballonet ps | head -1`): nothing is wrong.
         return ExitCode::SUCCESS;
     }
-    tell(&format!(
-        "ballonet: {}\n",
-        crate::error_chain(error.as_ref())
-    ));
+    let text = crate::error_chain(error.as_ref());
+    tell(&format!("ballonet: {}\n", printable(&text)));
     ExitCode::FAILURE
 }
 
@@ -214,10 +212,32 @@ fn tell(text: &str) {
     drop(io::stderr().lock().write_all(text.as_bytes()));
 }
 
+/// A text as a terminal may get it: names of files, which can be anything, would speak to it else.
+fn printable(text: &str) -> String {
+    let is_harmless = |c: char| c == '\n' || c == '\t' || !c.is_control();
+    text.chars()
+        .map(|c| match is_harmless(c) {
+            true => c.to_string(),
+            false => c.escape_default().to_string(),
+        })
+        .collect()
+}
+
 /// As JSON, for programs, or as a text.
 fn show<T: Serialize>(json: bool, value: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
     print(&match json {
         true => serde_json::to_string_pretty(value)? + "\n",
-        false => text(value),
+        false => printable(&text(value)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_does_not_speak_to_the_terminal() {
+        let told = printable("'a\u{1b}[2J\u{9b}1m\r.img'\tis\nü");
+        assert_eq!(told, "'a\\u{1b}[2J\\u{9b}1m\\r.img'\tis\nü");
+    }
 }

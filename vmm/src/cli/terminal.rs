@@ -7,13 +7,13 @@
 //! process. What was ignored at the start, as by nohup, stays ignored.
 
 use super::tell;
-use crate::signals::{ENDING, not_ignored};
+use crate::signals::{ENDING, harmless, not_ignored};
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::BorrowedFd;
-use rustix::process::Signal;
 use rustix::stdio::stdout;
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
+use std::ffi::c_int;
 use std::future::poll_fn;
 use std::io;
 use std::panic;
@@ -141,7 +141,7 @@ fn watch_signals() -> io::Result<()> {
             match ended {
                 Ok(signal) => {
                     give_back();
-                    process::exit(128 + signal.as_raw());
+                    process::exit(128 + signal);
                 }
                 Err(error) => drop(listens.send(Err(error))),
             }
@@ -151,15 +151,17 @@ fn watch_signals() -> io::Result<()> {
         .unwrap_or_else(|_ended| Err(io::Error::other("the thread for signals ended")))
 }
 
-fn listen() -> io::Result<Vec<(Signal, Signals)>> {
-    let heeded = not_ignored(&ENDING).into_iter();
+/// To all that would end the command.
+fn listen() -> io::Result<Vec<(c_int, Signals)>> {
+    let ending = [&ENDING[..], &harmless()].concat();
+    let heeded = not_ignored(&ending).into_iter();
     heeded
-        .map(|kind| Ok((kind, signal(SignalKind::from_raw(kind.as_raw()))?)))
+        .map(|kind| Ok((kind, signal(SignalKind::from_raw(kind))?)))
         .collect()
 }
 
 /// The first of the signals that comes.
-async fn first_of(signals: &mut [(Signal, Signals)]) -> Signal {
+async fn first_of(signals: &mut [(c_int, Signals)]) -> c_int {
     poll_fn(|context| {
         let mut came = signals.iter_mut();
         let came =

@@ -83,6 +83,8 @@ fn remedy(error: Option<i32>) -> &'static str {
     let is = |errno: Errno| error == Some(errno.raw_os_error());
     if is(Errno::NOSPC) || is(Errno::DQUOT) {
         "; make room on the file system that it lies on"
+    } else if is(Errno::NXIO) {
+        "; its file was cut while it is used: stop the VM and put the image back"
     } else if is(Errno::IO) {
         "; `dmesg` may tell what the device suffers from"
     } else {

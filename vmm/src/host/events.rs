@@ -24,6 +24,17 @@ impl Events {
             Some(vm) => tracing::info!(%vm, "{what}"),
             None => tracing::info!("{what}"),
         }
+        self.remember(vm, what);
+    }
+
+    /// The same with one that somebody should look into.
+    pub(super) fn warn(&mut self, vm: &VmName, what: impl Into<String>) {
+        let what = what.into();
+        tracing::warn!(%vm, "{what}");
+        self.remember(Some(vm), what);
+    }
+
+    fn remember(&mut self, vm: Option<&VmName>, what: String) {
         self.count += 1;
         if self.newest.len() == KEPT {
             self.newest.pop_front();

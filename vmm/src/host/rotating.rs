@@ -5,6 +5,7 @@ use super::runtime_dir::{create_private_file, older};
 use crate::regular_file;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Bytes after which the file starts anew.
@@ -45,7 +46,7 @@ impl RotatingFile {
     /// Appends a line whole, or, if the disk is full, nothing of it.
     pub(crate) fn append(&mut self, line: &[u8]) -> io::Result<()> {
         let file = match self.file.take() {
-            Some(file) if self.size <= LIMIT => file,
+            Some(file) if self.size <= LIMIT && is_there(&file) => file,
             _ => {
                 let file = start_anew(&self.path, self.heading)?;
                 self.size = self.heading.len() as u64;
@@ -61,6 +62,11 @@ impl RotatingFile {
         }
         written
     }
+}
+
+/// False once it was removed: what is written then is lost.
+fn is_there(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
 }
 
 /// Whether a file with this heading may be made at the path.
@@ -100,6 +106,24 @@ fn start_anew(path: &Path, heading: &str) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_comes_after_it_was_removed_goes_into_a_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = folder.path().join("kept");
+        let path = kept.join("log");
+        fs::create_dir(&kept).unwrap();
+        let mut file = RotatingFile::new(path.clone(), "");
+        file.append(b"one").unwrap();
+        fs::remove_file(&path).unwrap();
+        file.append(b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        fs::remove_dir_all(&kept).unwrap();
+        assert!(file.append(b"lost, and said to be").is_err());
+        fs::create_dir(&kept).unwrap();
+        file.append(b"three").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"three");
+    }
 
     #[test]
     fn it_never_grows_beyond_twice_its_limit_and_keeps_what_was_before() {

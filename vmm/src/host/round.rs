@@ -101,7 +101,7 @@ impl State {
         }
         self.measured = Instant::now();
         self.durable.vms.values_mut().for_each(Vm::watch_balloon);
-        self.watch_blocked();
+        self.watch_behaviour();
         self.account_rounds += 1;
         let memory = MemoryRound {
             budget: self.durable.settings.budget,
@@ -153,10 +153,13 @@ impl State {
         }
     }
 
-    fn watch_blocked(&mut self) {
+    fn watch_behaviour(&mut self) {
         for vm in self.durable.vms.values_mut() {
             if let Some(what) = vm.watch_blocked() {
                 self.events.add(Some(&vm.config.name), what);
+            }
+            if let Some(what) = vm.watch_silence() {
+                self.events.warn(&vm.config.name, what);
             }
         }
     }

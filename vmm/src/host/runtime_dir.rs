@@ -32,17 +32,23 @@ const LONGEST_SOCKET: usize = 107;
 /// Clients that wait to be accepted.
 const BACKLOG: i32 = 1024;
 const LOCK: &str = "lock";
+/// What the default socket lies in.
+const FOLDER: &str = "ballonet";
 
 /// The socket of this user's host, unless told otherwise.
 #[must_use]
 pub fn default_socket() -> PathBuf {
-    let base = match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
-        _ if rustix::process::geteuid().is_root() => PathBuf::from("/run"),
-        // The specification of base directories has a relative path ignored.
-        Some(directory) if directory.is_absolute() => directory,
-        _ => shared_base(),
+    let base = match rustix::process::geteuid().is_root() {
+        true => PathBuf::from("/run"),
+        false => runtime_dir().unwrap_or_else(shared_base),
     };
-    base.join("ballonet/host.sock")
+    base.join(FOLDER).join("host.sock")
+}
+
+/// `$XDG_RUNTIME_DIR`. The specification of base directories has a relative path ignored.
+fn runtime_dir() -> Option<PathBuf> {
+    let directory = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    directory.filter(|directory| directory.is_absolute())
 }
 
 /// A folder of this user's among those of all users. Somebody else may have made it.
@@ -118,11 +124,14 @@ pub fn check(socket: &Path) -> Result<(), PlaceError> {
     if is_no_socket(socket) {
         return Err(PlaceError::NotASocket(socket.into()));
     }
-    let base = shared_base();
-    match socket.starts_with(&base) {
-        true => check_private(&base),
+    // Somebody else may have made them: those above may be everybody's.
+    let in_runtime_dir = runtime_dir().map(|base| base.join(FOLDER));
+    let unasked = [Some(shared_base()), in_runtime_dir];
+    let mut own = unasked.into_iter().flatten();
+    own.try_for_each(|folder| match socket.starts_with(&folder) {
+        true => check_private(&folder),
         false => Ok(()),
-    }
+    })
 }
 
 /// Whether what lies at a path, or where it leads, is there and no socket.

@@ -1,7 +1,8 @@
 //! Signals to a VM process, as `kill PID` sends them: an event that its main thread waits for.
 
+use super::throttle::vcpu_signal;
 use crate::event::Event;
-use crate::signals::{ENDING, HARMLESS, not_ignored};
+use crate::signals::{ENDING, harmless, not_ignored};
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::sync::OnceLock;
@@ -23,9 +24,10 @@ impl EndSignals {
         let event = Event::new()?;
         let event = ENDS.get_or_init(|| event).clone();
         let mut taken = Vec::new();
-        for (signals, handler) in [(&ENDING[..], end as Handler), (&HARMLESS[..], ignore)] {
-            for signal in not_ignored(signals) {
-                let number = signal.as_raw();
+        let mut harmless = harmless();
+        harmless.retain(|&signal| signal != vcpu_signal());
+        for (signals, handler) in [(&ENDING[..], end as Handler), (&harmless, ignore)] {
+            for number in not_ignored(signals) {
                 // Fails only for one that is blocked already.
                 drop(block_signal(number));
                 register_signal_handler(number, handler).map_err(io::Error::from)?;

@@ -20,7 +20,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{Killable, register_signal_handler};
+
+/// The signal that makes a vCPU leave its guest.
+pub(super) fn vcpu_signal() -> c_int {
+    vmm_sys_util::signal::SIGRTMIN()
+}
 
 /// What a guest is believed to touch at most: 1.6 GB/s, which is a core that clears pages.
 const PAGES_PER_MS: u64 = 400;
@@ -84,7 +89,7 @@ impl Throttle {
         gate: Arc<Gate>,
         vcpus: Vec<JoinHandle<()>>,
     ) -> io::Result<Self> {
-        register_signal_handler(SIGRTMIN(), interrupt).map_err(io::Error::from)?;
+        register_signal_handler(vcpu_signal(), interrupt).map_err(io::Error::from)?;
         let (orders, inbox) = channel();
         let blocked = Arc::new(Blocked::default());
         let watch = Watch {
@@ -205,7 +210,7 @@ impl Watch {
 
     fn interrupt_all(&self) {
         for vcpu in &self.vcpus {
-            if let Err(error) = vcpu.kill(SIGRTMIN()) {
+            if let Err(error) = vcpu.kill(vcpu_signal()) {
                 tracing::debug!("a vCPU is not interrupted: {error}");
             }
         }

@@ -7,6 +7,7 @@ mod link;
 pub(super) mod orphans;
 pub(super) mod process;
 pub(super) mod sampling;
+mod silence;
 mod view;
 
 pub(super) use lifecycle::{Admitted, Life};
@@ -25,6 +26,7 @@ use policy::{
 };
 use protocol::{Observation, SharingCounters, ToVm, VmConfig};
 use sampling::Sampling;
+use silence::Silence;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -65,6 +67,8 @@ pub(super) struct Seen {
     balloon_watch: BalloonWatch,
     /// How long it was stopped at its limit.
     blocked: Blocked,
+    /// Since when it has not answered.
+    silence: Silence,
     /// What its guest said last, with what it held then.
     figures: GuestFigures,
     /// The most that it held since they came: its guest may make the next ones at any moment.

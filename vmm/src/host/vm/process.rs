@@ -300,7 +300,7 @@ async fn attend(host: Host, id: VmId, mut child: Child, mut stderr: ErrorOutput)
     let Some((link, kill, memory_file)) = host.lock().vm(id).ok().and_then(shared) else {
         return;
     };
-    let mut last_words = None;
+    let (mut last_words, mut is_garbled) = (None, false);
     let mut unasked = RateLimit::new(MESSAGES_AT_ONCE, MESSAGE_EACH);
     let status = loop {
         tokio::select! {
@@ -316,7 +316,9 @@ async fn attend(host: Host, id: VmId, mut child: Child, mut stderr: ErrorOutput)
                     break exit_status(&mut child).await;
                 }
                 Err(error) => {
-                    last_words = Some(crate::error_chain(&error));
+                    if !std::mem::replace(&mut is_garbled, true) {
+                        tell_of_garbage(&host, id, &error);
+                    }
                     unasked.charge(1, Instant::now());
                 }
             },
@@ -377,12 +379,10 @@ pub(in crate::host) fn take_answer(host: &Host, id: VmId, said: Observation) -> 
         let news = vm.doubt().then(|| vm.config.name.clone());
         state.state_sum_violations += u64::from(matches!(untrue, Untrue::States(_)));
         if let Some(name) = news {
-            tracing::error!(
-                vm = %name,
-                "says what cannot be: {untrue}; either its guest has taken its process over, or this is a bug in ballonet: please report it then"
+            let what = format!(
+                "says what cannot be: {untrue}; its last good figures stand. Either its guest has taken its process over, or this is a bug in ballonet: please report it then"
             );
-            let what = format!("says what cannot be: {untrue}; its last good figures stand");
-            state.events.add(Some(&name), what);
+            state.events.warn(&name, what);
         }
     }
     drop(state);
@@ -417,6 +417,19 @@ async fn free_memory(file: Arc<File>) -> PageCount {
     freeing.await.unwrap_or_default()
 }
 
+/// Once is enough: it is not what was started any more.
+fn tell_of_garbage(host: &Host, id: VmId, error: &ChannelError) {
+    let mut state = host.lock();
+    let Some(name) = state.durable.vms.get(&id).map(|vm| vm.config.name.clone()) else {
+        return;
+    };
+    let what = format!(
+        "sends what is no message ({}): stop it, for its process is not what was started any more",
+        crate::error_chain(error)
+    );
+    state.events.warn(&name, what);
+}
+
 /// What is to be said about a VM that has ended.
 fn reason_of_end(
     stopping: bool,
@@ -427,6 +440,9 @@ fn reason_of_end(
     let signal = status.and_then(|status| status.signal());
     match (last_words, signal) {
         (Some(words), _) => words,
+        (None, Some(libc::SIGKILL)) if stopping => {
+            "stopped by force, for its process did not end".into()
+        }
         (None, Some(signal)) => format!("its process was killed by signal {signal}"),
         (None, None) if stopping => "stopped".into(),
         (None, None) if said.is_empty() => "its process died without a word".into(),

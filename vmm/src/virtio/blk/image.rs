@@ -152,6 +152,15 @@ impl DiskImage {
         })
     }
 
+    /// Bytes of it that are there: all of them, unless somebody has cut the file since it was opened.
+    pub(super) fn bytes_left(&self) -> u64 {
+        let bytes = self.geometry.sectors * SECTOR;
+        match self.file.metadata() {
+            Ok(metadata) if metadata.is_file() => bytes.min(metadata.len()),
+            _ => bytes,
+        }
+    }
+
     /// Lets other VMs have it. The kernel may hold the file open for some time after it is closed here.
     pub(super) fn unlock(&self) {
         if let Err(error) = rustix::fs::flock(&self.file, FlockOperation::Unlock) {

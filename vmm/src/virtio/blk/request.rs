@@ -52,6 +52,24 @@ pub(super) enum Kind {
     WriteZeroes(Vec<ZeroedExtent>),
 }
 
+impl Kind {
+    /// Where on the disk what it touches ends, in bytes.
+    pub(super) fn end(&self) -> u64 {
+        let end = |extent: &Extent| extent.offset.saturating_add(extent.bytes);
+        match self {
+            Self::Read { offset, data } | Self::Write { offset, data } => {
+                offset.saturating_add(data.bytes())
+            }
+            Self::Flush | Self::Identify { .. } => 0,
+            Self::Discard(extents) => extents.iter().map(end).max().unwrap_or(0),
+            Self::WriteZeroes(zeroed) => {
+                let ends = zeroed.iter().map(|zeroed| end(&zeroed.extent));
+                ends.max().unwrap_or(0)
+            }
+        }
+    }
+}
+
 /// An extent that is to read as zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ZeroedExtent {

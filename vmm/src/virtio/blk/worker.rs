@@ -97,6 +97,9 @@ struct Worker {
     bounces: Vec<Bounce>,
     /// Chains may wait of which nobody will tell again.
     hungry: bool,
+    /// Bytes up to which the file was never cut. What was cut off is lost: it would read as zeros once the guest
+    /// had written behind it.
+    intact: u64,
 }
 
 /// A guest's driver that is ready.
@@ -157,6 +160,7 @@ impl Worker {
             false => MOST_IN_FLIGHT,
         };
         Self {
+            intact: parts.image.bytes_left(),
             engine: Engine::new(parts.engine, &parts.image.file, most),
             image: parts.image,
             wires: parts.wires,
@@ -298,6 +302,9 @@ impl Worker {
     }
 
     fn take_chains(&mut self) {
+        if self.hungry {
+            self.intact = self.intact.min(self.image.bytes_left());
+        }
         while self.hungry && !self.free.is_empty() {
             self.hungry = match self.take_chain() {
                 Ok(taken) => taken,
@@ -362,6 +369,9 @@ impl Worker {
             steps: plan::steps(&request.kind, manner),
             retries: 0,
         });
+        if request.kind.end() > self.intact {
+            return self.finish(number, Err(Errno::NXIO));
+        }
         self.take_step(number);
     }
 

@@ -260,7 +260,7 @@ fn direct_access_reads_and_writes_whatever_buffers_the_guest_has() {
 }
 
 #[test]
-fn a_file_that_was_cut_fails_the_reads_behind_its_end_and_no_others() {
+fn what_was_cut_off_a_file_is_an_error_for_ever_and_the_rest_stays() {
     for engine in ENGINES {
         let mut bench = Bench::new(engine);
         bench.file.as_file().set_len(DISK_BYTES / 2).unwrap();
@@ -271,6 +271,20 @@ fn a_file_that_was_cut_fails_the_reads_behind_its_end_and_no_others() {
             assert_eq!(answer.status, status, "{engine:?} {sector}");
         }
         assert_eq!((bench.counters().reads, bench.counters().errors), (1, 2));
+        // A write behind the end would make what was cut off read as zeros.
+        let behind = [(WRITE_OUT, SECTORS - 8, 0), (READ, half, WRITE)];
+        for (kind, sector, flags) in behind {
+            let answer = bench.ask(kind, sector, &[(DATA, 4096, flags)]);
+            assert_eq!(answer.status, IO_ERROR, "{engine:?} {sector}");
+        }
+        let length = bench.file.as_file().metadata().unwrap().len();
+        assert_eq!(length, DISK_BYTES / 2, "it was not made longer");
+        // Nor is it what it was when the file has its length again.
+        bench.file.as_file().set_len(DISK_BYTES).unwrap();
+        let answer = bench.ask(READ, half, &[(DATA, 4096, WRITE)]);
+        assert_eq!(answer.status, IO_ERROR, "{engine:?}");
+        let answer = bench.ask(WRITE_OUT, 0, &[(DATA, 4096, 0)]);
+        assert_eq!(answer.status, OK, "{engine:?}");
     }
 }
 
