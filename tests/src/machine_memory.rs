@@ -35,11 +35,12 @@ pub fn stored_bytes(processes: &[u32]) -> u64 {
 
 fn file_bytes(processes: impl Iterator<Item = u32>, name: &str) -> u64 {
     let paths = processes.flat_map(|pid| descriptors(pid, name));
-    let by_inode: BTreeMap<u64, u64> = paths
+    // Each memory file may be alone in a file system of its own.
+    let by_file: BTreeMap<(u64, u64), u64> = paths
         .filter_map(|path| fs::metadata(path).ok())
-        .map(|metadata| (metadata.ino(), metadata.blocks() * 512))
+        .map(|metadata| ((metadata.dev(), metadata.ino()), metadata.blocks() * 512))
         .collect();
-    by_inode.values().sum()
+    by_file.values().sum()
 }
 
 /// A part of a process's memory that a file is mapped to (proc_pid_maps(5)).

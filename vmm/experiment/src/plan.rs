@@ -276,7 +276,7 @@ fn host(text: &HostText, run: InRun<'_>) -> Result<PlannedHost, Problem> {
     let change = HostChange {
         memory_bytes: None,
         sharing: run.get_if("sharing", &text.sharing)?,
-        large_pages: None,
+        large_pages: run.get_if("large_pages", &text.large_pages)?,
         scan: ScanChange {
             pass_s: run.get_if("pass_s", &scan.pass_s)?,
             vm_pages_per_s: run.get_if("vm_pages_per_s", &scan.vm_pages_per_s)?,
@@ -393,7 +393,7 @@ fn host_change(phase: &PhaseText, run: InRun<'_>) -> Result<HostChange, Problem>
     Ok(HostChange {
         memory_bytes: run.bytes_if("memory", &phase.memory)?,
         sharing: run.get_if("sharing", &phase.sharing)?,
-        large_pages: None,
+        large_pages: run.get_if("large_pages", &phase.large_pages)?,
         idle_tax_permille: run.get_if("idle_tax", &phase.idle_tax)?,
         sample_period_s: run.get_if("sample_period_s", &phase.sample_period_s)?,
         rebalance_interval_s: run.get_if("rebalance_interval_s", &phase.rebalance_interval_s)?,

@@ -202,6 +202,7 @@ impl Variation {
 pub(crate) struct HostText {
     pub(crate) memory: Setting<Size>,
     pub(crate) sharing: Option<Setting<bool>>,
+    pub(crate) large_pages: Option<Setting<bool>>,
     pub(crate) idle_tax: Option<Setting<TaxRate>>,
     pub(crate) sample_period_s: Option<Setting<u32>>,
     pub(crate) rebalance_interval_s: Option<Setting<u32>>,
@@ -288,6 +289,8 @@ pub(crate) struct PhaseText {
     pub(crate) memory: Option<Setting<Size>>,
     /// Whether the host shares equal pages.
     pub(crate) sharing: Option<Setting<bool>>,
+    /// Whether the host makes large pages.
+    pub(crate) large_pages: Option<Setting<bool>>,
     /// How long the host watches a sample.
     pub(crate) sample_period_s: Option<Setting<u32>>,
     /// How long the host's targets hold if nothing happens.
@@ -539,12 +542,13 @@ impl Scenario {
             || phase.stop;
         let for_host = phase.memory.is_some()
             || phase.sharing.is_some()
+            || phase.large_pages.is_some()
             || phase.sample_period_s.is_some()
             || phase.rebalance_interval_s.is_some();
         match &phase.vm {
             None if for_vm => Err(Problem::Shape("say which vm this happens to")),
             Some(_) if for_host => Err(Problem::Shape(
-                "memory, sharing, sample_period_s and rebalance_interval_s are the host's: leave vm out",
+                "memory, sharing, large_pages, sample_period_s and rebalance_interval_s are the host's: leave vm out",
             )),
             Some(name) => self.check_vm("vm", name.as_str()),
             None => Ok(()),

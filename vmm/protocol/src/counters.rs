@@ -170,6 +170,8 @@ pub struct LargePageCounters {
     pub broken_by_balloon: u64,
     /// Large pages broken to share a part.
     pub broken_by_sharing: u64,
+    /// Large pages broken to watch pages in them.
+    pub broken_by_sampling: u64,
     /// Large pages that the machine had no memory for in one piece.
     pub no_memory: u64,
     /// Large pages refused for other reasons, for a while: a page was being read or written.

@@ -159,6 +159,7 @@ fn counters(said: VmCounters) -> VmCounters {
             made: most(large.made),
             broken_by_balloon: most(large.broken_by_balloon),
             broken_by_sharing: most(large.broken_by_sharing),
+            broken_by_sampling: most(large.broken_by_sampling),
             no_memory: most(large.no_memory),
             refused: most(large.refused),
         },

@@ -7,7 +7,7 @@
 
 use crate::memory::MemoryError;
 use crate::memory::mapping::Addresses;
-use crate::memory::pagemap::Pagemap;
+use crate::memory::pagemap::{Pagemap, Touch};
 use crate::memory::ram::GuestRam;
 use crate::memory::userfault::{Protection, Userfault};
 use page::PAGE_BYTES;
@@ -113,6 +113,11 @@ impl Fence {
     /// Whether a block is mapped as one large page.
     pub(super) fn is_large(&self, block: &Addresses) -> bool {
         self.pagemap.is_large(block.clone()).unwrap_or(false)
+    }
+
+    /// Whether and how a page was touched since its mapping was dropped; none where the kernel does not tell.
+    pub(super) fn touch(&self, address: u64) -> Option<Touch> {
+        self.pagemap.touch(address).ok().flatten()
     }
 
     /// Has the tracker watch over memory that was mapped anew. What it does not watch counts as

@@ -17,17 +17,19 @@
 //!
 //! The kernel makes nothing large that is registered with a userfaultfd, but maps by 2 MiB what is large already. The
 //! tracker lets go of a block for as long as it takes. A sample watches single pages, whose block is left in small
-//! mappings until the next sample.
+//! mappings until all that is watched in it was written to: from then on there is nothing more to be seen, and what
+//! is used most is large again soonest. Where a page is left alone the block stays as it is until the next sample.
 
 use super::Agent;
 use crate::memory::mapping::{advise_large, collapse};
+use crate::memory::pagemap::Touch;
 use crate::memory::pages::runs;
 use page::PageCount;
 use policy::LargePages;
 use protocol::LargePageCounters;
 use rustix::io::Errno;
 use sharing::{BLOCK_PAGES, PageSet};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -43,6 +45,9 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const IDLE_PAUSE: Duration = Duration::from_secs(5);
 /// How long is waited when the machine had no memory in one piece, at first and at most.
 const NO_MEMORY_PAUSE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(64)];
+
+/// How long after a sample has begun its blocks are looked at, at first and at most: each time the double.
+const SAMPLE_PAUSE: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(4)];
 
 /// How long the kernel's thread may be at work on a block.
 const LATE_FILL: Duration = Duration::from_millis(100);
@@ -71,8 +76,11 @@ pub(super) struct LargeBlocks {
     order: LargePageOrder,
     /// Those of whole blocks alone.
     blocks: Vec<Block>,
-    /// In which a sample watches pages.
-    sampled: BTreeSet<usize>,
+    /// In which a sample watches pages: these.
+    sampled: BTreeMap<usize, Vec<u64>>,
+    /// When those are to be looked at, and how long after that again.
+    look_at_sampled: Option<Instant>,
+    sample_pause: Duration,
     /// The next block to look at.
     next: usize,
     /// Blocks looked at since one was changed.
@@ -97,7 +105,9 @@ impl LargeBlocks {
         Self {
             order: LargePageOrder::default(),
             blocks: vec![Block::default(); whole_blocks],
-            sampled: BTreeSet::new(),
+            sampled: BTreeMap::new(),
+            look_at_sampled: None,
+            sample_pause: SAMPLE_PAUSE[0],
             next: 0,
             unchanged: 0,
             due: None,
@@ -109,7 +119,8 @@ impl LargeBlocks {
 
     /// How long until blocks are to be looked at again, if ever.
     pub(super) fn time_left(&self) -> Option<Duration> {
-        let due = self.due.into_iter().chain(self.look_again).min()?;
+        let dues = [self.due, self.look_again, self.look_at_sampled];
+        let due = dues.into_iter().flatten().min()?;
         Some(due.saturating_duration_since(Instant::now()))
     }
 
@@ -146,6 +157,7 @@ impl Agent {
     pub(super) fn order_large_pages(&mut self, order: LargePageOrder) {
         self.large.order = order;
         self.balloon_changed();
+        self.look_at_sampled_later();
         match order.pages {
             LargePages::Off => self.large.due = None,
             LargePages::Full | LargePages::Fill => self.large.hurry(),
@@ -244,9 +256,12 @@ impl Agent {
     /// Those of these pages whose mappings were dropped are watched from now on, and those of the last sample no more.
     pub(super) fn watch_in_large_pages(&mut self, pages: &[u32], dropped: &PageSet) {
         self.large.sampled.clear();
+        self.large.sample_pause = SAMPLE_PAUSE[0];
         for page in dropped.iter().map(|place| u64::from(pages[place])) {
             let numbers = self.large.numbers(&(page..page + 1));
-            self.large.sampled.extend(numbers.clone());
+            for number in numbers.clone() {
+                self.large.sampled.entry(number).or_default().push(page);
+            }
             if numbers
                 .into_iter()
                 .any(|number| self.large.blocks[number].is_large)
@@ -255,10 +270,41 @@ impl Agent {
                 tracing::debug!("a sampled page may be mapped with its neighbours: {error}");
             }
         }
-        for number in self.large.sampled.clone() {
+        let numbers: Vec<usize> = self.large.sampled.keys().copied().collect();
+        for number in numbers {
+            self.large.counters.broken_by_sampling += u64::from(self.large.blocks[number].is_large);
             self.large.set_large(number, false);
         }
+        self.look_at_sampled_later();
         self.large.hurry();
+    }
+
+    fn look_at_sampled_later(&mut self) {
+        let makes_any = self.large.order.pages != LargePages::Off;
+        let is_needed = makes_any && !self.large.sampled.is_empty();
+        let pause = self.large.sample_pause;
+        self.large.look_at_sampled = is_needed.then(|| Instant::now() + pause);
+        self.large.sample_pause = (pause * 2).min(SAMPLE_PAUSE[1]);
+    }
+
+    /// Lets go of blocks in which there is nothing more to be seen.
+    fn look_at_sampled(&mut self) {
+        let is_done = |pages: &Vec<u64>| {
+            let mut touches = pages.iter().map(|&page| {
+                let address = self.ram.addresses(page..page + 1).start;
+                self.fence.touch(address)
+            });
+            touches.all(|touch| touch == Some(Touch::Written))
+        };
+        let done = |(&number, pages)| is_done(pages).then_some(number);
+        let done: Vec<usize> = self.large.sampled.iter().filter_map(done).collect();
+        for number in &done {
+            self.large.sampled.remove(number);
+        }
+        if !done.is_empty() {
+            self.large.hurry();
+        }
+        self.look_at_sampled_later();
     }
 
     /// Looks at some blocks, if it is time.
@@ -269,6 +315,9 @@ impl Agent {
             if let Err(error) = self.remove_popped() {
                 tracing::debug!("the balloon is not looked at: {error}");
             }
+        }
+        if self.large.look_at_sampled.is_some_and(|at| at <= begin) {
+            self.look_at_sampled();
         }
         if self.large.due.is_none_or(|due| due > begin) {
             return;
@@ -296,7 +345,7 @@ impl Agent {
             self.large.set_large(number, false);
             return None;
         }
-        if self.large.sampled.contains(&number) {
+        if self.large.sampled.contains_key(&number) {
             return None;
         }
         let pages = pages_of(number..number + 1);
