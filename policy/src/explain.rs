@@ -8,8 +8,9 @@ use crate::balloon::Ask;
 use crate::targets::{by_shares_alone, taxed};
 use crate::tax::{Taxed, tenths};
 use crate::{
-    ActiveSet, BalloonBound, BalloonHealth, MemoryState, Plan, SharesSpec, Snapshot, Stage, Step,
-    TaxRate, TouchLimit, VmSettings, VmSnapshot, Witness, admit_change, balloon, targets,
+    ActiveSet, BalloonBound, BalloonHealth, LargePages, MemoryState, Plan, SharesSpec, Snapshot,
+    Stage, Step, TaxRate, TouchLimit, VmSettings, VmSnapshot, Witness, admit_change, balloon,
+    targets,
 };
 use page::{PageCount, VmId, total};
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,12 @@ pub struct Explanation {
     /// Whether its guest has no driver for its balloon.
     #[serde(default)]
     pub has_no_driver: bool,
+    /// Which large pages it makes.
+    #[serde(default)]
+    pub large_pages: LargePages,
+    /// Why it makes no others.
+    #[serde(default)]
+    pub large_pages_because: LargePagesReason,
     /// What more memory would take, if that was asked.
     pub more: Option<More>,
 }
@@ -76,6 +83,19 @@ pub struct Explanation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct Price(pub u64);
+
+/// What decides which large pages a VM makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LargePagesReason {
+    /// An administrator wants none, of this VM or of all.
+    #[default]
+    Settings,
+    /// How short memory is.
+    State,
+    /// So much of what VMs may have by their settings is not there; zero where there is enough for all.
+    Lacking(PageCount),
+}
 
 /// A limit that decides on a target or on the way there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -163,6 +183,14 @@ pub fn explain(
         touch_limit: step.touch_limit,
         backed: vm.backed(),
         has_no_driver: vm.evidence.has_no_driver,
+        large_pages: plan.large_pages_of(&vm.settings),
+        large_pages_because: match snapshot.state {
+            _ if snapshot.small_pages_only || !vm.settings.large_pages => {
+                LargePagesReason::Settings
+            }
+            MemoryState::High => LargePagesReason::Lacking(snapshot.lacking()),
+            _ => LargePagesReason::State,
+        },
         more: more.map(|pages| what_it_takes(snapshot, index, step.target, pages)),
     })
 }
@@ -406,6 +434,7 @@ impl Explanation {
             self.state,
             meaning(self.state)
         )?;
+        self.write_large_pages(f)?;
         self.write_witness(f)?;
         self.write_balloon(f)?;
         self.more.map_or(Ok(()), |more| self.write_more(f, &more))
@@ -448,6 +477,27 @@ impl Explanation {
             }
         };
         Cow::Borrowed(sentence)
+    }
+
+    fn write_large_pages(&self, f: &mut String) -> fmt::Result {
+        let which = match self.large_pages {
+            LargePages::Fill => "All that it may touch is made large pages",
+            LargePages::Full => {
+                "Only what is there anyway is made large pages, and they are broken to share what is equal in them"
+            }
+            LargePages::Off => "No large pages are made of its memory",
+        };
+        write!(f, " {which}")?;
+        match self.large_pages_because {
+            LargePagesReason::Settings => write!(f, ", as was set."),
+            LargePagesReason::State => write!(f, ", for memory is {}.", self.state),
+            LargePagesReason::Lacking(PageCount::ZERO) => {
+                write!(f, ", for there is memory for all that VMs may have.")
+            }
+            LargePagesReason::Lacking(pages) => {
+                write!(f, ", for VMs may have {pages} more than there is.")
+            }
+        }
     }
 
     fn write_worth(&self, f: &mut String) -> fmt::Result {

@@ -180,6 +180,7 @@ pub(crate) fn senseless_settings() -> impl Strategy<Value = VmSettings> {
             max,
             shares,
             idle_tax: None,
+            large_pages: true,
         }
     })
 }

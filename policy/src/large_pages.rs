@@ -9,7 +9,7 @@
 //! ESX breaks large pages in state clear (ESX.md, "Large pages"). There a state falls where memory
 //! runs out; here targets keep it high by taking from VMs, so what they take counts too.
 
-use crate::{MemoryState, Snapshot};
+use crate::{MemoryState, Plan, Snapshot, VmSettings};
 use page::{PageCount, total};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -50,9 +50,21 @@ impl Snapshot {
 
     pub(crate) fn large_pages(&self) -> LargePages {
         match self.state {
+            _ if self.small_pages_only => LargePages::Off,
             MemoryState::High if self.lacking() == PageCount::ZERO => LargePages::Fill,
             MemoryState::High | MemoryState::Clear => LargePages::Full,
             MemoryState::Soft | MemoryState::Hard | MemoryState::Low => LargePages::Off,
+        }
+    }
+}
+
+impl Plan {
+    /// Which a VM with these settings makes.
+    #[must_use]
+    pub fn large_pages_of(&self, settings: &VmSettings) -> LargePages {
+        match settings.large_pages {
+            true => self.large_pages,
+            false => LargePages::Off,
         }
     }
 }
@@ -98,6 +110,20 @@ mod tests {
             LargePages::Fill,
             "it may not have more"
         );
+    }
+
+    #[test]
+    fn who_wants_none_gets_none() {
+        let mut snapshot = snapshot(300, &[100, 200]);
+        snapshot.vms[0].settings.large_pages = false;
+        let by_vm = |snapshot: &Snapshot| {
+            let plan = plan(snapshot);
+            let of = |vm: &VmSnapshot| plan.large_pages_of(&vm.settings);
+            snapshot.vms.iter().map(of).collect::<Vec<_>>()
+        };
+        assert_eq!(by_vm(&snapshot), [LargePages::Off, LargePages::Fill]);
+        snapshot.small_pages_only = true;
+        assert_eq!(by_vm(&snapshot), [LargePages::Off; 2]);
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub use balloon::BalloonBound;
 pub use balloon_settings::{BALLOON_LIMIT_PERCENT, BalloonRound, BalloonSettings};
 pub use balloon_watch::{BalloonHealth, BalloonWatch, STUCK_ROUNDS};
 pub use differences::differences;
-pub use explain::{Bound, Explanation, More, Price, explain};
+pub use explain::{Bound, Explanation, LargePagesReason, More, Price, explain};
 pub use fraction::{Fraction, Interval};
 pub use guest::{GuestFigures, Witness};
 pub use large_pages::LargePages;

@@ -23,6 +23,13 @@ pub struct VmSettings {
     /// Its own idle tax, instead of the host's.
     #[serde(default)]
     pub idle_tax: Option<TaxRate>,
+    /// Whether its memory is made large pages, where the host makes any.
+    #[serde(default = "yes")]
+    pub large_pages: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl VmSettings {
@@ -44,6 +51,7 @@ impl VmSettings {
             max,
             shares,
             idle_tax: None,
+            large_pages: true,
         };
         settings.check().map(|()| settings)
     }

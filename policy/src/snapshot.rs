@@ -38,6 +38,9 @@ pub struct Snapshot {
     /// How balloons are used. Where this is not said, they follow targets at once.
     #[serde(default)]
     pub balloon: Option<BalloonRound>,
+    /// Whether an administrator wants no large pages.
+    #[serde(default)]
+    pub small_pages_only: bool,
     /// Every admitted VM once, in any order.
     pub vms: Vec<VmSnapshot>,
 }

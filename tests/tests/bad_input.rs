@@ -307,7 +307,8 @@ fn an_image_that_is_not_raw_is_refused_with_the_command_that_makes_a_raw_one_of_
         assert_untouched(&host);
     }
     let _started = run(&format!("{disk},raw")).expect_success();
-    assert_eq!(host.vm("a")["disks"][0]["raw"], true);
+    // Its disks show when its process has answered.
+    wait_until("it shows", || host.vm("a")["disks"][0]["raw"] == true);
     assert!(host.ok(&["run", "--help"]).contains(",raw"));
     host.ok(&["stop", "a"]);
     fs::remove_file(path).expect("it was made above");
@@ -332,7 +333,9 @@ fn a_disk_has_one_vm_that_writes_it() {
     drop(host.run(&["stop", "a"]).expect_success());
     // The embedded guest has no driver for them and finds its balloon all the same.
     host.boot_vm("b", &["--memory", "64M", "--disk", &read_only]);
-    let vm = host.boot_vm("c", &["--memory", "64M", "--disk", &read_only]);
+    host.boot_vm("c", &["--memory", "64M", "--disk", &read_only]);
+    wait_until("its disk shows", || !host.vm("c")["disks"][0].is_null());
+    let vm = host.vm("c");
     assert_eq!(vm["disks"][0]["path"], disk.as_str(), "{vm:#}");
     assert_eq!(vm["disks"][0]["read_only"], true, "{vm:#}");
     assert_eq!(number(&vm, "/disks/0/size_bytes"), 4096);

@@ -4,7 +4,7 @@
 //! The embedded guest has no driver for them. What goes through a card is tested beside the device,
 //! on a tap of the kernel.
 
-use tests::{TestHost, Value, text, vms};
+use tests::{TestHost, Value, text, vms, wait_until};
 
 fn net(tap: &str) -> [&str; 5] {
     ["run", "--memory", "32M", "--net", tap]
@@ -21,7 +21,12 @@ fn a_vm_has_the_cards_that_were_asked_for_each_with_an_address_of_its_own() {
     let host = TestHost::start_with_taps("256M");
     let words = ["--memory", "32M", "--net", "tap=tap0,rate=1M"];
     let more = ["--net", "tap=tap1,mac=52:54:00:12:34:56"];
-    let vm = host.start_vm("a", &[&words[..], &more].concat());
+    let start = |words: &[&str]| {
+        host.start_vm("a", words);
+        wait_until("its cards show", || !host.vm("a")["nets"][0].is_null());
+        host.vm("a")
+    };
+    let vm = start(&[&words[..], &more].concat());
     assert_eq!(text(&vm, "/nets/0/tap"), "tap0");
     assert_eq!(
         vm.pointer("/nets/0/bytes_per_s"),
@@ -32,7 +37,7 @@ fn a_vm_has_the_cards_that_were_asked_for_each_with_an_address_of_its_own() {
     let first = u8::from_str_radix(&address[..2], 16).expect("two digits");
     assert_eq!(first & 3, 2, "{address} is of one station, and local");
     host.ok(&["stop", "a"]);
-    let again = host.start_vm("a", &["--memory", "32M", "--net", "tap=tap0"]);
+    let again = start(&["--memory", "32M", "--net", "tap=tap0"]);
     assert_eq!(text(&again, "/nets/0/mac"), address, "the name decides it");
     assert!(host.ok(&["stats", "a"]).contains("tap0"));
 }

@@ -2,6 +2,7 @@
 //! it is spelled, and nobody else can put anything there.
 
 use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -330,6 +331,44 @@ fn a_folder_in_the_runtime_folder_is_used_only_if_it_is_ours_alone() {
         done.expect_failure(1, &["run/ballonet", "not safe", "user 0's", "--socket"]);
     }
     fs::remove_dir_all(&runtime_dir).expect("it is ours");
+}
+
+/// A user without rights cannot mount, so what the machine's setting costs is said, with the command that changes it.
+#[test]
+fn a_host_says_what_keeps_it_from_large_pages() {
+    let setting = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+    let is_heeded = fs::read_to_string(setting).is_ok_and(|text| text.contains("[advise]"));
+    let place = Place::new();
+    let_everybody_in(&place);
+    let words = ["host", "--memory", "64M"];
+    let mut command = command_of_nobody(&place, None, &words);
+    let mut host = command
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it can be run");
+    let log = BufReader::new(host.stderr.take().expect("it is piped"));
+    let mut told = Vec::new();
+    for line in log.lines() {
+        let line = line.expect("it is text");
+        let is_last = line.contains(setting) || line.contains("ended");
+        // It says so after this, or not at all.
+        if line.contains("serving") && is_heeded {
+            process::signal(host.id(), Signal::TERM);
+        }
+        told.push(line);
+        if is_last {
+            break;
+        }
+    }
+    let told = told.join("\n");
+    assert_eq!(told.contains(setting), !is_heeded, "{told}");
+    if !is_heeded {
+        process::signal(host.id(), Signal::TERM);
+    }
+    assert!(host.wait().expect("it is a child").success());
+    drop(fs::remove_dir_all(
+        place.temporary_folder().join(format!("ballonet-{NOBODY}")),
+    ));
 }
 
 #[test]

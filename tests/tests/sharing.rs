@@ -149,6 +149,42 @@ fn clones_whose_equal_pages_lie_elsewhere_in_each_save_as_much() {
     nearly_all_is_saved_and_stays_so("shuffle=1");
 }
 
+/// They are broken where that brings something, and only once memory is short.
+#[test]
+fn clones_with_large_pages_save_as_much_once_memory_is_short() {
+    let host = sharing_host("2G");
+    host.ok(&["set", "host", "large-pages=on"]);
+    for name in CLONES {
+        boot(&host, name, "256M", Some("g"), "clone:rewrite=0,shuffle=0");
+        wait_until_held(&host, name, 248 * MIB);
+    }
+    let pids = pids(&host, &CLONES);
+    let guests = Measured { host, pids };
+    guests.wait_for_passes(2);
+    let broken = |what: &str| -> u64 {
+        let overview = guests.host.overview();
+        let pointer = format!("/counters/large/{what}");
+        vms(&overview).iter().map(|vm| number(vm, &pointer)).sum()
+    };
+    let (made, early) = (broken("made"), broken("broken_by_sharing"));
+    // One may become large between a look at it and what follows.
+    assert!(
+        early * 50 <= made,
+        "there is enough for all: {early} of {made}"
+    );
+    guests.host.ok(&["set", "host", "memory=1000M"]);
+    wait_until_at_least("nearly all is saved", LEAST_SAVED, || {
+        guests.saved_permille(guests.settled())
+    });
+    // As long as the machine had any in one piece.
+    assert!(made == 0 || broken("broken_by_sharing") > early);
+    for name in CLONES {
+        check_bytes(&mut guests.host.console(name));
+    }
+    check_sums(&guests.host.overview());
+    clean_audit(&guests.host);
+}
+
 /// All five write the same contents, and each has many pages that equal its own others.
 #[test]
 fn vms_of_different_trust_groups_and_of_none_never_map_one_frame() {

@@ -4,7 +4,7 @@ use rustix::fs::{SeekFrom, ftruncate};
 use std::fs::File;
 use tests::process;
 use tests::{
-    MIB, TestHost, number, states_total, text, wait_for, wait_until, wait_until_at_least,
+    MIB, TestHost, number, states_total, text, vms, wait_for, wait_until, wait_until_at_least,
     wait_until_at_most,
 };
 
@@ -77,8 +77,9 @@ fn a_vm_process_holds_write_protection_over_all_of_its_memory() {
 }
 
 #[test]
-fn nobody_can_resize_a_running_vms_memory_file() {
+fn nobody_can_resize_a_running_vms_memory_file_of_small_pages() {
     let host = TestHost::start("256M");
+    host.ok(&["set", "host", "large-pages=off"]);
     host.boot_vm("a", &["--memory", "64M"]);
     let path = process::memory_file(host.pid("a"));
     let file = File::options()
@@ -88,6 +89,32 @@ fn nobody_can_resize_a_running_vms_memory_file() {
     assert!(ftruncate(&file, 0).is_err());
     assert!(ftruncate(&file, 128 * MIB).is_err());
     assert_eq!(file.metadata().expect("it is open").len(), 64 * MIB);
+}
+
+/// One of large pages cannot be sealed. Only a VM's own process and root have it.
+#[test]
+fn a_memory_file_that_is_cut_ends_its_vm_alone() {
+    let host = TestHost::start("256M");
+    for name in ["a", "b"] {
+        let words = ["--memory", "64M", "--workload", "verify:rate=0"];
+        host.boot_vm(name, &words);
+    }
+    let file = File::options()
+        .write(true)
+        .open(process::memory_file(host.pid("a")))
+        .expect("root may open it");
+    if ftruncate(&file, 4096).is_err() {
+        println!("this machine has no file system for large pages: it is sealed");
+        return;
+    }
+    wait_until("it ends", || {
+        vms(&host.overview()).iter().all(|vm| vm["name"] != "a")
+    });
+    let mut console = host.console("b");
+    let before = number(&console.report(), "/checks");
+    console.wait_for_checks(before + 1000);
+    host.boot_vm("c", &["--memory", "64M"]);
+    assert_eq!(host.json(&["audit"])["disagreements"], 0);
 }
 
 #[test]

@@ -25,6 +25,9 @@ pub struct VmChange {
     /// What its idle memory is taxed.
     #[serde(default)]
     pub idle_tax: Option<VmIdleTax>,
+    /// Whether its memory is made large pages, where the host makes any.
+    #[serde(default)]
+    pub large_pages: Option<bool>,
 }
 
 /// What idle memory of a VM is taxed.
@@ -111,9 +114,10 @@ pub fn parse_vm_change(words: &[String]) -> Result<VmChange, String> {
                     _ => VmIdleTax::Permille(parse_tax(value)?),
                 });
             }
+            "large-pages" => change.large_pages = Some(parse_switch(key, value)?),
             _ => {
                 return Err(format!(
-                    "'{key}' cannot be set on a VM: set min, max, shares or idle-tax"
+                    "'{key}' cannot be set on a VM: set min, max, shares, idle-tax or large-pages"
                 ));
             }
         }

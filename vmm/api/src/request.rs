@@ -40,6 +40,9 @@ pub struct RunRequest {
     /// What its idle memory is taxed, in thousandths, instead of as that of all VMs of the host.
     #[serde(default)]
     pub idle_tax_permille: Option<TaxRate>,
+    /// Whether its memory is made large pages, where the host makes any; it is if nothing is said.
+    #[serde(default)]
+    pub large_pages: Option<bool>,
     /// For how many seconds it may wait to be admitted. It is refused at once if none are given.
     #[serde(default)]
     pub wait_s: Option<u64>,

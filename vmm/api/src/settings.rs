@@ -62,7 +62,7 @@ impl HostSettings {
         Self {
             budget,
             sharing: true,
-            large_pages: false,
+            large_pages: true,
             rates: RateSettings::default(),
             scan_priority: ScanPriority::default(),
             idle_tax: TaxRate::default(),

@@ -114,10 +114,9 @@ impl Ours {
         let conditions = Conditions {
             pace: Pace::GoOn,
             pressure: Pressure::Short,
-            breaks_large: true,
             free: PageCount::ZERO,
             reserve: PageCount::ZERO,
-            anonymous: Vec::new(),
+            vms: Vec::new(),
         };
         self.sharing()?.adapt(conditions);
         Ok(())

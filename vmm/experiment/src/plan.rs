@@ -414,6 +414,7 @@ fn order(phase: &PhaseText, run: InRun<'_>) -> Result<Order, Problem> {
             max_bytes: run.bytes_if("max", &phase.max)?,
             shares: run.get_if("shares", &phase.shares)?,
             idle_tax: idle_tax.map(VmIdleTax::Permille),
+            large_pages: None,
         },
         hold: run.pages_if("hold", &phase.hold)?,
         stop: phase.stop,

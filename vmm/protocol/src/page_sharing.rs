@@ -88,7 +88,20 @@ pub enum FromAgent {
     Synced {
         /// Which.
         number: u64,
+        /// How the agent's own books stand.
+        table: TableCheck,
     },
+}
+
+/// What an agent finds when it compares its table of pages with the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableCheck {
+    /// Pages that are mapped by large pages.
+    pub large: PageCount,
+    /// Pages that are elsewhere than the table says.
+    pub wrong: PageCount,
+    /// The first of them, by its place in the memory file.
+    pub first_wrong: Option<u64>,
 }
 
 impl From<&Request> for BlockRequest {
@@ -195,7 +208,14 @@ impl FromAgent {
                 put_set(&mut bytes, dropped);
                 bytes
             }
-            Self::Synced { number } => numbered(SYNCED, *number),
+            Self::Synced { number, table } => {
+                let mut bytes = numbered(SYNCED, *number);
+                let first = table.first_wrong.unwrap_or(u64::MAX);
+                for number in [table.large.0, table.wrong.0, first] {
+                    bytes.extend(number.to_le_bytes());
+                }
+                bytes
+            }
         }
     }
 
@@ -226,7 +246,14 @@ impl FromAgent {
                 number,
                 dropped: cursor.set()?,
             },
-            SYNCED => Self::Synced { number },
+            SYNCED => Self::Synced {
+                number,
+                table: TableCheck {
+                    large: PageCount(cursor.u64()?),
+                    wrong: PageCount(cursor.u64()?),
+                    first_wrong: Some(cursor.u64()?).filter(|&page| page != u64::MAX),
+                },
+            },
             _ => return None,
         };
         cursor.0.is_empty().then_some(message)
@@ -417,7 +444,8 @@ mod tests {
 
         #[test]
         fn a_sample_and_its_answer_arrive_as_they_were_sent(
-            number: u64, pages in prop::collection::vec(any::<u32>(), 0..=MOST_SAMPLED), dropped in set()
+            number: u64, pages in prop::collection::vec(any::<u32>(), 0..=MOST_SAMPLED), dropped in set(),
+            large: u64, wrong: u64, first_wrong in prop::option::of(0..u64::MAX)
         ) {
             let message = ToAgent::Sample { number, pages };
             let bytes = message.encode();
@@ -426,7 +454,8 @@ mod tests {
             let answer = FromAgent::Sampled { number, dropped };
             prop_assert!(answer.encode().len() <= LARGEST_ANSWER);
             prop_assert_eq!(FromAgent::decode(&answer.encode()), Some(answer));
-            let (sync, synced) = (ToAgent::Sync { number }, FromAgent::Synced { number });
+            let table = TableCheck { large: PageCount(large), wrong: PageCount(wrong), first_wrong };
+            let (sync, synced) = (ToAgent::Sync { number }, FromAgent::Synced { number, table });
             prop_assert_eq!(ToAgent::decode(&sync.encode()), Some(sync));
             prop_assert_eq!(FromAgent::decode(&synced.encode()), Some(synced));
         }

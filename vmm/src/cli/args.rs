@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use super::host_args::HostArgs;
+use super::host_args::{HostArgs, typed_switch};
 use crate::host::runtime_dir::{SOCKET_VARIABLE, default_socket};
 use api::NetRequest;
 use clap::{Parser, Subcommand, ValueHint};
@@ -60,13 +60,13 @@ pub(super) enum Command {
     Top(TopArgs),
     /// Change a VM's claims on memory, or the host's memory and page sharing.
     #[command(
-        after_help = "Examples:\n  ballonet set db shares=high min=1G\n  ballonet set db shares=4000 max=2G\n  ballonet set host memory=8G\n  ballonet set host sharing=off              bring home what is shared\n  ballonet set host large-pages=on\n  ballonet set host idle-tax=75 sample-period=30 rebalance-interval=15\n  ballonet set db idle-tax=0                 its idle memory is not taxed; idle-tax=host undoes that\n  ballonet set host scan-pass=60 scan-vm=20000 scan-host=50000 scan-core=50"
+        after_help = "Examples:\n  ballonet set db shares=high min=1G\n  ballonet set db shares=4000 max=2G\n  ballonet set host memory=8G\n  ballonet set host sharing=off              bring home what is shared\n  ballonet set host large-pages=on\n  ballonet set host idle-tax=75 sample-period=30 rebalance-interval=15\n  ballonet set db idle-tax=0                 its idle memory is not taxed; idle-tax=host undoes that\n  ballonet set db large-pages=off            so that its equal pages are shared while memory is plentiful\n  ballonet set host scan-pass=60 scan-vm=20000 scan-host=50000 scan-core=50"
     )]
     Set {
         /// A VM's name, or `host`.
         #[arg(value_name = "NAME")]
         target: Target,
-        /// For a VM min=SIZE, max=SIZE, shares=low|normal|high|N, idle-tax=PERCENT|host; for the host
+        /// For a VM min=SIZE, max=SIZE, shares=low|normal|high|N, idle-tax=PERCENT|host, large-pages=on|off; for the host
         /// memory=SIZE, sharing=on|off, large-pages=on|off, idle-tax=PERCENT, sample-period=SECONDS, rebalance-interval=SECONDS,
         /// scan-pass=SECONDS, scan-vm=PAGES/S, scan-host=PAGES/S, scan-core=PERCENT, scan-priority=idle|normal.
         #[arg(required = true, value_name = "KEY=VALUE")]
@@ -271,6 +271,9 @@ pub(super) struct RunArgs {
     /// What its idle memory is taxed, below 100 %; as that of all VMs if none is given.
     #[arg(long, value_name = "PERCENT")]
     pub(super) idle_tax: Option<TaxRate>,
+    /// Whether its memory is made large pages (2 MiB), where the host makes any: on, as without this, or off.
+    #[arg(long, value_name = "on|off", value_parser = typed_switch)]
+    pub(super) large_pages: Option<bool>,
     /// Wait until it can be admitted, for so many seconds or a day, instead of being refused.
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "86400")]
     pub(super) wait: Option<u64>,

@@ -5,6 +5,7 @@ use super::http::HttpAddress;
 use crate::host::rotating::RotatingFile;
 use crate::host::runtime_dir::{Claim, PlaceError};
 use crate::host::{HostOptions, HttpOptions, MachineMemory, serve};
+use crate::memory::large_page_hindrance;
 use crate::signals::{ENDING, harmless, not_ignored};
 use anyhow::{Context, Result, bail};
 use page::PageCount;
@@ -55,7 +56,7 @@ async fn serve_as_told(
     let default = HostOptions::new(default_budget()?);
     let settings = default.settings.with(&file.change())?;
     let settings = settings.with(&args.change())?;
-    let budget = settings.budget;
+    let (budget, makes_large_pages) = (settings.budget, settings.large_pages);
     let options = HostOptions {
         settings,
         interval: args
@@ -68,6 +69,9 @@ async fn serve_as_told(
     let socket = claim.place().socket();
     let ready = |_: &_| {
         tracing::info!("serving {} with a budget of {budget}", socket.display());
+        if makes_large_pages && let Some(hindrance) = large_page_hindrance() {
+            tracing::info!("{hindrance}");
+        }
         if args.background {
             leave_terminal();
         }

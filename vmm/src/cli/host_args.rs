@@ -37,8 +37,8 @@ pub(super) struct HostArgs {
     #[arg(long, value_name = "on|off", value_parser = typed_switch)]
     #[serde(deserialize_with = "switch")]
     sharing: Option<bool>,
-    /// Whether guests' memory is made large pages (2 MiB), as long as there is enough for all: on, or off as without
-    /// this.
+    /// Whether guests' memory is made large pages (2 MiB), as long as there is enough for all: on, as without this,
+    /// or off.
     #[arg(long, value_name = "on|off", value_parser = typed_switch)]
     #[serde(deserialize_with = "switch")]
     large_pages: Option<bool>,
@@ -161,7 +161,7 @@ impl HostArgs {
     }
 }
 
-fn typed_switch(text: &str) -> Result<bool, String> {
+pub(super) fn typed_switch(text: &str) -> Result<bool, String> {
     on_or_off(text).ok_or_else(|| "write on or off".into())
 }
 

@@ -44,6 +44,7 @@ fn request(args: RunArgs) -> Result<RunRequest> {
         max_bytes: args.max.map(|size| size.0.bytes()),
         shares: Some(args.shares),
         idle_tax_permille: args.idle_tax,
+        large_pages: args.large_pages,
         wait_s: args.wait,
         trust_group: args.trust_group,
         kernel: args.kernel.map(absolute).transpose()?,

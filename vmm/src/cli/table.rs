@@ -133,8 +133,13 @@ pub(super) fn audit(audit: &Audit) -> String {
         _ => format!("{} of {} VMs compared", audit.vms, audit.vms + missed),
     };
     let mut text = format!(
-        "{compared}, {} pages mapped from the store, {} of them broken, {} frames, {} memory areas: {} disagreements\n",
-        audit.mapped_pages, audit.anonymous_pages, audit.frames, audit.areas, audit.disagreements,
+        "{compared}, {} pages mapped from the store, {} of them broken, {} frames, {} pages mapped large, {} memory areas: {} disagreements\n",
+        audit.mapped_pages,
+        audit.anonymous_pages,
+        audit.frames,
+        audit.large_pages,
+        audit.areas,
+        audit.disagreements,
     );
     for what in &audit.told {
         text.push_str(&format!("  {what}\n"));
@@ -198,6 +203,7 @@ pub(super) fn vm(vm: &VmView) -> String {
         ),
         ("pages", pages(vm)),
         ("sharing", vm_sharing(&vm.sharing)),
+        ("large pages", large_pages(vm)),
         ("balloon", balloon(vm)),
         ("balloon traffic", traffic(vm)),
         ("limit", limit(vm)),
@@ -222,6 +228,24 @@ pub(super) fn vm(vm: &VmView) -> String {
         text.push_str(&format!("  {name:<16} {value}\n"));
     }
     text
+}
+
+fn large_pages(vm: &VmView) -> String {
+    let large = &vm.counters.large;
+    let off = match vm.large_pages {
+        true => "",
+        false => "off for this VM; ",
+    };
+    format!(
+        "{off}{} mapped by them; {} made; broken: {} by its balloon, {} to share, {} to watch pages; not to be had: {} for want of memory in one piece, {} for now",
+        with_unit(large.mapped.bytes()),
+        large.made,
+        large.broken_by_balloon,
+        large.broken_by_sharing,
+        large.broken_by_sampling,
+        large.no_memory,
+        large.refused,
+    )
 }
 
 fn limit(vm: &VmView) -> String {

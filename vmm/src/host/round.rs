@@ -4,12 +4,12 @@ use super::Host;
 use super::recording::Decision;
 use super::state::State;
 use crate::host::sharing::account::{MemoryRound, VmRound};
-use crate::host::sharing::{Conditions as SharingConditions, PageSharing};
+use crate::host::sharing::{Conditions as SharingConditions, PageSharing, VmConditions};
 use crate::host::vm::sampling::Conditions;
 use crate::host::vm::{Life, Vm};
 use ::sharing::Pressure;
 use page::PageCount;
-use policy::{LargePages, Plan, Step};
+use policy::{Plan, Step};
 use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -126,23 +126,19 @@ impl State {
             true => Pressure::Short,
             false => Pressure::Plenty,
         };
-        let processes = self.durable.vms.iter();
+        let vms = self.durable.vms.iter();
+        let vms = vms.map(|(&id, vm)| VmConditions {
+            id,
+            anonymous: vm.seen.used.anonymous,
+            kept: vm.kept_blocks(),
+        });
         SharingConditions {
             pace: self.account.reserve.pace,
             pressure,
-            breaks_large: self.breaks_large_pages(),
             free: self.durable.settings.budget.saturating_sub(self.used),
             reserve: self.account.reserve.keep_free,
-            anonymous: processes
-                .map(|(&id, vm)| (id, vm.seen.used.anonymous))
-                .collect(),
+            vms: vms.collect(),
         }
-    }
-
-    fn breaks_large_pages(&self) -> bool {
-        let plan = self.decision.as_ref().map(|decision| &decision.plan);
-        !self.durable.settings.large_pages
-            || plan.is_none_or(|plan| plan.large_pages.are_broken_to_share())
     }
 
     pub(super) fn watch_devices(&mut self) {
@@ -221,10 +217,7 @@ impl State {
                 continue;
             };
             vm.target = *target;
-            vm.set_large_pages(match self.durable.settings.large_pages {
-                true => plan.large_pages,
-                false => LargePages::Off,
-            });
+            vm.set_large_pages(plan.large_pages_of(&vm.config.settings));
             let waits_on = matches!(vm.life, Life::Waiting(_)) && *grant == PageCount::ZERO;
             if !waits_on {
                 vm.grant(*grant);

@@ -16,6 +16,7 @@ pub(super) fn of_vm(request: &RunRequest, machine: PageCount) -> Result<VmSettin
     let shares = request.shares.unwrap_or(SharesSpec::Normal);
     Ok(VmSettings {
         idle_tax: request.idle_tax_permille,
+        large_pages: request.large_pages.unwrap_or(true),
         ..VmSettings::new(size, min, max, shares)?
     })
 }
@@ -32,6 +33,7 @@ pub(super) fn of_vm_with(old: &VmSettings, change: &VmChange) -> Result<VmSettin
             Some(VmIdleTax::Host) => None,
             Some(VmIdleTax::Permille(rate)) => Some(rate),
         },
+        large_pages: change.large_pages.unwrap_or(old.large_pages),
     };
     settings.check()?;
     Ok(settings)

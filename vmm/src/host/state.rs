@@ -166,6 +166,7 @@ impl State {
                 settings: BalloonSettings::default(),
                 elapsed_ms: u64::try_from(self.planned.elapsed().as_millis()).unwrap_or(u64::MAX),
             }),
+            small_pages_only: !self.durable.settings.large_pages,
             vms: self.durable.vms.values().map(Vm::snapshot).collect(),
         }
     }

@@ -5,8 +5,9 @@
 //! kernel's own mount, where `memfd_create` makes its files. A mount of one's own has one of its own, and this one
 //! is in no namespace: nobody finds it, and it ends with its last file.
 //!
-//! What it takes is the right to mount, and a machine that does not forbid large pages by `deny`. Whoever lacks either
-//! has small pages that the agent makes large afterwards (`agent/large`).
+//! What it takes is the right to mount, and a machine that does not forbid large pages by `deny`. Who may not mount has
+//! files of the kernel's own mount: small pages that the agent makes large afterwards (`agent/large`), unless the
+//! machine's setting heeds advice.
 
 use rustix::fs::{AtFlags, Mode, OFlags, ftruncate, openat, unlinkat};
 use rustix::io::Errno;
@@ -16,16 +17,73 @@ use rustix::mount::{
 };
 use std::fs::File;
 
-/// Takes no notice of what is advised, whatever a mount says.
-const DENIED: &str = "[deny]";
 const SETTING: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+
+/// The machine's setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Setting {
+    /// This kernel has no large pages for files.
+    Missing,
+    /// None for anybody, whatever a mount says.
+    Denied,
+    /// None for files of the kernel's own mount, at their first touch.
+    Never,
+    /// Where it is advised, or everywhere.
+    Heeded,
+}
+
+impl Setting {
+    fn read() -> Self {
+        std::fs::read_to_string(SETTING).map_or(Self::Missing, |text| Self::parse(&text))
+    }
+
+    /// The word in brackets is the one that holds.
+    fn parse(text: &str) -> Self {
+        let word = text.split(['[', ']']).nth(1);
+        match word {
+            Some("deny") => Self::Denied,
+            Some("never") => Self::Never,
+            Some(_) => Self::Heeded,
+            None => Self::Missing,
+        }
+    }
+}
+
+/// Whether touches of files of the kernel's own mount make whole blocks where that is advised.
+pub(super) fn is_advice_heeded() -> bool {
+    Setting::read() == Setting::Heeded
+}
+
+/// What keeps this machine from making guest memory of large pages at its first touch, what that costs, and how it is
+/// changed. None where nothing does.
+#[must_use]
+pub fn hindrance() -> Option<String> {
+    let tried = memory_file("probe", 2 << 20).map(drop);
+    let setting = Setting::read();
+    match (setting, tried) {
+        (Setting::Missing, _) => Some(
+            "guest memory stays in pages of 4 KiB, which costs guests up to half of their random accesses: this \
+             kernel has no large pages for files (CONFIG_TRANSPARENT_HUGEPAGE)"
+                .into(),
+        ),
+        (Setting::Denied, _) => Some(format!(
+            "guest memory stays in pages of 4 KiB, which costs guests up to half of their random accesses: this \
+             machine denies large pages. To allow them, `echo never > {SETTING}`, and start VMs anew"
+        )),
+        (Setting::Heeded, _) | (_, Ok(())) => None,
+        (Setting::Never, Err(error)) => Some(format!(
+            "guest memory becomes large pages only some time after it was touched, for this user may not mount a \
+             file system for it ({error}). Run the host as root, or `echo advise > {SETTING}`, and start VMs anew"
+        )),
+    }
+}
 
 /// Makes one of so many bytes.
 ///
 /// # Errors
 /// When this process may not mount, or this kernel has no large pages for files.
 pub(super) fn memory_file(name: &str, bytes: u64) -> Result<File, Errno> {
-    if std::fs::read_to_string(SETTING).is_ok_and(|setting| setting.contains(DENIED)) {
+    if matches!(Setting::read(), Setting::Denied | Setting::Missing) {
         return Err(Errno::OPNOTSUPP);
     }
     let system = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -50,6 +108,31 @@ mod tests {
     use crate::memory::mapping::advise_large;
     use crate::memory::ram::allocated_pages;
     use page::PageCount;
+
+    #[test]
+    fn the_word_in_brackets_is_the_machines_setting() {
+        for (text, setting) in [
+            (
+                "always within_size advise [never] deny force\n",
+                Setting::Never,
+            ),
+            (
+                "always within_size [advise] never deny force\n",
+                Setting::Heeded,
+            ),
+            (
+                "[always] within_size advise never deny force\n",
+                Setting::Heeded,
+            ),
+            (
+                "always within_size advise never [deny] force\n",
+                Setting::Denied,
+            ),
+            ("", Setting::Missing),
+        ] {
+            assert_eq!(Setting::parse(text), setting, "{text}");
+        }
+    }
 
     /// Needs the right to mount, as the whole-guest tests do.
     #[test]

@@ -4,6 +4,7 @@
 //! nobody else, takes pages away from under it.
 
 pub mod agent;
+pub mod areas;
 mod error;
 mod large_file;
 mod mapping;
@@ -16,4 +17,5 @@ mod userfault;
 
 pub use agent::AgentHandle;
 pub use error::MemoryError;
+pub use large_file::hindrance as large_page_hindrance;
 pub use ram::GuestRam;

@@ -138,8 +138,12 @@ impl GuestRam {
     /// # Errors
     /// When the kernel refuses the memory file or the mapping.
     pub fn new(size: PageCount) -> Result<Self, MemoryError> {
+        Self::sealed(size, false)
+    }
+
+    fn sealed(size: PageCount, takes_advice: bool) -> Result<Self, MemoryError> {
         let file = sealed_memory_file(NAME, size.bytes()).map_err(MemoryError::MakeRam)?;
-        Self::of(file, size, false)
+        Self::of(file, size, takes_advice)
     }
 
     /// As [`Self::new`], of blocks that a touch makes whole where that is advised, if this process can have such.
@@ -150,8 +154,8 @@ impl GuestRam {
         match large_file::memory_file(NAME, size.bytes()) {
             Ok(file) => Self::of(file, size, true),
             Err(error) => {
-                tracing::debug!("first touches make small pages: {error}");
-                Self::new(size)
+                tracing::debug!("no file system for large pages: {error}");
+                Self::sealed(size, large_file::is_advice_heeded())
             }
         }
     }

@@ -91,6 +91,9 @@ pub struct VmView {
     /// Its own tax on idle memory, in thousandths.
     #[serde(default)]
     pub idle_tax_permille: Option<TaxRate>,
+    /// Whether its memory is made large pages, where the host makes any.
+    #[serde(default)]
+    pub large_pages: bool,
     /// How its balloon follows.
     #[serde(default)]
     pub balloon_health: Option<BalloonHealth>,

@@ -160,6 +160,7 @@ mod tests {
             },
             working_set: None,
             idle_tax_permille: None,
+            large_pages: true,
             balloon_health: None,
             touch_limit: None,
             blocked_permille: 0,

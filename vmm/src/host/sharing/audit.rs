@@ -5,7 +5,8 @@
 //! did before has been told; a doubt that the books still hold against after that is a disagreement.
 
 use super::vm::ScannedVm;
-use page::{Gfn, PAGE_BYTES, PAGE_SIZE, VmId};
+use crate::memory::areas::Area;
+use page::{Gfn, PAGE_SIZE, VmId};
 use serde::{Deserialize, Serialize};
 use sharing::{BLOCK_PAGES, Frame, Page, Sharing};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,9 @@ pub struct Audit {
     pub stored_frames: u64,
     /// Memory areas of all VM processes.
     pub areas: u64,
+    /// Guest pages that are mapped by large pages.
+    #[serde(default)]
+    pub large_pages: u64,
     /// How many things were not as the books say.
     pub disagreements: u64,
     /// The first of them, in words.
@@ -121,12 +125,6 @@ pub(super) fn walk(sharing: &Sharing, id: VmId, vm: &ScannedVm) -> Option<Walk> 
     })
 }
 
-impl Walk {
-    pub(super) fn has_doubts(&self) -> bool {
-        !self.doubts.is_empty()
-    }
-}
-
 /// An audit in the making.
 #[derive(Debug, Default)]
 pub(super) struct Auditor(Audit);
@@ -147,7 +145,15 @@ impl Auditor {
         audit.areas += walk.areas;
         audit.mapped_pages += walk.mapped_pages;
         audit.anonymous_pages += walk.anonymous_pages;
-        let name = &vm.name;
+        let (name, table) = (&vm.name, vm.table());
+        audit.large_pages += table.large.min(vm.size()).0;
+        if let Some(first) = table.first_wrong {
+            let wrong = table.wrong.min(vm.size());
+            audit.disagree(format!(
+                "{name}: by its own table {} pages are elsewhere than the kernel has them, the first is page {first}",
+                wrong.0
+            ));
+        }
         for doubt in &walk.doubts {
             // What the books have been told since explains what was found.
             if Belief::of(sharing, doubt.page) != doubt.believed {
@@ -192,14 +198,10 @@ fn mapped_frames(vm: &ScannedVm) -> Option<(u64, BTreeMap<u64, Frame>)> {
     let inode = vm.store.inode().ok()?;
     let text = fs::read_to_string(format!("/proc/{}/maps", vm.pid())).ok()?;
     let mut mapped = BTreeMap::new();
-    for line in text.lines() {
-        let Some(area) = Area::parse(line).filter(|area| area.inode == inode) else {
-            continue;
-        };
-        for address in (area.start..area.end).step_by(PAGE_BYTES) {
-            let frame = (area.offset + (address - area.start)) / PAGE_SIZE;
-            let frame = Frame(u32::try_from(frame).ok()?);
-            mapped.insert(vm.page_at(address)?, frame);
+    let areas = text.lines().filter_map(Area::parse);
+    for area in areas.filter(|area| area.inode == inode) {
+        for (address, frame) in area.pages() {
+            mapped.insert(vm.page_at(address)?, Frame(u32::try_from(frame).ok()?));
         }
     }
     Some((text.lines().count() as u64, mapped))
@@ -224,47 +226,4 @@ fn anonymous_pages(vm: &ScannedVm, mapped: &BTreeMap<u64, Frame>) -> Option<BTre
         scanned.ok()?;
     }
     Some(anonymous)
-}
-
-/// A line of `/proc/PID/maps` (proc_pid_maps(5)): `start-end perms offset dev inode path`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Area {
-    start: u64,
-    end: u64,
-    offset: u64,
-    inode: u64,
-}
-
-impl Area {
-    fn parse(line: &str) -> Option<Self> {
-        let mut words = line.split_ascii_whitespace();
-        let (start, end) = words.next()?.split_once('-')?;
-        let offset = words.nth(1)?;
-        let inode = words.nth(1)?;
-        Some(Self {
-            start: u64::from_str_radix(start, 16).ok()?,
-            end: u64::from_str_radix(end, 16).ok()?,
-            offset: u64::from_str_radix(offset, 16).ok()?,
-            inode: inode.parse().ok()?,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_of_maps_is_understood() {
-        let line =
-            "7f1c00200000-7f1c00400000 rw-p 00600000 00:01 1029  /memfd:ballonet-store (deleted)";
-        let area = Area {
-            start: 0x7f1c_0020_0000,
-            end: 0x7f1c_0040_0000,
-            offset: 0x60_0000,
-            inode: 1029,
-        };
-        assert_eq!(Area::parse(line), Some(area));
-        assert_eq!(Area::parse("nonsense"), None);
-    }
 }

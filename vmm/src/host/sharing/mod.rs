@@ -60,14 +60,35 @@ pub struct Conditions {
     pub pace: Pace,
     /// Whether memory is short.
     pub pressure: Pressure,
-    /// Whether large pages are broken to share a part of them.
-    pub breaks_large: bool,
     /// What no VM uses.
     pub free: PageCount,
     /// What of that shared pages may take at any time, by being broken.
     pub reserve: PageCount,
-    /// Anonymous pages of the VMs' processes, by the kernel.
-    pub anonymous: Vec<(VmId, PageCount)>,
+    /// How things stand with each VM.
+    pub vms: Vec<VmConditions>,
+}
+
+/// How things stand with a VM.
+#[derive(Clone, Copy, Debug)]
+pub struct VmConditions {
+    /// Which.
+    pub id: VmId,
+    /// Anonymous pages of its process, by the kernel.
+    pub anonymous: PageCount,
+    /// Its blocks that are not shared in.
+    pub kept: KeptBlocks,
+}
+
+/// Blocks that are left alone, for what could be shared of them is worth less than that they are large.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeptBlocks {
+    /// None.
+    #[default]
+    None,
+    /// Those that are large.
+    Large,
+    /// Those of which nothing is shared: if they are not large, they soon will be.
+    Whole,
 }
 
 /// What the scanner last said of itself.

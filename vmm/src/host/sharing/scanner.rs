@@ -63,7 +63,6 @@ pub(super) struct Scanner {
     direction: Direction,
     pace: Pace,
     pressure: Pressure,
-    breaks_large: bool,
     priority: ScanPriority,
     /// What may be used to bring shared pages home, in pages.
     free: PageCount,
@@ -122,7 +121,6 @@ impl Scanner {
             direction: Direction::Share,
             pace: Pace::GoOn,
             pressure: Pressure::Plenty,
-            breaks_large: true,
             priority: ScanPriority::Idle,
             free: PageCount::ZERO,
             reserve: PageCount::ZERO,
@@ -218,15 +216,14 @@ impl Scanner {
 
     fn adapt(&mut self, conditions: Conditions) {
         let Conditions { pace, pressure, .. } = conditions;
-        for (id, pages) in conditions.anonymous {
-            if let Some(vm) = self.registry.vms.get_mut(&id) {
-                vm.set_anonymous(pages);
+        for conditions in conditions.vms {
+            if let Some(vm) = self.registry.vms.get_mut(&conditions.id) {
+                vm.adapt(&conditions);
             }
         }
         let is_new = pressure != self.pressure;
         (self.pace, self.pressure) = (pace, pressure);
         (self.free, self.reserve) = (conditions.free, conditions.reserve);
-        self.breaks_large = conditions.breaks_large;
         if is_new {
             let now = self.now();
             self.schedule.set_pressure(pressure, now);
@@ -398,9 +395,9 @@ impl Scanner {
                 }
             }
             FromAgent::Unmapped(range) => self.sharing.unmapped(id, range),
-            FromAgent::Synced { number } => {
+            FromAgent::Synced { number, table } => {
                 if let Some(vm) = self.registry.vms.get_mut(&id) {
-                    vm.synced(number);
+                    vm.synced(number, table);
                 }
             }
             FromAgent::Sampled { number, dropped } => {
@@ -494,8 +491,8 @@ impl Scanner {
         let Some(vm) = self.registry.vms.get_mut(&block.vm) else {
             return 0;
         };
-        if !self.breaks_large && vm.is_large(block.number) {
-            // What it holds is worth less than that it is large. To arm it would break its mapping.
+        if vm.is_kept(block.number, || sharing.mapped(block)) {
+            // Not even looked at: to arm it would break its mapping.
             return 0;
         }
         let before = vm.figures;
@@ -691,7 +688,7 @@ impl Scanner {
             return Err("its agent has not answered a request");
         }
         let walk = walk(&self.sharing, id, vm).ok_or("its memory map cannot be read")?;
-        if walk.has_doubts() && !self.sync(id) {
+        if !self.sync(id) {
             return Err("its agent does not answer, or its process has ended");
         }
         Ok(walk)

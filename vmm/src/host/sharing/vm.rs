@@ -12,13 +12,14 @@ pub use sample::{SampleOrder, SampleReport};
 use super::super::drop_elsewhere::DropElsewhere;
 use super::super::rate_limit::RateLimit;
 use super::hash::PageHash;
+use super::{KeptBlocks, VmConditions};
 use crate::memory::MemoryError;
 use crate::memory::pagemap::Pagemap;
 use crate::memory::residency::FileResidency;
 use crate::memory::store::{Store, read_all};
 use breaks::Sweeps;
 use page::{PAGE_BYTES, PAGE_SIZE, PageCount, VmId};
-use protocol::page_sharing::{BlockRequest, FromAgent, SharingSocket, ToAgent};
+use protocol::page_sharing::{BlockRequest, FromAgent, SharingSocket, TableCheck, ToAgent};
 use protocol::{ChannelError, VmName};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
@@ -95,11 +96,13 @@ pub(super) struct ScannedVm {
     heard: Instant,
     /// The last [`ToAgent::Sync`] that was sent, and the last that was answered.
     syncs: (u64, u64),
+    table: TableCheck,
     /// By block: pages that are to be looked at whether the page tables say that they were written or not.
     unknown: Vec<PageSet>,
     /// The blocks that the agent was asked to change, and what was unknown of each before.
     asked: BTreeMap<u32, PageSet>,
     sample: Option<TouchSample>,
+    kept: KeptBlocks,
     sweeps: Sweeps,
     /// By block: pages that were alone with their frames when that was looked at last.
     lonely: BTreeMap<u32, PageSet>,
@@ -160,9 +163,11 @@ impl ScannedVm {
             pending: 0,
             heard: Instant::now(),
             syncs: (0, 0),
+            table: TableCheck::default(),
             unknown: vec![PageSet::ALL; blocks],
             asked: BTreeMap::new(),
             sample: None,
+            kept: KeptBlocks::None,
             sweeps: Sweeps::new(),
             lonely: BTreeMap::new(),
             lonely_looked: Instant::now(),
@@ -212,10 +217,23 @@ impl ScannedVm {
         start..start + (pages.end - pages.start) * PAGE_SIZE
     }
 
-    /// Whether a block is mapped as one large page.
-    pub(super) fn is_large(&self, number: u32) -> bool {
-        let addresses = self.addresses(&self.pages(number));
-        self.pagemap.is_large(addresses).unwrap_or(false)
+    /// Takes in how things stand with it.
+    pub(super) fn adapt(&mut self, conditions: &VmConditions) {
+        self.set_anonymous(conditions.anonymous);
+        self.kept = conditions.kept;
+    }
+
+    /// Whether a block is left alone. `mapped` says over which of its pages the store is mapped.
+    pub(super) fn is_kept(&self, number: u32, mapped: impl FnOnce() -> PageSet) -> bool {
+        let is_large = || {
+            let addresses = self.addresses(&self.pages(number));
+            self.pagemap.is_large(addresses).unwrap_or(false)
+        };
+        match self.kept {
+            KeptBlocks::None => false,
+            KeptBlocks::Large => is_large(),
+            KeptBlocks::Whole => mapped().is_empty() || is_large(),
+        }
     }
 
     /// Everything is to be read anew: more is worth sharing than was.
@@ -445,8 +463,14 @@ impl ScannedVm {
     }
 
     /// All that the agent did before this sync is known now.
-    pub(super) fn synced(&mut self, number: u64) {
+    pub(super) fn synced(&mut self, number: u64, table: TableCheck) {
         self.syncs.1 = number;
+        self.table = table;
+    }
+
+    /// How its agent's books stood at the last sync.
+    pub(super) fn table(&self) -> TableCheck {
+        self.table
     }
 
     pub(super) fn is_synced(&self) -> bool {

@@ -17,6 +17,7 @@ pub(super) use process::Running;
 use crate::host::claim::{Checked, Untrue};
 use crate::host::device_watch::DeviceWatch;
 use crate::host::kernel::VmUse;
+use crate::host::sharing::KeptBlocks;
 use crate::host::sharing::account::VmRound;
 use blocked::Blocked;
 use grant::Grant;
@@ -160,6 +161,20 @@ impl Vm {
         let is_new = pages != self.config.large_pages;
         if is_new && (!is_to_be_told || self.send(&ToVm::SetLargePages(pages))) {
             self.config.large_pages = pages;
+        }
+    }
+
+    /// Its blocks that sharing leaves alone. Where the machine has no large pages to give, those that are not large
+    /// are worth sharing in.
+    pub(super) fn kept_blocks(&self) -> KeptBlocks {
+        if self.config.large_pages.are_broken_to_share() {
+            return KeptBlocks::None;
+        }
+        let observation = self.seen.observation.as_ref();
+        let large = observation.map(|observation| observation.counters.large);
+        match large.unwrap_or_default() {
+            large if large.made == 0 && large.no_memory + large.refused > 0 => KeptBlocks::Large,
+            _ => KeptBlocks::Whole,
         }
     }
 

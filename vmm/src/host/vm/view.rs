@@ -48,6 +48,7 @@ impl Vm {
                 .sampling
                 .view(&self.states(), self.held(), self.seen.figures),
             idle_tax_permille: settings.idle_tax,
+            large_pages: settings.large_pages,
             balloon_health: running.map(|_| self.seen.balloon_watch.health()),
             touch_limit: self.config.touch_limit.map(TouchLimitView::from),
             blocked_permille: self.blocked_permille(),

@@ -11,6 +11,7 @@
 //! So it knows where each page is, and keeps the table of it (`memory/pages`).
 
 mod balloon;
+mod check;
 mod fence;
 mod large;
 mod sample;
@@ -384,7 +385,8 @@ impl Agent {
             }
             // Behind all that is to be said before it.
             Ok((ToAgent::Sync { number }, _)) => {
-                self.unsent.push_back(FromAgent::Synced { number });
+                let table = self.check_table();
+                self.unsent.push_back(FromAgent::Synced { number, table });
             }
             Err(ChannelError::Socket(Errno::AGAIN | Errno::INTR)) => {}
             Err(error) => {

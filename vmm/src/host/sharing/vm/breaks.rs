@@ -50,7 +50,7 @@ impl Sweeps {
 
 impl ScannedVm {
     /// What the kernel counted in the last round.
-    pub(in crate::host::sharing) fn set_anonymous(&mut self, pages: PageCount) {
+    pub(super) fn set_anonymous(&mut self, pages: PageCount) {
         self.sweeps.anonymous = pages;
     }
 

@@ -6,7 +6,7 @@ use crate::memory::pagemap::Pagemap;
 use crate::memory::store::Store;
 use page::{Gfn, GfnRange};
 use policy::LargePages;
-use protocol::page_sharing::{FromAgent, SharingSocket, ToAgent};
+use protocol::page_sharing::{FromAgent, SharingSocket, TableCheck, ToAgent};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustix::fd::AsFd;
@@ -80,6 +80,16 @@ impl Bench {
     fn sample(&self, pages: Vec<u32>) {
         let message = ToAgent::Sample { number: 1, pages };
         self.host.ask(&message, None).unwrap();
+    }
+
+    fn table(&self) -> TableCheck {
+        self.host.ask(&ToAgent::Sync { number: 1 }, None).unwrap();
+        loop {
+            match self.host.hear_agent() {
+                Ok(FromAgent::Synced { table, .. }) => return table,
+                _ => thread::yield_now(),
+            }
+        }
     }
 
     fn outcome(&mut self) -> Outcome {
@@ -265,10 +275,39 @@ fn pages_that_a_guest_gives_up_leave_the_store_and_the_host_is_told() {
         thread::yield_now();
     };
     assert_eq!(next(), FromAgent::Unmapped(range));
-    assert_eq!(next(), FromAgent::Synced { number: 9 });
+    let table = TableCheck::default();
+    assert_eq!(next(), FromAgent::Synced { number: 9, table });
     assert_eq!((bench.value(4), bench.value(5)), (0, 0));
     bench.write(4, 3);
     assert_eq!(bench.value(4), 3);
+}
+
+#[test]
+fn what_is_elsewhere_than_the_table_says_is_found() {
+    let mut bench = Bench::new();
+    bench.fill();
+    (0..8).for_each(|index| bench.write(index, (index + 1) % VALUES));
+    bench.ask(BlockRequest {
+        spans: vec![span(0, 8, 1, &[])],
+        ..request(0)
+    });
+    // A guest that writes to its pages, shared or given up, is where it may be.
+    bench.write(5, 9);
+    let given_up = GfnRange {
+        start: Gfn(600),
+        count: PageCount(3),
+    };
+    bench.agent.inflate(vec![given_up]);
+    bench.write(601, 9);
+    assert_eq!(bench.table(), TableCheck::default());
+    // Under a frame, where no page may be.
+    write_all(bench.ram.file(), &content(7), 3 * PAGE_SIZE).unwrap();
+    let wrong = TableCheck {
+        large: PageCount(0),
+        wrong: PageCount(1),
+        first_wrong: Some(3),
+    };
+    assert_eq!(bench.table(), wrong);
 }
 
 #[test]
@@ -552,6 +591,8 @@ fn lose_nothing(mut bench: Bench, also: impl Fn(&Bench, &mut StdRng)) {
         let ask = random_request(&mut random);
         bench.ask(ask);
         requests += 1;
+        let table = bench.table();
+        assert_eq!(table.wrong, PageCount(0), "{table:?}");
     }
     stop.store(true, Ordering::Relaxed);
     let writes = writer.join().unwrap();

@@ -1,0 +1,68 @@
+//! Compares the table of pages with the kernel: what is mapped over each page, what the memory file holds beneath,
+//! and which blocks are large.
+//!
+//! Only the agent changes these, so nothing can be late here. What the guest may do at any moment is left out: that it
+//! touches a page that it has given up is found and put right by the next count, and is no fault.
+
+use super::Agent;
+use super::fence::Fence;
+use super::share::Sharer;
+use crate::memory::areas::Area;
+use crate::memory::pages::Place;
+use crate::memory::ram::GuestRam;
+use page::{PAGE_SIZE, PageCount};
+use protocol::page_sharing::TableCheck;
+use sharing::{BLOCK_PAGES, Frame};
+use std::collections::BTreeMap;
+use std::fs;
+
+impl Agent {
+    /// Compares all pages.
+    pub(super) fn check_table(&self) -> TableCheck {
+        let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        check(&self.ram, &self.sharer, &self.fence, &maps)
+    }
+}
+
+fn check(ram: &GuestRam, sharer: &Sharer, fence: &Fence, maps: &str) -> TableCheck {
+    let size = ram.layout().size().0;
+    let mapped = mapped_frames(&ram.addresses(0..size), maps);
+    let mut check = TableCheck::default();
+    for start in (0..size).step_by(BLOCK_PAGES) {
+        let pages = start..(start + BLOCK_PAGES as u64).min(size);
+        let is_large = fence.is_large(&ram.addresses(pages.clone()));
+        if is_large {
+            check.large += PageCount(pages.end - pages.start);
+        }
+        // Where the kernel does not tell, nothing is said.
+        let held = sharer.held(pages.clone()).unwrap_or_default();
+        for (number, page) in pages.enumerate() {
+            let frame = match sharer.pages.place(page) {
+                Place::Shared(frame) => Some(frame),
+                Place::Own | Place::Ballooned => None,
+            };
+            let is_held = held.get(number).copied().unwrap_or(false);
+            let is_as_mapped = mapped.get(&page).copied() == frame;
+            let is_nowhere_else = frame.is_none() || !(is_held || is_large);
+            if !(is_as_mapped && is_nowhere_else) {
+                check.wrong += PageCount(1);
+                check.first_wrong.get_or_insert(page);
+            }
+        }
+    }
+    check
+}
+
+/// By page, what of the store is mapped there: the guest's own memory is mapped shared, and nothing else of it is.
+fn mapped_frames(ram: &std::ops::Range<u64>, maps: &str) -> BTreeMap<u64, Frame> {
+    let areas = maps.lines().filter_map(Area::parse);
+    let private = areas.filter(|area| area.is_private && ram.contains(&area.addresses.start));
+    let mut frames = BTreeMap::new();
+    for area in private {
+        for (address, frame) in area.pages() {
+            let page = (address - ram.start) / PAGE_SIZE;
+            frames.insert(page, Frame(u32::try_from(frame).unwrap_or(u32::MAX)));
+        }
+    }
+    frames
+}
