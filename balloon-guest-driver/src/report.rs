@@ -23,6 +23,8 @@ pub struct Report {
     pub pages_free: u32,
     /// Pages that the workload holds.
     pub held: u32,
+    /// How long after its start it held more than before for the last time.
+    pub grown_us: u64,
     /// The balloon's figures; zero without one.
     pub balloon: balloon::Figures,
     /// What workloads have done.
@@ -39,6 +41,7 @@ impl fmt::Display for Report {
             pages_total,
             pages_free,
             held,
+            grown_us,
             balloon,
             counters,
         } = self;
@@ -47,7 +50,7 @@ impl fmt::Display for Report {
             f,
             "report {{\"guest\":{guest},\"uptime_ms\":{uptime_ms},\"workload\":\"{workload}\""
         )?;
-        let figures: [(&str, u64); 29] = [
+        let figures: [(&str, u64); 30] = [
             ("cpus", u64::from(*cpus)),
             ("pages_total", u64::from(*pages_total)),
             ("pages_free", u64::from(*pages_free)),
@@ -61,6 +64,7 @@ impl fmt::Display for Report {
             ("errors", counters.errors),
             ("leaks", counters.leaks),
             ("held", u64::from(*held)),
+            ("grown_us", *grown_us),
             ("touches", counters.touches),
             ("touches_written", counters.touches_written),
             ("rewritten", counters.rewritten),
@@ -101,6 +105,7 @@ mod tests {
             pages_total: 10,
             pages_free: 4,
             held: 5,
+            grown_us: 6,
             balloon: balloon::Figures {
                 target: 1,
                 actual: 1,

@@ -203,6 +203,7 @@ fn what_vms_hold_is_what_the_kernel_counts_for_their_processes() {
         "clone:size=64M,zero=20,common=40",
     ];
     let fast = [
+        "large-pages=off",
         "scan-pass=1",
         "scan-vm=1000000",
         "scan-host=1000000",

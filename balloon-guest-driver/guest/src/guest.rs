@@ -38,6 +38,17 @@ pub(crate) struct Guest {
     at_start: Option<Spec>,
     editor: LineEditor,
     timer_at_us: Option<u64>,
+    growth: Growth,
+}
+
+/// How the running workload came to hold what it holds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Growth {
+    started_us: u64,
+    /// In pages.
+    held: u32,
+    /// How long after its start it held more than before for the last time.
+    grown_us: u64,
 }
 
 impl Guest {
@@ -60,6 +71,7 @@ impl Guest {
             at_start: Some(spec.unwrap_or(Spec::IDLE)),
             editor: LineEditor::new(),
             timer_at_us: None,
+            growth: Growth::default(),
         }
     }
 
@@ -115,6 +127,11 @@ impl Guest {
             Progress::Moving => self.resources.run_workload(SLICE_MOVING_US, None),
             _ => self.resources.run_workload(SLICE_US, Some(&self.lead)),
         };
+        let held = self.resources.workload.held();
+        if held > self.growth.held {
+            self.growth.held = held;
+            self.growth.grown_us = clock::now_us() - self.growth.started_us;
+        }
         if let Some(failure) = self.resources.workload.take_failure() {
             self.tell(format_args!("{failure}"));
         }
@@ -196,6 +213,10 @@ impl Guest {
 
     fn start(&mut self, spec: Spec) {
         self.at_start = None;
+        self.growth = Growth {
+            started_us: clock::now_us(),
+            ..Growth::default()
+        };
         if let Err(error) = self.resources.start(spec) {
             println!("error: {error}");
         }
@@ -230,6 +251,7 @@ impl Guest {
             pages_total: self.resources.frames.total(),
             pages_free: self.resources.frames.free_count(),
             held: workload.held(),
+            grown_us: self.growth.grown_us,
             balloon: self
                 .balloon
                 .as_ref()

@@ -78,6 +78,10 @@ impl Host {
     }
 
     pub(crate) fn vm(&self, bytes: u64, workload: &str) -> Result<Vm<'_>> {
+        self.vm_of(bytes, 1, workload)
+    }
+
+    pub(crate) fn vm_of(&self, bytes: u64, vcpus: u32, workload: &str) -> Result<Vm<'_>> {
         let name = self.new_name();
         let size = bytes.to_string();
         let json = self.call(&[
@@ -87,6 +91,8 @@ impl Host {
             &name,
             "--memory",
             &size,
+            "--vcpus",
+            &vcpus.to_string(),
             "--workload",
             workload,
         ])?;

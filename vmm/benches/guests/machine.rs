@@ -42,6 +42,25 @@ pub(crate) trait Machine {
         Ok(())
     }
 
+    /// Milliseconds, by the guest's clock, from the start of a workload until it holds so many bytes.
+    fn time_to_hold(&mut self, workload: &str, bytes: u64) -> Result<f64> {
+        let figure = |report: &Value, name: &str| {
+            let figure = report[name].as_f64();
+            figure.with_context(|| format!("report has no {name}"))
+        };
+        self.command(&format!("workload {workload}"))?;
+        let begin = Instant::now();
+        loop {
+            let report = self.report()?;
+            if figure(&report, "held")? * 4096.0 >= bytes as f64 {
+                return Ok(figure(&report, "grown_us")? / 1e3);
+            }
+            if begin.elapsed() > PATIENCE {
+                bail!("the guest did not touch {bytes} bytes in time: {report}");
+            }
+        }
+    }
+
     /// Moves the balloon to a new size; pages a second by the guest's clock.
     fn move_balloon(&mut self, bytes: u64) -> Result<f64> {
         self.set_balloon(bytes)?;

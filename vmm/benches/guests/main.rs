@@ -42,6 +42,8 @@ const SETTLING_TIME: Duration = Duration::from_secs(2);
 const TOUCHER_VM: u64 = 1024 * MIB;
 const TOUCHER: &str = "toucher:size=900M";
 const TOUCHED: u64 = 900 * MIB;
+/// One that writes as much once.
+const FILLER: &str = "clone:size=900M,zero=0,common=0,rewrite=0";
 const OFTEN: &str = "sample-period=2";
 const NEVER: &str = "sample-period=3600";
 
@@ -261,30 +263,49 @@ fn sampling(options: &Options) -> Result<Vec<Row>> {
     Ok(names.into_iter().zip(pairs).map(row).collect())
 }
 
-/// Touches a second of a guest with large pages, and of one without. Each has a machine to itself.
+/// Touches a second of a guest with large pages and of one without, and how long each takes to touch its memory for the
+/// first time. Each has a machine to itself.
 fn touches(options: &Options) -> Result<Vec<Row>> {
     let host = ballonet::Host::start()?;
-    let (mut ours, mut theirs): ([Samples; 2], Samples) = Default::default();
-    for _ in 0..options.rounds {
-        for (setting, samples) in ["large-pages=on", "large-pages=off"].iter().zip(&mut ours) {
-            host.set(&[setting])?;
-            // A VM begins with what the last plan says.
-            sleep(SETTLING_TIME);
-            samples.add(touches_once(&mut host.vm(TOUCHER_VM, TOUCHER)?)?);
+    let mut rows = Vec::new();
+    for vcpus in [1, 2] {
+        let (mut ours, mut theirs): ([[Samples; 2]; 2], [Samples; 2]) = Default::default();
+        for _ in 0..options.rounds {
+            for (setting, samples) in ["large-pages=on", "large-pages=off"].iter().zip(&mut ours) {
+                host.set(&[setting])?;
+                // A VM begins with what the last plan says.
+                sleep(SETTLING_TIME);
+                let mut vm = host.vm_of(TOUCHER_VM, vcpus, "idle")?;
+                add(samples, touches_once(&mut vm)?);
+            }
+            let mut vm = qemu::Qemu::start_with(TOUCHER_VM, vcpus, "idle")?;
+            add(&mut theirs, touches_once(&mut vm)?);
         }
-        theirs.add(touches_once(&mut qemu::Qemu::start(TOUCHER_VM, TOUCHER)?)?);
+        for (how, ours) in ["on", "off"].iter().zip(ours) {
+            let whats = [("first touch of 900 MiB", "ms"), ("touches", "1/s")];
+            for (((what, unit), ours), theirs) in whats.iter().zip(ours).zip(&theirs) {
+                let name = format!("{what}, {vcpus} vCPU, large pages {how}");
+                rows.push(Row::new(&name, unit, ours).beside("QEMU microvm", theirs.clone()));
+            }
+        }
     }
-    let names = ["touches, large pages on", "touches, large pages off"];
-    let row = |(name, ours)| Row::new(name, "1/s", ours).beside("QEMU microvm", theirs.clone());
-    Ok(names.into_iter().zip(ours).map(row).collect())
+    Ok(rows)
 }
 
-/// A second, once all is there.
-fn touches_once(machine: &mut impl Machine) -> Result<f64> {
+fn add(samples: &mut [Samples; 2], figures: [f64; 2]) {
+    for (samples, figure) in samples.iter_mut().zip(figures) {
+        samples.add(figure);
+    }
+}
+
+/// The milliseconds of first touches, by the guest's clock, and touches a second afterwards.
+fn touches_once(machine: &mut impl Machine) -> Result<[f64; 2]> {
+    let fill = machine.time_to_hold(FILLER, TOUCHED)?;
+    machine.command(&format!("workload {TOUCHER}"))?;
     machine.wait_until_resident(TOUCHED)?;
     sleep(SETTLING_TIME);
     let [touches, _] = touches_and_faults(machine)?;
-    Ok(touches)
+    Ok([fill, touches])
 }
 
 /// A second, by the guest's clock.

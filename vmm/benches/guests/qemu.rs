@@ -84,8 +84,13 @@ pub(crate) fn time_to_first_line(bytes: u64) -> Result<Duration> {
 
 impl Qemu {
     pub(crate) fn start(bytes: u64, workload: &str) -> Result<Self> {
+        Self::start_with(bytes, 1, workload)
+    }
+
+    pub(crate) fn start_with(bytes: u64, vcpus: u32, workload: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut process = command(bytes, workload, &folder)?
+            .args(["-smp", &vcpus.to_string()])
             .spawn()
             .context("install qemu-system-x86 to compare with QEMU")?;
         let output = process.stdout.take().context("piped")?;

@@ -104,11 +104,37 @@ pub(super) fn advise_large(blocks: &Addresses) -> Result<(), Errno> {
 
 /// Makes a block of a memory file one large page, with what it holds. What of it was a hole is filled with zeros.
 pub(super) fn collapse(block: &Addresses) -> Result<(), Errno> {
+    #[cfg(test)]
+    if let Some(errno) = refused::collapse_at(block.start) {
+        return Err(errno);
+    }
     let (start, length) = (pointer(block.start), length(block));
     // SAFETY: content stays as it is, in another page; holes read as zeros before and after.
     match unsafe { libc::madvise(start, length, libc::MADV_COLLAPSE) } {
         0 => Ok(()),
         _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
+    }
+}
+
+/// Calls that fail as a kernel's do that is short of something, for tests of what follows.
+#[cfg(test)]
+pub(super) mod refused {
+    use super::{Addresses, Errno};
+    use std::sync::{Mutex, PoisonError};
+
+    static COLLAPSES: Mutex<Vec<(Addresses, Errno)>> = Mutex::new(Vec::new());
+
+    /// From now on no block at these addresses is collapsed; none is refused any more where there is no error.
+    pub(in crate::memory) fn collapses(addresses: &Addresses, errno: Option<Errno>) {
+        let mut refused = COLLAPSES.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.retain(|(others, _)| others != addresses);
+        refused.extend(errno.map(|errno| (addresses.clone(), errno)));
+    }
+
+    pub(super) fn collapse_at(address: u64) -> Option<Errno> {
+        let refused = COLLAPSES.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = refused.iter().find(|(there, _)| there.contains(&address));
+        here.map(|&(_, errno)| errno)
     }
 }
 

@@ -10,9 +10,10 @@ use super::share::Sharer;
 use crate::memory::areas::Area;
 use crate::memory::pages::Place;
 use crate::memory::ram::GuestRam;
+use crate::memory::residency::FileResidency;
 use page::{PAGE_SIZE, PageCount};
 use protocol::page_sharing::TableCheck;
-use sharing::{BLOCK_PAGES, Frame};
+use sharing::{BLOCK_PAGES, Frame, PageSet};
 use std::collections::BTreeMap;
 use std::fs;
 
@@ -27,6 +28,8 @@ impl Agent {
 fn check(ram: &GuestRam, sharer: &Sharer, fence: &Fence, maps: &str) -> TableCheck {
     let size = ram.layout().size().0;
     let mapped = mapped_frames(&ram.addresses(0..size), maps);
+    // Of the file: what is mapped over it hides it.
+    let residency = FileResidency::new(ram.file(), size).ok();
     let mut check = TableCheck::default();
     for start in (0..size).step_by(BLOCK_PAGES) {
         let pages = start..(start + BLOCK_PAGES as u64).min(size);
@@ -34,14 +37,21 @@ fn check(ram: &GuestRam, sharer: &Sharer, fence: &Fence, maps: &str) -> TableChe
         if is_large {
             check.large += PageCount(pages.end - pages.start);
         }
+        let mut held = PageSet::EMPTY;
+        let mut hold = |page: u64| held.insert(place(page));
         // Where the kernel does not tell, nothing is said.
-        let held = sharer.held(pages.clone()).unwrap_or_default();
-        for (number, page) in pages.enumerate() {
+        if let Some(Err(error)) = residency
+            .as_ref()
+            .map(|residency| residency.for_each(pages.clone(), &mut hold))
+        {
+            tracing::debug!("what the memory file holds is not checked: {error}");
+        }
+        for page in pages {
             let frame = match sharer.pages.place(page) {
                 Place::Shared(frame) => Some(frame),
                 Place::Own | Place::Ballooned => None,
             };
-            let is_held = held.get(number).copied().unwrap_or(false);
+            let is_held = held.contains(place(page));
             let is_as_mapped = mapped.get(&page).copied() == frame;
             let is_nowhere_else = frame.is_none() || !(is_held || is_large);
             if !(is_as_mapped && is_nowhere_else) {
@@ -51,6 +61,11 @@ fn check(ram: &GuestRam, sharer: &Sharer, fence: &Fence, maps: &str) -> TableChe
         }
     }
     check
+}
+
+/// Of a page in its block.
+fn place(page: u64) -> usize {
+    usize::try_from(page).unwrap_or(0) % BLOCK_PAGES
 }
 
 /// By page, what of the store is mapped there: the guest's own memory is mapped shared, and nothing else of it is.

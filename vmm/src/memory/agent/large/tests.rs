@@ -2,8 +2,11 @@
 
 use super::*;
 use crate::memory::agent::AgentHandle;
+use crate::memory::mapping::refused;
+use crate::memory::pagemap::Pagemap;
 use crate::memory::ram::GuestRam;
 use page::{Gfn, GfnRange, PAGE_SIZE};
+use protocol::page_sharing::{SharingSocket, ToAgent};
 use std::thread::sleep;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -167,4 +170,74 @@ fn a_page_of_the_balloon_that_holds_zeros_is_given_back_and_has_not_popped() {
     let states = bench.agent.page_states(true).unwrap();
     assert_eq!(states.ballooned, PageCount(2));
     assert_eq!((bench.held(), bench.agent.counters().popped()), (1, 1));
+}
+
+/// Memory in pieces, pages in use, a kernel that has none at all: the guest goes on with small pages, a figure says so,
+/// and it is tried again.
+#[test]
+fn where_the_kernel_makes_no_large_page_the_guest_goes_on_with_small_ones() {
+    for errno in [Errno::NOMEM, Errno::BUSY, Errno::INVAL, Errno::AGAIN] {
+        let bench = Bench::unadvised();
+        let all = bench.ram.addresses(0..BLOCKS * BLOCK);
+        refused::collapses(&all, Some(errno));
+        (0..BLOCK).for_each(|page| bench.touch(page));
+        bench.order(LargePages::Fill, 0, false);
+        let begin = Instant::now();
+        let is_told = |large: LargePageCounters| match errno {
+            Errno::NOMEM => large.no_memory > 0,
+            _ => large.refused > 0,
+        };
+        while !is_told(bench.agent.counters().large()) {
+            assert!(begin.elapsed() < PATIENCE, "{errno}");
+            sleep(Duration::from_millis(5));
+        }
+        bench.touch(BLOCK + 3);
+        assert_eq!(bench.held(), BLOCK + 1, "{errno}");
+        let large = bench.agent.counters().large();
+        assert_eq!((large.made, large.mapped), (0, PageCount(0)), "{errno}");
+        for page in (0..BLOCK).chain([BLOCK + 3]) {
+            let address = GuestAddress(page * PAGE_SIZE);
+            let value: u64 = bench.ram.memory().read_obj(address).unwrap();
+            assert_eq!(value, page + 1, "{errno}");
+        }
+        refused::collapses(&all, None);
+        bench.wait_for_mapped(2 * BLOCK);
+    }
+}
+
+/// What is used most is large again soon, and what is watched and left alone is not touched by that.
+#[test]
+fn a_sampled_block_is_large_again_once_its_pages_were_written() {
+    let (host, vm) = SharingSocket::pair().unwrap();
+    let ram = GuestRam::with_large_pages(PageCount(BLOCKS * BLOCK)).unwrap();
+    let agent = AgentHandle::start(&ram, Some(vm)).unwrap();
+    let bench = Bench { ram, agent };
+    bench.order(LargePages::Fill, 0, false);
+    (0..2 * BLOCK).for_each(|page| bench.touch(page));
+    if !bench.wait_for_mapped(2 * BLOCK) {
+        return println!("the machine has no memory in one piece");
+    }
+    let (used, left) = (7, BLOCK + 7);
+    let pages = [used, left].map(|page| u32::try_from(page).unwrap());
+    let sample = ToAgent::Sample {
+        number: 1,
+        pages: pages.into(),
+    };
+    host.ask(&sample, None).unwrap();
+    let begin = Instant::now();
+    while host.hear_agent().is_err() {
+        assert!(begin.elapsed() < PATIENCE);
+        sleep(Duration::from_millis(1));
+    }
+    bench.touch(used);
+    if !bench.wait_for_mapped(BLOCK) {
+        return println!("the machine has no memory in one piece");
+    }
+    let pagemap = Pagemap::open(std::process::id()).unwrap();
+    let touch = |page: u64| {
+        let address = bench.ram.addresses(page..page + 1).start;
+        pagemap.touch(address).unwrap()
+    };
+    assert_eq!((touch(used), touch(left)), (Some(Touch::Written), None));
+    assert_eq!(bench.agent.counters().large().broken_by_sampling, 2);
 }
