@@ -41,11 +41,12 @@ pub enum LargePages {
 }
 
 impl Snapshot {
-    /// What VMs may have by their settings and cannot have now.
+    /// What VMs may have by their settings and could not have at once. What sharing saves does not count: it is saved
+    /// because pages are not large, and guests may break it at any moment.
     #[must_use]
     pub fn lacking(&self) -> PageCount {
         let wanted = total(self.vms.iter().map(|vm| vm.settings.effective_max()));
-        wanted.saturating_sub(self.memory())
+        wanted.saturating_sub(self.memory_with(PageCount::ZERO))
     }
 
     pub(crate) fn large_pages(&self) -> LargePages {
@@ -103,6 +104,9 @@ mod tests {
         let short = snapshot(299, &[100, 200]);
         assert_eq!(short.lacking(), PageCount(1));
         assert_eq!(plan(&short).large_pages, LargePages::Full);
+        let mut shared = short.clone();
+        shared.saved = PageCount(100);
+        assert_eq!(plan(&shared).large_pages, LargePages::Full);
         let mut limited = short;
         limited.vms[0].settings.max = PageCount(99);
         assert_eq!(

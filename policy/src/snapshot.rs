@@ -150,11 +150,16 @@ impl Snapshot {
     /// needs, what is to stay free, and all overhead. What was promised stays there all the same.
     #[must_use]
     pub fn memory(&self) -> PageCount {
+        self.memory_with(self.saved)
+    }
+
+    /// The same if sharing saved so much.
+    pub(crate) fn memory_with(&self, saved: PageCount) -> PageCount {
         let budget = self
             .budget
             .saturating_sub(total(self.vms.iter().map(|vm| vm.overhead)));
         let mins = total(self.vms.iter().map(|vm| vm.settings.effective_min()));
-        let with_sharing = total([budget, self.saved]).saturating_sub(self.kept);
+        let with_sharing = total([budget, saved]).saturating_sub(self.kept);
         let to_give = with_sharing.saturating_sub(self.keep_free);
         to_give.max(budget.min(mins))
     }

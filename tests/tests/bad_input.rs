@@ -559,7 +559,7 @@ fn an_unknown_vm_is_named_by_every_command() {
     host.fails(
         &["set", "a", "size=1M"],
         1,
-        &["'size'", "min, max, shares or idle-tax"],
+        &["'size'", "min, max, shares, idle-tax or large-pages"],
     );
     host.fails(&["set", "a", "shares"], 1, &["'shares'", "KEY=VALUE"]);
     host.fails(&["set", "a", "min=x"], 1, &["'x'"]);

@@ -11,7 +11,7 @@ import { vmStates, vmUse } from "./models.js";
 const EXPLAIN_MS = 2000;
 
 /// Sizes and numbers under esxtop's names. Of what is not there, nothing is shown.
-const SIZES = ["memsz", "grant", "cnsm", "sztgt", "tchd", "tchd_w", "mctlsz", "mctltgt", "mctlmax", "zero", "shrd", "shrdsvd", "cowh", "broken", "ovhd", "ovhdmax", "amin", "amax"];
+const SIZES = ["memsz", "grant", "cnsm", "sztgt", "tchd", "tchd_w", "mctlsz", "mctltgt", "mctlmax", "zero", "shrd", "shrdsvd", "cowh", "broken", "large", "ovhd", "ovhdmax", "amin", "amax"];
 const RARE_SIZES = ["swcur", "zip"];
 const PERCENTAGES = ["actv", "actvs", "actvf"];
 
@@ -71,6 +71,7 @@ export class VmPage {
       ...(vm.touch_limit ? [["May touch", bytes(vm.touch_limit.slow_above_bytes), "slowed above that", "", touchLimitText(vm)]] : []),
       ["Balloon", bytes(vm.mctlsz), vm.mctl ? `${bytes(vm.mctltgt)} wanted` : "no driver in the guest yet"],
       ["Shared", bytes(vm.shrd), `${bytes(vm.shrdsvd)} saved`],
+      ["Large pages", bytes(vm.large), `${vm.large_made} made, ${vm.large_broken} broken`, "", "Guest memory that is mapped by pages of 2 MiB: made as long as there is memory for all that VMs may have, broken for balloons, to share and to watch pages"],
       ["Up", duration(vm.uptime_s), `${bytes(vm.amin)} guaranteed`],
     ]);
     const devices = [...vm.disks.map(diskTerm), ...vm.nets.map(netTerm)];

@@ -5,6 +5,7 @@ use super::request::object;
 use page::{PageCount, Size};
 use policy::{SharesSpec, TaxRate};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// Changes to a running VM; what is absent stays.
@@ -96,8 +97,7 @@ pub struct ScanChange {
 /// Names the key or value that is not understood.
 pub fn parse_vm_change(words: &[String]) -> Result<VmChange, String> {
     let mut change = VmChange::default();
-    for word in words {
-        let (key, value) = split_word(word)?;
+    for (key, value) in split_words(words)? {
         match key {
             "min" => change.min_bytes = Some(parse_size(value)?.bytes()),
             "max" => change.max_bytes = Some(parse_size(value)?.bytes()),
@@ -131,8 +131,7 @@ pub fn parse_vm_change(words: &[String]) -> Result<VmChange, String> {
 /// Names the key or value that is not understood.
 pub fn parse_host_change(words: &[String]) -> Result<HostChange, String> {
     let mut change = HostChange::default();
-    for word in words {
-        let (key, value) = split_word(word)?;
+    for (key, value) in split_words(words)? {
         match key {
             "memory" => change.memory_bytes = Some(parse_size(value)?.bytes()),
             "sharing" => change.sharing = Some(parse_switch(key, value)?),
@@ -164,9 +163,17 @@ pub fn parse_host_change(words: &[String]) -> Result<HostChange, String> {
     Ok(change)
 }
 
-fn split_word(word: &str) -> Result<(&str, &str), String> {
-    word.split_once('=')
-        .ok_or_else(|| format!("'{word}' is not KEY=VALUE: write for example shares=high"))
+fn split_words(words: &[String]) -> Result<BTreeMap<&str, &str>, String> {
+    let mut values = BTreeMap::new();
+    for word in words {
+        let (key, value) = word
+            .split_once('=')
+            .ok_or_else(|| format!("'{word}' is not KEY=VALUE: write for example shares=high"))?;
+        if values.insert(key, value).is_some() {
+            return Err(format!("'{key}' is given twice: give it once"));
+        }
+    }
+    Ok(values)
 }
 
 fn parse_seconds(key: &str, value: &str) -> Result<u32, String> {
@@ -203,4 +210,23 @@ fn parse_size(text: &str) -> Result<PageCount, String> {
     text.parse::<Size>()
         .map(|size| size.0)
         .map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_given_once() {
+        let words = |texts: &[&str]| texts.iter().map(|&text| text.into()).collect::<Vec<_>>();
+        let error = parse_host_change(&words(&["sharing=on", "sharing=off"])).unwrap_err();
+        assert_eq!(error, "'sharing' is given twice: give it once");
+        let error = parse_vm_change(&words(&["min=1M", "max=2M", "min=2M"])).unwrap_err();
+        assert!(error.contains("'min'"), "{error}");
+        let change = parse_vm_change(&words(&["large-pages=off", "min=1M"])).unwrap();
+        assert_eq!(
+            (change.large_pages, change.min_bytes),
+            (Some(false), Some(1 << 20))
+        );
+    }
 }

@@ -23,13 +23,14 @@ pub(crate) struct Qemu {
     _folder: tempfile::TempDir,
 }
 
-fn command(bytes: u64, workload: &str, folder: &tempfile::TempDir) -> Result<Command> {
+fn command(bytes: u64, vcpus: u32, workload: &str, folder: &tempfile::TempDir) -> Result<Command> {
     let image = folder.path().join("guest.elf");
     std::fs::write(&image, ballonet::internals::EMBEDDED_GUEST)?;
     let mut command = Command::new(QEMU);
     command
         .args(["-M", "microvm,acpi=off", "-accel", "kvm", "-m"])
         .arg(format!("{}M", bytes >> 20))
+        .args(["-smp", &vcpus.to_string()])
         .args([
             "-nodefaults",
             "-no-user-config",
@@ -48,7 +49,7 @@ fn command(bytes: u64, workload: &str, folder: &tempfile::TempDir) -> Result<Com
         .arg("-kernel")
         .arg(image)
         .arg("-append")
-        .arg(format!("id=1 workload={workload}"))
+        .arg(format!("id=1 cpus={vcpus} workload={workload}"))
         .arg("-qmp")
         .arg(format!(
             "unix:{},server=on,wait=off",
@@ -63,7 +64,7 @@ fn command(bytes: u64, workload: &str, folder: &tempfile::TempDir) -> Result<Com
 /// Time from the command to the guest's first line.
 pub(crate) fn time_to_first_line(bytes: u64) -> Result<Duration> {
     let folder = tempfile::tempdir()?;
-    let mut command = command(bytes, "idle", &folder)?;
+    let mut command = command(bytes, 1, "idle", &folder)?;
     let begin = Instant::now();
     let mut process = command
         .spawn()
@@ -89,8 +90,7 @@ impl Qemu {
 
     pub(crate) fn start_with(bytes: u64, vcpus: u32, workload: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let mut process = command(bytes, workload, &folder)?
-            .args(["-smp", &vcpus.to_string()])
+        let mut process = command(bytes, vcpus, workload, &folder)?
             .spawn()
             .context("install qemu-system-x86 to compare with QEMU")?;
         let output = process.stdout.take().context("piped")?;

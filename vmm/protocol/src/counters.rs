@@ -177,3 +177,16 @@ pub struct LargePageCounters {
     /// Large pages refused for other reasons, for a while: a page was being read or written.
     pub refused: u64,
 }
+
+impl LargePageCounters {
+    /// Large pages broken, whatever for.
+    #[must_use]
+    pub fn broken(&self) -> u64 {
+        let reasons = [
+            self.broken_by_balloon,
+            self.broken_by_sharing,
+            self.broken_by_sampling,
+        ];
+        reasons.into_iter().fold(0, u64::saturating_add)
+    }
+}

@@ -152,6 +152,18 @@ figures! {
     /// Pages that came out of its balloon since it started
     deflated_pages: u64 = vm.balloon.counters.deflated
         => number, metric: "vm_balloon_deflated_pages", is_total: true;
+    /// Large pages made of its memory since it started
+    #[serde(default)]
+    large_made: u64 = vm.counters.large.made
+        => number, metric: "vm_large_pages_made", is_total: true;
+    /// Large pages of it broken since it started: for its balloon, to share a part, or to watch pages
+    #[serde(default)]
+    large_broken: u64 = vm.counters.large.broken()
+        => number, metric: "vm_large_pages_broken", is_total: true;
+    /// Large pages that the machine had no memory for in one piece
+    #[serde(default)]
+    large_refused: u64 = vm.counters.large.no_memory
+        => number, metric: "vm_large_pages_no_memory", is_total: true;
     /// Guest memory in its own memory file
     private: u64 = states.private
         => size, history: "private";

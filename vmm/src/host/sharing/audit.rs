@@ -7,6 +7,7 @@
 use super::vm::ScannedVm;
 use crate::memory::areas::Area;
 use page::{Gfn, PAGE_SIZE, VmId};
+use protocol::VmName;
 use serde::{Deserialize, Serialize};
 use sharing::{BLOCK_PAGES, Frame, Page, Sharing};
 use std::collections::{BTreeMap, BTreeSet};
@@ -131,9 +132,9 @@ pub(super) struct Auditor(Audit);
 
 impl Auditor {
     /// A VM of which nothing can be said.
-    pub(super) fn leave_out(&mut self, vm: &ScannedVm, why: &str) {
+    pub(super) fn leave_out(&mut self, name: &VmName, why: &str) {
         self.0.not_compared.push(NotCompared {
-            name: vm.name.to_string(),
+            name: name.to_string(),
             why: why.into(),
         });
     }

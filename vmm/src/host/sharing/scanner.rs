@@ -15,10 +15,11 @@ use super::audit::{Audit, Auditor, Walk, walk};
 use super::listener::Listener;
 use super::priority::{Loan, Place};
 use super::registry::Registry;
-use super::vm::{Look, SampleOrder, ScannedVm, ScannedVmSpec, Source};
+use super::vm::{Keep, Look, SampleOrder, ScannedVm, ScannedVmSpec, Source};
 use super::{Command, Conditions, Direction, Report, VmReport};
 use api::ScanPriority;
 use page::{PageCount, VmId};
+use protocol::VmName;
 use protocol::page_sharing::FromAgent;
 use rustix::event::epoll::EventFlags;
 use rustix::time::{ClockId, clock_gettime};
@@ -58,6 +59,8 @@ pub(super) struct Scanner {
     listener: Listener,
     report: Arc<Mutex<Report>>,
     registry: Registry,
+    /// VMs that could not be taken in, and why.
+    outsiders: BTreeMap<VmId, (VmName, String)>,
     sharing: Sharing,
     schedule: Schedule,
     direction: Direction,
@@ -118,6 +121,7 @@ impl Scanner {
             sharing: Sharing::new(registry.frames),
             schedule: Schedule::new(rates, std::process::id().into(), Duration::ZERO),
             registry,
+            outsiders: BTreeMap::new(),
             direction: Direction::Share,
             pace: Pace::GoOn,
             pressure: Pressure::Plenty,
@@ -308,7 +312,8 @@ impl Scanner {
             tracing::warn!("{name} does not share pages: {error}");
             self.sharing.remove_vm(id);
             let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-            report.not_sharing.insert(id, error);
+            report.not_sharing.insert(id, error.clone());
+            self.outsiders.insert(id, (name, error));
             return;
         }
         let now = self.now();
@@ -319,6 +324,7 @@ impl Scanner {
     /// The VM's process has ended, and its mappings with it.
     fn remove_vm(&mut self, id: VmId) {
         self.schedule.remove_vm(id);
+        self.outsiders.remove(&id);
         if let Some(vm) = self.registry.vms.get(&id) {
             self.listener.leave(id, vm);
         }
@@ -491,9 +497,14 @@ impl Scanner {
         let Some(vm) = self.registry.vms.get_mut(&block.vm) else {
             return 0;
         };
-        if vm.is_kept(block.number, || sharing.mapped(block)) {
+        match vm.keep(block.number, pass, || sharing.mapped(block)) {
+            Keep::No => {}
             // Not even looked at: to arm it would break its mapping.
-            return 0;
+            Keep::AsItIs => return 0,
+            Keep::AtHome(mapped) => {
+                self.bring_block_home(block, &mapped);
+                return mapped.count();
+            }
         }
         let before = vm.figures;
         let look = vm.look(block.number, pass, &to_read, || sharing.mapped(block));
@@ -622,19 +633,27 @@ impl Scanner {
             self.missing = PageCount::ZERO;
             return Some(LONGEST_SLEEP);
         };
-        let mapped = PageCount(mapped.count() as u64);
-        let saving = self.sharing.saving().max(0).unsigned_abs();
-        let needed = needed_at_home(mapped, PageCount(saving), self.reserve);
-        self.missing = needed.saturating_sub(self.free);
+        self.missing = self.bring_block_home(block, &mapped);
         if self.missing > PageCount::ZERO {
             return Some(LONGEST_SLEEP);
         }
-        self.free = self.free.saturating_sub(mapped);
         self.brought_home = block;
-        if let Some(request) = self.sharing.unshare(block) {
-            self.ask(&request);
-        }
         None
+    }
+
+    /// Asks for all that is shared in a block to come home, if there is memory for it. How much is missing.
+    fn bring_block_home(&mut self, block: Block, mapped: &PageSet) -> PageCount {
+        let mapped = PageCount(mapped.count() as u64);
+        let saving = self.sharing.saving().max(0).unsigned_abs();
+        let needed = needed_at_home(mapped, PageCount(saving), self.reserve);
+        let missing = needed.saturating_sub(self.free);
+        if missing == PageCount::ZERO {
+            self.free = self.free.saturating_sub(mapped);
+            if let Some(request) = self.sharing.unshare(block) {
+                self.ask(&request);
+            }
+        }
+        missing
     }
 
     fn next_mapped(&self) -> Option<(Block, PageSet)> {
@@ -674,8 +693,11 @@ impl Scanner {
             };
             match compared {
                 Ok(walk) => auditor.compare(&self.sharing, vm, &walk),
-                Err(why) => auditor.leave_out(vm, why),
+                Err(why) => auditor.leave_out(&vm.name, why),
             }
+        }
+        for (name, why) in self.outsiders.values() {
+            auditor.leave_out(name, &format!("it does not share pages: {why}"));
         }
         auditor.end(&self.sharing, &self.registry.vms)
     }

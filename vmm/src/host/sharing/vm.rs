@@ -103,6 +103,8 @@ pub(super) struct ScannedVm {
     asked: BTreeMap<u32, PageSet>,
     sample: Option<TouchSample>,
     kept: KeptBlocks,
+    /// The pass in which it was first seen that all its whole blocks are kept.
+    whole_since: Option<u64>,
     sweeps: Sweeps,
     /// By block: pages that were alone with their frames when that was looked at last.
     lonely: BTreeMap<u32, PageSet>,
@@ -122,6 +124,17 @@ pub struct VmFigures {
     pub covered: u64,
     /// Read and hashed.
     pub read: u64,
+}
+
+/// Whether a block is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// It is.
+    No,
+    /// It stays as it is.
+    AsItIs,
+    /// What of the store is mapped over these pages comes home.
+    AtHome(PageSet),
 }
 
 /// How a block was found.
@@ -168,6 +181,7 @@ impl ScannedVm {
             asked: BTreeMap::new(),
             sample: None,
             kept: KeptBlocks::None,
+            whole_since: None,
             sweeps: Sweeps::new(),
             lonely: BTreeMap::new(),
             lonely_looked: Instant::now(),
@@ -221,18 +235,34 @@ impl ScannedVm {
     pub(super) fn adapt(&mut self, conditions: &VmConditions) {
         self.set_anonymous(conditions.anonymous);
         self.kept = conditions.kept;
+        if self.kept != KeptBlocks::Whole {
+            self.whole_since = None;
+        }
     }
 
-    /// Whether a block is left alone. `mapped` says over which of its pages the store is mapped.
-    pub(super) fn is_kept(&self, number: u32, mapped: impl FnOnce() -> PageSet) -> bool {
-        let is_large = || {
-            let addresses = self.addresses(&self.pages(number));
-            self.pagemap.is_large(addresses).unwrap_or(false)
-        };
-        match self.kept {
-            KeptBlocks::None => false,
-            KeptBlocks::Large => is_large(),
-            KeptBlocks::Whole => mapped().is_empty() || is_large(),
+    /// Whether a block is left alone. `mapped` says over which of its pages the store is mapped. When there has been
+    /// enough for all for a whole pass, those come home: to share them again would take as long.
+    pub(super) fn keep(
+        &mut self,
+        number: u32,
+        pass: u64,
+        mapped: impl FnOnce() -> PageSet,
+    ) -> Keep {
+        if self.kept == KeptBlocks::None {
+            return Keep::No;
+        }
+        let addresses = self.addresses(&self.pages(number));
+        if self.pagemap.is_large(addresses).unwrap_or(false) {
+            return Keep::AsItIs;
+        }
+        if self.kept == KeptBlocks::Large {
+            return Keep::No;
+        }
+        let since = *self.whole_since.get_or_insert(pass);
+        match mapped() {
+            mapped if mapped.is_empty() => Keep::AsItIs,
+            mapped if since + 1 < pass => Keep::AtHome(mapped),
+            _ => Keep::No,
         }
     }
 
