@@ -34,6 +34,17 @@ impl Agent {
         PageCount(removed)
     }
 
+    /// Pages that are free and may be touched again without a word. Where no touch may make more than it needs, none
+    /// does so of what is a hole from now on.
+    pub(super) fn report_free(&mut self, ranges: &[GfnRange]) -> GivenBack {
+        if !self.may_fill() {
+            for &range in ranges {
+                self.break_blocks_of(&indexes(&self.ram, range), Reason::Balloon);
+            }
+        }
+        self.give_back(ranges)
+    }
+
     pub(super) fn give_back(&mut self, ranges: &[GfnRange]) -> GivenBack {
         let mut result = GivenBack::default();
         for &range in ranges {

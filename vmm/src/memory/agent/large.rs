@@ -46,8 +46,9 @@ const IDLE_PAUSE: Duration = Duration::from_secs(5);
 /// How long is waited when the machine had no memory in one piece, at first and at most.
 const NO_MEMORY_PAUSE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(64)];
 
-/// How long after a sample has begun its blocks are looked at, at first and at most: each time the double.
-const SAMPLE_PAUSE: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(4)];
+/// How long after a sample has begun its blocks are looked at, at first and at most: each time the double. A guest that
+/// uses all of its memory all the time maps each page of them again, so soon is cheap.
+const SAMPLE_PAUSE: [Duration; 2] = [Duration::from_millis(8), Duration::from_secs(4)];
 
 /// How long the kernel's thread may be at work on a block.
 const LATE_FILL: Duration = Duration::from_millis(100);
@@ -81,6 +82,8 @@ pub(super) struct LargeBlocks {
     /// When those are to be looked at, and how long after that again.
     look_at_sampled: Option<Instant>,
     sample_pause: Duration,
+    /// Whether advice may stand for blocks with holes.
+    is_advice_given: bool,
     /// The next block to look at.
     next: usize,
     /// Blocks looked at since one was changed.
@@ -108,6 +111,7 @@ impl LargeBlocks {
             sampled: BTreeMap::new(),
             look_at_sampled: None,
             sample_pause: SAMPLE_PAUSE[0],
+            is_advice_given: false,
             next: 0,
             unchanged: 0,
             due: None,
@@ -165,7 +169,7 @@ impl Agent {
     }
 
     /// Whether all that is not in the balloon may be touched.
-    fn may_fill(&self) -> bool {
+    pub(super) fn may_fill(&self) -> bool {
         let order = self.large.order;
         let is_given_up = self.sharer.pages.ballooned() >= order.balloon_target.0;
         order.pages == LargePages::Fill && !order.is_limited && is_given_up
@@ -211,6 +215,7 @@ impl Agent {
         if !self.ram.takes_advice() {
             return self.large.hurry();
         }
+        self.large.is_advice_given = true;
         let is_new = |&number: &usize| {
             !self.large.blocks[number].is_advised && self.sharer.pages.is_own(number)
         };
@@ -225,8 +230,12 @@ impl Agent {
         }
     }
 
-    /// Takes advice back from all blocks of which a touch could make something.
+    /// Takes advice back from all blocks of which a touch could make something. Those that have no holes now can get
+    /// some only by what breaks them.
     fn withdraw_advice(&mut self) {
+        if !std::mem::take(&mut self.large.is_advice_given) {
+            return;
+        }
         let has_holes = |agent: &Self, number: usize| {
             let held = agent.sharer.held(pages_of(number..number + 1));
             !held.is_ok_and(|held| held.iter().all(|&is_held| is_held))
@@ -298,12 +307,15 @@ impl Agent {
         };
         let done = |(&number, pages)| is_done(pages).then_some(number);
         let done: Vec<usize> = self.large.sampled.iter().filter_map(done).collect();
-        for number in &done {
-            self.large.sampled.remove(number);
+        for number in done {
+            self.large.sampled.remove(&number);
+            // There are no more of them than pages in a sample: that is little of a core.
+            if self.tend(number).is_some() {
+                // There is no memory in one piece: later.
+                self.large.hurry();
+            }
         }
-        if !done.is_empty() {
-            self.large.hurry();
-        }
+        self.publish();
         self.look_at_sampled_later();
     }
 

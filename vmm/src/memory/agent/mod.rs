@@ -328,7 +328,7 @@ impl Agent {
 
     fn answer(&mut self, request: Request) {
         match request {
-            Request::GiveBack { ranges, answer } => tell(&answer, self.give_back(&ranges)),
+            Request::GiveBack { ranges, answer } => tell(&answer, self.report_free(&ranges)),
             Request::Inflate { ranges, answer } => tell(&answer, self.inflate(&ranges)),
             Request::Deflate { ranges, answer } => tell(&answer, self.deflate(&ranges)),
             Request::OrderLargePages { order, answer } => {

@@ -102,6 +102,24 @@ fn a_touch_makes_a_block_only_while_the_guest_may_touch_all_of_it() {
     assert!(bench.held() <= BLOCK + 1);
 }
 
+/// What is reported free may be touched again, a page at a time where the guest may not touch all.
+#[test]
+fn a_touch_of_what_was_reported_free_makes_no_more_than_the_guest_may_touch() {
+    let bench = Bench::advised();
+    bench.order(LargePages::Fill, 0, false);
+    (0..2 * BLOCK).for_each(|page| bench.touch(page));
+    bench.wait_for_mapped(2 * BLOCK);
+    bench.order(LargePages::Fill, 0, true);
+    bench.agent.give_back(vec![range(5, BLOCK)]);
+    assert_eq!(bench.held(), BLOCK);
+    bench.touch(6);
+    assert_eq!(bench.held(), BLOCK + 1);
+    bench.order(LargePages::Fill, 0, false);
+    if bench.wait_for_mapped(2 * BLOCK) {
+        assert_eq!(bench.held(), 2 * BLOCK);
+    }
+}
+
 #[test]
 fn what_is_in_the_balloon_stays_there_when_its_neighbours_are_touched() {
     let bench = Bench::advised();
