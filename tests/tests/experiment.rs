@@ -222,7 +222,7 @@ fn an_interrupted_experiment_leaves_nothing_behind() {
     let status = wait_for("the experiment ends", || {
         experiment.try_wait().expect("a child can be waited for")
     });
-    assert_eq!(status.code(), Some(1));
+    assert_eq!(status.code(), Some(130));
     fs::remove_file(&file).expect("it can be removed");
     // The place looks for processes and files when it is dropped.
 }

@@ -5,6 +5,10 @@
 
 use std::ffi::c_int;
 use std::fs;
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// These end a host or a VM in order.
 pub(crate) const ENDING: [c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
@@ -36,6 +40,31 @@ pub(crate) fn not_ignored(signals: &[c_int]) -> Vec<c_int> {
     let ignored = ignored_in(&status);
     let signals = signals.iter().copied();
     signals.filter(|&signal| !is_in(ignored, signal)).collect()
+}
+
+/// Signals of one kind, as they come.
+pub(crate) type SignalStream = (c_int, Signal);
+
+/// Listens for those of `signals` that are not ignored. From now on they end nothing, listened for or not.
+///
+/// # Errors
+/// When the kernel or the runtime refuses.
+pub(crate) fn listen(signals: &[c_int]) -> io::Result<Vec<SignalStream>> {
+    let heeded = not_ignored(signals).into_iter();
+    heeded
+        .map(|kind| Ok((kind, signal(SignalKind::from_raw(kind))?)))
+        .collect()
+}
+
+/// The first of the signals that comes.
+pub(crate) async fn first_of(signals: &mut [SignalStream]) -> c_int {
+    poll_fn(|context| {
+        let mut came = signals.iter_mut();
+        let came =
+            came.find_map(|(kind, signals)| signals.poll_recv(context).is_ready().then_some(*kind));
+        came.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
 }
 
 fn is_in(set: u64, signal: c_int) -> bool {

@@ -6,19 +6,16 @@ use crate::host::rotating::RotatingFile;
 use crate::host::runtime_dir::{Claim, PlaceError};
 use crate::host::{HostOptions, HttpOptions, MachineMemory, serve};
 use crate::memory::large_page_hindrance;
-use crate::signals::{ENDING, harmless, not_ignored};
+use crate::signals::{ENDING, SignalStream, first_of, harmless, listen};
 use anyhow::{Context, Result, bail};
 use page::PageCount;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::ffi::c_int;
 use std::fs::File;
-use std::future::poll_fn;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
-use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 pub(super) async fn host(mut args: HostArgs, socket: &Path) -> Result<()> {
@@ -36,6 +33,9 @@ pub(super) async fn host(mut args: HostArgs, socket: &Path) -> Result<()> {
     // The log of another host at this socket must not be cut, so it is opened after the claim.
     let log = args.background.then(|| claim.place().log());
     start_log(log.clone())?;
+    let end = async {
+        let _which = end.await;
+    };
     let ended = serve_as_told(&args, &file, &claim, end).await;
     match (&ended, log) {
         // All went well: there is nothing to look up. Another host may come once the claim is dropped.
@@ -130,8 +130,8 @@ fn default_budget() -> Result<PageCount> {
     Ok(PageCount(available.0 / 5 * 4))
 }
 
-/// Done when a signal tells the process to end.
-pub(super) fn end_signal() -> Result<impl Future<Output = ()>> {
+/// Done when a signal tells the process to end: this one.
+pub(super) fn end_signal() -> Result<impl Future<Output = c_int>> {
     end_at(OnHangup::End)
 }
 
@@ -143,28 +143,18 @@ enum OnHangup {
     GoOn,
 }
 
-fn end_at(on_hangup: OnHangup) -> Result<impl Future<Output = ()>> {
+fn end_at(on_hangup: OnHangup) -> Result<impl Future<Output = c_int>> {
     let ends = |signal: &c_int| *signal != libc::SIGHUP || on_hangup == OnHangup::End;
     let (ending, also_harmless): (Vec<_>, Vec<_>) = ENDING.into_iter().partition(ends);
     // What was listened for once ends nothing any more, listened for or not.
     drop(listen_for(&harmless())?);
     drop(listen_for(&also_harmless)?);
     let mut ending = listen_for(&ending)?;
-    Ok(poll_fn(move |context| {
-        let mut came = ending.iter_mut();
-        match came.any(|signal| signal.poll_recv(context).is_ready()) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
-    }))
+    Ok(async move { first_of(&mut ending).await })
 }
 
 fn listen_for(signals: &[c_int]) -> Result<Vec<SignalStream>> {
-    let kinds = not_ignored(signals).into_iter();
-    kinds
-        .map(|kind| signal(SignalKind::from_raw(kind)))
-        .collect::<io::Result<_>>()
-        .context("cannot listen for signals")
+    listen(signals).context("cannot listen for signals")
 }
 
 /// Logs to the terminal, or to a file of bounded size. `RUST_LOG` chooses what. Nothing that cannot be logged ends

@@ -26,6 +26,7 @@ use anyhow::{Context, Result, anyhow};
 use api::{BalloonRequest, ExplanationView, parse_host_change, parse_vm_change};
 use args::{Args, BalloonSize, Command, Target};
 use clap::{CommandFactory, Parser};
+use private_host::Interrupted;
 use protocol::Channel;
 use rustix::fd::OwnedFd;
 use serde::Serialize;
@@ -70,7 +71,12 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     }
     let text = crate::error_chain(error.as_ref());
     tell(&format!("ballonet: {}\n", printable(&text)));
-    ExitCode::FAILURE
+    match error.downcast_ref() {
+        Some(&Interrupted(signal)) => {
+            u8::try_from(128 + signal).map_or(ExitCode::FAILURE, ExitCode::from)
+        }
+        None => ExitCode::FAILURE,
+    }
 }
 
 /// The output could not be written.

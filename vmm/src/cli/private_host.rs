@@ -4,6 +4,7 @@
 use crate::host::runtime_dir::{Claim, make_private_folder, temporary_folder};
 use crate::host::{Host, HostOptions, serve};
 use anyhow::{Context, Result, anyhow};
+use std::ffi::c_int;
 use std::path::{Path, PathBuf};
 use tokio::sync::oneshot;
 
@@ -33,22 +34,27 @@ impl Drop for PrivateFolder {
     }
 }
 
-/// Does something with a host of its own, which ends with it. Breaks off when `interrupt` is done.
+/// A signal broke the command off: this one. It ends with the status that shells give to whom one has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub(super) struct Interrupted(pub(super) c_int);
+
+/// Does something with a host of its own, which ends with it. Breaks off when a signal comes from `interrupt`.
 pub(super) async fn with_private_host<T>(
     folder: &PrivateFolder,
     options: &HostOptions,
-    interrupt: impl Future<Output = ()>,
+    interrupt: impl Future<Output = c_int>,
     script: impl AsyncFnOnce(&Host) -> Result<T>,
 ) -> Result<T> {
     let (send_host, host) = oneshot::channel();
     // Fails only if nobody waits for the host any more.
     let ready = |host: &Host| drop(send_host.send(host.clone()));
-    let mut result = Err(anyhow!("interrupted"));
+    let mut result = Err(anyhow!("the host has ended"));
     let play = async {
         let Ok(host) = host.await else { return };
         tokio::select! {
             ended = script(&host) => result = ended,
-            () = interrupt => {}
+            signal = interrupt => result = Err(Interrupted(signal).into()),
         }
     };
     let claim = Claim::take(&folder.path().join("host.sock"))?;

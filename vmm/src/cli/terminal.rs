@@ -7,22 +7,18 @@
 //! process. What was ignored at the start, as by nohup, stays ignored.
 
 use super::tell;
-use crate::signals::{ENDING, harmless, not_ignored};
+use crate::signals::{ENDING, first_of, harmless, listen};
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::BorrowedFd;
 use rustix::stdio::stdout;
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
-use std::ffi::c_int;
-use std::future::poll_fn;
 use std::io;
 use std::panic;
 use std::process;
 use std::sync::{Mutex, Once, PoisonError, mpsc};
-use std::task::Poll;
 use std::thread;
 use tokio::runtime;
-use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 
 /// How long a terminal may take until it takes a few bytes.
 const FAREWELL_PATIENCE: Timespec = Timespec {
@@ -133,7 +129,8 @@ fn watch_signals() -> io::Result<()> {
                 .build()
                 .and_then(|runtime| {
                     let _entered = runtime.enter();
-                    let mut signals = listen()?;
+                    // All that would end the command.
+                    let mut signals = listen(&[&ENDING[..], &harmless()].concat())?;
                     // Whoever started this waits for it.
                     drop(listens.send(Ok(())));
                     Ok(runtime.block_on(first_of(&mut signals)))
@@ -149,24 +146,4 @@ fn watch_signals() -> io::Result<()> {
     listening
         .recv()
         .unwrap_or_else(|_ended| Err(io::Error::other("the thread for signals ended")))
-}
-
-/// To all that would end the command.
-fn listen() -> io::Result<Vec<(c_int, Signals)>> {
-    let ending = [&ENDING[..], &harmless()].concat();
-    let heeded = not_ignored(&ending).into_iter();
-    heeded
-        .map(|kind| Ok((kind, signal(SignalKind::from_raw(kind))?)))
-        .collect()
-}
-
-/// The first of the signals that comes.
-async fn first_of(signals: &mut [(c_int, Signals)]) -> c_int {
-    poll_fn(|context| {
-        let mut came = signals.iter_mut();
-        let came =
-            came.find_map(|(kind, signals)| signals.poll_recv(context).is_ready().then_some(*kind));
-        came.map_or(Poll::Pending, Poll::Ready)
-    })
-    .await
 }

@@ -14,6 +14,7 @@ use page::PageCount;
 use protocol::{DiskSpec, VmName};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ffi::c_int;
 use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
@@ -56,7 +57,7 @@ struct Stage<'a> {
 pub(super) async fn perform(
     run: &Run,
     looks: Looks,
-    interrupt: impl Future<Output = ()>,
+    interrupt: impl Future<Output = c_int>,
     tick: impl Fn(f64),
 ) -> Result<Record> {
     let folder = PrivateFolder::make("experiment")?;
