@@ -328,6 +328,8 @@ fn guests_of_one_kernel_and_disk_share_their_pages_and_keep_their_bytes() {
         host.ok(&[
             "set",
             "host",
+            // There is enough for all: nothing would be shared.
+            "large-pages=off",
             "scan-pass=5",
             "scan-core=30",
             "scan-priority=normal",

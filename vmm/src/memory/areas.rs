@@ -1,6 +1,8 @@
 //! The memory areas of a process, as the kernel lists them.
 
 use page::PAGE_SIZE;
+use rustix::fd::AsFd;
+use rustix::io::Errno;
 use std::ops::Range;
 
 /// A line of `/proc/PID/maps` (proc_pid_maps(5)): `start-end perms offset dev inode path`.
@@ -12,8 +14,32 @@ pub struct Area {
     pub is_private: bool,
     /// Where in its file it begins, in bytes.
     pub offset: u64,
-    /// Its file's.
-    pub inode: u64,
+    /// Which file it is of: memory files may lie in file systems of their own, each with its own numbers.
+    pub file: FileId,
+}
+
+/// A file, by the numbers of its device, major and minor, and of its inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileId {
+    device: (u32, u32),
+    inode: u64,
+}
+
+impl FileId {
+    /// That of an open file.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn of(file: impl AsFd) -> Result<Self, Errno> {
+        let stat = rustix::fs::fstat(file)?;
+        Ok(Self {
+            device: (
+                rustix::fs::major(stat.st_dev),
+                rustix::fs::minor(stat.st_dev),
+            ),
+            inode: stat.st_ino,
+        })
+    }
 }
 
 impl Area {
@@ -25,12 +51,17 @@ impl Area {
         let (start, end) = words.next()?.split_once('-')?;
         let is_private = words.next()?.ends_with('p');
         let offset = hexadecimal(words.next()?)?;
-        let inode = words.nth(1)?.parse().ok()?;
+        let (major, minor) = words.next()?.split_once(':')?;
+        let number = |text| u32::from_str_radix(text, 16).ok();
+        let file = FileId {
+            device: (number(major)?, number(minor)?),
+            inode: words.next()?.parse().ok()?,
+        };
         Some(Self {
             addresses: hexadecimal(start)?..hexadecimal(end)?,
             is_private,
             offset,
-            inode,
+            file,
         })
     }
 
@@ -55,7 +86,10 @@ mod tests {
             addresses: 0x7f1c_0020_0000..0x7f1c_0020_2000,
             is_private: true,
             offset: 0x60_0000,
-            inode: 1029,
+            file: FileId {
+                device: (0, 1),
+                inode: 1029,
+            },
         };
         assert_eq!(area, expected);
         let pages: Vec<(u64, u64)> = area.pages().collect();
@@ -64,5 +98,7 @@ mod tests {
             [(0x7f1c_0020_0000, 0x600), (0x7f1c_0020_1000, 0x601)]
         );
         assert_eq!(Area::parse("nonsense"), None);
+        let line = "7f1c00200000-7f1c00202000 rw-s 00000000 00:2f 1029  /ballonet-ram (deleted)";
+        assert_ne!(Area::parse(line).unwrap().file, area.file);
     }
 }

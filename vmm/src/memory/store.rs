@@ -6,6 +6,7 @@
 //! what other domains share.
 
 use crate::memory::MemoryError;
+use crate::memory::areas::FileId;
 use crate::memory::ram::{allocated_pages, punch, sealed_memory_file};
 use page::{PAGE_BYTES, PAGE_SIZE, PageCount};
 use rustix::fs::{Mode, OFlags};
@@ -44,13 +45,12 @@ impl Store {
         rustix::fs::open(own, flags, Mode::empty()).map_err(MemoryError::Store)
     }
 
-    /// The file's number in the kernel, by which its mappings are known in `/proc/PID/maps`.
+    /// The file's numbers in the kernel, by which its mappings are known in `/proc/PID/maps`.
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub fn inode(&self) -> Result<u64, MemoryError> {
-        let status = rustix::fs::fstat(&self.file).map_err(MemoryError::Store)?;
-        Ok(status.st_ino)
+    pub fn file_id(&self) -> Result<FileId, MemoryError> {
+        FileId::of(&self.file).map_err(MemoryError::Store)
     }
 
     /// Frames that hold something, as the kernel counts them.

@@ -5,7 +5,7 @@
 //! did before has been told; a doubt that the books still hold against after that is a disagreement.
 
 use super::vm::ScannedVm;
-use crate::memory::areas::Area;
+use crate::memory::areas::{Area, FileId};
 use page::{Gfn, PAGE_SIZE, VmId};
 use protocol::VmName;
 use serde::{Deserialize, Serialize};
@@ -179,8 +179,8 @@ impl Auditor {
             audit.disagree(error.to_string());
         }
         let stores = vms.values().map(|vm| &vm.store);
-        let stored: BTreeMap<u64, u64> = stores
-            .filter_map(|store| Some((store.inode().ok()?, store.allocated().ok()?.0)))
+        let stored: BTreeMap<FileId, u64> = stores
+            .filter_map(|store| Some((store.file_id().ok()?, store.allocated().ok()?.0)))
             .collect();
         audit.frames = sharing.counts().common;
         audit.stored_frames = stored.values().sum();
@@ -196,11 +196,11 @@ impl Auditor {
 
 /// The areas of a VM's process, and by page the frame that is mapped there.
 fn mapped_frames(vm: &ScannedVm) -> Option<(u64, BTreeMap<u64, Frame>)> {
-    let inode = vm.store.inode().ok()?;
+    let store = vm.store.file_id().ok()?;
     let text = fs::read_to_string(format!("/proc/{}/maps", vm.pid())).ok()?;
     let mut mapped = BTreeMap::new();
     let areas = text.lines().filter_map(Area::parse);
-    for area in areas.filter(|area| area.inode == inode) {
+    for area in areas.filter(|area| area.file == store) {
         for (address, frame) in area.pages() {
             mapped.insert(vm.page_at(address)?, Frame(u32::try_from(frame).ok()?));
         }
