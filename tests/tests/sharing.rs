@@ -188,8 +188,8 @@ fn clones_with_large_pages_save_as_much_once_memory_is_short_and_have_them_again
     wait_until(
         "blocks are large, or there is no memory in one piece",
         || {
-            let large = counted("mapped") * 4096;
-            large > 900 * MIB || counted("no_memory") > 0
+            let (large, backed) = (counted("mapped") * 4096, sum("/memory_file_bytes"));
+            large > backed / 10 * 8 || counted("no_memory") > 0
         },
     );
     for name in CLONES {

@@ -73,6 +73,13 @@ impl PageTable {
         block.ballooned.is_empty() && block.frames.is_none()
     }
 
+    /// The blocks of which some pages have frames over them, each with those.
+    pub(super) fn with_frames(&self) -> impl Iterator<Item = (u64, PageSet)> {
+        let blocks = (0..).zip(&self.blocks);
+        let with_frames = blocks.filter(|(_, block)| block.frames.is_some());
+        with_frames.map(|(number, block)| (number, block.with_frames()))
+    }
+
     /// Where a page is.
     pub(super) fn place(&self, index: u64) -> Place {
         let (block, page) = Self::find(index);

@@ -83,6 +83,7 @@ impl Agent {
         let pages = &self.sharer.pages;
         if recount || private.0 + pages.shared() + pages.ballooned() > size.0 {
             self.remove_popped()?;
+            self.remove_hidden_or_tell();
             private = self.ram.allocated()?;
         }
         let pages = &self.sharer.pages;

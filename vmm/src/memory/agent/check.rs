@@ -8,20 +8,58 @@ use super::Agent;
 use super::fence::Fence;
 use super::share::Sharer;
 use crate::memory::areas::Area;
-use crate::memory::pages::Place;
-use crate::memory::ram::GuestRam;
+use crate::memory::pages::{Place, runs};
+use crate::memory::ram::{GuestRam, punch};
 use crate::memory::residency::FileResidency;
-use page::{PAGE_SIZE, PageCount};
+use page::{PAGE_BYTES, PAGE_SIZE, PageCount};
 use protocol::page_sharing::TableCheck;
+use rustix::io::Errno;
 use sharing::{BLOCK_PAGES, Frame, PageSet};
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt;
 
 impl Agent {
     /// Compares all pages.
-    pub(super) fn check_table(&self) -> TableCheck {
+    pub(super) fn check_table(&mut self) -> TableCheck {
+        self.remove_hidden_or_tell();
         let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
         check(&self.ram, &self.sharer, &self.fence, &maps)
+    }
+}
+
+impl Agent {
+    /// Frees what lies in the memory file under frames, where nobody sees it: the kernel makes large pages of a block
+    /// that it had begun with before a page of it was shared, and fills what is a hole by then.
+    pub(super) fn remove_hidden_or_tell(&mut self) {
+        if let Err(error) = self.remove_hidden() {
+            tracing::debug!("what lies under frames is not looked for: {error}");
+        }
+    }
+
+    fn remove_hidden(&mut self) -> Result<(), Errno> {
+        let (file, size) = (self.ram.file(), self.ram.layout().size().0);
+        let residency = FileResidency::new(file, size)?;
+        let mut hidden = Vec::new();
+        for (number, frames) in self.sharer.pages.with_frames() {
+            let start = number * BLOCK_PAGES as u64;
+            residency.for_each(start..(start + BLOCK_PAGES as u64).min(size), |page| {
+                if frames.contains(place(page)) {
+                    hidden.push(page);
+                }
+            })?;
+        }
+        // Anything else would be somebody's: that is for an audit to tell.
+        hidden.retain(|&page| {
+            let mut bytes = [0; PAGE_BYTES];
+            let read = file.read_exact_at(&mut bytes, page * PAGE_SIZE);
+            read.is_ok() && bytes == [0; PAGE_BYTES]
+        });
+        for run in runs(hidden.into_iter()) {
+            let length = (run.end - run.start) * PAGE_SIZE;
+            punch(file, run.start * PAGE_SIZE, length)?;
+        }
+        Ok(())
     }
 }
 

@@ -12,8 +12,8 @@
 //!   blocks without holes are: that takes no memory.
 //!
 //! The kernel's own thread for large pages (khugepaged) goes by the same advice, and may be at work on a block in the moment
-//! in which that is taken back: then it fills what was a hole when it began. So what went into the balloon is looked at
-//! again a little later.
+//! in which that is taken back: then it fills what was a hole when it began. So what went into the balloon or got a frame
+//! is looked at again a little later.
 //!
 //! The kernel makes nothing large that is registered with a userfaultfd, but maps by 2 MiB what is large already. The
 //! tracker lets go of a block for as long as it takes. A sample watches single pages, whose block is left in small
@@ -327,6 +327,7 @@ impl Agent {
             if let Err(error) = self.remove_popped() {
                 tracing::debug!("the balloon is not looked at: {error}");
             }
+            self.remove_hidden_or_tell();
         }
         if self.large.look_at_sampled.is_some_and(|at| at <= begin) {
             self.look_at_sampled();

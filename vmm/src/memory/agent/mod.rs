@@ -365,8 +365,10 @@ impl Agent {
             }
             Ok((ToAgent::Request(request), _)) => {
                 let first = u64::from(request.number) * BLOCK_PAGES as u64;
-                self.break_blocks_of(&(first..first + BLOCK_PAGES as u64), Reason::Sharing);
+                let pages = first..first + BLOCK_PAGES as u64;
+                let were_advised = self.break_blocks_of(&pages, Reason::Sharing);
                 let done = self.sharer.carry_out(&request, &self.fence);
+                self.look_again_soon(were_advised);
                 self.counters
                     .write_protect_faults
                     .fetch_add(done.waited, Ordering::Relaxed);

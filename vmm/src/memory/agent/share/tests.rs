@@ -300,7 +300,11 @@ fn what_is_elsewhere_than_the_table_says_is_found() {
     bench.agent.inflate(vec![given_up]);
     bench.write(601, 9);
     assert_eq!(bench.table(), TableCheck::default());
-    // Under a frame, where no page may be.
+    // Under frames, where no page may be: what the kernel fills is freed, what is not zero is told.
+    write_all(bench.ram.file(), &content(0), 2 * PAGE_SIZE).unwrap();
+    let held = bench.held();
+    assert_eq!(bench.table(), TableCheck::default());
+    assert_eq!(bench.held(), held - 1);
     write_all(bench.ram.file(), &content(7), 3 * PAGE_SIZE).unwrap();
     let wrong = TableCheck {
         large: PageCount(0),
