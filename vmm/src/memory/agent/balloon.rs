@@ -136,7 +136,7 @@ impl Agent {
     }
 }
 
-fn place_in_block(index: u64) -> usize {
+pub(super) fn place_in_block(index: u64) -> usize {
     usize::try_from(index % BLOCK_PAGES as u64).expect("below 512")
 }
 
