@@ -34,7 +34,8 @@ const STATED_EIGHTHS: u32 = 4;
 /// The pages sampled in a period and what became of them so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
-    /// Pages sampled and still private: one that was ballooned or shared meanwhile drops out.
+    /// Pages sampled and still private: one that was ballooned or shared meanwhile drops out. Where large pages are
+    /// watched as a whole, as many as a sample of pages would have to have to be as exact.
     pub size: u32,
     /// Of these, how many were touched.
     pub touched: u32,
@@ -50,8 +51,13 @@ impl Sample {
         let ((from, before), (to, after)) = (earlier, later);
         let way = to.saturating_sub(from).as_millis();
         let gone = time.saturating_sub(from).as_millis().min(way);
+        // What the first look was worth need not be what the later one is.
+        let resized = |count: u32| match before.size {
+            0 => 0,
+            size => u64::from(count) * u64::from(after.size) / u64::from(size),
+        };
         let at = |before: u32, after: u32| {
-            let rise = u128::from(after.saturating_sub(before));
+            let rise = u128::from(u64::from(after).saturating_sub(resized(before)));
             let part = (rise * gone + way / 2).checked_div(way).unwrap_or(rise);
             after - u32::try_from(rise - part).unwrap_or(0)
         };
@@ -181,10 +187,9 @@ impl WorkingSet {
     /// How the current period stands, from its beginning. Nothing happens if none has begun.
     pub fn count(&mut self, so_far: Sample) {
         if let Some(open) = &mut self.open {
-            let size = so_far.size.min(open.size);
-            let touched = so_far.touched.min(size);
+            let touched = so_far.touched.min(so_far.size);
             *open = Sample {
-                size,
+                size: so_far.size,
                 touched,
                 written: so_far.written.min(touched),
             };
@@ -297,6 +302,21 @@ pub struct SampleLimits {
     /// the kernel resolves by itself is some 10 µs of a vCPU at worst, so the default costs it less than
     /// a thousandth.
     pub faults_per_s: u32,
+    /// Large pages that are looked into page by page, each second of a period: each may cost 512 faults, so the
+    /// default costs a vCPU half of a hundredth,
+    pub blocks_per_s: u32,
+    /// and as many of them at least, in however short a period: fewer are too much alike.
+    pub least_blocks: u32,
+}
+
+impl SampleLimits {
+    /// How many large pages may be looked into in a period.
+    #[must_use]
+    pub fn blocks(&self, period: Duration) -> u32 {
+        let affordable = u128::from(self.blocks_per_s) * period.as_millis() / 1000;
+        let affordable = u32::try_from(affordable).unwrap_or(u32::MAX);
+        affordable.max(self.least_blocks)
+    }
 }
 
 impl Default for SampleLimits {
@@ -304,6 +324,8 @@ impl Default for SampleLimits {
         Self {
             least: 32,
             faults_per_s: 32,
+            blocks_per_s: 1,
+            least_blocks: 16,
         }
     }
 }
@@ -692,7 +714,7 @@ mod tests {
             }
             prop_assert_eq!(
                 working_set.active_set(population(pages, fresh)).is_some(),
-                size.min(left) > 0
+                left > 0
             );
         }
     }

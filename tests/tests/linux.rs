@@ -12,7 +12,9 @@ use std::process::Command;
 use tests::linux::{GuestMemory, Image, LinuxGuest, LinuxKernel, where_linux_runs};
 use tests::process::{self, Signal};
 use tests::sharing::{check_sums, clean_audit};
-use tests::{Done, MIB, Place, TestHost, number, wait_for, wait_until, wait_until_at_least};
+use tests::{
+    Done, MIB, Place, TestHost, number, patience, wait_for, wait_until, wait_until_at_least,
+};
 
 /// How long the outer machine may run for one claim, in seconds; the longest takes half on a machine
 /// that is busy with other things.
@@ -492,10 +494,15 @@ impl Drop for TestTap {
 fn take_and_return(guest: &mut LinuxGuest<'_>) -> Vec<u8> {
     let listener = TcpListener::bind((TestTap::ADDRESS, 0)).expect("the tap has its address");
     let port = listener.local_addr().expect("it is bound").port();
+    // Nothing may be waited for without an end: what the guest and its card say then tells why.
+    listener.set_nonblocking(true).expect("it is ours");
     let connection = |guest: &mut LinuxGuest<'_>, command: &str| {
         let address = TestTap::ADDRESS;
         let order = guest.order(&command.replace("nc", &format!("nc {address} {port}")));
-        let (stream, _) = listener.accept().expect("the guest connects");
+        let (stream, _) = wait_for("the guest connects", || listener.accept().ok());
+        stream.set_nonblocking(false).expect("it is ours");
+        stream.set_read_timeout(Some(patience())).expect("some");
+        stream.set_write_timeout(Some(patience())).expect("some");
         (stream, order)
     };
     let (mut stream, order) = connection(guest, "nc <sent");

@@ -58,8 +58,6 @@ fn assert_promises_are_kept(host: &TestHost) {
 #[test]
 fn a_guest_without_a_driver_is_stopped_at_what_it_may_have_and_goes_on_when_there_is_more() {
     let host = host();
-    // With large pages its neighbour came to rest 10 MiB below its due, once in six times.
-    host.ok(&["set", "host", "large-pages=off"]);
     boot(&host, "good", &["--workload", "toucher:size=max"]);
     start_driverless(&host, "driverless");
     wait_until("it is found out and blocked", || {

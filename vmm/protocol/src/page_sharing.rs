@@ -33,6 +33,8 @@ pub enum ToAgent {
         number: u64,
         /// Their places in the memory file; at most [`MOST_SAMPLED`].
         pages: Vec<u32>,
+        /// Blocks whose mappings are dropped as a whole where they are large pages; at most as many.
+        blocks: Vec<u32>,
     },
     /// Answer with [`FromAgent::Synced`] once all that was done before has been told.
     Sync {
@@ -41,7 +43,7 @@ pub enum ToAgent {
     },
 }
 
-/// Pages in a sample at most: enough for an interval of four points either way.
+/// Pages, and blocks, in a sample at most: enough for an interval of four points either way.
 pub const MOST_SAMPLED: usize = BLOCK_PAGES;
 
 /// A [`Request`] without its VM, which is the one that is asked.
@@ -83,6 +85,8 @@ pub enum FromAgent {
         number: u64,
         /// The pages whose mappings were dropped, by their places in the list that was sent.
         dropped: PageSet,
+        /// The blocks whose mappings were dropped, by their places in theirs.
+        blocks: PageSet,
     },
     /// All that was done before [`ToAgent::Sync`] came has been told.
     Synced {
@@ -141,9 +145,16 @@ impl ToAgent {
                 }
                 bytes
             }
-            Self::Sample { number, pages } => {
+            Self::Sample {
+                number,
+                pages,
+                blocks,
+            } => {
                 let mut bytes = numbered(SAMPLE, *number);
-                bytes.extend(pages.iter().flat_map(|page| page.to_le_bytes()));
+                for list in [pages, blocks] {
+                    bytes.extend(small(list.len()).to_le_bytes());
+                    bytes.extend(list.iter().flat_map(|place| place.to_le_bytes()));
+                }
                 bytes
             }
             Self::Sync { number } => numbered(SYNC, *number),
@@ -171,11 +182,13 @@ impl ToAgent {
                 Self::Request(Box::new(request))
             }
             SAMPLE => {
-                let mut pages = Vec::new();
-                while !cursor.0.is_empty() && pages.len() < MOST_SAMPLED {
-                    pages.push(cursor.u32()?);
+                let pages = cursor.places()?;
+                let blocks = cursor.places()?;
+                Self::Sample {
+                    number,
+                    pages,
+                    blocks,
                 }
-                Self::Sample { number, pages }
             }
             SYNC => Self::Sync { number },
             _ => return None,
@@ -203,9 +216,14 @@ impl FromAgent {
                 bytes.extend(range.count.0.to_le_bytes());
                 bytes
             }
-            Self::Sampled { number, dropped } => {
+            Self::Sampled {
+                number,
+                dropped,
+                blocks,
+            } => {
                 let mut bytes = numbered(SAMPLED, *number);
                 put_set(&mut bytes, dropped);
+                put_set(&mut bytes, blocks);
                 bytes
             }
             Self::Synced { number, table } => {
@@ -245,6 +263,7 @@ impl FromAgent {
             SAMPLED => Self::Sampled {
                 number,
                 dropped: cursor.set()?,
+                blocks: cursor.set()?,
             },
             SYNCED => Self::Synced {
                 number,
@@ -273,8 +292,11 @@ fn put_set(bytes: &mut Vec<u8>, set: &PageSet) {
     }
 }
 
+fn small(number: usize) -> u16 {
+    u16::try_from(number).expect("at most a block's pages")
+}
+
 fn put_span(bytes: &mut Vec<u8>, span: &Span) {
-    let small = |number: usize| u16::try_from(number).expect("at most a block's pages");
     bytes.extend(small(span.start).to_le_bytes());
     bytes.extend(small(span.count).to_le_bytes());
     bytes.extend(span.frame.0.to_le_bytes());
@@ -291,6 +313,14 @@ impl Cursor<'_> {
             *word = self.u64()?;
         }
         Some(PageSet::from_words(words))
+    }
+
+    /// None for more than a sample has.
+    fn places(&mut self) -> Option<Vec<u32>> {
+        let count = usize::from(self.u16()?);
+        (count <= MOST_SAMPLED)
+            .then(|| (0..count).map(|_| self.u32()).collect())
+            .flatten()
     }
 
     /// None for a span that reaches out of its block.
@@ -445,13 +475,14 @@ mod tests {
         #[test]
         fn a_sample_and_its_answer_arrive_as_they_were_sent(
             number: u64, pages in prop::collection::vec(any::<u32>(), 0..=MOST_SAMPLED), dropped in set(),
+            blocks in prop::collection::vec(any::<u32>(), 0..=MOST_SAMPLED), of_blocks in set(),
             large: u64, wrong: u64, first_wrong in prop::option::of(0..u64::MAX)
         ) {
-            let message = ToAgent::Sample { number, pages };
+            let message = ToAgent::Sample { number, pages, blocks };
             let bytes = message.encode();
             prop_assert!(bytes.len() <= LARGEST_REQUEST);
             prop_assert_eq!(ToAgent::decode(&bytes), Some(message));
-            let answer = FromAgent::Sampled { number, dropped };
+            let answer = FromAgent::Sampled { number, dropped, blocks: of_blocks };
             prop_assert!(answer.encode().len() <= LARGEST_ANSWER);
             prop_assert_eq!(FromAgent::decode(&answer.encode()), Some(answer));
             let table = TableCheck { large: PageCount(large), wrong: PageCount(wrong), first_wrong };
@@ -469,9 +500,15 @@ mod tests {
 
     #[test]
     fn a_sample_of_too_many_pages_is_refused() {
-        let pages = vec![0; MOST_SAMPLED + 1];
-        let message = ToAgent::Sample { number: 1, pages };
-        assert_eq!(ToAgent::decode(&message.encode()), None);
+        let lists = [MOST_SAMPLED + 1, 0];
+        for [pages, blocks] in [lists, [lists[1], lists[0]]] {
+            let message = ToAgent::Sample {
+                number: 1,
+                pages: vec![0; pages],
+                blocks: vec![0; blocks],
+            };
+            assert_eq!(ToAgent::decode(&message.encode()), None);
+        }
     }
 
     #[test]

@@ -149,6 +149,19 @@ impl Pagemap {
         Ok(self.fill(&mut query, block, &mut [NO_REGION])? > 0)
     }
 
+    /// Whether anything of a block is mapped.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn is_any_present(&self, block: Range<u64>) -> Result<bool, MemoryError> {
+        let mut query = pm_scan_arg {
+            category_mask: IS_PRESENT,
+            return_mask: IS_PRESENT,
+            ..WRITTEN
+        };
+        Ok(self.fill(&mut query, block, &mut [NO_REGION])? > 0)
+    }
+
     /// Whether and how the page at `address` was touched since its mapping was dropped: a touch maps it
     /// again, and arming does not.
     ///

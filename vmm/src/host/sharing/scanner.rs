@@ -406,9 +406,13 @@ impl Scanner {
                     vm.synced(number, table);
                 }
             }
-            FromAgent::Sampled { number, dropped } => {
+            FromAgent::Sampled {
+                number,
+                dropped,
+                blocks,
+            } => {
                 if let Some(vm) = self.registry.vms.get_mut(&id) {
-                    vm.sampled(number, &dropped);
+                    vm.sampled(number, &dropped, &blocks);
                 }
             }
         }

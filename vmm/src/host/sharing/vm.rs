@@ -251,8 +251,7 @@ impl ScannedVm {
         if self.kept == KeptBlocks::None {
             return Keep::No;
         }
-        let addresses = self.addresses(&self.pages(number));
-        if self.pagemap.is_large(addresses).unwrap_or(false) {
+        if self.is_large(number) {
             return Keep::AsItIs;
         }
         if self.kept == KeptBlocks::Large {
@@ -264,6 +263,12 @@ impl ScannedVm {
             mapped if since + 1 < pass => Keep::AtHome(mapped),
             _ => Keep::No,
         }
+    }
+
+    /// Whether a block is mapped as one large page.
+    fn is_large(&self, number: u32) -> bool {
+        let addresses = self.addresses(&self.pages(number));
+        self.pagemap.is_large(addresses).unwrap_or(false)
     }
 
     /// Everything is to be read anew: more is worth sharing than was.

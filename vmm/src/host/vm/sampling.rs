@@ -124,6 +124,7 @@ impl Sampling {
         SampleOrder {
             number: self.number,
             size: sample_size(known, precision, period, &limits),
+            blocks: limits.blocks(period),
             period,
             looks: if unlimited { FEW_LOOKS } else { LOOKS },
         }
@@ -219,6 +220,7 @@ mod tests {
         let first = SampleOrder {
             number: 1,
             size: 97,
+            blocks: 30,
             period: PERIOD,
             looks: FEW_LOOKS,
         };

@@ -16,12 +16,13 @@
 //! is looked at again a little later.
 //!
 //! The kernel makes nothing large that is registered with a userfaultfd, but maps by 2 MiB what is large already. The
-//! tracker lets go of a block for as long as it takes. A sample watches single pages, whose block is left in small
+//! tracker lets go of a block for as long as it takes. A sample watches most blocks as a whole, by dropping their mappings:
+//! a touch maps them again as they were. In a few it watches single pages, and such a block is left in small
 //! mappings until all that is watched in it was written to: from then on there is nothing more to be seen, and what
 //! is used most is large again soonest. Where a page is left alone the block stays as it is until the next sample.
 
 use super::Agent;
-use crate::memory::mapping::{advise_large, collapse};
+use crate::memory::mapping::{Addresses, advise_large, collapse, drop_mappings};
 use crate::memory::pagemap::Touch;
 use crate::memory::pages::runs;
 use page::PageCount;
@@ -29,7 +30,7 @@ use policy::LargePages;
 use protocol::LargePageCounters;
 use rustix::io::Errno;
 use sharing::{BLOCK_PAGES, PageSet};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -79,6 +80,8 @@ pub(super) struct LargeBlocks {
     blocks: Vec<Block>,
     /// In which a sample watches pages: these.
     sampled: BTreeMap<usize, Vec<u64>>,
+    /// Whose mappings were dropped as a whole, so that a touch is seen: nothing else may map them again.
+    watched: BTreeSet<usize>,
     /// When those are to be looked at, and how long after that again.
     look_at_sampled: Option<Instant>,
     sample_pause: Duration,
@@ -109,6 +112,7 @@ impl LargeBlocks {
             order: LargePageOrder::default(),
             blocks: vec![Block::default(); whole_blocks],
             sampled: BTreeMap::new(),
+            watched: BTreeSet::new(),
             look_at_sampled: None,
             sample_pause: SAMPLE_PAUSE[0],
             is_advice_given: false,
@@ -262,6 +266,31 @@ impl Agent {
         }
     }
 
+    /// Drops the mappings of those of these blocks that are large pages: the next touch of one maps all of it again,
+    /// which is to be seen. Returns which, by their places in the list.
+    pub(super) fn drop_large_mappings(&mut self, blocks: &[u32]) -> PageSet {
+        let stretch = |&number: &u32| {
+            let number = usize::try_from(number).ok()?;
+            let is_whole = number < self.large.blocks.len() && self.sharer.pages.is_own(number);
+            let addresses = is_whole.then(|| self.ram.addresses(pages_of(number..number + 1)))?;
+            self.fence
+                .is_large(&addresses)
+                .then_some((number, addresses))
+        };
+        let found: Vec<_> = (0..BLOCK_PAGES)
+            .zip(blocks)
+            .filter_map(|(place, number)| Some((place, stretch(number)?)))
+            .collect();
+        let stretches: Vec<Addresses> = found.iter().map(|(_, (_, at))| at.clone()).collect();
+        let dropped = drop_mappings(&stretches);
+        self.large.watched.clear();
+        for &(_, (number, _)) in &found[..dropped] {
+            self.large.watched.insert(number);
+            self.large.set_large(number, true);
+        }
+        found[..dropped].iter().map(|&(place, _)| place).collect()
+    }
+
     /// Those of these pages whose mappings were dropped are watched from now on, and those of the last sample no more.
     pub(super) fn watch_in_large_pages(&mut self, pages: &[u32], dropped: &PageSet) {
         self.large.sampled.clear();
@@ -309,6 +338,7 @@ impl Agent {
         let done: Vec<usize> = self.large.sampled.iter().filter_map(done).collect();
         for number in done {
             self.large.sampled.remove(&number);
+            self.large.watched.remove(&number);
             // There are no more of them than pages in a sample: that is little of a core.
             if self.tend(number).is_some() {
                 // There is no memory in one piece: later.
@@ -365,6 +395,10 @@ impl Agent {
         let addresses = self.ram.addresses(pages.clone());
         if self.fence.is_large(&addresses) {
             self.large.set_large(number, true);
+            return None;
+        }
+        if self.large.watched.contains(&number) {
+            // It is as large as before, if nobody has touched it.
             return None;
         }
         self.large.set_large(number, false);

@@ -379,11 +379,22 @@ impl Agent {
                     unwritten: done.unwritten,
                 });
             }
-            Ok((ToAgent::Sample { number, pages }, _)) => {
+            Ok((
+                ToAgent::Sample {
+                    number,
+                    pages,
+                    blocks,
+                },
+                _,
+            )) => {
+                let whole = self.drop_large_mappings(&blocks);
                 let dropped = sample::drop_mappings_of(&self.ram, &self.sharer, &pages);
                 self.watch_in_large_pages(&pages, &dropped);
-                self.unsent
-                    .push_back(FromAgent::Sampled { number, dropped });
+                self.unsent.push_back(FromAgent::Sampled {
+                    number,
+                    dropped,
+                    blocks: whole,
+                });
             }
             // Behind all that is to be said before it.
             Ok((ToAgent::Sync { number }, _)) => {

@@ -4,6 +4,8 @@
 //!   begin_sample ──▶ agent drops the mappings ──▶ sampled: armed ──▶ watch_sample … now and then
 //! ```
 //!
+//! Large pages are watched as a whole, and a few of them looked into page by page (see `blocks`).
+//!
 //! What was seen of a page stays seen: the scanner arms pages again, and a look after that would not find
 //! the write before it. So a block's sampled pages are looked at before the scanner goes over it. A page
 //! that ceased to be private, or whose block the agent was asked about, leaves the sample: what is seen
@@ -12,15 +14,22 @@
 //! Arming a page hides from the scanner that it had been written before. Such pages are owed to it: it
 //! reads them at its next visit, written or not.
 
+mod blocks;
+mod draw;
+
 use super::ScannedVm;
 use crate::memory::pagemap::Touch;
-use page::{PageCount, Random};
+use blocks::BlockSample;
+use draw::{Candidates, Drawn};
+use page::PageCount;
 use policy::Sample;
-use protocol::page_sharing::{MOST_SAMPLED, ToAgent};
+use protocol::page_sharing::ToAgent;
 use sharing::{BLOCK_PAGES, PageSet};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
+
+const BLOCK: u64 = BLOCK_PAGES as u64;
 
 /// How a sample stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +51,8 @@ pub struct SampleOrder {
     pub number: u64,
     /// Pages at most.
     pub size: u32,
+    /// Large pages that may be looked into page by page.
+    pub blocks: u32,
     /// How long they are to be watched.
     pub period: Duration,
     /// How often they are looked at meanwhile. Each look is a call for each page, and what it finds before the
@@ -53,11 +64,12 @@ pub struct SampleOrder {
 #[derive(Debug)]
 pub(super) struct TouchSample {
     number: u64,
-    population: PageCount,
-    /// As the agent was asked, for its answer speaks of places in this list.
-    asked: Vec<u32>,
+    /// As the agent was asked, for its answer speaks of places in these lists.
+    asked: Drawn,
     /// The pages that are watched.
     pages: BTreeMap<u64, Option<Touch>>,
+    /// The large pages that are watched as a whole, and whether anything in them was touched.
+    blocks: BTreeMap<u32, bool>,
     counts: Sample,
     since: Option<Instant>,
     watched: Option<Duration>,
@@ -69,18 +81,16 @@ pub(super) struct TouchSample {
 
 impl TouchSample {
     fn new(order: SampleOrder, drawn: Drawn) -> Self {
-        // What lies beyond 16 TiB is not sampled.
-        let asked: Vec<u32> = drawn
-            .pages
-            .into_iter()
-            .filter_map(|page| u32::try_from(page).ok())
-            .collect();
         Self {
             number: order.number,
-            population: PageCount(drawn.seen),
-            pages: asked.iter().map(|&page| (page.into(), None)).collect(),
+            pages: drawn
+                .pages
+                .iter()
+                .map(|&page| (page.into(), None))
+                .collect(),
+            blocks: drawn.blocks.iter().map(|&block| (block, false)).collect(),
             counts: Sample::default(),
-            asked,
+            asked: drawn,
             since: None,
             watched: None,
             period: order.period,
@@ -96,16 +106,28 @@ impl TouchSample {
         (gone >= next || is_last).then_some(gone)
     }
 
-    /// The agent has dropped these; the others are not private any more.
-    fn keep(&mut self, dropped: &PageSet) {
-        for (place, &page) in self.asked.iter().enumerate() {
-            if !dropped.contains(place) {
+    /// The agent has dropped these; the others are not private, or not large, any more.
+    fn keep(&mut self, dropped: &PageSet, blocks: &PageSet) {
+        for (place, block) in self.asked.blocks.iter().enumerate() {
+            if !blocks.contains(place) {
+                self.blocks.remove(block);
+            }
+        }
+        for (place, &page) in self.asked.pages.iter().enumerate() {
+            // A page of a block that was not dropped says nothing about those that were.
+            let is_in_another = self.asked.is_in_block(page) && !self.is_in_block(page.into());
+            if !dropped.contains(place) || is_in_another {
                 self.pages.remove(&page.into());
             }
         }
         self.since = Some(Instant::now());
         self.watched = Some(Duration::ZERO);
         self.count();
+    }
+
+    /// Whether a page is in a large page that is watched.
+    fn is_in_block(&self, page: u64) -> bool {
+        self.blocks.contains_key(&block_of(page))
     }
 
     /// A look found this. A later look cannot take it back.
@@ -122,21 +144,57 @@ impl TouchSample {
         pages.map(|(&page, _)| page).collect()
     }
 
+    /// Those of a range of which a look can tell more than is known.
+    fn blocks_to_look_at(&self, numbers: Range<u32>) -> Vec<u32> {
+        let open = self
+            .blocks
+            .range(numbers)
+            .filter(|(_, is_touched)| !**is_touched);
+        open.map(|(&number, _)| number).collect()
+    }
+
     fn leave(&mut self, is_leaving: impl Fn(u64) -> bool) {
         self.pages.retain(|&page, _| !is_leaving(page));
         self.count();
     }
 
+    fn leave_block(&mut self, number: u32) {
+        self.blocks.remove(&number);
+        self.leave(|page| block_of(page) == number);
+    }
+
     fn count(&mut self) {
-        let count = |least: Option<Touch>| {
-            let found = self.pages.values().filter(|&&touch| touch >= least);
-            u32::try_from(found.count()).unwrap_or(u32::MAX)
+        let mut seen = BlockSample {
+            small: PageCount(self.asked.small),
+            large: PageCount(self.asked.large),
+            blocks: u32::try_from(self.asked.large / BLOCK).unwrap_or(u32::MAX),
+            watched: length(self.blocks.len()),
+            ..BlockSample::default()
         };
-        self.counts = Sample {
-            size: count(None),
-            touched: count(Some(Touch::Read)),
-            written: count(Some(Touch::Written)),
+        let mut looked_into: BTreeMap<u32, Sample> = BTreeMap::new();
+        for (&page, &touch) in &self.pages {
+            let sample = match self.is_in_block(page) {
+                true => looked_into.entry(block_of(page)).or_default(),
+                false => &mut seen.small_pages,
+            };
+            sample.size += 1;
+            sample.touched += u32::from(touch >= Some(Touch::Read));
+            sample.written += u32::from(touch >= Some(Touch::Written));
+        }
+        // A block is touched where one of its pages is, whatever a look at the whole found.
+        let is_touched = |number: &u32| {
+            let within = looked_into.get(number).map_or(0, |sample| sample.touched);
+            self.blocks.get(number) == Some(&true) || within > 0
         };
+        seen.touched = length(
+            self.blocks
+                .keys()
+                .filter(|number| is_touched(number))
+                .count(),
+        );
+        let touched = looked_into.iter().filter(|(number, _)| is_touched(number));
+        seen.looked_into = touched.map(|(_, &sample)| sample).collect();
+        self.counts = seen.as_pages();
     }
 
     fn in_range(&self, pages: Range<u64>) -> Vec<u64> {
@@ -146,81 +204,68 @@ impl TouchSample {
     fn report(&self) -> SampleReport {
         SampleReport {
             number: self.number,
-            population: self.population,
+            population: PageCount(self.asked.small + self.asked.large),
             watched: self.watched,
             sample: self.counts,
         }
     }
 }
 
-/// Some of a row of pages, each with the same chance, without knowing how many will come (Vitter's
-/// algorithm R).
-struct Drawn {
-    pages: Vec<u64>,
-    most: usize,
-    seen: u64,
-    random: Random,
+fn block_of(page: u64) -> u32 {
+    u32::try_from(page / BLOCK).unwrap_or(u32::MAX)
 }
 
-impl Drawn {
-    fn new(most: usize, seed: u64) -> Self {
-        Self {
-            pages: Vec::with_capacity(most),
-            most,
-            seen: 0,
-            random: Random::new(seed),
-        }
-    }
-
-    fn offer(&mut self, page: u64) {
-        self.seen += 1;
-        if self.pages.len() < self.most {
-            self.pages.push(page);
-            return;
-        }
-        let place = usize::try_from(self.random.below(self.seen)).unwrap_or(usize::MAX);
-        if let Some(drawn) = self.pages.get_mut(place) {
-            *drawn = page;
-        }
-    }
+fn length(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 impl ScannedVm {
-    /// Draws up to `size` of the private pages and asks the agent to drop their mappings, to be watched for a
-    /// period. A sample that was being watched is given up. `mapped` says over which pages of a block the
+    /// Draws up to `size` of the private pages, and large pages, and asks the agent to drop their mappings, to be watched
+    /// for a period. A sample that was being watched is given up. `mapped` says over which pages of a block the
     /// store is mapped.
     pub(in crate::host::sharing) fn begin_sample(
         &mut self,
         order: SampleOrder,
         mapped: impl Fn(u32) -> PageSet,
     ) {
-        let SampleOrder { number, size, .. } = order;
-        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let number = order.number;
         let seed = number.wrapping_mul(0x1_0001) ^ u64::from(self.pid) << 32;
-        let mut drawn = Drawn::new(size.min(MOST_SAMPLED), seed);
+        let mut candidates = Candidates::new(order.size, seed);
         for block in 0..self.blocks() {
             let (pages, mapped) = (self.pages(block), mapped(block));
+            let is_whole = mapped.is_empty() && pages.end - pages.start == BLOCK;
+            if is_whole && self.is_large(block) {
+                candidates.offer_block(block);
+                continue;
+            }
             let own = |page: u64| !mapped.contains(super::index(&pages, page));
             let found = self.residency.for_each(pages.clone(), |page| {
                 if own(page) {
-                    drawn.offer(page);
+                    candidates.offer_page(page);
                 }
             });
             if let Err(error) = found {
                 tracing::debug!("pages of process {} are not sampled: {error}", self.pid);
             }
         }
+        let drawn = candidates.draw(order.blocks);
         let sample = TouchSample::new(order, drawn);
         self.unsent.push_back(ToAgent::Sample {
             number,
-            pages: sample.asked.clone(),
+            pages: sample.asked.pages.clone(),
+            blocks: sample.asked.blocks.clone(),
         });
         self.sample = Some(sample);
         self.send_unsent();
     }
 
     /// The agent has dropped mappings.
-    pub(in crate::host::sharing) fn sampled(&mut self, number: u64, dropped: &PageSet) {
+    pub(in crate::host::sharing) fn sampled(
+        &mut self,
+        number: u64,
+        dropped: &PageSet,
+        blocks: &PageSet,
+    ) {
         let Some(sample) = self.sample.as_mut() else {
             return;
         };
@@ -228,7 +273,7 @@ impl ScannedVm {
         if sample.number != number || sample.since.is_some() {
             return;
         }
-        sample.keep(dropped);
+        sample.keep(dropped, blocks);
         for page in sample.in_range(0..u64::MAX) {
             let armed = self
                 .pagemap
@@ -272,6 +317,17 @@ impl ScannedVm {
         let Some(mut sample) = self.sample.take_if(|sample| sample.since.is_some()) else {
             return;
         };
+        let numbers = block_of(pages.start)..block_of(pages.end.saturating_add(BLOCK - 1));
+        let blocks = sample.blocks_to_look_at(numbers);
+        for &number in &blocks {
+            match self
+                .pagemap
+                .is_any_present(self.addresses(&self.pages(number)))
+            {
+                Ok(is_touched) => drop(sample.blocks.insert(number, is_touched)),
+                Err(error) => tracing::debug!("block {number} is not seen: {error}"),
+            }
+        }
         let to_look_at = sample.to_look_at(pages);
         for &page in &to_look_at {
             match self.pagemap.touch(self.address(page)) {
@@ -279,7 +335,7 @@ impl ScannedVm {
                 Err(error) => tracing::debug!("page {page} is not seen: {error}"),
             }
         }
-        if !to_look_at.is_empty() {
+        if !to_look_at.is_empty() || !blocks.is_empty() {
             sample.count();
         }
         self.sample = Some(sample);
@@ -293,9 +349,8 @@ impl ScannedVm {
 
     /// The agent is asked to do something about a block.
     pub(super) fn leave_block(&mut self, number: u32) {
-        let pages = self.pages(number);
         if let Some(sample) = self.sample.as_mut() {
-            sample.leave(|page| pages.contains(&page));
+            sample.leave_block(number);
         }
     }
 

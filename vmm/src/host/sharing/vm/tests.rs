@@ -20,14 +20,18 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new() -> Self {
-        let ram = GuestRam::new(PageCount(PAGES)).unwrap();
+        Self::of(GuestRam::new(PageCount(PAGES)).unwrap())
+    }
+
+    pub(super) fn of(ram: GuestRam) -> Self {
+        let size = ram.layout().size();
         let (host, vm) = SharingSocket::pair().unwrap();
         let agent = AgentHandle::start(&ram, Some(vm)).unwrap();
         let spec = ScannedVmSpec {
             id: VmId(1),
             name: "a".parse().unwrap(),
             group: None,
-            size: PageCount(PAGES),
+            size,
             pid: std::process::id(),
             ram_address: ram.addresses(0..0).start,
             memory_file: Arc::new(ram.file().try_clone().unwrap()),

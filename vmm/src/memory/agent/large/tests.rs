@@ -6,7 +6,7 @@ use crate::memory::mapping::refused;
 use crate::memory::pagemap::Pagemap;
 use crate::memory::ram::GuestRam;
 use page::{Gfn, GfnRange, PAGE_SIZE};
-use protocol::page_sharing::{SharingSocket, ToAgent};
+use protocol::page_sharing::{FromAgent, SharingSocket, ToAgent};
 use std::thread::sleep;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -240,6 +240,7 @@ fn a_sampled_block_is_large_again_once_its_pages_were_written() {
     let sample = ToAgent::Sample {
         number: 1,
         pages: pages.into(),
+        blocks: Vec::new(),
     };
     host.ask(&sample, None).unwrap();
     let begin = Instant::now();
@@ -258,4 +259,45 @@ fn a_sampled_block_is_large_again_once_its_pages_were_written() {
     };
     assert_eq!((touch(used), touch(left)), (Some(Touch::Written), None));
     assert_eq!(bench.agent.counters().large().broken_by_sampling, 2);
+}
+
+/// The touch of one page is that of the block, which is as large as before.
+#[test]
+fn a_block_that_is_watched_as_a_whole_stays_large_and_shows_one_touch() {
+    let (host, vm) = SharingSocket::pair().unwrap();
+    let ram = GuestRam::with_large_pages(PageCount(BLOCKS * BLOCK)).unwrap();
+    let agent = AgentHandle::start(&ram, Some(vm)).unwrap();
+    let bench = Bench { ram, agent };
+    bench.order(LargePages::Fill, 0, false);
+    (0..3 * BLOCK).for_each(|page| bench.touch(page));
+    if !bench.wait_for_mapped(3 * BLOCK) {
+        return println!("the machine has no memory in one piece");
+    }
+    // Of the second something is in the balloon: it is no large page. The last has not been touched, the others are not there.
+    bench.inflate(BLOCK + 5, 1);
+    let sample = ToAgent::Sample {
+        number: 1,
+        pages: Vec::new(),
+        blocks: vec![0, 1, 2, 3, 4, u32::MAX],
+    };
+    host.ask(&sample, None).unwrap();
+    let begin = Instant::now();
+    let dropped = loop {
+        if let Ok(FromAgent::Sampled { blocks, .. }) = host.hear_agent() {
+            break blocks;
+        }
+        assert!(begin.elapsed() < PATIENCE);
+        sleep(Duration::from_millis(1));
+    };
+    assert_eq!(dropped, [0, 2].into_iter().collect());
+    let pagemap = Pagemap::open(std::process::id()).unwrap();
+    let block = |number: u64| bench.ram.addresses(number * BLOCK..(number + 1) * BLOCK);
+    let is_present = |number: u64| pagemap.is_any_present(block(number)).unwrap();
+    // Nothing but a touch maps it, however long the agent has time to look after large pages.
+    sleep(Duration::from_millis(200));
+    assert_eq!([0, 2].map(is_present), [false, false]);
+    bench.touch(2 * BLOCK + 77);
+    assert_eq!([0, 2].map(is_present), [false, true]);
+    assert!(pagemap.is_large(block(2)).unwrap());
+    assert_eq!(bench.agent.counters().large().mapped, PageCount(2 * BLOCK));
 }

@@ -78,7 +78,11 @@ impl Bench {
 
     /// Answered before the next outcome.
     fn sample(&self, pages: Vec<u32>) {
-        let message = ToAgent::Sample { number: 1, pages };
+        let message = ToAgent::Sample {
+            number: 1,
+            pages,
+            blocks: Vec::new(),
+        };
         self.host.ask(&message, None).unwrap();
     }
 

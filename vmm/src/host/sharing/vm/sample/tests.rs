@@ -2,17 +2,25 @@
 
 use super::*;
 use crate::host::sharing::vm::tests::{Bench, PAGES};
+use crate::memory::agent::LargePageOrder;
+use crate::memory::ram::GuestRam;
 use page::{Gfn, GfnRange};
-use proptest::prelude::*;
+use policy::LargePages;
 use protocol::page_sharing::FromAgent;
+use std::collections::BTreeSet;
 use std::thread;
 
 const PERIOD: Duration = Duration::from_secs(3600);
 
 impl Bench {
     fn take_in(&mut self, message: FromAgent) {
-        if let FromAgent::Sampled { number, dropped } = message {
-            self.vm.sampled(number, &dropped);
+        if let FromAgent::Sampled {
+            number,
+            dropped,
+            blocks,
+        } = message
+        {
+            self.vm.sampled(number, &dropped, &blocks);
         }
     }
 
@@ -26,6 +34,7 @@ impl Bench {
         let order = SampleOrder {
             number: self.samples,
             size,
+            blocks: 2,
             period,
             looks: 8,
         };
@@ -184,6 +193,7 @@ fn a_new_sample_takes_the_place_of_one_that_was_not_answered() {
     let order = SampleOrder {
         number: 70,
         size: 10,
+        blocks: 2,
         period: PERIOD,
         looks: 8,
     };
@@ -194,20 +204,139 @@ fn a_new_sample_takes_the_place_of_one_that_was_not_answered() {
     assert_eq!(bench.counts(), (20, 0, 0));
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+const LARGE: u64 = 8;
 
-    /// 20 of 100 pages, 2,000 times: each is drawn 400 times, give or take six deviations.
-    #[test]
-    fn every_page_has_the_same_chance(seed: u64) {
-        let mut drawn_times = [0u32; 100];
-        for draw in 0..2000 {
-            let mut drawn = Drawn::new(20, seed.wrapping_add(draw << 40));
-            (0..100).for_each(|page| drawn.offer(page));
-            prop_assert_eq!(drawn.seen, 100);
-            prop_assert_eq!(drawn.pages.len(), 20);
-            drawn.pages.iter().for_each(|&page| drawn_times[usize::try_from(page).unwrap()] += 1);
+/// Of 8 large pages, and half a block of small ones; none if the machine has no memory in one piece.
+fn large() -> Option<Bench> {
+    let ram = GuestRam::with_large_pages(PageCount(LARGE * BLOCK + BLOCK / 2)).unwrap();
+    let bench = Bench::of(ram);
+    bench.agent.order_large_pages(LargePageOrder {
+        pages: LargePages::Fill,
+        ..LargePageOrder::default()
+    });
+    (0..LARGE * BLOCK + BLOCK / 2).for_each(|page| bench.write(page));
+    let begin = Instant::now();
+    loop {
+        let large = bench.agent.counters().large();
+        if large.mapped == PageCount(LARGE * BLOCK) {
+            return Some(bench);
         }
-        prop_assert!(drawn_times.iter().all(|times| (290..510).contains(times)), "{drawn_times:?}");
+        if large.no_memory > 3 {
+            println!("the machine has no memory in one piece");
+            return None;
+        }
+        assert!(begin.elapsed() < PERIOD, "{large:?}");
+        thread::sleep(Duration::from_millis(10));
     }
+}
+
+impl Bench {
+    /// Which blocks are mapped at all, and which as one large page.
+    fn mapped(&self) -> [Vec<u32>; 2] {
+        let is_present = |&number: &u32| {
+            let addresses = self.vm.addresses(&self.vm.pages(number));
+            self.vm.pagemap.is_any_present(addresses).unwrap()
+        };
+        let is_large = |&number: &u32| self.vm.is_large(number);
+        let all = || 0..u32::try_from(LARGE).unwrap();
+        [
+            all().filter(is_present).collect(),
+            all().filter(is_large).collect(),
+        ]
+    }
+}
+
+/// What of them is touched costs one fault each, but for the two that are looked into.
+#[test]
+fn large_pages_are_watched_as_a_whole_and_few_are_looked_into() {
+    let Some(mut bench) = large() else { return };
+    bench.sample(90);
+    assert_eq!(
+        bench.report().population,
+        PageCount(LARGE * BLOCK + BLOCK / 2)
+    );
+    assert_eq!(bench.mapped(), [Vec::new(), Vec::<u32>::new()]);
+    let (size, touched, written) = bench.counts();
+    assert!(size > 0);
+    assert_eq!((touched, written), (0, 0));
+    // The small pages sampled are few: 90 of 4,352 pages, of which 256 are small.
+    let sampled = bench.sampled();
+    let in_large: Vec<u64> = sampled
+        .iter()
+        .copied()
+        .filter(|&page| page < LARGE * BLOCK)
+        .collect();
+    assert_eq!((sampled.len(), in_large.len()), (90, 85));
+    let looked_into: BTreeSet<u32> = in_large.iter().map(|&page| block_of(page)).collect();
+    assert_eq!(looked_into.len(), 2);
+    let all: BTreeSet<u32> = (0..8).collect();
+    let others: Vec<u32> = all.difference(&looked_into).copied().collect();
+    // One page of each of three others, and all of one that is looked into.
+    let touched: Vec<u32> = others[..3].to_vec();
+    touched
+        .iter()
+        .for_each(|&block| bench.write(u64::from(block) * BLOCK + 9));
+    let used = *looked_into.first().unwrap();
+    (0..BLOCK).for_each(|page| bench.write(u64::from(used) * BLOCK + page));
+    let (size, found, written) = bench.counts();
+    // Four of eight blocks are touched, and what was looked into of those was used whole.
+    let permille = |count: u32| count * 1000 / size;
+    assert!((420..=520).contains(&permille(found)), "{found} of {size}");
+    assert!(
+        (420..=520).contains(&permille(written)),
+        "{written} of {size}"
+    );
+    let [present, large] = bench.mapped();
+    assert!(
+        touched
+            .iter()
+            .all(|block| present.contains(block) && large.contains(block))
+    );
+    assert!(!present.contains(&others[4]), "nobody touched it");
+    assert!((0..LARGE * BLOCK).all(|page| bench.read(page) == page + 1));
+}
+
+#[test]
+fn a_large_page_that_the_scanner_arms_was_looked_at_before() {
+    let Some(mut bench) = large() else { return };
+    bench.sample(20);
+    (0..LARGE).for_each(|block| bench.write(block * BLOCK + 3));
+    for number in 0..8 {
+        bench
+            .vm
+            .look(number, 1, &PageSet::EMPTY, || PageSet::EMPTY)
+            .unwrap();
+    }
+    let sample = bench.vm.sample.as_ref().unwrap();
+    assert!(
+        sample.blocks.values().all(|&is_touched| is_touched),
+        "{sample:?}"
+    );
+}
+
+#[test]
+fn a_large_page_that_the_agent_is_asked_about_leaves_the_sample() {
+    let Some(mut bench) = large() else { return };
+    bench.sample(200);
+    let mut request = bench.request();
+    request.zeros = PageSet::ALL;
+    bench.ask(&request);
+    let sample = bench.vm.sample.as_ref().unwrap();
+    assert_eq!(
+        sample.blocks.keys().copied().collect::<Vec<_>>(),
+        (1..8).collect::<Vec<_>>()
+    );
+    assert!(bench.sampled().iter().all(|&page| page >= BLOCK));
+}
+
+/// What an agent says of a sample is a claim.
+#[test]
+fn an_answer_about_what_was_not_asked_does_no_harm() {
+    let mut bench = Bench::new();
+    (0..64).for_each(|page| bench.write(page));
+    bench.sample(10);
+    let number = bench.report().number;
+    bench.vm.sampled(number, &PageSet::ALL, &PageSet::ALL);
+    bench.vm.sampled(number + 1, &PageSet::ALL, &PageSet::ALL);
+    assert_eq!(bench.counts(), (10, 0, 0));
 }
