@@ -51,10 +51,12 @@ impl Sample {
         let ((from, before), (to, after)) = (earlier, later);
         let way = to.saturating_sub(from).as_millis();
         let gone = time.saturating_sub(from).as_millis().min(way);
-        // What the first look was worth need not be what the later one is.
-        let resized = |count: u32| match before.size {
-            0 => 0,
-            size => u64::from(count) * u64::from(after.size) / u64::from(size),
+        // What the first look was worth need not be what the later one is: more, or less for pages that left, of which
+        // nobody touched the most.
+        let resized = |count: u32| {
+            let scaled = u64::from(count) * u64::from(after.size);
+            let scaled = scaled.checked_div(before.size.into()).unwrap_or(0);
+            scaled.max(count.into())
         };
         let at = |before: u32, after: u32| {
             let rise = u128::from(u64::from(after).saturating_sub(resized(before)));
@@ -653,6 +655,22 @@ mod tests {
             looked(at(5000, 60), at(7000, 40)),
             (40, 20),
             "touched pages left it"
+        );
+        let worth = |time, size, touched| {
+            let (_, sample) = at(time, touched);
+            (Duration::from_millis(time), Sample { size, ..sample })
+        };
+        let half_of_many = Sample::between(worth(5000, 40, 10), worth(7000, 200, 150), end);
+        assert_eq!(
+            (half_of_many.size, half_of_many.touched),
+            (200, 100),
+            "worth more"
+        );
+        let those_left = Sample::between(worth(5000, 134, 105), worth(7000, 33, 33), end);
+        assert_eq!(
+            (those_left.size, those_left.touched),
+            (33, 33),
+            "untouched ones left"
         );
     }
 
