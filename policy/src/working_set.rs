@@ -72,6 +72,26 @@ impl Sample {
     }
 }
 
+impl Sample {
+    /// The same of all pages at the end of a period in which `fresh` more came: each by being touched. A guest that boots
+    /// has few pages when its first sample is drawn, and what it does with those says nothing of the others.
+    #[must_use]
+    pub fn with_fresh(self, sampled_from: PageCount, fresh: PageCount) -> Self {
+        let (drawn, fresh) = (u128::from(sampled_from.0), u128::from(fresh.0));
+        let all = drawn + fresh;
+        let grown = |count: u32| {
+            let sum = u128::from(count) * drawn + u128::from(self.size) * fresh;
+            let count = (sum + all / 2).checked_div(all);
+            count.map_or(0, |count| u32::try_from(count).unwrap_or(self.size))
+        };
+        Self {
+            size: self.size,
+            touched: grown(self.touched),
+            written: grown(self.written),
+        }
+    }
+}
+
 /// A moving average of fractions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Average {
@@ -672,6 +692,24 @@ mod tests {
             (33, 33),
             "untouched ones left"
         );
+    }
+
+    #[test]
+    fn what_came_in_a_period_was_touched_in_it() {
+        let sample = Sample {
+            size: 50,
+            touched: 20,
+            written: 10,
+        };
+        let grown = |drawn, fresh| {
+            let sample = sample.with_fresh(PageCount(drawn), PageCount(fresh));
+            (sample.size, sample.touched, sample.written)
+        };
+        assert_eq!(grown(1000, 0), (50, 20, 10));
+        assert_eq!(grown(1000, 1000), (50, 35, 30));
+        assert_eq!(grown(57, 28_000), (50, 50, 50));
+        assert_eq!(grown(0, 0), (50, 0, 0));
+        assert_eq!(grown(u64::MAX, u64::MAX), (50, 35, 30));
     }
 
     #[test]

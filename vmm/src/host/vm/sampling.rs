@@ -82,9 +82,9 @@ impl Sampling {
             }
             let look = (watched, report.sample);
             let at_end = Sample::between(self.looked, look, conditions.period);
-            self.working_set.count(at_end);
-            if !self.was_stopped {
-                self.working_set.end();
+            match self.was_stopped {
+                true => self.working_set.count(at_end),
+                false => self.end(at_end, states),
             }
         } else if self
             .asked
@@ -105,6 +105,19 @@ impl Sampling {
         }
         self.size = report.sample.size;
         self.working_set.count(report.sample);
+    }
+
+    /// From here on it speaks of all that there is.
+    fn end(&mut self, at_end: Sample, states: &PageStates) {
+        let Population {
+            sampled_from,
+            fresh,
+            ..
+        } = self.population(states, PageCount::ZERO);
+        self.working_set
+            .count(at_end.with_fresh(sampled_from, fresh));
+        self.working_set.end();
+        self.sampled_from = backed(states);
     }
 
     fn next(&mut self, conditions: Conditions) -> SampleOrder {
@@ -303,13 +316,38 @@ mod tests {
         assert_eq!(active.map(|active| active.pages), Some(PageCount(8500)));
     }
 
+    /// What little there was at its boot is no reason to call idle what came afterwards.
+    #[test]
+    fn the_next_sample_does_not_make_idle_what_came_in_the_last() {
+        let mut sampling = Sampling::default();
+        let few = |number, watched, touched| {
+            let report = report(number, watched, touched)?;
+            Some(SampleReport {
+                population: PageCount(57),
+                ..report
+            })
+        };
+        sampling.update(None, &states(57), CONDITIONS);
+        sampling.update(few(1, Some(30), 69), &states(29_000), CONDITIONS);
+        let all = SampleReport {
+            population: PageCount(29_000),
+            ..report(2, Some(0), 0).unwrap()
+        };
+        sampling.update(Some(all), &states(29_000), CONDITIONS);
+        let active = sampling.active_set(&states(29_000), PageCount(30_000));
+        assert!(
+            active.is_some_and(|active| active.likely > PageCount(28_000)),
+            "{active:?}"
+        );
+    }
+
     /// Half of what a look two seconds later found anew lies behind the period's end.
     #[test]
     fn a_late_look_does_not_lengthen_the_period() {
         let mut sampling = Sampling::default();
-        sampling.update(None, &states(900), CONDITIONS);
-        sampling.update(report(1, Some(29), 40), &states(900), CONDITIONS);
-        sampling.update(report(1, Some(31), 50), &states(900), CONDITIONS);
+        sampling.update(None, &states(1000), CONDITIONS);
+        sampling.update(report(1, Some(29), 40), &states(1000), CONDITIONS);
+        sampling.update(report(1, Some(31), 50), &states(1000), CONDITIONS);
         let active = sampling.active_set(&states(1000), PageCount(2000));
         assert_eq!(active.map(|active| active.likely), Some(PageCount(500)));
     }
