@@ -15,6 +15,7 @@ pub fn differences(recorded: &Plan, now: &Plan) -> Vec<String> {
         shortfall,
         orders,
         large_pages,
+        broken_blocks,
     } = recorded;
     found.compare("free", free, &now.free);
     found.compare("shortfall", shortfall, &now.shortfall);
@@ -24,6 +25,12 @@ pub fn differences(recorded: &Plan, now: &Plan) -> Vec<String> {
     }
     found.compare_orders(orders, &now.orders);
     found.compare_as("large pages", large_pages, &now.large_pages, lower_case);
+    found.compare_as(
+        "broken blocks",
+        broken_blocks,
+        &now.broken_blocks,
+        lower_case,
+    );
     found.lines
 }
 
@@ -110,7 +117,7 @@ fn lower_case(variant: &impl Debug) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::LargePages;
+    use crate::{BrokenBlocks, LargePages};
     use page::{PageCount, VmId};
     use serde_json::{Value, json};
 
@@ -127,6 +134,7 @@ mod tests {
             free: PageCount::ZERO,
             shortfall: PageCount::ZERO,
             large_pages: LargePages::Fill,
+            broken_blocks: BrokenBlocks::None,
             orders: Orders::default(),
         }
     }
@@ -151,6 +159,7 @@ mod tests {
             Value::Number(_) => json!(256),
             Value::String(pace) if pace == "gentle" => json!("fast"),
             Value::String(large) if large == "fill" => json!("full"),
+            Value::String(broken) if broken == "none" => json!("cold"),
             other => panic!("no other value is known for {other}"),
         }
     }

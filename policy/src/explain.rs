@@ -8,9 +8,9 @@ use crate::balloon::Ask;
 use crate::targets::{by_shares_alone, taxed};
 use crate::tax::{Taxed, tenths};
 use crate::{
-    ActiveSet, BalloonBound, BalloonHealth, LargePages, MemoryState, Plan, SharesSpec, Snapshot,
-    Stage, Step, TaxRate, TouchLimit, VmSettings, VmSnapshot, Witness, admit_change, balloon,
-    targets,
+    ActiveSet, BalloonBound, BalloonHealth, BrokenBlocks, LargePages, MemoryState, Plan,
+    SharesSpec, Snapshot, Stage, Step, TaxRate, TouchLimit, VmSettings, VmSnapshot, Witness,
+    admit_change, balloon, targets,
 };
 use page::{PageCount, VmId, total};
 use serde::{Deserialize, Serialize};
@@ -71,6 +71,9 @@ pub struct Explanation {
     /// Which large pages it makes.
     #[serde(default)]
     pub large_pages: LargePages,
+    /// Which of them are broken to share pages.
+    #[serde(default)]
+    pub broken_blocks: BrokenBlocks,
     /// Why it makes no others.
     #[serde(default)]
     pub large_pages_because: LargePagesReason,
@@ -184,6 +187,7 @@ pub fn explain(
         backed: vm.backed(),
         has_no_driver: vm.evidence.has_no_driver,
         large_pages: plan.large_pages_of(&vm.settings),
+        broken_blocks: plan.broken_blocks_of(&vm.settings),
         large_pages_because: match snapshot.state {
             _ if snapshot.small_pages_only || !vm.settings.large_pages => {
                 LargePagesReason::Settings
@@ -482,9 +486,16 @@ impl Explanation {
     fn write_large_pages(&self, f: &mut String) -> fmt::Result {
         let which = match self.large_pages {
             LargePages::Fill => "All that it may touch is made large pages",
-            LargePages::Full => {
-                "Only what is there anyway is made large pages, and they are broken to share what is equal in them"
-            }
+            LargePages::Full => match self.broken_blocks {
+                BrokenBlocks::None | BrokenBlocks::Cold => {
+                    "Only what is there anyway is made large pages, and those that it does not use are broken to \
+                     share what is equal in them"
+                }
+                BrokenBlocks::ColdFirst | BrokenBlocks::All => {
+                    "Only what is there anyway is made large pages, and they are broken to share what is equal in \
+                     them, first those that it does not use"
+                }
+            },
             LargePages::Off => "No large pages are made of its memory",
         };
         write!(f, " {which}")?;

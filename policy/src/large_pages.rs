@@ -7,7 +7,8 @@
 //! states nothing is made at all.
 //!
 //! ESX breaks large pages in state clear (ESX.md, "Large pages"). There a state falls where memory
-//! runs out; here targets keep it high by taking from VMs, so what they take counts too.
+//! runs out; here targets keep it high by taking from VMs, so what they take counts too. **Cold ones are broken
+//! first, and others only as long as VMs lack more than sharing saves**: what a guest does not use costs it nothing.
 
 use crate::{MemoryState, Plan, Snapshot, VmSettings};
 use page::{PageCount, total};
@@ -40,6 +41,34 @@ pub enum LargePages {
     Fill,
 }
 
+/// Which large pages are broken to share what is equal in them.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum BrokenBlocks {
+    /// None.
+    None,
+    /// Those that the guest has not used for a whole sample.
+    Cold,
+    /// Those first, and then the others.
+    ColdFirst,
+    /// All, in any order.
+    #[default]
+    All,
+}
+
 impl Snapshot {
     /// What VMs may have by their settings and could not have at once. What sharing saves does not count: it is saved
     /// because pages are not large, and guests may break it at any moment.
@@ -57,6 +86,16 @@ impl Snapshot {
             MemoryState::Soft | MemoryState::Hard | MemoryState::Low => LargePages::Off,
         }
     }
+
+    pub(crate) fn broken_blocks(&self) -> BrokenBlocks {
+        let lacking = self.lacking();
+        match (self.large_pages(), self.state) {
+            (LargePages::Fill, _) => BrokenBlocks::None,
+            (LargePages::Full, MemoryState::High) if self.saved >= lacking => BrokenBlocks::Cold,
+            (LargePages::Full, _) => BrokenBlocks::ColdFirst,
+            (LargePages::Off, _) => BrokenBlocks::All,
+        }
+    }
 }
 
 impl Plan {
@@ -68,13 +107,14 @@ impl Plan {
             false => LargePages::Off,
         }
     }
-}
 
-impl LargePages {
-    /// Whether a large page is broken to share a part of it.
+    /// Which large pages of a VM with these settings are broken.
     #[must_use]
-    pub fn are_broken_to_share(self) -> bool {
-        self != Self::Fill
+    pub fn broken_blocks_of(&self, settings: &VmSettings) -> BrokenBlocks {
+        match settings.large_pages {
+            true => self.broken_blocks,
+            false => BrokenBlocks::All,
+        }
     }
 }
 
@@ -151,5 +191,30 @@ mod tests {
         });
         use LargePages::{Fill, Full, Off};
         assert_eq!(by_state, [Fill, Full, Off, Off, Off]);
+    }
+
+    #[test]
+    fn what_is_used_stays_large_as_long_as_sharing_saves_what_vms_lack() {
+        let mut snapshot = snapshot(300, &[100, 200]);
+        let broken = |snapshot: &Snapshot| {
+            let plan = plan(snapshot);
+            let of = |vm: &VmSnapshot| plan.broken_blocks_of(&vm.settings);
+            snapshot.vms.iter().map(of).collect::<Vec<_>>()
+        };
+        use BrokenBlocks::{All, Cold, ColdFirst, None};
+        assert_eq!(broken(&snapshot), [None, None], "nobody lacks anything");
+        snapshot.budget = PageCount(280);
+        assert_eq!(broken(&snapshot), [ColdFirst, ColdFirst]);
+        snapshot.saved = PageCount(19);
+        assert_eq!(broken(&snapshot), [ColdFirst, ColdFirst]);
+        snapshot.saved = PageCount(20);
+        assert_eq!(broken(&snapshot), [Cold, Cold]);
+        snapshot.state = MemoryState::Clear;
+        assert_eq!(broken(&snapshot), [ColdFirst, ColdFirst], "it is short now");
+        snapshot.state = MemoryState::Soft;
+        assert_eq!(broken(&snapshot), [All, All]);
+        snapshot.state = MemoryState::High;
+        snapshot.vms[0].settings.large_pages = false;
+        assert_eq!(broken(&snapshot), [All, Cold]);
     }
 }

@@ -76,7 +76,7 @@ pub use differences::differences;
 pub use explain::{Bound, Explanation, LargePagesReason, More, Price, explain};
 pub use fraction::{Fraction, Interval};
 pub use guest::{GuestFigures, Witness};
-pub use large_pages::LargePages;
+pub use large_pages::{BrokenBlocks, LargePages};
 pub use periods::{PERIOD_RANGE_S, REBALANCE_INTERVAL, SAMPLE_PERIOD};
 pub use plan::{Plan, START_FLOOR, plan};
 pub use rebalance::{Reason, Rebalance};

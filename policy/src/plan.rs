@@ -16,7 +16,9 @@ use crate::divide::{Claim, divide};
 use crate::targets::by_shares_alone;
 use crate::tax::Taxed;
 use crate::touch_limit::set_touch_limits;
-use crate::{LargePages, Orders, Snapshot, Stage, Step, Target, VmSnapshot, balloon, targets};
+use crate::{
+    BrokenBlocks, LargePages, Orders, Snapshot, Stage, Step, Target, VmSnapshot, balloon, targets,
+};
 use page::{PageCount, total};
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU64;
@@ -41,6 +43,9 @@ pub struct Plan {
     /// Which large pages VMs make.
     #[serde(default)]
     pub large_pages: LargePages,
+    /// Which of them are broken to share what is equal in them.
+    #[serde(default)]
+    pub broken_blocks: BrokenBlocks,
 }
 
 /// What to do about each VM now.
@@ -63,6 +68,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
         shortfall: snapshot.promised().saturating_sub(snapshot.budget),
         orders: snapshot.state.orders(),
         large_pages: snapshot.large_pages(),
+        broken_blocks: snapshot.broken_blocks(),
     }
 }
 

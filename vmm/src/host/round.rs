@@ -218,6 +218,7 @@ impl State {
             };
             vm.target = *target;
             vm.set_large_pages(plan.large_pages_of(&vm.config.settings));
+            vm.broken_blocks = plan.broken_blocks_of(&vm.config.settings);
             let waits_on = matches!(vm.life, Life::Waiting(_)) && *grant == PageCount::ZERO;
             if !waits_on {
                 vm.grant(*grant);

@@ -85,6 +85,10 @@ pub enum KeptBlocks {
     /// None.
     #[default]
     None,
+    /// Until all others were looked at, those that are large and used.
+    UsedAtFirst,
+    /// Those that are large and used.
+    Used,
     /// Those that are large.
     Large,
     /// Those of which nothing is shared: if they are not large, they soon will be.

@@ -103,8 +103,10 @@ pub(super) struct ScannedVm {
     asked: BTreeMap<u32, PageSet>,
     sample: Option<TouchSample>,
     kept: KeptBlocks,
-    /// The pass in which it was first seen that all its whole blocks are kept.
-    whole_since: Option<u64>,
+    /// The pass in which they were first kept.
+    kept_since: Option<u64>,
+    /// Blocks that were large and that nobody touched for the whole of the last sample in which they were watched.
+    cold: BTreeSet<u32>,
     sweeps: Sweeps,
     /// By block: pages that were alone with their frames when that was looked at last.
     lonely: BTreeMap<u32, PageSet>,
@@ -181,7 +183,8 @@ impl ScannedVm {
             asked: BTreeMap::new(),
             sample: None,
             kept: KeptBlocks::None,
-            whole_since: None,
+            kept_since: None,
+            cold: BTreeSet::new(),
             sweeps: Sweeps::new(),
             lonely: BTreeMap::new(),
             lonely_looked: Instant::now(),
@@ -234,9 +237,9 @@ impl ScannedVm {
     /// Takes in how things stand with it.
     pub(super) fn adapt(&mut self, conditions: &VmConditions) {
         self.set_anonymous(conditions.anonymous);
-        self.kept = conditions.kept;
-        if self.kept != KeptBlocks::Whole {
-            self.whole_since = None;
+        if conditions.kept != self.kept {
+            self.kept = conditions.kept;
+            self.kept_since = None;
         }
     }
 
@@ -248,21 +251,33 @@ impl ScannedVm {
         pass: u64,
         mapped: impl FnOnce() -> PageSet,
     ) -> Keep {
-        if self.kept == KeptBlocks::None {
-            return Keep::No;
+        let since = *self.kept_since.get_or_insert(pass);
+        match self.kept {
+            KeptBlocks::None => Keep::No,
+            // The pass that was under way is not over all of them.
+            KeptBlocks::UsedAtFirst if since + 1 < pass => Keep::No,
+            KeptBlocks::UsedAtFirst | KeptBlocks::Used => match self.is_used_large(number) {
+                true => Keep::AsItIs,
+                false => Keep::No,
+            },
+            KeptBlocks::Large | KeptBlocks::Whole if self.is_large(number) => Keep::AsItIs,
+            KeptBlocks::Large => Keep::No,
+            KeptBlocks::Whole => match mapped() {
+                mapped if mapped.is_empty() => Keep::AsItIs,
+                mapped if since + 1 < pass => Keep::AtHome(mapped),
+                _ => Keep::No,
+            },
         }
-        if self.is_large(number) {
-            return Keep::AsItIs;
-        }
-        if self.kept == KeptBlocks::Large {
-            return Keep::No;
-        }
-        let since = *self.whole_since.get_or_insert(pass);
-        match mapped() {
-            mapped if mapped.is_empty() => Keep::AsItIs,
-            mapped if since + 1 < pass => Keep::AtHome(mapped),
-            _ => Keep::No,
-        }
+    }
+
+    /// Whether a block is a large page that its guest uses. Where its mapping was dropped to see that, it is used until
+    /// a sample has shown the contrary.
+    fn is_used_large(&self, number: u32) -> bool {
+        let is_unmapped = self
+            .sample
+            .as_ref()
+            .is_some_and(|sample| sample.is_untouched(number));
+        self.is_large(number) || (is_unmapped && !self.cold.contains(&number))
     }
 
     /// Whether a block is mapped as one large page.

@@ -23,7 +23,8 @@ use blocked::Blocked;
 use grant::Grant;
 use page::{PAGE_SIZE, PageCount, PageStates};
 use policy::{
-    BalloonWatch, Evidence, GuestFigures, LargePages, OVERHEAD, Stage, TouchLimit, VmSnapshot,
+    BalloonWatch, BrokenBlocks, Evidence, GuestFigures, LargePages, OVERHEAD, Stage, TouchLimit,
+    VmSnapshot,
 };
 use protocol::{Observation, SharingCounters, ToVm, VmConfig};
 use sampling::Sampling;
@@ -45,6 +46,8 @@ pub(super) struct Vm {
     pub(super) pinned: Option<PageCount>,
     /// What the policy wants it to hold.
     pub(super) target: PageCount,
+    /// Which of its large pages are broken to share what is equal in them.
+    pub(super) broken_blocks: BrokenBlocks,
     grant: Grant,
     pub(super) seen: Seen,
 }
@@ -87,6 +90,7 @@ impl Vm {
             since: Instant::now(),
             pinned: None,
             target: PageCount::ZERO,
+            broken_blocks: BrokenBlocks::default(),
             grant: Grant::default(),
             seen: Seen::default(),
         }
@@ -167,8 +171,11 @@ impl Vm {
     /// Its blocks that sharing leaves alone. Where the machine has no large pages to give, those that are not large
     /// are worth sharing in.
     pub(super) fn kept_blocks(&self) -> KeptBlocks {
-        if self.config.large_pages.are_broken_to_share() {
-            return KeptBlocks::None;
+        match self.broken_blocks {
+            BrokenBlocks::None => {}
+            BrokenBlocks::Cold => return KeptBlocks::Used,
+            BrokenBlocks::ColdFirst => return KeptBlocks::UsedAtFirst,
+            BrokenBlocks::All => return KeptBlocks::None,
         }
         let observation = self.seen.observation.as_ref();
         let large = observation.map(|observation| observation.counters.large);

@@ -115,6 +115,11 @@ impl Fence {
         self.pagemap.is_large(block.clone()).unwrap_or(false)
     }
 
+    /// Whether anything of a block is mapped.
+    pub(super) fn is_any_present(&self, block: &Addresses) -> bool {
+        self.pagemap.is_any_present(block.clone()).unwrap_or(true)
+    }
+
     /// Whether and how a page was touched since its mapping was dropped; none where the kernel does not tell.
     pub(super) fn touch(&self, address: u64) -> Option<Touch> {
         self.pagemap.touch(address).ok().flatten()

@@ -273,9 +273,12 @@ impl Agent {
             let number = usize::try_from(number).ok()?;
             let is_whole = number < self.large.blocks.len() && self.sharer.pages.is_own(number);
             let addresses = is_whole.then(|| self.ram.addresses(pages_of(number..number + 1)))?;
-            self.fence
-                .is_large(&addresses)
-                .then_some((number, addresses))
+            // One that nobody has touched since the last sample is large still.
+            let is_large = match self.large.watched.contains(&number) {
+                true => self.fence.is_large(&addresses) || !self.fence.is_any_present(&addresses),
+                false => self.fence.is_large(&addresses),
+            };
+            is_large.then_some((number, addresses))
         };
         let found: Vec<_> = (0..BLOCK_PAGES)
             .zip(blocks)

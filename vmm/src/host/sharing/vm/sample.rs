@@ -130,6 +130,11 @@ impl TouchSample {
         self.blocks.contains_key(&block_of(page))
     }
 
+    /// Whether a block is watched as a whole and was touched by nobody yet.
+    pub(super) fn is_untouched(&self, number: u32) -> bool {
+        self.blocks.get(&number) == Some(&false)
+    }
+
     /// A look found this. A later look cannot take it back.
     fn see(&mut self, page: u64, touch: Option<Touch>) {
         if let Some(seen) = self.pages.get_mut(&page) {
@@ -234,7 +239,7 @@ impl ScannedVm {
         for block in 0..self.blocks() {
             let (pages, mapped) = (self.pages(block), mapped(block));
             let is_whole = mapped.is_empty() && pages.end - pages.start == BLOCK;
-            if is_whole && self.is_large(block) {
+            if is_whole && (self.is_large(block) || self.is_still_unmapped(block)) {
                 candidates.offer_block(block);
                 continue;
             }
@@ -257,6 +262,17 @@ impl ScannedVm {
         });
         self.sample = Some(sample);
         self.send_unsent();
+    }
+
+    /// Whether a block's mapping was dropped for the sample so far, and nobody has touched it since.
+    fn is_still_unmapped(&self, number: u32) -> bool {
+        let sample = self.sample.as_ref();
+        let is_present = || {
+            self.pagemap
+                .is_any_present(self.addresses(&self.pages(number)))
+        };
+        sample.is_some_and(|sample| sample.is_untouched(number))
+            && is_present().is_ok_and(|is_present| !is_present)
     }
 
     /// The agent has dropped mappings.
@@ -304,6 +320,12 @@ impl ScannedVm {
         // What the guest gave up has left, and that need not be known before the end.
         if gone >= sample.period {
             sample.leave(|page| !self.is_held(page));
+            for (&number, &is_touched) in &sample.blocks {
+                match is_touched {
+                    true => self.cold.remove(&number),
+                    false => self.cold.insert(number),
+                };
+            }
         }
         self.sample = Some(sample);
     }

@@ -329,7 +329,7 @@ mod tests {
 
     #[test]
     fn few_of_many_blocks_say_less() {
-        let mut of_all = watch(&vec![512, 0, 0, 0].repeat(100), 30, 4, &mut Random::new(1));
+        let mut of_all = watch(&[512, 0, 0, 0].repeat(100), 30, 4, &mut Random::new(1));
         let exact = of_all.as_pages();
         (of_all.watched, of_all.touched) = (64, 16);
         let rough = of_all.as_pages();

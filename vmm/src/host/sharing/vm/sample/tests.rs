@@ -1,6 +1,8 @@
 //! Sampling in real memory, with the agent and the page tables of this process.
 
 use super::*;
+use crate::host::sharing::KeptBlocks;
+use crate::host::sharing::vm::Keep;
 use crate::host::sharing::vm::tests::{Bench, PAGES};
 use crate::memory::agent::LargePageOrder;
 use crate::memory::ram::GuestRam;
@@ -339,4 +341,74 @@ fn an_answer_about_what_was_not_asked_does_no_harm() {
     bench.vm.sampled(number, &PageSet::ALL, &PageSet::ALL);
     bench.vm.sampled(number + 1, &PageSet::ALL, &PageSet::ALL);
     assert_eq!(bench.counts(), (10, 0, 0));
+}
+
+/// What its guest uses is told from what it does not use by a whole sample, and stays as it is told.
+#[test]
+fn only_what_nobody_touched_for_a_whole_sample_is_cold() {
+    let Some(mut bench) = large() else { return };
+    let kept = |bench: &mut Bench, blocks, pass| {
+        bench.vm.kept = blocks;
+        let kept = |number: &u32| match bench.vm.keep(*number, pass, || PageSet::EMPTY) {
+            Keep::AsItIs => true,
+            Keep::No => false,
+            Keep::AtHome(_) => unreachable!("nothing is shared"),
+        };
+        (0..8).filter(kept).collect::<Vec<u32>>()
+    };
+    let all: Vec<u32> = (0..8).collect();
+    assert_eq!(
+        kept(&mut bench, KeptBlocks::Used, 1),
+        all,
+        "nothing is known"
+    );
+    bench.sample(10);
+    assert_eq!(
+        kept(&mut bench, KeptBlocks::Used, 1),
+        all,
+        "not for a whole sample"
+    );
+    let (used, cold) = (vec![0, 3, 4, 7], vec![1, 2, 5, 6]);
+    let use_some = |bench: &Bench| {
+        used.iter()
+            .for_each(|&block| bench.write(u64::from(block) * BLOCK + 1))
+    };
+    use_some(&bench);
+    bench.counts();
+    // Those that were looked into and used are small for now.
+    let looked_before: BTreeSet<u32> = bench.sampled().into_iter().map(block_of).collect();
+    let mut looked_into = looked_before.clone();
+    looked_into.retain(|block| used.contains(block));
+    let mut large_still = used.clone();
+    large_still.retain(|block| !looked_into.contains(block));
+    // In the next sample the used ones are not touched yet, and the cold ones are watched again.
+    bench.sample(10);
+    assert_eq!(kept(&mut bench, KeptBlocks::Used, 2), large_still);
+    let sample = bench.vm.sample.as_ref().unwrap();
+    let mut watched = all.clone();
+    watched.retain(|block| !looked_into.contains(block));
+    assert_eq!(sample.blocks.keys().copied().collect::<Vec<_>>(), watched);
+    // A block that was looked into is mapped page by page when it is touched.
+    let once: BTreeSet<u32> = bench.sampled().into_iter().map(block_of).collect();
+    let mut whole = cold
+        .iter()
+        .filter(|block| !once.contains(block) && !looked_before.contains(block));
+    if let Some(block) = whole.next() {
+        bench.write(u64::from(*block) * BLOCK);
+        let kept = kept(&mut bench, KeptBlocks::Used, 2);
+        assert!(kept.contains(block), "it is used now");
+    }
+    // For a while only; and where memory is short, not at all.
+    bench.vm.kept_since = None;
+    let at_first = [3, 4].map(|pass| kept(&mut bench, KeptBlocks::UsedAtFirst, pass));
+    assert!(
+        at_first
+            .iter()
+            .all(|kept| large_still.iter().all(|block| kept.contains(block)))
+    );
+    assert_eq!(
+        kept(&mut bench, KeptBlocks::UsedAtFirst, 5),
+        Vec::<u32>::new()
+    );
+    assert_eq!(kept(&mut bench, KeptBlocks::None, 5), Vec::<u32>::new());
 }
