@@ -154,7 +154,7 @@ impl Host {
         for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
             let path = entry?.path();
             let target = std::fs::read_link(&path)?;
-            if target.to_string_lossy().contains("memfd:ballonet-ram") {
+            if target.to_string_lossy().contains("ballonet-ram") {
                 return Ok(File::options().read(true).write(true).open(path)?);
             }
         }

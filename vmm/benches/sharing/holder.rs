@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "madvise has no safe wrapper")]
 
 use crate::contents::{Contents, Page, shuffle};
+use crate::cpu;
 use anyhow::{Context, Result, ensure};
 use ballonet::internals::SharingSocket;
 use ballonet::internals::{AgentHandle, GuestRam};
@@ -14,6 +15,7 @@ use rustix::mm::Advice;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
@@ -38,8 +40,10 @@ pub(crate) struct Job {
 /// What memory it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Kind {
-    /// Guest memory with an agent.
+    /// Guest memory with an agent, in small pages.
     Vm,
+    /// The same in large pages, as VMs have it where the machine has any.
+    LargeVm,
     /// Anonymous memory that KSM may merge.
     Mergeable,
     /// Anonymous memory.
@@ -116,7 +120,8 @@ impl Holder {
 
     pub(crate) fn memory_file(&self) -> Result<File> {
         let number = self.ready()?.memory_file.context("it has no memory file")?;
-        Ok(File::open(format!("/proc/{}/fd/{number}", self.pid()))?)
+        let path = format!("/proc/{}/fd/{number}", self.pid());
+        Ok(File::options().read(true).write(true).open(path)?)
     }
 
     /// The scanner's end of the way to its agent; once.
@@ -170,9 +175,15 @@ enum Memory {
 impl Memory {
     fn new(job: &Job, socket: SharingSocket) -> Result<Self> {
         let pages = job.contents.pages;
-        if job.kind == Kind::Vm {
-            let ram = GuestRam::new(PageCount(pages))?;
+        if let Kind::Vm | Kind::LargeVm = job.kind {
+            let ram = match job.kind {
+                Kind::LargeVm => GuestRam::with_large_pages(PageCount(pages))?,
+                _ => GuestRam::new(PageCount(pages))?,
+            };
             let _agent = AgentHandle::start(&ram, Some(socket))?;
+            if job.kind == Kind::LargeVm {
+                advise_large(&ram.addresses(0..pages))?;
+            }
             return Ok(Self::Vm { ram, _agent });
         }
         let bytes = usize::try_from(pages * PAGE_SIZE)?;
@@ -222,6 +233,13 @@ impl Memory {
             page.fill(job.vm, index, &mut bytes);
             self.memory().write_slice(&bytes, self.address(index))?;
         }
+        let large = cpu::kibibytes("/proc/self/smaps_rollup", "ShmemPmdMapped")? >> 2;
+        let is_large = job.kind != Kind::LargeVm || large * 10 >= job.contents.pages * 9;
+        let pages = job.contents.pages;
+        ensure!(
+            is_large,
+            "only {large} of {pages} pages are in large ones: memory is in pieces, or may not be large"
+        );
         Ok(())
     }
 
@@ -262,6 +280,14 @@ impl Memory {
             p99_ns: percentile(99),
         })
     }
+}
+
+/// Has a first touch make a whole block.
+fn advise_large(addresses: &Range<u64>) -> Result<()> {
+    let start = std::ptr::with_exposed_provenance_mut(usize::try_from(addresses.start)?);
+    let length = usize::try_from(addresses.end - addresses.start)?;
+    // SAFETY: the range is this process's guest memory. What it holds does not change.
+    Ok(unsafe { rustix::mm::madvise(start, length, Advice::LinuxHugepage) }?)
 }
 
 /// A full memory file, mapped privately; every page was read through the mapping once.

@@ -9,6 +9,7 @@ use ballonet::internals::{Conditions, PageSharing, Report, ScannedVmSpec};
 use page::{PAGE_SIZE, PageCount, VmId};
 use sharing::{Pace, Pressure, RateSettings, TrustGroup};
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::thread::sleep;
@@ -60,11 +61,12 @@ impl Reached {
 impl Ours {
     /// Fills the processes' memory, and starts a scanner that knows none of them yet.
     pub(crate) fn prepare(contents: Contents, vms: u64) -> Result<Self> {
-        let job = |vm| Job {
-            kind: Kind::Vm,
-            vm,
-            contents,
-        };
+        Self::prepare_in(Kind::Vm, contents, vms)
+    }
+
+    /// As [`Self::prepare`], in small pages or large ones.
+    pub(crate) fn prepare_in(kind: Kind, contents: Contents, vms: u64) -> Result<Self> {
+        let job = |vm| Job { kind, vm, contents };
         let vms: Result<Vec<Holder>> = (0..vms).map(|vm| Holder::start(&job(vm))).collect();
         let mut vms = vms?;
         vms.iter_mut().try_for_each(Holder::wait_until_filled)?;
@@ -82,6 +84,14 @@ impl Ours {
         ours.before = ours.used()?;
         ours.agents_before = ours.agents()?;
         Ok(ours)
+    }
+
+    /// Has the scanner copy what it reads: what cannot be written is not read through windows.
+    pub(crate) fn copy(&mut self) -> Result<()> {
+        for file in &mut self.files {
+            *file = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        }
+        Ok(())
     }
 
     fn sharing(&self) -> Result<&PageSharing> {

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod areas;
+pub mod block_window;
 mod error;
 mod large_file;
 mod mapping;

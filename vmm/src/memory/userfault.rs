@@ -2,6 +2,9 @@
 //! page. There are two kinds, and memory is registered with one at a time. The **guard** makes writers
 //! wait in the kernel until they are woken. The **tracker** lets them go on, and the kernel takes the
 //! protection off as it goes: what is protected still has not been written (see `pagemap`).
+//!
+//! A third kind has nothing to do with guests: with the **refuser**, a read of a hole of a memory file fails by a
+//! signal and makes no page (see `block_window`).
 #![expect(
     unsafe_code,
     reason = "userfaultfd is reached by ioctls on raw structures"
@@ -9,9 +12,9 @@
 
 use crate::memory::MemoryError;
 use linux_raw_sys::general::{
-    UFFD_EVENT_PAGEFAULT, UFFD_FEATURE_PAGEFAULT_FLAG_WP, UFFD_FEATURE_WP_ASYNC,
-    UFFD_FEATURE_WP_HUGETLBFS_SHMEM, UFFD_PAGEFAULT_FLAG_WP, uffd_msg, uffdio_api, uffdio_copy,
-    uffdio_range, uffdio_register, uffdio_writeprotect,
+    UFFD_EVENT_PAGEFAULT, UFFD_FEATURE_PAGEFAULT_FLAG_WP, UFFD_FEATURE_SIGBUS,
+    UFFD_FEATURE_WP_ASYNC, UFFD_FEATURE_WP_HUGETLBFS_SHMEM, UFFD_PAGEFAULT_FLAG_WP, uffd_msg,
+    uffdio_api, uffdio_copy, uffdio_range, uffdio_register, uffdio_writeprotect,
 };
 use page::PAGE_BYTES;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,7 +25,12 @@ use std::ops::Range;
 
 // Modes that the raw bindings leave out, from the kernel's include/uapi/linux/userfaultfd.h.
 const API: u64 = 0xaa;
+const REGISTER_MODE_MISSING: u64 = 1 << 0;
 const REGISTER_MODE_WRITE_PROTECT: u64 = 1 << 1;
+/// Faults of calls into the kernel are not for the holder. No right is needed for such a one.
+const USER_MODE_ONLY: UserfaultfdFlags = UserfaultfdFlags::from_bits_retain(1);
+const WRITE_PROTECT_FEATURES: u32 =
+    UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM;
 const WRITE_PROTECT_ON: u64 = 1 << 0;
 
 const IOCTL_API: u32 = opcode::read_write::<uffdio_api>(0xaa, 0x3f);
@@ -60,7 +68,7 @@ impl Userfault {
     /// # Errors
     /// When the kernel has none or does not let this user have it.
     pub(super) fn guard() -> Result<Self, MemoryError> {
-        Self::open(0)
+        Self::open(UserfaultfdFlags::empty(), WRITE_PROTECT_FEATURES)
     }
 
     /// Opens one that lets writers go on and remembers which pages were not written.
@@ -68,17 +76,25 @@ impl Userfault {
     /// # Errors
     /// When the kernel has none, is older than 6.7, or does not let this user have it.
     pub(super) fn tracker() -> Result<Self, MemoryError> {
-        Self::open(u64::from(UFFD_FEATURE_WP_ASYNC))
+        let features = WRITE_PROTECT_FEATURES | UFFD_FEATURE_WP_ASYNC;
+        Self::open(UserfaultfdFlags::empty(), features)
     }
 
-    fn open(features: u64) -> Result<Self, MemoryError> {
-        let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
-        // SAFETY: the descriptor is used on this process's own guest memory only, as `register` says.
+    /// Opens one with which a touch of a hole raises SIGBUS, and no page is made.
+    ///
+    /// # Errors
+    /// When the kernel has none, or is older than 5.11.
+    pub(super) fn refuser() -> Result<Self, MemoryError> {
+        Self::open(USER_MODE_ONLY, UFFD_FEATURE_SIGBUS)
+    }
+
+    fn open(kind: UserfaultfdFlags, features: u32) -> Result<Self, MemoryError> {
+        let flags = kind | UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
+        // SAFETY: the descriptor is used on this process's own memory only, as `register` says.
         let fd = unsafe { rustix::mm::userfaultfd(flags) }.map_err(MemoryError::OpenUserfault)?;
         let mut api = uffdio_api {
             api: API,
-            features: features
-                | u64::from(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM),
+            features: u64::from(features),
             ioctls: 0,
         };
         // SAFETY: IOCTL_API takes a `uffdio_api`; the ioctl writes nothing but that structure.
@@ -94,9 +110,21 @@ impl Userfault {
     /// # Errors
     /// When the range is not page-aligned memory of this process, or registered with another one.
     pub(super) fn register(&self, addresses: Range<u64>) -> Result<(), MemoryError> {
+        self.register_mode(addresses, REGISTER_MODE_WRITE_PROTECT)
+    }
+
+    /// From now on holes at these addresses are for the holder of this one.
+    ///
+    /// # Errors
+    /// As [`Self::register`], and when the mapping's file was not opened for writing.
+    pub(super) fn register_holes(&self, addresses: Range<u64>) -> Result<(), MemoryError> {
+        self.register_mode(addresses, REGISTER_MODE_MISSING)
+    }
+
+    fn register_mode(&self, addresses: Range<u64>, mode: u64) -> Result<(), MemoryError> {
         let mut request = uffdio_register {
             range: range_of(addresses),
-            mode: REGISTER_MODE_WRITE_PROTECT,
+            mode,
             ioctls: 0,
         };
         // SAFETY: IOCTL_REGISTER takes a `uffdio_register`; registering changes no memory; faults wait until the

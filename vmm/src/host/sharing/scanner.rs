@@ -15,7 +15,7 @@ use super::audit::{Audit, Auditor, Walk, walk};
 use super::listener::Listener;
 use super::priority::{Loan, Place};
 use super::registry::Registry;
-use super::vm::{Keep, Look, SampleOrder, ScannedVm, ScannedVmSpec, Source};
+use super::vm::{Keep, Look, PageReader, SampleOrder, ScannedVm, ScannedVmSpec, Source};
 use super::{Command, Conditions, Direction, Report, VmReport};
 use api::ScanPriority;
 use page::{PageCount, VmId};
@@ -59,6 +59,7 @@ pub(super) struct Scanner {
     listener: Listener,
     report: Arc<Mutex<Report>>,
     registry: Registry,
+    reader: PageReader,
     /// VMs that could not be taken in, and why.
     outsiders: BTreeMap<VmId, (VmName, String)>,
     sharing: Sharing,
@@ -121,6 +122,7 @@ impl Scanner {
             sharing: Sharing::new(registry.frames),
             schedule: Schedule::new(rates, std::process::id().into(), Duration::ZERO),
             registry,
+            reader: PageReader::new(),
             outsiders: BTreeMap::new(),
             direction: Direction::Share,
             pace: Pace::GoOn,
@@ -511,7 +513,10 @@ impl Scanner {
             }
         }
         let before = vm.figures;
-        let look = vm.look(block.number, pass, &to_read, || sharing.mapped(block));
+        let reader = &mut self.reader;
+        let look = vm.look(block.number, pass, &to_read, reader, || {
+            sharing.mapped(block)
+        });
         let read = vm.figures.read - before.read;
         self.totals.covered += vm.figures.covered - before.covered;
         self.totals.read += read;

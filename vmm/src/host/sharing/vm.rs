@@ -1,12 +1,14 @@
 //! One VM as the scanner sees it: its memory file, its process's page tables, and its agent's socket.
 //!
-//! What lies in the memory file is read from there; reading a hole allocates nothing. What lies over a
+//! What lies in the memory file is read from there (`reader`); reading a hole allocates nothing. What lies over a
 //! mapping of the store is read from the process's memory. Only pages that were written since the last
 //! look are read, as the kernel's page tables tell; all others are what they were.
 
 mod breaks;
+mod reader;
 mod sample;
 
+pub(super) use reader::PageReader;
 pub use sample::{SampleOrder, SampleReport};
 
 use super::super::drop_elsewhere::DropElsewhere;
@@ -18,13 +20,13 @@ use crate::memory::pagemap::Pagemap;
 use crate::memory::residency::FileResidency;
 use crate::memory::store::{Store, read_all};
 use breaks::Sweeps;
-use page::{PAGE_BYTES, PAGE_SIZE, PageCount, VmId};
+use page::{PAGE_SIZE, PageCount, VmId};
 use protocol::page_sharing::{BlockRequest, FromAgent, SharingSocket, TableCheck, ToAgent};
 use protocol::{ChannelError, VmName};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 use sample::TouchSample;
-use sharing::{BLOCK_PAGES, Content, PageSet, Request, Seen};
+use sharing::{BLOCK_PAGES, PageSet, Request, Seen};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::ops::Range;
@@ -45,8 +47,6 @@ const MESSAGES_AT_ONCE: u32 = 4096;
 const MESSAGE_EACH: Duration = Duration::from_micros(50);
 /// So many pages of which a message speaks cost as much as one more.
 const PAGES_LIKE_A_MESSAGE: u64 = BLOCK_PAGES as u64;
-/// Pages read at once: what is read is still in a core's cache when it is hashed.
-const READ_AT_ONCE: usize = 64;
 
 /// What a VM brings when it comes.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ pub(super) struct ScannedVm {
     /// Pages that were written to and are armed since, and that the scanner has not read.
     owed: BTreeSet<u64>,
     pub(super) figures: VmFigures,
-    buffer: Vec<u8>,
+    windows: reader::WindowsOf,
 }
 
 /// What the scanner did for one VM, in pages since it came.
@@ -191,7 +191,7 @@ impl ScannedVm {
             to_give_up: BTreeMap::new(),
             owed: BTreeSet::new(),
             figures: VmFigures::default(),
-            buffer: vec![0; READ_AT_ONCE * PAGE_BYTES],
+            windows: reader::WindowsOf::default(),
         };
         let message = ToAgent::Store { frames };
         let store = vm.store.read_only()?;
@@ -299,6 +299,7 @@ impl ScannedVm {
         number: u32,
         pass: u64,
         to_read: &PageSet,
+        reader: &mut PageReader,
         mapped: impl FnOnce() -> PageSet,
     ) -> Result<Look, MemoryError> {
         let pages = self.pages(number);
@@ -318,8 +319,8 @@ impl ScannedVm {
         self.unknown[number as usize] = PageSet::EMPTY;
         let mapped = mapped();
         let mut seen = Box::new([Seen::Skipped; BLOCK_PAGES]);
-        self.look_at_own(&pages, &mapped, &news, &mut seen)?;
-        self.look_at_mapped(&pages, &mapped, &news, &mut seen)?;
+        self.look_at_own(&pages, &mapped, &news, reader, &mut seen)?;
+        self.look_at_mapped(&pages, &mapped, &news, reader, &mut seen)?;
         Ok(Look::Seen(seen))
     }
 
@@ -350,6 +351,7 @@ impl ScannedVm {
         pages: &Range<u64>,
         mapped: &PageSet,
         news: &PageSet,
+        reader: &mut PageReader,
         seen: &mut [Seen; BLOCK_PAGES],
     ) -> Result<(), MemoryError> {
         let count = pages.end - pages.start;
@@ -371,9 +373,8 @@ impl ScannedVm {
                 }
             };
         }
-        self.read_runs(pages, &wanted, Source::MemoryFile, |place, content| {
-            seen[place] = Seen::Private(content);
-        });
+        let found = |place: usize, content| seen[place] = Seen::Private(content);
+        self.figures.read += reader.read_own(self, pages, &wanted, found);
         Ok(())
     }
 
@@ -384,6 +385,7 @@ impl ScannedVm {
         pages: &Range<u64>,
         mapped: &PageSet,
         news: &PageSet,
+        reader: &mut PageReader,
         seen: &mut [Seen; BLOCK_PAGES],
     ) -> Result<(), MemoryError> {
         mapped
@@ -412,35 +414,9 @@ impl ScannedVm {
             .iter()
             .filter(|&place| anonymous.contains(place))
             .collect();
-        self.read_runs(pages, &broken, Source::Process, |place, content| {
-            seen[place] = Seen::Broken(Some(content));
-        });
+        let found = |place: usize, content| seen[place] = Seen::Broken(Some(content));
+        self.figures.read += reader.read_runs(self, pages, &broken, Source::Process, found);
         Ok(())
-    }
-
-    /// Reads the pages of a set run by run; what cannot be read is left out.
-    fn read_runs(
-        &mut self,
-        pages: &Range<u64>,
-        set: &PageSet,
-        source: Source,
-        mut found: impl FnMut(usize, Content),
-    ) {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        for (start, count) in set.runs().into_iter().flat_map(pieces) {
-            let bytes = &mut buffer[..count * PAGE_BYTES];
-            if self
-                .read(pages.start + start as u64, source, bytes)
-                .is_err()
-            {
-                continue;
-            }
-            self.figures.read += count as u64;
-            for (place, page) in (start..).zip(bytes.chunks(PAGE_BYTES)) {
-                found(place, self.hash.content(page));
-            }
-        }
-        self.buffer = buffer;
     }
 
     /// Reads whole pages from `page` on.
@@ -583,12 +559,6 @@ impl AsFd for ScannedVm {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
-}
-
-/// A run in pieces that can be read at once.
-fn pieces((start, count): (usize, usize)) -> impl Iterator<Item = (usize, usize)> {
-    let starts = (start..start + count).step_by(READ_AT_ONCE);
-    starts.map(move |piece| (piece, READ_AT_ONCE.min(start + count - piece)))
 }
 
 fn index(pages: &Range<u64>, page: u64) -> usize {

@@ -227,8 +227,8 @@ async fn first_words(link: &Link, size: PageCount) -> Result<(CheckedStart, File
     }
 }
 
-/// Whether the file is memory of that size. The host reads from it by calls alone, which end at the file's end
-/// and never wait for anybody; it maps it only to ask what is there.
+/// Whether the file is memory of that size. The host reads from it by calls, which end at the file's end, and through
+/// windows that bear with that (`memory::block_window`); neither waits for anybody.
 fn is_memory(file: &File, size: PageCount) -> bool {
     // From the kernel's include/uapi/linux/magic.h.
     const TMPFS: i64 = 0x0102_1994;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::memory::agent::AgentHandle;
 use crate::memory::ram::GuestRam;
+use page::PAGE_BYTES;
 use sharing::{Block, Frame, Span, Ticket};
 use std::thread;
 use vm_memory::{Bytes, GuestAddress};
@@ -16,6 +17,7 @@ pub(super) struct Bench {
     pub(super) agent: AgentHandle,
     pub(super) vm: ScannedVm,
     pub(super) samples: u64,
+    pub(super) reader: PageReader,
 }
 
 impl Bench {
@@ -44,6 +46,7 @@ impl Bench {
             agent,
             vm: ScannedVm::new(spec, hash, store, FRAMES).unwrap(),
             samples: 0,
+            reader: PageReader::new(),
         }
     }
 
@@ -98,8 +101,9 @@ impl Bench {
 
     /// The pages of the first block that a look reads.
     fn look(&mut self, mapped: &PageSet) -> PageSet {
-        let look = self.vm.look(0, 1, &PageSet::EMPTY, || *mapped).unwrap();
-        let Look::Seen(seen) = look else {
+        let reader = &mut self.reader;
+        let look = self.vm.look(0, 1, &PageSet::EMPTY, reader, || *mapped);
+        let Look::Seen(seen) = look.unwrap() else {
             return PageSet::EMPTY;
         };
         let is_read =

@@ -141,7 +141,9 @@ fn a_write_is_not_forgotten_when_the_scanner_arms_the_page_again() {
     bench.sample(64);
     (8..16).for_each(|page| bench.write(page));
     let all = PageSet::EMPTY;
-    bench.vm.look(0, 1, &all, || PageSet::EMPTY).unwrap();
+    let reader = &mut bench.reader;
+    let look = bench.vm.look(0, 1, &all, reader, || PageSet::EMPTY);
+    look.unwrap();
     (16..24).for_each(|page| assert_eq!(bench.read(page), page + 1));
     assert_eq!(bench.counts(), (64, 16, 8));
 }
