@@ -306,10 +306,9 @@ fn a_large_page_that_the_scanner_arms_was_looked_at_before() {
     bench.sample(20);
     (0..LARGE).for_each(|block| bench.write(block * BLOCK + 3));
     for number in 0..8 {
-        bench
-            .vm
-            .look(number, 1, &PageSet::EMPTY, || PageSet::EMPTY)
-            .unwrap();
+        let reader = &mut bench.reader;
+        let none = PageSet::EMPTY;
+        bench.vm.look(number, 1, &none, reader, || none).unwrap();
     }
     let sample = bench.vm.sample.as_ref().unwrap();
     assert!(
