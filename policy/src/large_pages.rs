@@ -60,7 +60,8 @@ pub enum LargePages {
 pub enum BrokenBlocks {
     /// None.
     None,
-    /// Those that the guest has not used for a whole sample.
+    /// Those that the guest is not known to use: the last sample in which one was watched found it untouched, or none has
+    /// yet.
     Cold,
     /// Those first, and then the others.
     ColdFirst,

@@ -85,9 +85,9 @@ pub enum KeptBlocks {
     /// None.
     #[default]
     None,
-    /// Until all others were looked at, those that are large and used.
+    /// Until all others were looked at, those that are large and known to be used.
     UsedAtFirst,
-    /// Those that are large and used.
+    /// Those that are large and known to be used.
     Used,
     /// Those that are large.
     Large,

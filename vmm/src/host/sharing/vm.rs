@@ -105,8 +105,8 @@ pub(super) struct ScannedVm {
     kept: KeptBlocks,
     /// The pass in which they were first kept.
     kept_since: Option<u64>,
-    /// Blocks that were large and that nobody touched for the whole of the last sample in which they were watched.
-    cold: BTreeSet<u32>,
+    /// Large pages that were touched in the last sample in which they were watched to its end.
+    used: BTreeSet<u32>,
     sweeps: Sweeps,
     /// By block: pages that were alone with their frames when that was looked at last.
     lonely: BTreeMap<u32, PageSet>,
@@ -184,7 +184,7 @@ impl ScannedVm {
             sample: None,
             kept: KeptBlocks::None,
             kept_since: None,
-            cold: BTreeSet::new(),
+            used: BTreeSet::new(),
             sweeps: Sweeps::new(),
             lonely: BTreeMap::new(),
             lonely_looked: Instant::now(),
@@ -270,14 +270,14 @@ impl ScannedVm {
         }
     }
 
-    /// Whether a block is a large page that its guest uses. Where its mapping was dropped to see that, it is used until
-    /// a sample has shown the contrary.
+    /// Whether a block is a large page that its guest is known to use.
     fn is_used_large(&self, number: u32) -> bool {
-        let is_unmapped = self
-            .sample
-            .as_ref()
-            .is_some_and(|sample| sample.is_untouched(number));
-        self.is_large(number) || (is_unmapped && !self.cold.contains(&number))
+        let sample = self.sample.as_ref();
+        let is_untouched = sample.is_some_and(|sample| sample.is_untouched(number));
+        let is_touched = sample.is_some_and(|sample| sample.is_touched(number));
+        let is_used = is_touched || self.used.contains(&number);
+        // Its mapping was dropped to see that.
+        is_used && (is_untouched || self.is_large(number))
     }
 
     /// Whether a block is mapped as one large page.

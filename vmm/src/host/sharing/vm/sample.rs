@@ -135,6 +135,11 @@ impl TouchSample {
         self.blocks.get(&number) == Some(&false)
     }
 
+    /// Whether a block is watched as a whole and was touched.
+    pub(super) fn is_touched(&self, number: u32) -> bool {
+        self.blocks.get(&number) == Some(&true)
+    }
+
     /// A look found this. A later look cannot take it back.
     fn see(&mut self, page: u64, touch: Option<Touch>) {
         if let Some(seen) = self.pages.get_mut(&page) {
@@ -322,8 +327,8 @@ impl ScannedVm {
             sample.leave(|page| !self.is_held(page));
             for (&number, &is_touched) in &sample.blocks {
                 match is_touched {
-                    true => self.cold.remove(&number),
-                    false => self.cold.insert(number),
+                    true => self.used.insert(number),
+                    false => self.used.remove(&number),
                 };
             }
         }
