@@ -184,6 +184,7 @@ impl Agent {
     pub(super) fn break_blocks_of(&mut self, pages: &Range<u64>, reason: Reason) -> bool {
         let numbers = self.large.numbers(pages);
         for number in numbers.clone() {
+            self.large.watched.remove(&number);
             if !self.large.blocks[number].is_large {
                 continue;
             }

@@ -301,3 +301,32 @@ fn a_block_that_is_watched_as_a_whole_stays_large_and_shows_one_touch() {
     assert!(pagemap.is_large(block(2)).unwrap());
     assert_eq!(bench.agent.counters().large().mapped, PageCount(2 * BLOCK));
 }
+
+/// Once it is no large page it is to be made one again like any other.
+#[test]
+fn a_watched_block_that_was_broken_is_made_large_again_when_it_is_whole() {
+    let (host, vm) = SharingSocket::pair().unwrap();
+    let ram = GuestRam::with_large_pages(PageCount(BLOCKS * BLOCK)).unwrap();
+    let agent = AgentHandle::start(&ram, Some(vm)).unwrap();
+    let bench = Bench { ram, agent };
+    bench.order(LargePages::Fill, 0, false);
+    (0..BLOCK).for_each(|page| bench.touch(page));
+    if !bench.wait_for_mapped(BLOCK) {
+        return println!("the machine has no memory in one piece");
+    }
+    let sample = ToAgent::Sample {
+        number: 1,
+        pages: Vec::new(),
+        blocks: vec![0],
+    };
+    host.ask(&sample, None).unwrap();
+    let begin = Instant::now();
+    while host.hear_agent().is_err() {
+        assert!(begin.elapsed() < PATIENCE);
+        sleep(Duration::from_millis(1));
+    }
+    bench.inflate(5, 1);
+    assert_eq!(bench.agent.counters().large().mapped, PageCount(0));
+    bench.agent.deflate(vec![range(5, 1)]);
+    bench.wait_for_mapped(BLOCK);
+}
