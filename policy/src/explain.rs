@@ -485,18 +485,20 @@ impl Explanation {
 
     fn write_large_pages(&self, f: &mut String) -> fmt::Result {
         let which = match self.large_pages {
-            LargePages::Fill => "All that it may touch is made large pages",
+            LargePages::Fill => {
+                "All that it may touch is to be large pages, as far as the machine has any"
+            }
             LargePages::Full => match self.broken_blocks {
                 BrokenBlocks::None | BrokenBlocks::Cold => {
-                    "Only what is there anyway is made large pages, and those that it does not use are broken to \
-                     share what is equal in them"
+                    "Only what is there anyway is made large pages, and to share pages those are broken that it does \
+                     not use"
                 }
                 BrokenBlocks::ColdFirst | BrokenBlocks::All => {
-                    "Only what is there anyway is made large pages, and they are broken to share what is equal in \
-                     them, first those that it does not use"
+                    "Only what is there anyway is made large pages, and to share pages they are broken, first those \
+                     that it does not use"
                 }
             },
-            LargePages::Off => "No large pages are made of its memory",
+            LargePages::Off => "No more large pages are made of its memory",
         };
         write!(f, " {which}")?;
         match self.large_pages_because {

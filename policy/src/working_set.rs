@@ -347,7 +347,7 @@ impl Default for SampleLimits {
             least: 32,
             faults_per_s: 32,
             blocks_per_s: 1,
-            least_blocks: 16,
+            least_blocks: 8,
         }
     }
 }

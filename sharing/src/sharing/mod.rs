@@ -6,7 +6,7 @@ mod examine;
 mod lonely;
 mod settle;
 
-use crate::block::{Block, Page, PageSet};
+use crate::block::{BLOCK_PAGES, Block, Page, PageSet};
 use crate::content::{ContentHash, Domain};
 use crate::frames::{Frame, FrameKey, FrameRange, Frames};
 use crate::index::{Entry, Index, IndexStats, Owners};
@@ -151,6 +151,21 @@ impl Sharing {
             let place = self.vms.of(slot).ledger.place(block, index);
             if place.frame().is_some() {
                 self.set_place(slot, block, index, Place::Own);
+            }
+        }
+    }
+
+    /// All pages of a block are there: what was given back of them for being zero has come back.
+    pub fn filled(&mut self, block: Block) {
+        let Some(slot) = self.vms.slot(block.vm) else {
+            return;
+        };
+        if self.vms.of(slot).ledger.counts().zero == 0 {
+            return;
+        }
+        for index in 0..BLOCK_PAGES {
+            if self.vms.of(slot).ledger.place(block.number, index) == Place::Zero {
+                self.set_place(slot, block.number, index, Place::Own);
             }
         }
     }

@@ -141,6 +141,25 @@ fn what_was_shared_can_be_brought_home() {
 }
 
 /// All guests write to what they share, and nobody reads their pages for a long time.
+/// A large page has all of its pages.
+#[test]
+fn what_was_given_back_for_being_zero_has_come_back_when_its_block_is_whole() {
+    let mut world = two_equal_vms(&image(1024));
+    world.pass();
+    world.pass();
+    let zero = |world: &World, vm| world.sharing.vm_counts(VmId(vm)).unwrap().zero;
+    assert_eq!([1, 2].map(|vm| zero(&world, vm)), [256, 256]);
+    let block = |vm, number| Block {
+        vm: VmId(vm),
+        number,
+    };
+    world.sharing.filled(block(1, 0));
+    world.sharing.filled(block(3, 0));
+    assert_eq!([1, 2].map(|vm| zero(&world, vm)), [128, 256]);
+    world.sharing.filled(block(1, 1));
+    assert_eq!([1, 2].map(|vm| zero(&world, vm)), [0, 256]);
+}
+
 #[test]
 fn a_frame_is_free_as_soon_as_the_page_tables_show_that_nobody_uses_it() {
     let mut world = two_equal_vms(&(1..=512).collect::<Vec<Value>>());

@@ -237,7 +237,7 @@ fn large_pages(vm: &VmView) -> String {
         false => "off for this VM; ",
     };
     format!(
-        "{off}{} mapped by them; {} made; broken: {} by its balloon, {} to share, {} to watch pages; not to be had: {} for want of memory in one piece, {} for now",
+        "{off}{} in them; {} made; broken: {} by its balloon, {} to share, {} to watch pages; not to be had: {} for want of memory in one piece, {} refused by the kernel",
         with_unit(large.mapped.bytes()),
         large.made,
         large.broken_by_balloon,

@@ -9,14 +9,17 @@
 //! files of the kernel's own mount: small pages that the agent makes large afterwards (`agent/large`), unless the
 //! machine's setting heeds advice.
 
+use page::PAGE_SIZE;
 use rustix::fs::{AtFlags, Mode, OFlags, ftruncate, openat, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
     fsopen,
 };
+use sharing::BLOCK_PAGES;
 use std::fs::File;
 
+const BLOCK_BYTES: u64 = BLOCK_PAGES as u64 * PAGE_SIZE;
 const SETTING: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
 /// The machine's setting.
@@ -88,8 +91,9 @@ pub(super) fn memory_file(name: &str, bytes: u64) -> Result<File, Errno> {
     }
     let system = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&system, "huge", "advise")?;
-    // As many bytes as there are.
-    fsconfig_set_string(&system, "size", "0")?;
+    // Such a file takes no seals, and whoever has it may make it longer. But it holds no more than its last block has.
+    let most = bytes.next_multiple_of(BLOCK_BYTES).to_string();
+    fsconfig_set_string(&system, "size", most)?;
     fsconfig_create(&system)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_NOSUID;
     let root = fsmount(&system, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
@@ -132,6 +136,19 @@ mod tests {
         ] {
             assert_eq!(Setting::parse(text), setting, "{text}");
         }
+    }
+
+    /// Whoever has it may make it longer, but not have it hold more.
+    #[test]
+    fn a_file_holds_no_more_than_it_was_made_for() {
+        let bytes = 5 << 20;
+        let file = memory_file("test", bytes).unwrap();
+        ftruncate(&file, bytes + (1 << 30)).unwrap();
+        let flags = rustix::fs::FallocateFlags::empty();
+        rustix::fs::fallocate(&file, flags, 0, bytes).unwrap();
+        let beyond = rustix::fs::fallocate(&file, flags, 0, 64 << 20);
+        assert_eq!(beyond, Err(Errno::NOSPC));
+        assert!(allocated_pages(&file).unwrap() <= PageCount(3 * 512));
     }
 
     /// Needs the right to mount, as the whole-guest tests do.

@@ -63,7 +63,7 @@ figures! {
     /// Guest memory that was found zero and given back
     zero: u64 = sharing.zero_bytes
         => size, column: "ZERO", counter: "Zero MBytes";
-    /// Guest memory that is mapped by large pages
+    /// Guest memory in large pages, when that was last looked at
     #[serde(default)]
     large: u64 = vm.counters.large.mapped.bytes()
         => size, column: "LARGE", counter: "Large MBytes", metric: "vm_large";
@@ -160,7 +160,7 @@ figures! {
     #[serde(default)]
     large_broken: u64 = vm.counters.large.broken()
         => number, metric: "vm_large_pages_broken", is_total: true;
-    /// Large pages that the machine had no memory for in one piece
+    /// Times that the machine had no memory in one piece for a large page
     #[serde(default)]
     large_refused: u64 = vm.counters.large.no_memory
         => number, metric: "vm_large_pages_no_memory", is_total: true;

@@ -507,6 +507,10 @@ impl Scanner {
             Keep::No => {}
             // Not even looked at: to arm it would break its mapping.
             Keep::AsItIs => return 0,
+            Keep::Large => {
+                self.sharing.filled(block);
+                return 0;
+            }
             Keep::AtHome(mapped) => {
                 self.bring_block_home(block, &mapped);
                 return mapped.count();

@@ -135,6 +135,8 @@ pub(super) enum Keep {
     No,
     /// It stays as it is.
     AsItIs,
+    /// It stays as it is: one large page, all of which is there.
+    Large,
     /// What of the store is mapped over these pages comes home.
     AtHome(PageSet),
 }
@@ -257,10 +259,10 @@ impl ScannedVm {
             // The pass that was under way is not over all of them.
             KeptBlocks::UsedAtFirst if since + 1 < pass => Keep::No,
             KeptBlocks::UsedAtFirst | KeptBlocks::Used => match self.is_used_large(number) {
-                true => Keep::AsItIs,
+                true => Keep::Large,
                 false => Keep::No,
             },
-            KeptBlocks::Large | KeptBlocks::Whole if self.is_large(number) => Keep::AsItIs,
+            KeptBlocks::Large | KeptBlocks::Whole if self.is_large(number) => Keep::Large,
             KeptBlocks::Large => Keep::No,
             KeptBlocks::Whole => match mapped() {
                 mapped if mapped.is_empty() => Keep::AsItIs,

@@ -6,6 +6,11 @@ use protocol::page_sharing::MOST_SAMPLED;
 use sharing::BLOCK_PAGES;
 use std::collections::BTreeSet;
 
+/// The part of all large pages that may be looked into, as a divisor,
+const LOOKED_INTO_DIVISOR: usize = 4;
+/// and how many of them in any case.
+const LEAST_LOOKED_INTO: usize = 4;
+
 /// What was drawn.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Drawn {
@@ -65,7 +70,9 @@ impl Candidates {
         let mut pages = self.small.take(self.size - from_large, &mut self.random);
         let most_blocks = usize::try_from(most_blocks).unwrap_or(usize::MAX);
         let mut blocks = self.large.take(MOST_SAMPLED, &mut self.random);
-        let count = blocks.len().min(most_blocks.max(1));
+        // The guest keeps most of what it has in large pages, however little that is.
+        let few = (blocks.len() / LOOKED_INTO_DIVISOR).max(LEAST_LOOKED_INTO);
+        let count = blocks.len().min(most_blocks.max(1)).min(few);
         for (turn, &block) in blocks[..count].iter().enumerate() {
             let places = from_large / count + usize::from(turn < from_large % count);
             let places = self.distinct_places(places);

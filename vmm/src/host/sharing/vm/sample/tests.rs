@@ -351,7 +351,7 @@ fn what_a_guest_is_known_to_use_is_kept() {
     let kept = |bench: &mut Bench, blocks, pass| {
         bench.vm.kept = blocks;
         let kept = |number: &u32| match bench.vm.keep(*number, pass, || PageSet::EMPTY) {
-            Keep::AsItIs => true,
+            Keep::AsItIs | Keep::Large => true,
             Keep::No => false,
             Keep::AtHome(_) => unreachable!("nothing is shared"),
         };
