@@ -86,8 +86,12 @@ pub(super) fn host(host: &HostView) -> String {
 
 fn memory_state(host: &HostView) -> String {
     let tax = host.idle_tax_permille;
+    let large = match host.large_pages {
+        true => "",
+        false => "; no large pages",
+    };
     format!(
-        "      memory {}: {} MiB should be free; idle tax {tax}, samples of {} s, targets for {} s\n",
+        "      memory {}: {} MiB should be free; idle tax {tax}, samples of {} s, targets for {} s{large}\n",
         host.state,
         mebibytes(host.min_free_bytes),
         host.sample_period_s,
