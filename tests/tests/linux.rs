@@ -531,6 +531,9 @@ fn each_kernel_sends_and_receives_over_a_tap_without_a_wrong_byte() {
             guest.run(&format!(
                 "ip address add {address}/30 dev eth0 && ip link set eth0 up"
             ));
+            // On a slow machine nobody may answer who has this address before `nc` gives up.
+            let ping = format!("ping -c 1 -W 10 {}", TestTap::ADDRESS);
+            guest.run(&format!("for n in 1 2 3 4 5 6; do {ping} && break; done"));
             guest.run("head -c 48m /dev/urandom >sent");
             let bytes = take_and_return(&mut guest);
             assert_eq!(bytes.len() as u64, 48 * MIB);
