@@ -70,9 +70,7 @@ impl Sample {
             written: at(before.written, after.written).min(touched),
         }
     }
-}
 
-impl Sample {
     /// The same of all pages at the end of a period in which `fresh` more came: each by being touched. A guest that boots
     /// has few pages when its first sample is drawn, and what it does with those says nothing of the others.
     #[must_use]

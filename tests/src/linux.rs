@@ -339,7 +339,8 @@ impl Drop for LinuxGuest<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("the guest {} printed:\n{}", self.name, self.console.text());
-            eprintln!("and its host says: {:#}", self.host.overview());
+            let overview = self.host.run(&["stats", "--json"]);
+            eprintln!("and its host says: {}", overview.stdout);
         }
     }
 }

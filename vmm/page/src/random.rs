@@ -31,6 +31,14 @@ impl Random {
         let product = u128::from(self.next()) * u128::from(bound);
         u64::try_from(product >> 64).unwrap_or(0)
     }
+
+    /// Puts things in any order, each with the same chance (Fisher and Yates).
+    pub fn shuffle<T>(&mut self, things: &mut [T]) {
+        for last in (1..things.len()).rev() {
+            let other = usize::try_from(self.below(last as u64 + 1)).unwrap_or(last);
+            things.swap(last, other);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@
 )]
 
 use crate::memory::MemoryError;
+use crate::memory::mapping::{BLOCK_BYTES, Reserved, reserve};
 use crate::memory::userfault::Userfault;
 use page::{PAGE_BYTES, PAGE_SIZE};
 use rustix::fd::AsFd;
@@ -34,10 +35,6 @@ use std::ptr;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicUsize, compiler_fence};
 use std::sync::{Once, OnceLock};
-
-const BLOCK_BYTES: usize = BLOCK_PAGES * PAGE_BYTES;
-/// In so much is a whole block at a block's boundary, wherever it lies.
-const RESERVED_BYTES: usize = 2 * BLOCK_BYTES;
 
 /// Bytes that are read at once.
 pub const STRIPE_BYTES: usize = 64;
@@ -90,7 +87,7 @@ impl BlockWindows {
 /// A block of a memory file, mapped to be read by this thread.
 #[derive(Debug)]
 pub struct BlockWindow<'a> {
-    reserved: *mut c_void,
+    reserved: Reserved,
     start: *mut c_void,
     pages: usize,
     of: PhantomData<&'a BlockWindows>,
@@ -98,14 +95,10 @@ pub struct BlockWindow<'a> {
 
 impl BlockWindow<'_> {
     fn map(file: impl AsFd, pages: Range<u64>) -> Result<Self, Errno> {
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        let none = ProtFlags::empty();
-        // SAFETY: the kernel chooses a place where nothing is.
-        let reserved = unsafe { mmap_anonymous(ptr::null_mut(), RESERVED_BYTES, none, flags) }?;
-        let to_block = reserved.addr().next_multiple_of(BLOCK_BYTES) - reserved.addr();
+        let reserved = reserve(BLOCK_BYTES)?;
         let window = Self {
+            start: reserved.first_block,
             reserved,
-            start: reserved.wrapping_byte_add(to_block),
             pages: usize::try_from(pages.end - pages.start).unwrap_or(BLOCK_PAGES),
             of: PhantomData,
         };
@@ -147,7 +140,7 @@ impl Drop for BlockWindow<'_> {
     fn drop(&mut self) {
         READING.with(Reading::end);
         // SAFETY: nobody else knows what `map` reserved and mapped.
-        let unmapped = unsafe { munmap(self.reserved, RESERVED_BYTES) };
+        let unmapped = unsafe { munmap(self.reserved.start, self.reserved.length) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
     }
 }

@@ -9,17 +9,15 @@
 //! files of the kernel's own mount: small pages that the agent makes large afterwards (`agent/large`), unless the
 //! machine's setting heeds advice.
 
-use page::PAGE_SIZE;
+use crate::memory::mapping::BLOCK_BYTES;
 use rustix::fs::{AtFlags, Mode, OFlags, ftruncate, openat, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
     fsopen,
 };
-use sharing::BLOCK_PAGES;
 use std::fs::File;
 
-const BLOCK_BYTES: u64 = BLOCK_PAGES as u64 * PAGE_SIZE;
 const SETTING: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
 /// The machine's setting.
@@ -92,7 +90,7 @@ pub(super) fn memory_file(name: &str, bytes: u64) -> Result<File, Errno> {
     let system = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&system, "huge", "advise")?;
     // Such a file takes no seals, and whoever has it may make it longer. But it holds no more than its last block has.
-    let most = bytes.next_multiple_of(BLOCK_BYTES).to_string();
+    let most = bytes.next_multiple_of(BLOCK_BYTES as u64).to_string();
     fsconfig_set_string(&system, "size", most)?;
     fsconfig_create(&system)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_NOSUID;

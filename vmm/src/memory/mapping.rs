@@ -21,7 +21,7 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::ptr;
 
-const BLOCK_BYTES: usize = BLOCK_PAGES * PAGE_BYTES;
+pub(super) const BLOCK_BYTES: usize = BLOCK_PAGES * PAGE_BYTES;
 
 /// Memory that may be made part of the guest's RAM, by address: this process's mapping of it.
 pub(super) type Addresses = Range<u64>;
@@ -181,6 +181,29 @@ fn whole_stretches(stretches: &[Addresses], bytes: usize) -> usize {
     whole.count()
 }
 
+/// A part of this process's addresses that nobody else uses.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    pub(super) start: *mut c_void,
+    /// Where the first block in it begins. From there on it has as much as was asked for.
+    pub(super) first_block: *mut c_void,
+    pub(super) length: usize,
+}
+
+/// Reserves room for `length` bytes from a block's boundary on.
+pub(super) fn reserve(length: usize) -> Result<Reserved, Errno> {
+    let length = length + BLOCK_BYTES;
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: the kernel chooses a place where nothing is.
+    let start = unsafe { mmap_anonymous(ptr::null_mut(), length, ProtFlags::empty(), flags) }?;
+    let to_block = start.addr().next_multiple_of(BLOCK_BYTES) - start.addr();
+    Ok(Reserved {
+        start,
+        first_block: start.wrapping_byte_add(to_block),
+        length,
+    })
+}
+
 /// A guest's memory, where its VM process has it: mapped so that its blocks are blocks here too.
 ///
 /// The place is never used for anything else. Who still has an address in it when this is gone, as a device's thread
@@ -199,16 +222,8 @@ unsafe impl Sync for Place {}
 impl Place {
     /// Maps a memory file of `length` bytes, for reading and writing.
     pub(super) fn of(file: impl AsFd, length: usize) -> Result<Self, Errno> {
-        let reserved = length + BLOCK_BYTES;
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        // SAFETY: the kernel chooses a place where nothing is.
-        let start =
-            unsafe { mmap_anonymous(ptr::null_mut(), reserved, ProtFlags::empty(), flags) }?;
-        let to_next_block = (start as usize).next_multiple_of(BLOCK_BYTES) - start as usize;
-        let place = Self {
-            start: start.wrapping_byte_add(to_next_block),
-            length,
-        };
+        let start = reserve(length)?.first_block;
+        let place = Self { start, length };
         let addresses = place.start as u64..place.start as u64 + length as u64;
         map_memory_file(&addresses, file, 0)?;
         Ok(place)

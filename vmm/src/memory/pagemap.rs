@@ -141,12 +141,7 @@ impl Pagemap {
     /// # Errors
     /// When the kernel refuses.
     pub fn is_large(&self, block: Range<u64>) -> Result<bool, MemoryError> {
-        let mut query = pm_scan_arg {
-            category_mask: IS_HUGE,
-            return_mask: IS_HUGE,
-            ..WRITTEN
-        };
-        Ok(self.fill(&mut query, block, &mut [NO_REGION])? > 0)
+        self.has_any(block, IS_HUGE)
     }
 
     /// Whether anything of a block is mapped.
@@ -154,12 +149,16 @@ impl Pagemap {
     /// # Errors
     /// When the kernel refuses.
     pub fn is_any_present(&self, block: Range<u64>) -> Result<bool, MemoryError> {
+        self.has_any(block, IS_PRESENT)
+    }
+
+    fn has_any(&self, addresses: Range<u64>, category: u64) -> Result<bool, MemoryError> {
         let mut query = pm_scan_arg {
-            category_mask: IS_PRESENT,
-            return_mask: IS_PRESENT,
+            category_mask: category,
+            return_mask: category,
             ..WRITTEN
         };
-        Ok(self.fill(&mut query, block, &mut [NO_REGION])? > 0)
+        Ok(self.fill(&mut query, addresses, &mut [NO_REGION])? > 0)
     }
 
     /// Whether and how the page at `address` was touched since its mapping was dropped: a touch maps it

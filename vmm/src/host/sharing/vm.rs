@@ -275,11 +275,10 @@ impl ScannedVm {
     /// Whether a block is a large page that its guest is known to use.
     fn is_used_large(&self, number: u32) -> bool {
         let sample = self.sample.as_ref();
-        let is_untouched = sample.is_some_and(|sample| sample.is_untouched(number));
-        let is_touched = sample.is_some_and(|sample| sample.is_touched(number));
-        let is_used = is_touched || self.used.contains(&number);
-        // Its mapping was dropped to see that.
-        is_used && (is_untouched || self.is_large(number))
+        let touched = sample.and_then(|sample| sample.block_touched(number));
+        let is_used = touched == Some(true) || self.used.contains(&number);
+        // Untouched, it is not mapped: that was dropped to see a touch.
+        is_used && (touched == Some(false) || self.is_large(number))
     }
 
     /// Whether a block is mapped as one large page.

@@ -275,10 +275,9 @@ impl Agent {
             let is_whole = number < self.large.blocks.len() && self.sharer.pages.is_own(number);
             let addresses = is_whole.then(|| self.ram.addresses(pages_of(number..number + 1)))?;
             // One that nobody has touched since the last sample is large still.
-            let is_large = match self.large.watched.contains(&number) {
-                true => self.fence.is_large(&addresses) || !self.fence.is_any_present(&addresses),
-                false => self.fence.is_large(&addresses),
-            };
+            let is_still = self.large.watched.contains(&number);
+            let is_large = self.fence.is_large(&addresses)
+                || (is_still && !self.fence.is_any_present(&addresses));
             is_large.then_some((number, addresses))
         };
         let found: Vec<_> = (0..BLOCK_PAGES)

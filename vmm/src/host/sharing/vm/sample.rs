@@ -18,6 +18,7 @@ mod blocks;
 mod draw;
 
 use super::ScannedVm;
+use crate::memory::MemoryError;
 use crate::memory::pagemap::Touch;
 use blocks::BlockSample;
 use draw::{Candidates, Drawn};
@@ -25,7 +26,7 @@ use page::PageCount;
 use policy::Sample;
 use protocol::page_sharing::ToAgent;
 use sharing::{BLOCK_PAGES, PageSet};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -108,15 +109,13 @@ impl TouchSample {
 
     /// The agent has dropped these; the others are not private, or not large, any more.
     fn keep(&mut self, dropped: &PageSet, blocks: &PageSet) {
-        for (place, block) in self.asked.blocks.iter().enumerate() {
-            if !blocks.contains(place) {
-                self.blocks.remove(block);
-            }
-        }
+        let asked = (0..).zip(&self.asked.blocks);
+        let lost = asked.filter(|&(place, _)| !blocks.contains(place));
+        let lost: BTreeSet<u32> = lost.map(|(_, &block)| block).collect();
+        self.blocks.retain(|block, _| !lost.contains(block));
         for (place, &page) in self.asked.pages.iter().enumerate() {
             // A page of a block that was not dropped says nothing about those that were.
-            let is_in_another = self.asked.is_in_block(page) && !self.is_in_block(page.into());
-            if !dropped.contains(place) || is_in_another {
+            if !dropped.contains(place) || lost.contains(&block_of(page.into())) {
                 self.pages.remove(&page.into());
             }
         }
@@ -130,21 +129,18 @@ impl TouchSample {
         self.blocks.contains_key(&block_of(page))
     }
 
-    /// Whether a block is watched as a whole and was touched by nobody yet.
-    pub(super) fn is_untouched(&self, number: u32) -> bool {
-        self.blocks.get(&number) == Some(&false)
+    /// Whether anything of a block was touched, if it is watched as a whole.
+    pub(super) fn block_touched(&self, number: u32) -> Option<bool> {
+        self.blocks.get(&number).copied()
     }
 
-    /// Whether a block is watched as a whole and was touched.
-    pub(super) fn is_touched(&self, number: u32) -> bool {
-        self.blocks.get(&number) == Some(&true)
-    }
-
-    /// A look found this. A later look cannot take it back.
-    fn see(&mut self, page: u64, touch: Option<Touch>) {
-        if let Some(seen) = self.pages.get_mut(&page) {
-            *seen = (*seen).max(touch);
-        }
+    /// A look found this. A later look cannot take it back. Whether it is news.
+    fn see(&mut self, page: u64, touch: Option<Touch>) -> bool {
+        let Some(seen) = self.pages.get_mut(&page).filter(|seen| **seen < touch) else {
+            return false;
+        };
+        *seen = touch;
+        true
     }
 
     /// Those of a range of which a look can tell more than is known.
@@ -194,7 +190,7 @@ impl TouchSample {
         // A block is touched where one of its pages is, whatever a look at the whole found.
         let is_touched = |number: &u32| {
             let within = looked_into.get(number).map_or(0, |sample| sample.touched);
-            self.blocks.get(number) == Some(&true) || within > 0
+            self.block_touched(*number) == Some(true) || within > 0
         };
         seen.touched = length(
             self.blocks
@@ -272,12 +268,14 @@ impl ScannedVm {
     /// Whether a block's mapping was dropped for the sample so far, and nobody has touched it since.
     fn is_still_unmapped(&self, number: u32) -> bool {
         let sample = self.sample.as_ref();
-        let is_present = || {
-            self.pagemap
-                .is_any_present(self.addresses(&self.pages(number)))
-        };
-        sample.is_some_and(|sample| sample.is_untouched(number))
-            && is_present().is_ok_and(|is_present| !is_present)
+        sample.and_then(|sample| sample.block_touched(number)) == Some(false)
+            && self.is_present(number).is_ok_and(|is_present| !is_present)
+    }
+
+    /// Whether anything of a block is mapped.
+    fn is_present(&self, number: u32) -> Result<bool, MemoryError> {
+        self.pagemap
+            .is_any_present(self.addresses(&self.pages(number)))
     }
 
     /// The agent has dropped mappings.
@@ -345,24 +343,24 @@ impl ScannedVm {
             return;
         };
         let numbers = block_of(pages.start)..block_of(pages.end.saturating_add(BLOCK - 1));
-        let blocks = sample.blocks_to_look_at(numbers);
-        for &number in &blocks {
-            match self
-                .pagemap
-                .is_any_present(self.addresses(&self.pages(number)))
-            {
-                Ok(is_touched) => drop(sample.blocks.insert(number, is_touched)),
+        let mut is_news = false;
+        for number in sample.blocks_to_look_at(numbers) {
+            match self.is_present(number) {
+                Ok(true) => {
+                    sample.blocks.insert(number, true);
+                    is_news = true;
+                }
+                Ok(false) => {}
                 Err(error) => tracing::debug!("block {number} is not seen: {error}"),
             }
         }
-        let to_look_at = sample.to_look_at(pages);
-        for &page in &to_look_at {
+        for page in sample.to_look_at(pages) {
             match self.pagemap.touch(self.address(page)) {
-                Ok(touch) => sample.see(page, touch),
+                Ok(touch) => is_news |= sample.see(page, touch),
                 Err(error) => tracing::debug!("page {page} is not seen: {error}"),
             }
         }
-        if !to_look_at.is_empty() || !blocks.is_empty() {
+        if is_news {
             sample.count();
         }
         self.sample = Some(sample);

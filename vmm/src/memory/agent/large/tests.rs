@@ -34,6 +34,21 @@ impl Bench {
         Self { ram, agent }
     }
 
+    /// The same with a scanner, and so many blocks mapped as large pages; none if the machine has no memory in one piece.
+    fn scanned(blocks: u64) -> Option<(SharingSocket, Self)> {
+        let (host, vm) = SharingSocket::pair().unwrap();
+        let ram = GuestRam::with_large_pages(PageCount(BLOCKS * BLOCK)).unwrap();
+        let agent = AgentHandle::start(&ram, Some(vm)).unwrap();
+        let bench = Self { ram, agent };
+        bench.order(LargePages::Fill, 0, false);
+        (0..blocks * BLOCK).for_each(|page| bench.touch(page));
+        if !bench.wait_for_mapped(blocks * BLOCK) {
+            println!("the machine has no memory in one piece");
+            return None;
+        }
+        Some((host, bench))
+    }
+
     fn order(&self, pages: LargePages, balloon_target: u64, is_limited: bool) {
         self.agent.order_large_pages(LargePageOrder {
             pages,
@@ -66,6 +81,24 @@ impl Bench {
             assert!(begin.elapsed() < PATIENCE, "{large:?}");
             sleep(Duration::from_millis(10));
         }
+    }
+}
+
+/// Asks for a sample of these; the blocks whose mappings were dropped, by their places.
+fn sample(host: &SharingSocket, pages: Vec<u32>, blocks: Vec<u32>) -> PageSet {
+    let sample = ToAgent::Sample {
+        number: 1,
+        pages,
+        blocks,
+    };
+    host.ask(&sample, None).unwrap();
+    let begin = Instant::now();
+    loop {
+        if let Ok(FromAgent::Sampled { blocks, .. }) = host.hear_agent() {
+            return blocks;
+        }
+        assert!(begin.elapsed() < PATIENCE);
+        sleep(Duration::from_millis(1));
     }
 }
 
@@ -226,28 +259,12 @@ fn where_the_kernel_makes_no_large_page_the_guest_goes_on_with_small_ones() {
 /// What is used most is large again soon, and what is watched and left alone is not touched by that.
 #[test]
 fn a_sampled_block_is_large_again_once_its_pages_were_written() {
-    let (host, vm) = SharingSocket::pair().unwrap();
-    let ram = GuestRam::with_large_pages(PageCount(BLOCKS * BLOCK)).unwrap();
-    let agent = AgentHandle::start(&ram, Some(vm)).unwrap();
-    let bench = Bench { ram, agent };
-    bench.order(LargePages::Fill, 0, false);
-    (0..2 * BLOCK).for_each(|page| bench.touch(page));
-    if !bench.wait_for_mapped(2 * BLOCK) {
-        return println!("the machine has no memory in one piece");
-    }
+    let Some((host, bench)) = Bench::scanned(2) else {
+        return;
+    };
     let (used, left) = (7, BLOCK + 7);
     let pages = [used, left].map(|page| u32::try_from(page).unwrap());
-    let sample = ToAgent::Sample {
-        number: 1,
-        pages: pages.into(),
-        blocks: Vec::new(),
-    };
-    host.ask(&sample, None).unwrap();
-    let begin = Instant::now();
-    while host.hear_agent().is_err() {
-        assert!(begin.elapsed() < PATIENCE);
-        sleep(Duration::from_millis(1));
-    }
+    sample(&host, pages.into(), Vec::new());
     bench.touch(used);
     if !bench.wait_for_mapped(BLOCK) {
         return println!("the machine has no memory in one piece");
@@ -264,31 +281,12 @@ fn a_sampled_block_is_large_again_once_its_pages_were_written() {
 /// The touch of one page is that of the block, which is as large as before.
 #[test]
 fn a_block_that_is_watched_as_a_whole_stays_large_and_shows_one_touch() {
-    let (host, vm) = SharingSocket::pair().unwrap();
-    let ram = GuestRam::with_large_pages(PageCount(BLOCKS * BLOCK)).unwrap();
-    let agent = AgentHandle::start(&ram, Some(vm)).unwrap();
-    let bench = Bench { ram, agent };
-    bench.order(LargePages::Fill, 0, false);
-    (0..3 * BLOCK).for_each(|page| bench.touch(page));
-    if !bench.wait_for_mapped(3 * BLOCK) {
-        return println!("the machine has no memory in one piece");
-    }
+    let Some((host, bench)) = Bench::scanned(3) else {
+        return;
+    };
     // Of the second something is in the balloon: it is no large page. The last has not been touched, the others are not there.
     bench.inflate(BLOCK + 5, 1);
-    let sample = ToAgent::Sample {
-        number: 1,
-        pages: Vec::new(),
-        blocks: vec![0, 1, 2, 3, 4, u32::MAX],
-    };
-    host.ask(&sample, None).unwrap();
-    let begin = Instant::now();
-    let dropped = loop {
-        if let Ok(FromAgent::Sampled { blocks, .. }) = host.hear_agent() {
-            break blocks;
-        }
-        assert!(begin.elapsed() < PATIENCE);
-        sleep(Duration::from_millis(1));
-    };
+    let dropped = sample(&host, Vec::new(), vec![0, 1, 2, 3, 4, u32::MAX]);
     assert_eq!(dropped, [0, 2].into_iter().collect());
     let pagemap = Pagemap::open(std::process::id()).unwrap();
     let block = |number: u64| bench.ram.addresses(number * BLOCK..(number + 1) * BLOCK);
@@ -305,26 +303,10 @@ fn a_block_that_is_watched_as_a_whole_stays_large_and_shows_one_touch() {
 /// Once it is no large page it is to be made one again like any other.
 #[test]
 fn a_watched_block_that_was_broken_is_made_large_again_when_it_is_whole() {
-    let (host, vm) = SharingSocket::pair().unwrap();
-    let ram = GuestRam::with_large_pages(PageCount(BLOCKS * BLOCK)).unwrap();
-    let agent = AgentHandle::start(&ram, Some(vm)).unwrap();
-    let bench = Bench { ram, agent };
-    bench.order(LargePages::Fill, 0, false);
-    (0..BLOCK).for_each(|page| bench.touch(page));
-    if !bench.wait_for_mapped(BLOCK) {
-        return println!("the machine has no memory in one piece");
-    }
-    let sample = ToAgent::Sample {
-        number: 1,
-        pages: Vec::new(),
-        blocks: vec![0],
+    let Some((host, bench)) = Bench::scanned(1) else {
+        return;
     };
-    host.ask(&sample, None).unwrap();
-    let begin = Instant::now();
-    while host.hear_agent().is_err() {
-        assert!(begin.elapsed() < PATIENCE);
-        sleep(Duration::from_millis(1));
-    }
+    sample(&host, Vec::new(), vec![0]);
     bench.inflate(5, 1);
     assert_eq!(bench.agent.counters().large().mapped, PageCount(0));
     bench.agent.deflate(vec![range(5, 1)]);

@@ -200,12 +200,7 @@ mod tests {
     /// Watches all blocks, and looks into some of them by some pages each.
     fn watch(guest: &Guest, blocks: usize, pages: u32, random: &mut Random) -> BlockSample {
         let mut order: Vec<usize> = (0..guest.len()).collect();
-        for last in (1..order.len()).rev() {
-            order.swap(
-                last,
-                usize::try_from(random.below(last as u64 + 1)).unwrap(),
-            );
-        }
+        random.shuffle(&mut order);
         let count = u32::try_from(guest.len()).unwrap();
         let touched = guest.iter().filter(|&&pages| pages > 0).count();
         let looked_into = order

@@ -24,15 +24,6 @@ pub(super) struct Drawn {
     pub(super) blocks: Vec<u32>,
 }
 
-impl Drawn {
-    /// Whether a page is in a large page that was drawn.
-    pub(super) fn is_in_block(&self, page: u32) -> bool {
-        self.blocks
-            .binary_search(&super::block_of(page.into()))
-            .is_ok()
-    }
-}
-
 /// What can be drawn.
 pub(super) struct Candidates {
     size: usize,
@@ -144,10 +135,7 @@ impl<T> Reservoir<T> {
     fn take(&mut self, count: usize, random: &mut Random) -> Vec<T> {
         let mut drawn = std::mem::take(&mut self.drawn);
         // Where a thing lies depends on when it came.
-        for last in (1..drawn.len()).rev() {
-            let other = usize::try_from(random.below(last as u64 + 1)).unwrap_or(last);
-            drawn.swap(last, other);
-        }
+        random.shuffle(&mut drawn);
         drawn.truncate(count);
         drawn
     }
