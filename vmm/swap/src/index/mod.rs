@@ -63,13 +63,18 @@ impl Index {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Gfn, Entry)> {
-        let tables = self.tables.iter().enumerate();
-        tables
-            .filter_map(|(block, table)| Some((block, table.as_deref()?)))
-            .flat_map(|(block, table)| {
-                let gfn = move |index: usize| Gfn((block * BLOCK_PAGES + index) as u64);
-                table.iter().map(move |(index, entry)| (gfn(index), entry))
-            })
+        (0..self.tables.len()).flat_map(|block| self.block(block))
+    }
+
+    /// The entries of one block, of [`Self::blocks`].
+    pub(crate) fn block(&self, block: usize) -> impl Iterator<Item = (Gfn, Entry)> {
+        let gfn = move |index: usize| Gfn((block * BLOCK_PAGES + index) as u64);
+        let table = self.tables[block].iter();
+        table.flat_map(move |table| table.iter().map(move |(index, entry)| (gfn(index), entry)))
+    }
+
+    pub(crate) fn blocks(&self) -> usize {
+        self.tables.len()
     }
 
     /// Bytes of memory that it takes.
