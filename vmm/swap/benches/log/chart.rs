@@ -1,0 +1,88 @@
+//! The chart: SVG without a background, in colours that can be told apart on white and on black (Okabe and Ito's palette).
+
+use plotters::prelude::*;
+
+const SIZE: (u32, u32) = (920, 460);
+const LEGEND: u32 = 250;
+const INK: RGBColor = RGBColor(118, 118, 118);
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(86, 180, 233),
+    RGBColor(0, 114, 178),
+    RGBColor(230, 159, 0),
+    RGBColor(213, 94, 0),
+    RGBColor(118, 118, 118),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+];
+const FONT: &str = "sans-serif";
+const MOST_COST: f64 = 14.0;
+
+/// Points of one kind.
+pub(crate) struct Line {
+    pub(crate) name: String,
+    pub(crate) points: Vec<(f64, f64)>,
+    /// Or points alone.
+    pub(crate) is_line: bool,
+}
+
+pub(crate) fn svg(lines: &[Line]) -> String {
+    let mut text = String::new();
+    {
+        let root = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
+        let (left, right) = root.split_horizontally(SIZE.0 - LEGEND);
+        let mut axes = ChartBuilder::on(&left)
+            .caption(
+                "Write cost of the swap log's cleaner",
+                (FONT, 18).into_font().color(&INK),
+            )
+            .margin(12)
+            .x_label_area_size(46)
+            .y_label_area_size(60)
+            .build_cartesian_2d(0.1..1.0, 0.0..MOST_COST)
+            .unwrap();
+        axes.configure_mesh()
+            .x_desc("part of the file that is needed")
+            .y_desc("disk traffic for each new byte")
+            .axis_style(INK)
+            .bold_line_style(INK.mix(0.25))
+            .light_line_style(TRANSPARENT)
+            .label_style((FONT, 13).into_font().color(&INK))
+            .axis_desc_style((FONT, 14).into_font().color(&INK))
+            .draw()
+            .unwrap();
+        for (number, (line, colour)) in (0i32..).zip(lines.iter().zip(COLOURS)) {
+            if line.is_line {
+                axes.draw_series(LineSeries::new(
+                    line.points.iter().copied(),
+                    colour.stroke_width(2),
+                ))
+                .unwrap();
+            }
+            if line.name != "paper: no variance" {
+                let size = if line.is_line { 3 } else { 6 };
+                axes.draw_series(
+                    line.points
+                        .iter()
+                        .map(|&point| Circle::new(point, size, colour.filled())),
+                )
+                .unwrap();
+            }
+            let y = 50 + number * 22;
+            right
+                .draw(&PathElement::new(
+                    vec![(8, y + 6), (30, y + 6)],
+                    colour.stroke_width(3),
+                ))
+                .unwrap();
+            right
+                .draw(&Text::new(
+                    line.name.clone(),
+                    (38, y),
+                    (FONT, 13).into_font().color(&INK),
+                ))
+                .unwrap();
+        }
+        root.present().unwrap();
+    }
+    text
+}

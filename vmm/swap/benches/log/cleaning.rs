@@ -1,0 +1,189 @@
+//! Write cost against utilisation, two policies and two patterns, beside the paper.
+
+use crate::chart::{self, Line};
+use crate::paper;
+use crate::simulation::{Pattern, Result, Setting, simulate};
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Mutex;
+use swap::CleaningPolicy;
+use swap::figures::COLUMNS;
+
+const UTILISATIONS: [f64; 9] = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9];
+const KINDS: [(&str, CleaningPolicy, Pattern); 4] = [
+    ("uniform, greedy", CleaningPolicy::Greedy, Pattern::Uniform),
+    (
+        "uniform, cost-benefit",
+        CleaningPolicy::CostBenefit,
+        Pattern::Uniform,
+    ),
+    (
+        "hot and cold, greedy",
+        CleaningPolicy::Greedy,
+        Pattern::HotAndCold,
+    ),
+    (
+        "hot and cold, cost-benefit",
+        CleaningPolicy::CostBenefit,
+        Pattern::HotAndCold,
+    ),
+];
+/// At which the paper shows how segments are filled.
+const SHOWN: f64 = 0.75;
+
+type Results = Vec<(usize, f64, Result)>;
+
+pub(crate) fn run(out: &Path) -> std::io::Result<()> {
+    let results = simulate_all();
+    print_costs(&results);
+    print_segments(&results);
+    paper::REMARKS
+        .iter()
+        .for_each(|remark| println!("* Paper: {remark}."));
+    std::fs::write(out.join("write-cost.csv"), csv(&results))?;
+    std::fs::write(out.join("write-cost.svg"), chart::svg(&lines(&results)))?;
+    println!(
+        "\nwrite-cost.svg and write-cost.csv are in {}",
+        out.display()
+    );
+    Ok(())
+}
+
+/// On two processors, the longest first.
+fn simulate_all() -> Results {
+    let all = UTILISATIONS
+        .iter()
+        .flat_map(|&u| (0..KINDS.len()).map(move |kind| (kind, u)));
+    let (todo, done) = (Mutex::new(all.collect::<Vec<_>>()), Mutex::new(Vec::new()));
+    let work = || {
+        loop {
+            let next = todo.lock().unwrap().pop();
+            let Some((kind, utilisation)) = next else {
+                return;
+            };
+            let (_, policy, pattern) = KINDS[kind];
+            let result = simulate(Setting {
+                utilisation,
+                policy,
+                pattern,
+            });
+            done.lock().unwrap().push((kind, utilisation, result));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(work);
+        }
+    });
+    done.into_inner().unwrap()
+}
+
+fn find(results: &Results, kind: usize, utilisation: f64) -> &Result {
+    let found = results
+        .iter()
+        .find(|&&(k, u, _)| k == kind && u == utilisation);
+    &found.unwrap().2
+}
+
+fn known(points: &[(f64, f64)], utilisation: f64) -> String {
+    let at = points.iter().find(|(u, _)| *u == utilisation);
+    at.map_or(String::new(), |(_, cost)| format!("{cost:.1}"))
+}
+
+fn print_costs(results: &Results) {
+    println!("\nWrite cost (disk traffic for each new byte, reads of the cleaner included):\n");
+    let kinds = KINDS.map(|(name, ..)| name).join(" | ");
+    println!(
+        "| utilisation | {kinds} | paper: no variance | uniform, greedy | hot and cold, cost-benefit |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    for u in UTILISATIONS {
+        let ours = [0, 1, 2, 3].map(|kind| format!("{:.2}", find(results, kind, u).write_cost));
+        println!(
+            "| {:.0} % | {} | {:.1} | {} | {} |",
+            u * 100.0,
+            ours.join(" | "),
+            paper::no_variance(u),
+            known(&paper::UNIFORM_GREEDY, u),
+            known(&paper::HOT_COST_BENEFIT, u)
+        );
+    }
+}
+
+fn print_segments(results: &Results) {
+    println!(
+        "\nSegments of a file {:.0} % full, by utilisation, in percent of them:\n",
+        SHOWN * 100.0
+    );
+    let columns = (0..COLUMNS)
+        .map(|column| format!("{}", column * 10))
+        .collect::<Vec<_>>()
+        .join(" | ");
+    println!("| | cleaned at | {columns} |");
+    println!("| --- | --- |{}", " --- |".repeat(COLUMNS));
+    for (kind, (name, ..)) in KINDS.iter().enumerate() {
+        let result = find(results, kind, SHOWN);
+        let all: u64 = result.file.utilisation.iter().sum();
+        let parts = result
+            .file
+            .utilisation
+            .map(|count| format!("{:.0}", count as f64 * 100.0 / all as f64));
+        println!(
+            "| {name} | {:.0} % | {} |",
+            result.cleaned_at * 100.0,
+            parts.join(" | ")
+        );
+    }
+    println!();
+}
+
+fn csv(results: &Results) -> String {
+    let mut csv = String::from("utilisation,kind,write_cost,cleaned_at");
+    (0..COLUMNS).for_each(|column| write!(csv, ",segments_from_{}_percent", column * 10).unwrap());
+    for u in UTILISATIONS {
+        for (kind, (name, ..)) in KINDS.iter().enumerate() {
+            let result = find(results, kind, u);
+            write!(
+                csv,
+                "\n{u},{},{:.3},{:.3}",
+                name.replace(',', ""),
+                result.write_cost,
+                result.cleaned_at
+            )
+            .unwrap();
+            result
+                .file
+                .utilisation
+                .iter()
+                .for_each(|count| write!(csv, ",{count}").unwrap());
+        }
+    }
+    csv + "\n"
+}
+
+fn lines(results: &Results) -> Vec<Line> {
+    let ours = |(kind, (name, ..)): (usize, &(&str, _, _))| Line {
+        name: (*name).to_owned(),
+        points: UTILISATIONS
+            .map(|u| (u, find(results, kind, u).write_cost))
+            .to_vec(),
+        is_line: true,
+    };
+    let paper = |name: &str, points: &[(f64, f64)]| Line {
+        name: format!("paper: {name}"),
+        points: points.to_vec(),
+        is_line: points.len() > 1,
+    };
+    let no_variance: Vec<_> = (4..=17)
+        .map(|n| f64::from(n) / 20.0)
+        .map(|u| (u, paper::no_variance(u)))
+        .collect();
+    let mut lines: Vec<Line> = KINDS.iter().enumerate().map(ours).collect();
+    lines.push(paper("no variance", &no_variance));
+    lines.push(paper("uniform, greedy", &paper::UNIFORM_GREEDY));
+    lines.push(paper(
+        "hot and cold, cost-benefit",
+        &paper::HOT_COST_BENEFIT,
+    ));
+    lines
+}
