@@ -19,8 +19,6 @@ use page::PageCount;
 pub(crate) const CLEANING_SLOTS: usize = 3;
 /// Free slots beyond these at which it begins, so that pages need not wait for it.
 const SLOTS_AHEAD: usize = 2;
-/// For a large file, one of so many slots, too.
-const SLOTS_AHEAD_DIVISOR: usize = 128;
 /// Room for cleaning, as a part of the slots that could be needed.
 const ROOM_DIVISOR: u64 = 8;
 /// A segment of which less than this part would be won is not cleaned.
@@ -43,9 +41,7 @@ const fn most_worth_cleaning(segment_bytes: usize) -> usize {
 }
 
 /// The number of free slots at which cleaning must begin.
-pub(crate) fn clean_at(slots: u32) -> usize {
-    CLEANING_SLOTS + SLOTS_AHEAD + slots as usize / SLOTS_AHEAD_DIVISOR
-}
+pub(crate) const CLEAN_AT: usize = CLEANING_SLOTS + SLOTS_AHEAD;
 
 /// Segments that a VM's swap file must have room for, when up to `pages` of it may be out at once: its size less its min.
 /// The file has `segment_bytes` for each.
@@ -65,7 +61,7 @@ pub fn reserved_slots(pages: PageCount, segment_bytes: usize) -> u32 {
     let needed = bytes.div_ceil(most_worth_cleaning(segment_bytes) as u64);
     let slots = needed + needed.div_ceil(ROOM_DIVISOR);
     let slots = u32::try_from(slots).expect("a VM's pages fit the log");
-    slots + u32::try_from(clean_at(slots) + 1).expect("a part of them")
+    slots + u32::try_from(CLEAN_AT + 1).expect("a few")
 }
 
 /// Four pages that do not shrink.

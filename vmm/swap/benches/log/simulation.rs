@@ -13,8 +13,8 @@ const SLOTS: u32 = 256;
 /// Of noise in a page: makes records of about 256 bytes.
 const DISTINCT: usize = 200;
 /// Overwrites of each page on average: until the disk is as it will be, and then to count.
-const WARM_UP: u64 = 14;
-const COUNTED: u64 = 8;
+const WARM_UP: u64 = 20;
+const COUNTED: u64 = 12;
 
 /// Which page is overwritten next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -88,14 +88,30 @@ impl Log {
         if self.segments.open_has_room(stream, bytes) {
             return true;
         }
+        self.close_if_nothing_is_needed(stream);
         if !self.may_open(opener) {
             return false;
         }
+        self.close(stream);
+        self.segments.open_another(stream);
+        true
+    }
+
+    /// Room for a page that is out is worth more than what is kept.
+    fn close_if_nothing_is_needed(&mut self, stream: Stream) {
+        if let Some(open) = self.segments.open(stream)
+            && self.segments.get(open).needed.records == 0
+        {
+            self.segments.close(stream);
+            self.drop_kept(open);
+        }
+    }
+
+    /// Nothing is appended to the stream's segment any more.
+    pub(super) fn close(&mut self, stream: Stream) {
         if let Some(closed) = self.segments.close(stream) {
             self.close_if_dead(closed);
         }
-        self.segments.open_another(stream);
-        true
     }
 
     fn may_open(&mut self, opener: Opener) -> bool {

@@ -17,9 +17,9 @@ pub(super) enum Stream {
     Plain,
     /// What the cleaner moves together within the pool.
     Compacted,
-    /// What it moves from the file to the file, less old than all pages that are out are many: may soon die.
+    /// What it moves from the file to the file, and may soon die.
     Young,
-    /// What is older than that.
+    /// What it moves from the file to the file, and has not died for long.
     Old,
 }
 

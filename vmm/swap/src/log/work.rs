@@ -5,7 +5,7 @@ use super::clean::Victim;
 use super::segments::{Segment, State, Stream};
 use super::write::WriteOrder;
 use crate::index::Place;
-use crate::reservation::{CLEANING_SLOTS, clean_at, payload};
+use crate::reservation::{CLEAN_AT, CLEANING_SLOTS, gain_is_worth_it, payload};
 use page::Gfn;
 
 /// A segment of the pool is written as it stands if more of it is needed: three bytes would have to be copied for one won.
@@ -59,11 +59,7 @@ impl Log {
                 Plan::Write(id) => return Some(Work::Write(self.order_write(id))),
                 Plan::Clean(id) => return Some(Work::Clean(self.take_victim(id))),
                 Plan::Drop(id) => self.drop_kept(id),
-                Plan::Close(stream) => {
-                    if let Some(closed) = self.segments.close(stream) {
-                        self.close_if_dead(closed);
-                    }
-                }
+                Plan::Close(stream) => self.close(stream),
             }
         }
     }
@@ -97,7 +93,7 @@ impl Log {
     }
 
     fn plan_for_slots(&self) -> Option<Plan> {
-        if !self.has_file() || self.slots.available() > clean_at(self.slots.total()) {
+        if !self.has_file() || self.slots.available() > CLEAN_AT {
             return None;
         }
         let in_file = || self.segments.iter().filter(|(_, it)| it.is_in_file());
@@ -118,6 +114,7 @@ impl Log {
             .or_else(|| self.best_victim(full(), self.part_of_payload(MOST_COMPACTED)))
             .or_else(|| self.coldest_to_write())
             .or_else(|| self.any_victim())
+            .or_else(|| self.open_to_clean())
     }
 
     fn coldest_to_write(&self) -> Option<Plan> {
@@ -136,6 +133,19 @@ impl Log {
         let all = self.segments.iter();
         let movable = all.filter(|(_, it)| it.is_full_in_memory() || it.is_in_file());
         self.best_victim(movable, self.config.segment_bytes)
+    }
+
+    /// The cleaner takes nothing that is appended to. Where much of that is dead, and nothing else brings anything, it may.
+    fn open_to_clean(&self) -> Option<Plan> {
+        let dead = |it: &Segment| it.appended - it.needed.bytes as usize;
+        let payload = payload(self.config.segment_bytes);
+        let is_worth_it = |it: &Segment| {
+            let is_open = matches!(it.state, State::Open(_));
+            is_open && gain_is_worth_it(payload - dead(it), self.config.segment_bytes)
+        };
+        let (_, open) = self.segments.memory().find(|(_, it)| is_worth_it(it))?;
+        self.has_memory_to_clean()
+            .then_some(Plan::Close(open.stream))
     }
 
     fn plan_at_rest(&self) -> Option<Plan> {
