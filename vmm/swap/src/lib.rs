@@ -17,7 +17,7 @@
 //!    └─── the cleaner ◀───────┘
 //! ```
 //!
-//! * A [record](record) is one page. It is sealed for its page and its time, not for its place, so it is moved as it is.
+//! * A [record] is one page. It is sealed for its page and its time, not for its place, so it is moved as it is.
 //! * A page that is one word again and again has no record: the index holds the word.
 //! * A page that does not shrink below 3 KiB is stored as it is, and in segments of its own: memory would win next to
 //!   nothing by holding it, so those are written as soon as they are full, whatever else the pool holds, and the pool is

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use swap::CleaningPolicy;
 use swap::figures::COLUMNS;
 
-const UTILISATIONS: [f64; 9] = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9];
+const PERCENTS: [u64; 9] = [20, 30, 40, 50, 60, 70, 75, 80, 90];
 const KINDS: [(&str, CleaningPolicy, Pattern); 4] = [
     ("uniform, greedy", CleaningPolicy::Greedy, Pattern::Uniform),
     (
@@ -29,9 +29,9 @@ const KINDS: [(&str, CleaningPolicy, Pattern); 4] = [
     ),
 ];
 /// At which the paper shows how segments are filled.
-const SHOWN: f64 = 0.75;
+const SHOWN: u64 = 75;
 
-type Results = Vec<(usize, f64, Result)>;
+type Results = Vec<(usize, u64, Result)>;
 
 pub(crate) fn run(out: &Path) -> std::io::Result<()> {
     let results = simulate_all();
@@ -51,23 +51,23 @@ pub(crate) fn run(out: &Path) -> std::io::Result<()> {
 
 /// On two processors, the longest first.
 fn simulate_all() -> Results {
-    let all = UTILISATIONS
+    let all = PERCENTS
         .iter()
         .flat_map(|&u| (0..KINDS.len()).map(move |kind| (kind, u)));
     let (todo, done) = (Mutex::new(all.collect::<Vec<_>>()), Mutex::new(Vec::new()));
     let work = || {
         loop {
             let next = todo.lock().unwrap().pop();
-            let Some((kind, utilisation)) = next else {
+            let Some((kind, percent)) = next else {
                 return;
             };
             let (_, policy, pattern) = KINDS[kind];
             let result = simulate(Setting {
-                utilisation,
+                percent,
                 policy,
                 pattern,
             });
-            done.lock().unwrap().push((kind, utilisation, result));
+            done.lock().unwrap().push((kind, percent, result));
         }
     };
     std::thread::scope(|scope| {
@@ -78,15 +78,17 @@ fn simulate_all() -> Results {
     done.into_inner().unwrap()
 }
 
-fn find(results: &Results, kind: usize, utilisation: f64) -> &Result {
-    let found = results
-        .iter()
-        .find(|&&(k, u, _)| k == kind && u == utilisation);
+fn part(percent: u64) -> f64 {
+    percent as f64 / 100.0
+}
+
+fn find(results: &Results, kind: usize, percent: u64) -> &Result {
+    let found = results.iter().find(|&&(k, u, _)| k == kind && u == percent);
     &found.unwrap().2
 }
 
-fn known(points: &[(f64, f64)], utilisation: f64) -> String {
-    let at = points.iter().find(|(u, _)| *u == utilisation);
+fn known(points: &[(f64, f64)], percent: u64) -> String {
+    let at = points.iter().find(|(u, _)| *u == part(percent));
     at.map_or(String::new(), |(_, cost)| format!("{cost:.1}"))
 }
 
@@ -97,13 +99,12 @@ fn print_costs(results: &Results) {
         "| utilisation | {kinds} | paper: no variance | uniform, greedy | hot and cold, cost-benefit |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
-    for u in UTILISATIONS {
+    for u in PERCENTS {
         let ours = [0, 1, 2, 3].map(|kind| format!("{:.2}", find(results, kind, u).write_cost));
         println!(
-            "| {:.0} % | {} | {:.1} | {} | {} |",
-            u * 100.0,
+            "| {u} % | {} | {:.1} | {} | {} |",
             ours.join(" | "),
-            paper::no_variance(u),
+            paper::no_variance(part(u)),
             known(&paper::UNIFORM_GREEDY, u),
             known(&paper::HOT_COST_BENEFIT, u)
         );
@@ -111,10 +112,7 @@ fn print_costs(results: &Results) {
 }
 
 fn print_segments(results: &Results) {
-    println!(
-        "\nSegments of a file {:.0} % full, by utilisation, in percent of them:\n",
-        SHOWN * 100.0
-    );
+    println!("\nSegments of a file {SHOWN} % full, by utilisation, in percent of them:\n",);
     let columns = (0..COLUMNS)
         .map(|column| format!("{}", column * 10))
         .collect::<Vec<_>>()
@@ -140,7 +138,7 @@ fn print_segments(results: &Results) {
 fn csv(results: &Results) -> String {
     let mut csv = String::from("utilisation,kind,write_cost,cleaned_at");
     (0..COLUMNS).for_each(|column| write!(csv, ",segments_from_{}_percent", column * 10).unwrap());
-    for u in UTILISATIONS {
+    for u in PERCENTS {
         for (kind, (name, ..)) in KINDS.iter().enumerate() {
             let result = find(results, kind, u);
             write!(
@@ -164,8 +162,8 @@ fn csv(results: &Results) -> String {
 fn lines(results: &Results) -> Vec<Line> {
     let ours = |(kind, (name, ..)): (usize, &(&str, _, _))| Line {
         name: (*name).to_owned(),
-        points: UTILISATIONS
-            .map(|u| (u, find(results, kind, u).write_cost))
+        points: PERCENTS
+            .map(|u| (part(u), find(results, kind, u).write_cost))
             .to_vec(),
         is_line: true,
     };

@@ -38,8 +38,8 @@ impl Pattern {
 /// What is simulated.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setting {
-    /// Needed bytes to all that the file has.
-    pub(crate) utilisation: f64,
+    /// Needed bytes of a hundred that the file has.
+    pub(crate) percent: u64,
     pub(crate) policy: CleaningPolicy,
     pub(crate) pattern: Pattern,
 }
@@ -94,9 +94,9 @@ impl Disk {
             swap::Sealed::Filled(..) => unreachable!("it has noise"),
         };
         let bytes = u64::from(SLOTS) * SEGMENT_BYTES as u64;
-        let pages = (bytes / record) as f64 * setting.utilisation;
+        let pages = bytes / record * setting.percent / 100;
         let log = Log::new(Config {
-            pages: PageCount(pages as u64),
+            pages: PageCount(pages),
             segment_bytes: SEGMENT_BYTES,
             // As little as can be: what is overwritten in memory is not seen by the disk.
             pool_segments: LEAST_POOL_SEGMENTS,

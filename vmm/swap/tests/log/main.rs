@@ -1,5 +1,5 @@
 //! The log against a slow model, a disk that fails, spoils and takes its time, and guests that do their worst.
-#![allow(missing_docs, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod brim;
 mod damage;
