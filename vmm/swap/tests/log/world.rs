@@ -3,9 +3,9 @@
 use page::{Gfn, PAGE_BYTES, PageCount, Random};
 use std::collections::BTreeMap;
 use swap::{
-    AfterFailure, CleanJob, Cleaning, CleaningPolicy, Config, Damaged, FileRange, Found, Key, Log,
-    PageBytes, Refused, Sealed, Sealer, Source, Stored, Victim, When, Work, WriteOrder,
-    filled_page,
+    AfterFailure, CleanJob, Cleaning, CleaningPolicy, Config, Damaged, FileRange, Found, Key,
+    Located, Log, PageBytes, Refused, Sealed, Sealer, Source, Stored, Victim, When, Work,
+    WriteOrder, filled_page,
 };
 
 /// The least that holds a few pages that do not shrink.
@@ -120,7 +120,7 @@ impl World {
 
     /// Opens all that was found, and checks the neighbours.
     pub(crate) fn open(&self, stored: &Stored, bytes: &[u8]) -> Result<PageBytes, Damaged> {
-        let open = |record: &swap::Located| {
+        let open = |record: &Located| {
             let mut page = [0; PAGE_BYTES];
             let mut bytes = bytes[record.range()].to_vec();
             let is_open = self
@@ -129,14 +129,20 @@ impl World {
             is_open.map(|()| page)
         };
         for neighbour in &stored.records[1..] {
-            let page = &self.pages[&neighbour.gfn.0];
-            if self.log.is_out(neighbour.gfn)
+            if self.is_newest(neighbour)
                 && let Ok(opened) = open(neighbour)
             {
+                let page = &self.pages[&neighbour.gfn.0];
                 assert!(opened == page.contents, "neighbour {:?}", neighbour.gfn);
             }
         }
         open(&stored.records[0])
+    }
+
+    /// A read takes its time: its page may have gone out again since.
+    fn is_newest(&self, found: &Located) -> bool {
+        let now = self.log.find(found.gfn, 0);
+        matches!(now, Some(Found::Stored(now)) if now.records[0].generation == found.generation)
     }
 
     /// A page comes back.
