@@ -1,6 +1,6 @@
 //! What the pool holds, what leaves it, and what is dropped.
 
-use crate::world::{World, config, contents};
+use crate::world::{SEGMENT, World, config, contents};
 use page::{Gfn, Random};
 use proptest::prelude::*;
 use swap::{Config, Refused, When};
@@ -108,24 +108,55 @@ fn what_is_kept_goes_before_anything_is_refused() {
 
 #[test]
 fn entries_of_dropped_records_do_not_pile_up() {
-    let mut world = World::new(config(400, 12, 0));
-    for round in 0..50 {
-        for gfn in 0..60 {
-            let gfn = (round * 61 + gfn) % 400;
-            if world
-                .pages
-                .get(&gfn)
-                .is_none_or(|page| page.is_changed || !page.is_out)
-            {
-                world.write(gfn, contents(round, 1000));
-                world.out_with_work(gfn).unwrap();
-            }
-            world.bring(gfn);
+    let mut world = World::new(config(2000, 8, 0));
+    let empty = world.log.figures().index_bytes;
+    let stay_out = |world: &mut World, gfns: std::ops::Range<u64>| {
+        for gfn in gfns {
+            world.write(gfn, contents(gfn, 1500));
+            world.out_with_work(gfn).unwrap();
         }
-    }
-    world.work_until_at_rest();
-    world.log.next_work(When::Idle);
-    let figures = world.log.figures();
-    assert!(figures.index_bytes < 400 * 15 + 512, "{figures:?}");
+    };
+    stay_out(&mut world, 0..30);
+    (0..30).for_each(|gfn| world.bring(gfn));
+    stay_out(&mut world, 1000..1030);
+    assert!(world.log.figures().totals.dropped_kept > 20);
+    (1000..1030).for_each(|gfn| world.give_up(gfn));
+    let still_kept = (0..30).filter(|&gfn| world.log.keep_out(Gfn(gfn)));
+    still_kept
+        .collect::<Vec<_>>()
+        .into_iter()
+        .for_each(|gfn| world.give_up(gfn));
+    assert!(world.log.next_work(When::Idle).is_none());
+    assert_eq!(world.log.figures().index_bytes, empty);
     world.check();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    /// Each segment that a caller may fill is needed but for what the cleaner would not win; of two that are appended to
+    /// nothing is said.
+    #[test]
+    fn it_is_full_only_of_what_is_needed(seed: u64, pool in 10usize..16, keeps: bool) {
+        let (mut world, mut random) = (World::new(config(300, pool, 0)), Random::new(seed));
+        let mut full = 0;
+        for _ in 0..1500 {
+            let gfn = random.below(300);
+            if world.pages.get(&gfn).is_some_and(|page| page.is_out) {
+                world.bring(gfn);
+                if keeps {
+                    continue;
+                }
+            }
+            let distinct = if random.below(3) == 0 { 4096 } else { 100 + random.below(2700) };
+            world.write(gfn, contents(random.next(), usize::try_from(distinct).unwrap()));
+            if world.out_with_work(gfn) == Err(Refused::Full) {
+                full += 1;
+                let least = (pool as u64 - 5 - 2) * (SEGMENT as u64 - 64 - 4128 - SEGMENT as u64 / 32);
+                let memory = world.log.figures().memory;
+                prop_assert!(memory.needed.bytes >= least, "{memory:?}, at least {least}");
+            }
+        }
+        prop_assert!(full > 0);
+    }
 }

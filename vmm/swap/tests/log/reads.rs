@@ -119,3 +119,23 @@ fn what_is_being_written_is_read_from_memory() {
     assert!(matches!(find(&world, 0, 0).source, Source::File(_)));
     world.check();
 }
+
+#[test]
+fn a_segment_that_dies_while_it_is_cleaned_is_not_mistaken_for_the_next_one() {
+    let mut world = world(40);
+    (0..100)
+        .filter(|gfn| gfn % 4 > 0)
+        .for_each(|gfn| world.give_up(gfn));
+    while world.job.is_none() {
+        assert!(world.take_work(When::Idle), "nothing to clean");
+        world.finish_write(0, None);
+    }
+    world.clean(2);
+    (0..100).for_each(|gfn| world.give_up(gfn));
+    for gfn in 100..130 {
+        world.write(gfn, contents(gfn, 1500));
+        world.out(gfn).unwrap();
+    }
+    assert_eq!(world.clean(1000), Some(swap::Cleaning::Done));
+    world.check();
+}
