@@ -88,23 +88,12 @@ impl Log {
         if self.segments.open_has_room(stream, bytes) {
             return true;
         }
-        self.close_if_nothing_is_needed(stream);
         if !self.may_open(opener) {
             return false;
         }
         self.close(stream);
         self.segments.open_another(stream);
         true
-    }
-
-    /// Room for a page that is out is worth more than what is kept.
-    fn close_if_nothing_is_needed(&mut self, stream: Stream) {
-        if let Some(open) = self.segments.open(stream)
-            && self.segments.get(open).needed.records == 0
-        {
-            self.segments.close(stream);
-            self.drop_kept(open);
-        }
     }
 
     /// Nothing is appended to the stream's segment any more.
@@ -114,10 +103,7 @@ impl Log {
         }
     }
 
-    fn may_open(&mut self, opener: Opener) -> bool {
-        if !self.has_memory(opener) {
-            self.drop_kept_in_memory();
-        }
+    fn may_open(&self, opener: Opener) -> bool {
         self.has_memory(opener) && self.segments.can_open()
     }
 
@@ -130,15 +116,6 @@ impl Log {
 
     pub(super) fn most_without_cleaners(&self) -> usize {
         self.config.pool_segments - CLEANING_SEGMENTS
-    }
-
-    fn drop_kept_in_memory(&mut self) {
-        let mut memory = self.segments.memory();
-        let droppable = memory.find(|(_, segment)| segment.has_only_kept());
-        if let Some((id, _)) = droppable {
-            drop(memory);
-            self.drop_kept(id);
-        }
     }
 
     /// Appends a record to the open segment of a stream, which has room, and says so in the index.

@@ -68,6 +68,35 @@ fn pages_that_do_not_shrink_do_not_fill_the_pool() {
 }
 
 #[test]
+fn a_segment_that_is_being_cleaned_is_not_written_meanwhile() {
+    let mut world = World::new(config(100, 8, 4));
+    let out = |world: &mut World, gfn| {
+        world.write(gfn, contents(gfn, 4096));
+        world.out(gfn)
+    };
+    (0..5).for_each(|gfn| out(&mut world, gfn).unwrap());
+    world.work_once(When::Now);
+    // Of four slots three are the cleaner's, and the other one is read.
+    let reading = world.log.find(Gfn(0), 0);
+    (0..4).for_each(|gfn| world.give_up(gfn));
+    assert!((5..100).any(|gfn| out(&mut world, gfn).is_err()));
+    (4..6).for_each(|gfn| world.give_up(gfn));
+    world.take_work(When::Now);
+    assert!(world.job.is_some(), "nothing is cleaned");
+    drop(reading);
+    while world.take_work(When::Now) && world.writes.len() < 4 {}
+    world.check();
+    while world
+        .clean(1)
+        .is_some_and(|cleaning| cleaning == swap::Cleaning::More)
+    {
+        world.check();
+    }
+    world.work_until_at_rest();
+    world.check();
+}
+
+#[test]
 fn a_page_that_was_not_written_goes_out_again_for_nothing() {
     let mut world = World::new(config(100, 8, 20));
     for gfn in 0..50 {
