@@ -3,7 +3,7 @@
 use crate::world::{SEGMENT, World, config, contents};
 use page::{PageCount, Random};
 use proptest::prelude::*;
-use swap::{Refused, reserved_slots};
+use swap::{AfterFailure, Cleaning, Refused, When, reserved_slots};
 
 const NOISE: usize = 4096;
 
@@ -87,35 +87,54 @@ fn without_a_file_the_pool_is_all_there_is_and_then_it_is_full() {
     world.check();
 }
 
+/// Every write fails from here on, and its slot with it.
+fn out_while_the_disk_breaks(world: &mut World, gfn: u64) -> Result<(), Refused> {
+    for _ in 0..1000 {
+        match world.out(gfn) {
+            Err(Refused::Wait) => {
+                world.take_work(When::Now);
+                world.finish_write(0, Some(AfterFailure::Retire));
+                while world.clean(4) == Some(Cleaning::More) {}
+                world.job = None;
+            }
+            outcome => return outcome,
+        }
+    }
+    panic!("page {gfn} waits for what never comes");
+}
+
 #[test]
 fn with_every_slot_retired_nothing_is_lost() {
     let mut world = World::new(config(1000, 12, 4));
-    let mut full = 0;
-    for gfn in 0..100 {
+    let full = (0..100).filter(|&gfn| {
         world.write(gfn, contents(gfn, NOISE));
-        for round in 0.. {
-            assert!(round < 100, "waits for what never comes");
-            match world.out(gfn) {
-                Ok(()) => break,
-                Err(Refused::Full) => {
-                    full += 1;
-                    break;
-                }
-                Err(Refused::Wait) => {
-                    world.take_work(swap::When::Now);
-                    world.finish_write(0, Some(swap::AfterFailure::Retire));
-                    while world
-                        .clean(4)
-                        .is_some_and(|cleaning| cleaning != swap::Cleaning::NoRoom)
-                    {
-                    }
-                    world.job = None;
-                }
-            }
-        }
-    }
-    assert!(full > 50, "{full} were refused");
+        out_while_the_disk_breaks(&mut world, gfn) == Err(Refused::Full)
+    });
+    assert!(full.count() > 50);
     world.check();
+}
+
+#[test]
+fn a_disk_that_breaks_while_the_file_is_cleaned_makes_the_log_full_and_loses_nothing() {
+    for seed in 0..40 {
+        let (mut world, mut random) = (World::new(config(200, 8, 24)), Random::new(seed));
+        for gfn in 0..80 {
+            world.write(gfn, contents(gfn, NOISE));
+            world.out_with_work(gfn).unwrap();
+        }
+        let mut full = 0;
+        for _ in 0..400 {
+            let gfn = random.below(100);
+            if world.pages.get(&gfn).is_some_and(|page| page.is_out) {
+                world.bring(gfn);
+            }
+            let distinct = distinct(&mut random);
+            world.write(gfn, contents(random.next(), distinct));
+            full += u32::from(out_while_the_disk_breaks(&mut world, gfn).is_err());
+        }
+        world.check();
+        assert!(full > 0);
+    }
 }
 
 /// Pages that do not shrink, until there is no room, and how many there were. Three segments of the pool are the caller's.
