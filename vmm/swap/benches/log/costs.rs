@@ -4,8 +4,8 @@ use page::{Gfn, PAGE_BYTES, PageCount, Random};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 use swap::{
-    Cleaning, CleaningPolicy, Config, Found, Key, Log, PageBytes, Sealed, Sealer, Source, When,
-    Work,
+    Cleaning, CleaningPolicy, Config, Found, Key, LEAST_POOL_SEGMENTS, Log, PageBytes, Sealed,
+    Sealer, Source, When, Work,
 };
 
 const ROUNDS: usize = 21;
@@ -29,6 +29,7 @@ pub(crate) fn print() {
     let records = records(&sealer);
     append_and_find(&records);
     clean(&sealer);
+    pick(&sealer);
 }
 
 fn noise(seed: u64) -> PageBytes {
@@ -208,4 +209,48 @@ fn clean(sealer: &Sealer) {
     let empty = self::log().figures().index_bytes;
     let each = (figures.index_bytes - empty) as f64 / MANY as f64;
     println!("Index: {each:.1} bytes for each page that is out.");
+}
+
+/// Segments of a file of 16 GiB, were they of 1 MiB. These are smaller: only their number counts.
+const SEGMENTS: u32 = 16_384;
+
+fn pick(sealer: &Sealer) {
+    let config = Config {
+        pages: PageCount(1 << 20),
+        segment_bytes: 20 << 10,
+        pool_segments: LEAST_POOL_SEGMENTS,
+        file_slots: SEGMENTS,
+        policy: CleaningPolicy::CostBenefit,
+    };
+    let (mut log, page) = (Log::new(config).unwrap(), noise(1));
+    for gfn in (0..1 << 20).map(Gfn) {
+        let sealed = sealer.seal(gfn, &page).unwrap();
+        if log.append(&sealed).is_err() {
+            match log.next_work(When::Now) {
+                Some(Work::Write(order)) => log.written(order),
+                _ => break,
+            }
+            log.append(&sealed).unwrap();
+        }
+        if gfn.0 % 4 == 0 {
+            log.forget(gfn);
+        }
+    }
+    println!("\n| step | µs: median | least | most |\n| --- | --- | --- | --- |");
+    row(
+        &format!(
+            "pick one of {} segments to clean",
+            log.figures().file.segments
+        ),
+        || {
+            let started = Instant::now();
+            assert!(matches!(log.next_work(When::Now), Some(Work::Clean(_))));
+            (started.elapsed(), 1)
+        },
+    );
+    row("all figures of them", || {
+        let started = Instant::now();
+        black_box(log.figures());
+        (started.elapsed(), 1)
+    });
 }

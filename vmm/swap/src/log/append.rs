@@ -11,7 +11,8 @@ use thiserror::Error;
 /// Why a page was not appended. It is as if it had not been tried.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Refused {
-    /// There will be room once [`Log::next_work`] has been done, or what it handed out is reported.
+    /// There will be room once what [`Log::next_work`] handed out is reported, or has been asked for and done. Then append
+    /// again.
     #[error("the swap log has no room until work on it is done")]
     Wait,
     /// There is no room, and nothing would make any: the file is missing, too small or broken.
@@ -76,7 +77,7 @@ impl Log {
 
     fn refusal(&self) -> Refused {
         let is_under_way = self.writes > 0 || self.is_cleaning() || self.slots.waiting() > 0;
-        if is_under_way || self.plan(When::Now).is_some() {
+        if is_under_way || self.has_work(When::Now) {
             Refused::Wait
         } else {
             Refused::Full

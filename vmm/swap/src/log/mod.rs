@@ -24,9 +24,9 @@ use crate::cleaner::CleaningPolicy;
 use crate::figures::Totals;
 use crate::index::{Entry, Index, MOST_SEGMENTS};
 use crate::record::Generation;
-use crate::reservation::LEAST_SEGMENT_BYTES;
+use crate::reservation::{LEAST_SEGMENT_BYTES, reserved_slots};
 use crate::slots::Slots;
-use page::PageCount;
+use page::{PAGE_BYTES, PAGE_SIZE, PageCount};
 use segments::{STREAMS, Segments, State};
 use std::sync::Weak;
 use thiserror::Error;
@@ -36,6 +36,8 @@ use thiserror::Error;
 const CLEANING_SEGMENTS: usize = 5;
 /// These, two that pages are appended to, and one that is written.
 pub const LEAST_POOL_SEGMENTS: usize = CLEANING_SEGMENTS + 3;
+const LARGE_SEGMENT: usize = 1 << 20;
+const SMALL_SEGMENT: usize = 256 << 10;
 /// What an offset in the index can say.
 const MOST_SEGMENT_BYTES: usize = 1 << 21;
 
@@ -56,20 +58,33 @@ pub struct Config {
 }
 
 impl Config {
-    /// The default: segments of 1 MiB, which a disk takes in one go and of which even a small VM's pool holds several; a pool of a
-    /// tenth of the VM's size, as VMware's compression cache has by default.
+    /// The defaults for a VM of `size`, of which at most `may_be_out` is out at once: its size less its min. The pool is a tenth of
+    /// the size, as ESX's compression cache (`Mem.MemZipMaxPct`). Segments are of 1 MiB, which a disk takes in one go; of a
+    /// small VM of 256 KiB, so that its pool has several.
+    ///
+    /// # Panics
+    /// If the VM is larger than any machine.
     #[must_use]
-    pub fn of_vm(pages: PageCount, file_slots: u32) -> Self {
-        let segment_bytes: usize = 1 << 20;
-        let tenth = pages.0 * page::PAGE_SIZE / 10 / segment_bytes as u64;
-        let tenth = usize::try_from(tenth).expect("a VM fits this machine");
+    pub fn of_vm(size: PageCount, may_be_out: PageCount) -> Self {
+        let tenth = usize::try_from(size.0 * PAGE_SIZE / 10).expect("a VM fits this machine");
+        let segment_bytes = if tenth < 2 * LEAST_POOL_SEGMENTS * LARGE_SEGMENT {
+            SMALL_SEGMENT
+        } else {
+            LARGE_SEGMENT
+        };
         Self {
-            pages,
+            pages: size,
             segment_bytes,
-            pool_segments: tenth.max(LEAST_POOL_SEGMENTS),
-            file_slots,
+            pool_segments: (tenth / segment_bytes).max(LEAST_POOL_SEGMENTS),
+            file_slots: reserved_slots(may_be_out, segment_bytes),
             policy: CleaningPolicy::CostBenefit,
         }
+    }
+
+    /// How large the swap file must be.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        u64::from(self.file_slots) * self.segment_bytes as u64
     }
 }
 
@@ -123,7 +138,7 @@ impl Log {
             ..
         } = config;
         let is_size = (LEAST_SEGMENT_BYTES..=MOST_SEGMENT_BYTES).contains(&segment_bytes);
-        if !is_size || !segment_bytes.is_multiple_of(page::PAGE_BYTES) {
+        if !is_size || !segment_bytes.is_multiple_of(PAGE_BYTES) {
             return Err(InvalidConfig::SegmentBytes(segment_bytes));
         }
         if pool_segments < LEAST_POOL_SEGMENTS {
@@ -216,5 +231,56 @@ impl Log {
         if let State::File(slot, pin) = state {
             self.slots.give_back_once_unpinned(slot, pin);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: PageCount = PageCount(1 << 18);
+
+    #[test]
+    fn by_default_a_log_works_for_any_vm() {
+        for pages in [1, 4096, 1 << 14, 1 << 18, 1 << 26] {
+            let size = PageCount(pages);
+            Log::new(Config::of_vm(size, size)).unwrap();
+            Log::new(Config::of_vm(size, PageCount::ZERO)).unwrap();
+        }
+    }
+
+    #[test]
+    fn by_default_the_pool_is_a_tenth_of_the_vm_and_the_file_a_fifth_larger_than_what_may_be_out() {
+        let config = Config::of_vm(GIB, PageCount(GIB.0 / 2));
+        assert_eq!(config.pool_segments * config.segment_bytes, 102 << 20);
+        assert_eq!(config.file_bytes(), 608 << 20);
+        let small = Config::of_vm(PageCount(GIB.0 / 16), GIB);
+        assert_eq!(small.pool_segments * small.segment_bytes, 25 << 18);
+    }
+
+    #[test]
+    fn a_log_that_could_not_work_is_not_made() {
+        let valid = Config::of_vm(GIB, GIB);
+        let refused = |config| Log::new(config).unwrap_err();
+        for segment_bytes in [0, 4096, (1 << 20) + 1, 4 << 20] {
+            let config = Config {
+                segment_bytes,
+                ..valid
+            };
+            assert_eq!(refused(config), InvalidConfig::SegmentBytes(segment_bytes));
+        }
+        let config = Config {
+            pool_segments: 7,
+            ..valid
+        };
+        assert_eq!(refused(config), InvalidConfig::PoolSegments(7));
+        let config = Config {
+            file_slots: u32::MAX,
+            ..valid
+        };
+        assert_eq!(
+            refused(config),
+            InvalidConfig::TooManySegments(102, u32::MAX)
+        );
     }
 }
