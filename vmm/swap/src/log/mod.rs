@@ -51,7 +51,7 @@ pub struct Config {
     /// Segments that may be in memory at once.
     pub pool_segments: usize,
     /// Segments that the file has room for, from its start on; 0 where there is no file. See
-    /// [`reserved_slots`](crate::reserved_slots).
+    /// [`reserved_slots`].
     pub file_slots: u32,
     /// Which segments are cleaned first.
     pub policy: CleaningPolicy,

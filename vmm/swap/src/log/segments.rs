@@ -5,7 +5,6 @@ use crate::record::Generation;
 use crate::reservation::gain_is_worth_it;
 use crate::segment::{Buffer, SegmentBytes};
 use crate::slots::{Pin, Slot};
-use std::sync::Arc;
 
 /// What is appended together: pages that will die together, as far as one can know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,7 +219,7 @@ impl Segments {
         let State::Open(buffer) = state else {
             unreachable!("{state:?} is open");
         };
-        segment.state = State::Full(SegmentBytes(Arc::new(buffer)));
+        segment.state = State::Full(buffer.close());
         Some(id)
     }
 

@@ -13,7 +13,7 @@ const MOST_COMPACTED: (usize, usize) = (3, 4);
 /// Writing begins when so little of the pool is left, so that pages need not wait for the disk.
 const POOL_AHEAD_DIVISOR: usize = 16;
 /// At rest so much of the pool's memory holds needed records. It can for segments from 64 KiB on: see
-/// [`gain_is_worth_it`](crate::reservation::gain_is_worth_it).
+/// [`gain_is_worth_it`].
 const NEEDED_AT_REST: (usize, usize) = (9, 10);
 /// At rest a file's segment is cleaned if no more of it is needed: it costs little then, and may never be dead by itself.
 const MOST_CLEANED_AT_REST: (usize, usize) = (1, 2);

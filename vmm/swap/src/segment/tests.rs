@@ -28,7 +28,8 @@ proptest! {
                 appended.push((buffer.append(&bytes) as usize, bytes));
             }
         }
-        let (header, records) = walk(buffer.as_slice()).unwrap();
+        let closed = buffer.close();
+        let (header, records) = walk(&closed).unwrap();
         prop_assert_eq!(header.number, 3);
         let walked: Vec<_> = records.map(|(offset, _, bytes)| (offset, bytes.to_vec())).collect();
         prop_assert_eq!(walked, appended);
@@ -48,14 +49,14 @@ proptest! {
 
 #[test]
 fn a_segment_of_another_format_or_size_is_refused() {
-    let buffer = Buffer::new(SIZE, 5);
-    let [mut version, mut magic] = [0, 1].map(|_| buffer.as_slice().to_vec());
+    let segment = Buffer::new(SIZE, 5).close();
+    let [mut version, mut magic] = [0, 1].map(|_| segment.to_vec());
     version[8] = 2;
     magic[0] = 0;
     assert_eq!(walk(&version).unwrap_err(), NotASegment::OtherVersion(2));
     assert_eq!(walk(&magic).unwrap_err(), NotASegment::NoMagic);
     assert_eq!(walk(&[]).unwrap_err(), NotASegment::NoMagic);
-    let short = walk(&buffer.as_slice()[..SIZE - 1]).unwrap_err();
+    let short = walk(&segment[..SIZE - 1]).unwrap_err();
     assert_eq!(
         short.to_string(),
         "segment 5 has 16384 bytes: 16383 are here"
@@ -65,7 +66,12 @@ fn a_segment_of_another_format_or_size_is_refused() {
 #[test]
 fn a_segment_lies_where_a_direct_write_can_take_it() {
     for number in 0..10 {
-        let buffer = Buffer::new(SIZE, number);
-        assert!(buffer.as_slice().as_ptr().addr().is_multiple_of(4096));
+        let mut buffer = Buffer::new(SIZE, number);
+        while buffer.has_room(1000) {
+            buffer.append(&[1; 1000]);
+        }
+        let segment = buffer.close();
+        assert!(segment.as_ptr().addr().is_multiple_of(4096));
+        assert_eq!(segment.len(), SIZE);
     }
 }
