@@ -30,6 +30,19 @@
 //!   together lies together.
 //! * The file is [reserved](reserved_slots) so large that a page that must go out always can.
 //!
+//! What a pager does:
+//! * *Out*, with the page write-protected: [`Log::keep_out`] if it was not written since it came back; else [`Sealer::seal`],
+//!   and [`Log::append`] under the mutex. Refused with [`Refused::Wait`], it does or awaits work and appends again; with
+//!   [`Refused::Full`], the page stays. Only then the page is punched.
+//! * *In*: [`Log::find`] under the mutex; without it the read, if there is one, and [`Sealer::open`]; then [`Log::bring`] under
+//!   the mutex, and the page is put in place only if that says so: else it is looked for again. A page of one repeated word
+//!   is put in place after [`Log::forget`]. Nobody else may bring or give up the page in between.
+//! * *Written*, and given up by the guest: [`Log::forget`], before anything reads the log for that page again. A page that
+//!   came back must therefore be watched for writes as long as [`Log::keep_out`] is to be used.
+//! * *Work*, on a thread of its own: [`Log::next_work`], as [`When::Now`] after appends and when they wait, as [`When::Idle`]
+//!   else. A disk that fails writes is not asked again at once: [`AfterFailure::Retry`] hands the same write out again.
+//! * An error of [`Sealer::open`] is the loss of that page. The guest must not run on as if it had other contents.
+//!
 //! What must stay true:
 //! * A page's newest contents are found until [`Log::forget`], [`Log::bring`] or newer ones; or an error names the page.
 //! * A slot is not written while bytes that were found in it may still be read: a [`FileRange`] pins it. What was read may be out

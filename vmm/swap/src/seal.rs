@@ -2,7 +2,8 @@
 //!
 //! Both are functions apart from the log, so that they run while others use it: seal, take the log, append; take the log,
 //! find, leave it, open. The key is one VM process' and lives only there. A nonce is a generation, which a counter gives out
-//! once; where it ends so does sealing, after 2^48 pages, 1 EiB.
+//! once; where it ends so does sealing, after 2^48 pages, 1 EiB. Long before, at 4 PiB, what AES-GCM's 2^48 blocks of one key
+//! give away is a chance of 2^-33 to tell them from noise (the square of the blocks in 2^129), so no key need be changed.
 //!
 //! What a record is opened for is known before: this page in this generation. Whatever else is met is an error that names
 //! the page: a bit that flipped, a record of another page or VM, an older one, one cut short.

@@ -64,6 +64,7 @@ impl Victim {
             bytes,
             records,
             next: 0,
+            is_second_look: false,
             _mark: self.mark,
         }
     }
@@ -78,6 +79,7 @@ pub struct CleanJob {
     bytes: Bytes,
     records: Vec<Candidate>,
     next: usize,
+    is_second_look: bool,
     _mark: Pin,
 }
 
@@ -256,10 +258,16 @@ impl Log {
         }
     }
 
-    /// All records were looked at. One that was only kept when it was may be needed now; or headers are spoilt.
+    /// All records were looked at. One that was only kept when it was may be needed now, so they are looked at again; if
+    /// something is needed still, headers are spoilt, and every page that is out is asked where it is.
     fn end_pass(&mut self, job: &mut CleanJob) -> Cleaning {
         if self.segments.get(job.segment).needed.records == 0 {
             return self.finish(job);
+        }
+        job.next = 0;
+        job.is_second_look = !job.is_second_look;
+        if job.is_second_look {
+            return Cleaning::More;
         }
         let there = |entry: Entry| match entry {
             Entry::Needed(place) if place.segment == job.segment => Some(place),
@@ -269,7 +277,6 @@ impl Log {
         job.records = all
             .filter_map(|(gfn, entry)| Some(Candidate::at(gfn, there(entry)?)))
             .collect();
-        job.next = 0;
         Cleaning::More
     }
 
@@ -286,7 +293,8 @@ impl Log {
 }
 
 /// Where a header is not what the index says, one that is as far as it matters, so that the segment it is moved to can be
-/// walked. The record's tag does not fit either.
+/// walked. It says that the page is stored as it is: if that is true and nothing else is spoilt, the record is whole again;
+/// else its tag does not fit.
 fn header_that_lies(record: &Candidate, bytes: &[u8]) -> Option<RecordHeader> {
     let length = record.length - OVERHEAD_BYTES;
     let true_header = RecordHeader {

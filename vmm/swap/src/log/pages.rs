@@ -79,6 +79,9 @@ impl Log {
     /// `together` bytes; 0 for the page alone. None if it is not out: then it is in guest memory, or nowhere.
     ///
     /// What left together lies together, so neighbours are likely wanted, and one read brings them.
+    ///
+    /// # Panics
+    /// If the VM has no such page.
     #[must_use]
     pub fn find(&self, gfn: Gfn, together: usize) -> Option<Found> {
         match self.index.get(gfn)? {
@@ -146,6 +149,9 @@ impl Log {
     /// A page that was found in a record of this generation is about to be in guest memory again, as it left: the record is kept
     /// from now on. False, and nothing done, if the page is not out any more, or was written and went out again since it was
     /// found: then what was read must not be used, and the page be looked for again.
+    ///
+    /// # Panics
+    /// If the VM has no such page.
     #[must_use]
     pub fn bring(&mut self, gfn: Gfn, generation: Generation) -> bool {
         match self.index.get(gfn) {
@@ -163,6 +169,9 @@ impl Log {
 
     /// A page that is in guest memory, and was not written since it came back, goes out as it is: its record is needed again, and
     /// nothing has to be stored. False if there is no such record any more: seal the page and append it.
+    ///
+    /// # Panics
+    /// If the VM has no such page.
     #[must_use]
     pub fn keep_out(&mut self, gfn: Gfn) -> bool {
         let Some(Entry::Kept(place)) = self.index.get(gfn) else {
@@ -182,6 +191,9 @@ impl Log {
 
     /// What the log has of a page is worth nothing any more: it was written, or given up by the guest, or a page of one repeated
     /// word is back. Nothing is done if the log has nothing.
+    ///
+    /// # Panics
+    /// If the VM has no such page.
     pub fn forget(&mut self, gfn: Gfn) {
         if let Some(entry) = self.index.remove(gfn) {
             self.release(entry);
@@ -189,6 +201,9 @@ impl Log {
     }
 
     /// Whether the page is out: nowhere but in the log.
+    ///
+    /// # Panics
+    /// If the VM has no such page.
     #[must_use]
     pub fn is_out(&self, gfn: Gfn) -> bool {
         matches!(
