@@ -3,18 +3,51 @@
 use crate::world::{SEGMENT, World, config, contents};
 use page::{PageCount, Random};
 use proptest::prelude::*;
-use swap::{AfterFailure, Cleaning, Refused, When, reserved_slots};
+use swap::{AfterFailure, Cleaning, Config, Refused, When, reserved_slots};
 
 const NOISE: usize = 4096;
 
-fn full_to_the_brim(pages: u64) -> World {
-    let slots = reserved_slots(PageCount(pages), SEGMENT);
-    let mut world = World::new(config(pages, swap::LEAST_POOL_SEGMENTS, slots));
+fn full_to_the_brim(pages: u64, segment_bytes: usize) -> World {
+    let mut world = World::new(Config {
+        segment_bytes,
+        ..config(
+            pages,
+            swap::LEAST_POOL_SEGMENTS,
+            reserved_slots(PageCount(pages), segment_bytes),
+        )
+    });
     for gfn in 0..pages {
         world.write(gfn, contents(gfn, NOISE));
         world.out_with_work(gfn).unwrap();
     }
     world
+}
+
+/// Which page comes back and goes out again next.
+#[derive(Clone, Copy, Debug)]
+enum Pattern {
+    Uniform,
+    HotAndCold,
+    /// One of each segment, so that all are as full as each other.
+    Stride(u64),
+}
+
+impl Pattern {
+    fn next(self, step: u64, random: &mut Random, pages: u64) -> u64 {
+        match self {
+            Self::HotAndCold if random.below(10) > 0 => random.below(pages.div_ceil(10)),
+            Self::HotAndCold | Self::Uniform => random.below(pages),
+            Self::Stride(stride) => (step * stride + step * stride / pages) % pages,
+        }
+    }
+}
+
+fn pattern() -> impl Strategy<Value = Pattern> {
+    prop_oneof![
+        Just(Pattern::Uniform),
+        Just(Pattern::HotAndCold),
+        (2..40u64).prop_map(Pattern::Stride)
+    ]
 }
 
 /// How much of a page is noise, as often as not all of it.
@@ -29,13 +62,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
-    fn rewritten_at_random_they_always_go_out_again(
-        pages in 1u64..400, seed: u64, is_all_noise: bool, is_hot_and_cold: bool
+    fn rewritten_in_any_order_they_always_go_out_again(
+        pages in 1u64..400, kib in prop::sample::select(&[20usize, 28, 64]), seed: u64, is_all_noise: bool,
+        pattern in pattern()
     ) {
-        let (mut world, mut random) = (full_to_the_brim(pages), Random::new(seed));
-        for _ in 0..3 * pages {
-            let among = if is_hot_and_cold && random.below(10) > 0 { pages.div_ceil(10) } else { pages };
-            let gfn = random.below(among);
+        let (mut world, mut random) = (full_to_the_brim(pages, kib << 10), Random::new(seed));
+        for step in 0..3 * pages {
+            let gfn = pattern.next(step, &mut random, pages);
             world.bring(gfn);
             let distinct = if is_all_noise { NOISE } else { distinct(&mut random) };
             if random.below(8) > 0 {
@@ -49,7 +82,7 @@ proptest! {
 
 #[test]
 fn several_pages_at_a_time_come_back_and_go_out_again() {
-    let mut world = full_to_the_brim(300);
+    let mut world = full_to_the_brim(300, SEGMENT);
     for round in 0..20 {
         let gfns = (round * 13 % 200)..(round * 13 % 200 + 100);
         gfns.clone().for_each(|gfn| world.bring(gfn));
@@ -139,7 +172,7 @@ fn a_disk_that_breaks_while_the_file_is_cleaned_makes_the_log_full_and_loses_not
 
 /// Pages that do not shrink, until there is no room, and how many there were. Three segments of the pool are the caller's.
 fn full_pool(segment_bytes: usize) -> (World, u64) {
-    let mut world = World::new(swap::Config {
+    let mut world = World::new(Config {
         segment_bytes,
         ..config(1000, 8, 0)
     });
