@@ -58,14 +58,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults for a VM of `size`, of which at most `may_be_out` is out at once: its size less its min. The pool is a tenth of
-    /// the size, as ESX's compression cache (`Mem.MemZipMaxPct`). Segments are of 1 MiB, which a disk takes in one go; of a
-    /// small VM of 256 KiB, so that its pool has several.
-    ///
-    /// # Panics
-    /// If the VM is larger than any machine.
+    /// The defaults for a VM of `size` whose file has so many slots; 0 for none. The pool is a tenth of the size, as ESX's
+    /// compression cache (`Mem.MemZipMaxPct`). Segments are of 1 MiB, which a disk takes in one go; of a small VM of 256 KiB,
+    /// so that its pool has several.
     #[must_use]
-    pub fn of_vm(size: PageCount, may_be_out: PageCount) -> Self {
+    pub fn of_vm(size: PageCount, file_slots: u32) -> Self {
         let tenth = usize::try_from(size.0 * PAGE_SIZE / 10).expect("a VM fits this machine");
         let segment_bytes = if tenth < 2 * LEAST_POOL_SEGMENTS * LARGE_SEGMENT {
             SMALL_SEGMENT
@@ -76,8 +73,17 @@ impl Config {
             pages: size,
             segment_bytes,
             pool_segments: (tenth / segment_bytes).max(LEAST_POOL_SEGMENTS),
-            file_slots: reserved_slots(may_be_out, segment_bytes),
+            file_slots,
             policy: CleaningPolicy::CostBenefit,
+        }
+    }
+
+    /// The same with a file in which so many pages always have room: the VM's size less its min. See [`reserved_slots`].
+    #[must_use]
+    pub fn with_file_for(self, may_be_out: PageCount) -> Self {
+        Self {
+            file_slots: reserved_slots(may_be_out, self.segment_bytes),
+            ..self
         }
     }
 
@@ -244,23 +250,23 @@ mod tests {
     fn by_default_a_log_works_for_any_vm() {
         for pages in [1, 4096, 1 << 14, 1 << 18, 1 << 26] {
             let size = PageCount(pages);
-            Log::new(Config::of_vm(size, size)).unwrap();
-            Log::new(Config::of_vm(size, PageCount::ZERO)).unwrap();
+            Log::new(Config::of_vm(size, 0)).unwrap();
+            Log::new(Config::of_vm(size, 0).with_file_for(size)).unwrap();
         }
     }
 
     #[test]
     fn by_default_the_pool_is_a_tenth_of_the_vm_and_the_file_a_fifth_larger_than_what_may_be_out() {
-        let config = Config::of_vm(GIB, PageCount(GIB.0 / 2));
+        let config = Config::of_vm(GIB, 0).with_file_for(PageCount(GIB.0 / 2));
         assert_eq!(config.pool_segments * config.segment_bytes, 102 << 20);
         assert_eq!(config.file_bytes(), 608 << 20);
-        let small = Config::of_vm(PageCount(GIB.0 / 16), GIB);
+        let small = Config::of_vm(PageCount(GIB.0 / 16), 0);
         assert_eq!(small.pool_segments * small.segment_bytes, 25 << 18);
     }
 
     #[test]
     fn a_log_that_could_not_work_is_not_made() {
-        let valid = Config::of_vm(GIB, GIB);
+        let valid = Config::of_vm(GIB, 1000);
         let refused = |config| Log::new(config).unwrap_err();
         for segment_bytes in [0, 4096, (1 << 20) + 1, 4 << 20] {
             let config = Config {
