@@ -223,8 +223,9 @@ impl Scanner {
     fn adapt(&mut self, conditions: Conditions) {
         let Conditions { pace, pressure, .. } = conditions;
         for conditions in conditions.vms {
-            if let Some(vm) = self.registry.vms.get_mut(&conditions.id) {
-                vm.adapt(&conditions);
+            let vm = self.registry.vms.get_mut(&conditions.id);
+            if vm.is_some_and(|vm| vm.adapt(&conditions)) {
+                self.let_go(conditions.id);
             }
         }
         let is_new = pressure != self.pressure;
@@ -239,6 +240,24 @@ impl Scanner {
                 .values_mut()
                 .for_each(ScannedVm::forget_looks);
             self.take_place();
+        }
+    }
+
+    /// Other blocks of a VM are left alone from now on. Those that no longer are come first, those before others of which
+    /// most can be saved.
+    fn let_go(&mut self, id: VmId) {
+        let Some(vm) = self.registry.vms.get_mut(&id) else {
+            return;
+        };
+        let pass = self.schedule.passes(id).unwrap_or(0);
+        let kept: Vec<(Block, usize)> = self.sharing.kept(id).collect();
+        for (block, worth) in kept {
+            if vm.keep(block.number, pass, || PageSet::EMPTY) == Keep::No {
+                self.sharing.let_go(block);
+                if worth > 0 {
+                    self.schedule.prefer(block, worth);
+                }
+            }
         }
     }
 
@@ -505,18 +524,20 @@ impl Scanner {
         };
         match vm.keep(block.number, pass, || sharing.mapped(block)) {
             Keep::No => {}
-            // Not even looked at: to arm it would break its mapping.
-            Keep::AsItIs => return 0,
-            Keep::Large => {
-                self.sharing.filled(block);
-                return 0;
+            // Read, and no more: to arm it would break its mapping.
+            kept @ (Keep::AsItIs | Keep::Large) => {
+                if kept == Keep::Large {
+                    self.sharing.filled(block);
+                }
+                return self.hint(block);
             }
             Keep::AtHome(mapped) => {
                 self.bring_block_home(block, &mapped);
                 return mapped.count();
             }
         }
-        let before = vm.figures;
+        self.sharing.let_go(block);
+        let (sharing, before) = (&self.sharing, vm.figures);
         let reader = &mut self.reader;
         let look = vm.look(block.number, pass, &to_read, reader, || {
             sharing.mapped(block)
@@ -535,6 +556,27 @@ impl Scanner {
             Err(error) => tracing::debug!("VM {} is not seen: {error}", block.vm),
         }
         usize::try_from(read).unwrap_or(BLOCK_PAGES)
+    }
+
+    /// Reads a block that stays as it is. Returns the pages read.
+    fn hint(&mut self, block: Block) -> usize {
+        self.sharing.keep(block);
+        let Some(vm) = self.registry.vms.get_mut(&block.vm) else {
+            return 0;
+        };
+        match vm.read_kept(block.number, &mut self.reader) {
+            Ok(read) if read.is_empty() => 0,
+            Ok(read) => {
+                self.sharing.hint_kept(block, &read);
+                self.totals.covered += BLOCK_PAGES as u64;
+                self.totals.read += read.len() as u64;
+                read.len()
+            }
+            Err(error) => {
+                tracing::debug!("VM {} is not seen: {error}", block.vm);
+                0
+            }
+        }
     }
 
     fn decide(&mut self, block: Block, seen: &[Seen; BLOCK_PAGES]) {
@@ -598,7 +640,7 @@ impl Scanner {
             self.ask(request);
         }
         for &block in &plan.next {
-            self.schedule.prefer(block);
+            self.schedule.prefer(block, usize::MAX);
         }
     }
 
