@@ -79,6 +79,8 @@ pub(super) struct Scanner {
     audits: Vec<SyncSender<Audit>>,
     /// VMs whose agents said more than is heard at once.
     unheard: BTreeSet<VmId>,
+    /// Blocks whose turn came while a request to them was pending.
+    missed: BTreeSet<Block>,
     /// Blocks looked at since something was read.
     unread_blocks: u64,
     totals: Totals,
@@ -137,6 +139,7 @@ impl Scanner {
             },
             audits: Vec::new(),
             unheard: BTreeSet::new(),
+            missed: BTreeSet::new(),
             unread_blocks: 0,
             totals: Totals::default(),
             begin,
@@ -346,6 +349,7 @@ impl Scanner {
     fn remove_vm(&mut self, id: VmId) {
         self.schedule.remove_vm(id);
         self.outsiders.remove(&id);
+        self.missed.retain(|block| block.vm != id);
         if let Some(vm) = self.registry.vms.get(&id) {
             self.listener.leave(id, vm);
         }
@@ -419,6 +423,9 @@ impl Scanner {
                 {
                     vm.note_answer(block.number, &unwritten);
                     self.unread_blocks = 0;
+                    if self.missed.remove(&block) {
+                        self.schedule.prefer(block, usize::MAX);
+                    }
                 }
             }
             FromAgent::Unmapped(range) => self.sharing.unmapped(id, range),
@@ -513,6 +520,7 @@ impl Scanner {
     /// Looks at a block and does what is to be done about it. Returns the pages read.
     fn visit(&mut self, block: Block) -> usize {
         if self.sharing.is_busy(block) {
+            self.missed.insert(block);
             return 0;
         }
         self.sharing.wait_for_others(block);
