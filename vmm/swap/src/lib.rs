@@ -1,0 +1,61 @@
+//! The log in which a VM's cold pages lie: compressed and sealed, in segments, in memory first and then in the VM's swap file.
+//!
+//! Nothing here does I/O, reads a clock or starts a thread. The pager of the VM process does I/O, keeps the log under a mutex,
+//! and holds that for short steps: what is long (sealing, opening, reading, writing) happens without the log.
+//!
+//! ```text
+//!   out                                            in
+//!    │ Sealer::seal                                 ▲ Sealer::open
+//!    ▼                                              │
+//!   append ──▶ index: gfn → segment, offset ◀──── find ◀── a hole is touched
+//!    │                                              ▲
+//!    ▼                                              │ a copy            │ bytes of the file, pinned
+//!   open segments ──full──▶ the pool ───────────────┴─┐                 │
+//!    ▲                        │ the coldest, as they stand              │
+//!    │                        ▼                                         │
+//!    │ what is needed       the file's slots ───────────────────────────┘
+//!    └─── the cleaner ◀───────┘
+//! ```
+//!
+//! * A [record](record) is one page. It is sealed for its page and its time, not for its place, so it is moved as it is.
+//! * A page that is one word again and again has no record: the index holds the word.
+//! * A page that does not shrink below 3 KiB is stored as it is, and in segments of its own: memory would win next to
+//!   nothing by holding it, so those are written as soon as they are full, whatever else the pool holds, and the pool is
+//!   left to pages that are worth it. At most one such segment is open; without a file, or while no slot is free, they
+//!   stay in memory like all others, for a page that cannot leave costs more than one that is held at little gain.
+//! * A record is *needed* while its page is nowhere else. A page that came back keeps its record until it is written:
+//!   if it leaves again unchanged nothing has to be stored. Kept records are never copied, so the cleaner drops them, and
+//!   where room is wanted segments of nothing else go first.
+//! * The cleaner picks [by cost and benefit](CleaningPolicy) and parts old records from young, so that what dies
+//!   together lies together.
+//! * The file is [reserved](reserved_slots) so large that a page that must go out always can.
+//!
+//! What must stay true:
+//! * A page's newest contents are found until [`Log::forget`], [`Log::bring`] or newer ones; or an error names the page.
+//! * A slot is not written while bytes that were found in it may still be read: a [`FileRange`] pins it. What was read may be out
+//!   of date when it arrives; [`Log::bring`] tells, and the page is looked for again.
+//! * A segment is read from memory until its write was reported. A write that fails loses nothing.
+//! * Never more segments in memory than the pool's, those of the cleaner and those being written included.
+//! * No nonce is used twice, whoever seals.
+//!
+//! [`Log::audit`] checks what can be checked.
+
+#![forbid(unsafe_code)]
+
+mod cleaner;
+pub mod figures;
+mod index;
+mod log;
+pub mod record;
+mod reservation;
+pub mod seal;
+pub mod segment;
+mod slots;
+
+pub use cleaner::CleaningPolicy;
+pub use figures::Figures;
+pub use log::*;
+pub use record::Generation;
+pub use reservation::reserved_slots;
+pub use seal::{Damaged, GenerationsExhausted, Key, PageBytes, Sealed, Sealer, filled_page};
+pub use slots::Slot;

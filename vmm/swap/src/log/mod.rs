@@ -1,0 +1,220 @@
+//! The log itself: what its parts have in common. Each part is a file of what may be done with it.
+//!
+//! A record goes into an open segment of a *stream*; full, the segment waits in memory, and is written to a slot of the
+//! file as it stands. A record is *needed* while its page is nowhere else, *kept* while the page is in guest memory and has
+//! not been written since, and dead after that. A segment in which nothing is needed can be dropped whole, with what is kept in it.
+
+mod append;
+mod audit;
+mod clean;
+mod measure;
+mod pages;
+mod segments;
+mod work;
+mod write;
+
+pub use append::Refused;
+pub use audit::Disagreement;
+pub use clean::{CleanJob, Cleaning, Victim};
+pub use pages::{FileRange, Found, Located, Source, Stored};
+pub use work::{When, Work};
+pub use write::{AfterFailure, WriteOrder};
+
+use crate::cleaner::CleaningPolicy;
+use crate::figures::Totals;
+use crate::index::{Entry, Index, MOST_SEGMENTS};
+use crate::record::Generation;
+use crate::reservation::LEAST_SEGMENT_BYTES;
+use crate::slots::Slots;
+use page::PageCount;
+use segments::{STREAMS, Segments, State};
+use std::sync::Weak;
+use thiserror::Error;
+
+/// Segments of the pool that only the cleaner opens: one for each of its three streams, and two that it may close before they are
+/// written.
+const CLEANING_SEGMENTS: usize = 5;
+/// These, two that pages are appended to, and one that is written.
+pub const LEAST_POOL_SEGMENTS: usize = CLEANING_SEGMENTS + 3;
+/// What an offset in the index can say.
+const MOST_SEGMENT_BYTES: usize = 1 << 21;
+
+/// What a log is made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// The VM's size: gfns are below it.
+    pub pages: PageCount,
+    /// Of every segment, in memory and in the file: a multiple of 4 KiB, for direct writes.
+    pub segment_bytes: usize,
+    /// Segments that may be in memory at once.
+    pub pool_segments: usize,
+    /// Segments that the file has room for, from its start on; 0 where there is no file. See
+    /// [`reserved_slots`](crate::reserved_slots).
+    pub file_slots: u32,
+    /// Which segments are cleaned first.
+    pub policy: CleaningPolicy,
+}
+
+impl Config {
+    /// The default: segments of 1 MiB, which a disk takes in one go and of which even a small VM's pool holds several; a pool of a
+    /// tenth of the VM's size, as VMware's compression cache has by default.
+    #[must_use]
+    pub fn of_vm(pages: PageCount, file_slots: u32) -> Self {
+        let segment_bytes: usize = 1 << 20;
+        let tenth = pages.0 * page::PAGE_SIZE / 10 / segment_bytes as u64;
+        let tenth = usize::try_from(tenth).expect("a VM fits this machine");
+        Self {
+            pages,
+            segment_bytes,
+            pool_segments: tenth.max(LEAST_POOL_SEGMENTS),
+            file_slots,
+            policy: CleaningPolicy::CostBenefit,
+        }
+    }
+}
+
+/// Why there is no such log.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the messages say it, with the values")]
+pub enum InvalidConfig {
+    #[error(
+        "swap segments of {0} bytes: give a multiple of 4 KiB from {LEAST_SEGMENT_BYTES} to {MOST_SEGMENT_BYTES}"
+    )]
+    SegmentBytes(usize),
+    #[error("a compressed pool of {0} segments: give it at least {LEAST_POOL_SEGMENTS}")]
+    PoolSegments(usize),
+    #[error("a pool of {0} and a swap file of {1} segments: together at most {most}", most = MOST_SEGMENTS / 2)]
+    TooManySegments(usize, u32),
+}
+
+/// A VM's log.
+#[derive(Debug)]
+pub struct Log {
+    config: Config,
+    index: Index,
+    segments: Segments,
+    slots: Slots,
+    /// The newest generation that was appended: what age is counted from.
+    now: Generation,
+    /// Pages in records that are needed.
+    needed_records: u64,
+    filled_pages: u64,
+    /// Writes that were handed out and not reported.
+    writes: usize,
+    /// Alive while a segment is being cleaned.
+    job: Weak<()>,
+    /// Which that is.
+    victim: u32,
+    /// The next block to be rid of entries whose segment was dropped.
+    sweep: usize,
+    totals: Totals,
+}
+
+impl Log {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// When the log could not work like that.
+    pub fn new(config: Config) -> Result<Self, InvalidConfig> {
+        let Config {
+            segment_bytes,
+            pool_segments,
+            file_slots,
+            ..
+        } = config;
+        let is_size = (LEAST_SEGMENT_BYTES..=MOST_SEGMENT_BYTES).contains(&segment_bytes);
+        if !is_size || !segment_bytes.is_multiple_of(page::PAGE_BYTES) {
+            return Err(InvalidConfig::SegmentBytes(segment_bytes));
+        }
+        if pool_segments < LEAST_POOL_SEGMENTS {
+            return Err(InvalidConfig::PoolSegments(pool_segments));
+        }
+        if pool_segments.saturating_add(file_slots as usize) > MOST_SEGMENTS as usize / 2 {
+            return Err(InvalidConfig::TooManySegments(pool_segments, file_slots));
+        }
+        Ok(Self {
+            config,
+            index: Index::new(config.pages),
+            segments: Segments::new(segment_bytes),
+            slots: Slots::new(file_slots),
+            now: Generation(0),
+            needed_records: 0,
+            filled_pages: 0,
+            writes: 0,
+            job: Weak::new(),
+            victim: 0,
+            sweep: 0,
+            totals: Totals::default(),
+        })
+    }
+
+    /// What it was made for.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn has_file(&self) -> bool {
+        self.slots.retired() < self.slots.total() as usize
+    }
+
+    fn is_cleaning(&self) -> bool {
+        self.job.strong_count() > 0
+    }
+
+    /// Segments in memory but for those that the cleaner appends to.
+    fn pool_without_cleaners(&self) -> usize {
+        let open = STREAMS.iter().filter(|stream| stream.is_cleaners());
+        let open = open.filter(|&&stream| self.segments.open(stream).is_some());
+        self.segments.in_memory().len() - open.count()
+    }
+
+    /// An entry is no longer in the index: what it meant is no longer needed, or kept.
+    fn release(&mut self, entry: Entry) {
+        match entry {
+            Entry::Filled(_) => self.filled_pages -= 1,
+            Entry::Needed(place) => {
+                self.needed_records -= 1;
+                self.segments
+                    .get_mut(place.segment)
+                    .needed
+                    .subtract(place.length);
+                self.close_if_dead(place.segment);
+            }
+            Entry::Kept(place) => {
+                self.segments
+                    .get_mut(place.segment)
+                    .kept
+                    .subtract(place.length);
+                self.close_if_dead(place.segment);
+            }
+        }
+    }
+
+    /// A segment that nothing in the index refers to is gone, unless it is appended to or written.
+    fn close_if_dead(&mut self, id: u32) {
+        let segment = self.segments.get(id);
+        let is_dead = segment.needed.records == 0 && segment.kept.records == 0;
+        if is_dead && !matches!(segment.state, State::Open(_) | State::Writing(..)) {
+            let state = self.segments.remove(id);
+            self.free(state);
+        }
+    }
+
+    /// Gives up what is kept in a segment of which nothing is needed, and the segment. Entries of kept records go on
+    /// referring to it; they say nothing any more, and go one by one.
+    fn drop_kept(&mut self, id: u32) {
+        let segment = self.segments.get(id);
+        assert_eq!(segment.needed.records, 0, "records of segment {id} needed");
+        self.totals.dropped_kept += u64::from(segment.kept.records);
+        let state = self.segments.replace_state(id, State::Dropped);
+        self.free(state);
+        self.close_if_dead(id);
+    }
+
+    fn free(&mut self, state: State) {
+        if let State::File(slot, pin) = state {
+            self.slots.give_back_once_unpinned(slot, pin);
+        }
+    }
+}
