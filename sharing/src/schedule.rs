@@ -10,6 +10,7 @@ use crate::cost::Pressure;
 use crate::order::BlockOrder;
 use crate::rate::RateSettings;
 use page::{PageCount, TokenBucket, VmId, mix};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -31,8 +32,8 @@ pub enum Next {
 #[derive(Debug)]
 struct ScannedVm {
     pages: u64,
-    /// Blocks before those whose turn it is.
-    preferred: BTreeSet<u32>,
+    /// Blocks before those whose turn it is, those of most worth first.
+    preferred: BTreeSet<(Reverse<usize>, u32)>,
     order: BlockOrder,
     bucket: TokenBucket,
     clock: Duration,
@@ -127,15 +128,17 @@ impl Schedule {
         }
     }
 
-    /// A block is to be the next of its VM, before those whose turn it is.
-    pub fn prefer(&mut self, block: Block) {
+    /// A block is to come before those of its VM whose turn it is; of several such the one that `worth` pages, the most,
+    /// could be saved of.
+    pub fn prefer(&mut self, block: Block, worth: usize) {
         if let Some(vm) = self.vms.get_mut(&block.vm) {
-            vm.preferred.insert(block.number);
+            vm.preferred.insert((Reverse(worth), block.number));
         }
     }
 
     fn scan(&mut self, id: VmId) -> Next {
-        let next = |vm: &mut ScannedVm| vm.preferred.pop_first().or_else(|| vm.order.next());
+        let preferred = |vm: &mut ScannedVm| vm.preferred.pop_first().map(|(_, number)| number);
+        let next = |vm: &mut ScannedVm| preferred(vm).or_else(|| vm.order.next());
         let block = self.vms.get_mut(&id).and_then(next);
         match block {
             Some(number) => Next::Scan(Block { vm: id, number }),
@@ -284,7 +287,7 @@ mod tests {
                     schedule.scanned(block, 1, Duration::ZERO, now);
                     seen.push(block);
                     if seen.len() == 2 {
-                        (0..2).for_each(|_| schedule.prefer(preferred));
+                        (0..2).for_each(|_| schedule.prefer(preferred, 7));
                     }
                 }
                 Next::Wait(until) => now = until,
@@ -296,6 +299,21 @@ mod tests {
         seen.truncate(8);
         let all: BTreeSet<u32> = seen.iter().map(|block| block.number).collect();
         assert_eq!(all, (0..8).collect());
+    }
+
+    #[test]
+    fn of_preferred_blocks_the_one_of_most_worth_comes_first() {
+        let mut schedule = Schedule::new(fast(), 1, S);
+        let vm = VmId(1);
+        schedule.add_vm(vm, PageCount(8 * BLOCK_PAGES as u64), S);
+        for (number, worth) in [(2, 5), (3, 512), (6, 100)] {
+            schedule.prefer(Block { vm, number }, worth);
+        }
+        let next = |_| match schedule.next(S) {
+            Next::Scan(block) => block.number,
+            Next::Wait(_) | Next::Idle => unreachable!(),
+        };
+        assert_eq!([0; 3].map(next), [3, 6, 2]);
     }
 
     #[test]

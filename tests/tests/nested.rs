@@ -2,7 +2,8 @@
 //! `tests/nested/run`, where the kernel's own `kvm_amd` runs it.
 
 use std::fs;
-use tests::outer_machine::{inside, run_inside};
+use tests::host::TestHost;
+use tests::outer_machine::{inside, run_inside, test_inside};
 use tests::process::{self, Signal};
 use tests::program::program;
 use tests::{Place, Value, number, states_total, vms, wait_for, wait_until};
@@ -34,6 +35,40 @@ fn overcommitted_guests_on_nested_paging_read_what_they_wrote_within_the_budget(
         assert!(number(vm, "/verify_checks") > 0, "{vm:#}");
         assert_eq!(states_total(vm), number(vm, "/size_bytes"), "{vm:#}");
     }
+}
+
+/// What each machine lacks, how it comes to lack that, and what the host says.
+const WITHOUT_LARGE_PAGES: [(&str, &str); 2] = [
+    (
+        "echo deny >/sys/kernel/mm/transparent_hugepage/shmem_enabled",
+        "this machine denies large pages",
+    ),
+    (
+        "mount -t tmpfs none /sys/kernel/mm/transparent_hugepage",
+        "this kernel has no large pages for files",
+    ),
+];
+
+#[test]
+#[ignore = "changes the machine"]
+fn guests_run_where_there_are_no_large_pages() {
+    for (script, said) in WITHOUT_LARGE_PAGES {
+        let host = TestHost::start_after(script, "192M", "200");
+        host.start_vm("a", &["--memory", "64M", "--workload", "verify:rate=2000"]);
+        let report = host.console("a").wait_for_checks(1000);
+        assert_eq!(number(&report, "/errors"), 0, "{report:#}");
+        let overview = host.overview();
+        let vm = &vms(&overview)[0];
+        assert_eq!(number(vm, "/counters/large/mapped"), 0, "{vm:#}");
+        assert_eq!(states_total(vm), number(vm, "/size_bytes"), "{vm:#}");
+        let log = fs::read_to_string(host.path().join("host.log")).expect("it logs");
+        assert!(log.contains(said), "{log}");
+    }
+}
+
+#[test]
+fn guests_run_on_a_machine_without_large_pages_and_it_is_said_what_that_costs() {
+    test_inside(LIMIT, "guests_run_where_there_are_no_large_pages");
 }
 
 #[test]

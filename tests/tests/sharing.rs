@@ -173,6 +173,9 @@ fn clones_with_large_pages_save_as_much_once_memory_is_short_and_have_them_again
         early * 50 <= made,
         "there is enough for all: {early} of {made}"
     );
+    wait_until_at_least("what is large is read all the same", 3 * 248 * MIB, || {
+        sum("/sharing/hint_bytes")
+    });
     // 60 % of what they may have.
     guests.host.ok(&["set", "host", "memory=614M"]);
     wait_until_at_least("nearly all is saved", LEAST_SAVED, || {

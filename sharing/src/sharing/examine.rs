@@ -242,7 +242,7 @@ impl Sharing {
     }
 
     /// A page hinted to hold the same: the one at the same place in another VM, or else any that is not
-    /// known to show a frame by now.
+    /// known to show a frame by now. One whose block stays as it is finds this page later, when it no longer does.
     fn choose_hint<const N: usize>(&self, page: Page, found: &Found<N>) -> Option<Page> {
         let partners = found.hints().filter_map(|(slot, gfn)| {
             let partner = Page {
@@ -257,6 +257,7 @@ impl Sharing {
                 .place(block.number, partner.index());
             let is_apt = block != page.block()
                 && !self.busy.contains(&block)
+                && !self.kept.contains_key(&block)
                 && matches!(place, Place::Own | Place::Broken(_));
             is_apt.then_some(partner)
         });

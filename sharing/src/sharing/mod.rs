@@ -3,6 +3,7 @@
 mod audit;
 mod decide;
 mod examine;
+mod kept;
 mod lonely;
 mod settle;
 
@@ -69,6 +70,8 @@ pub struct Sharing {
     pending: BTreeMap<Ticket, Pending>,
     /// Blocks with a request pending: nothing else is asked of them.
     busy: BTreeSet<Block>,
+    /// Blocks that stay as they are, and how many pages of each could be given back.
+    kept: BTreeMap<Block, usize>,
     ticket_count: u64,
     surprises: u64,
 }
@@ -101,6 +104,7 @@ impl Sharing {
             frames: Frames::new(frame_limit.min(1 << 30)),
             pending: BTreeMap::new(),
             busy: BTreeSet::new(),
+            kept: BTreeMap::new(),
             ticket_count: 0,
             surprises: 0,
         }
@@ -133,6 +137,7 @@ impl Sharing {
         for (number, index, _) in held {
             self.set_place(slot, number, index, Place::Own);
         }
+        self.kept.retain(|block, _| block.vm != id);
         self.vms.remove(slot);
         let is_other = |entry| !matches!(entry, Entry::Hint { slot: other, .. } if other == slot);
         self.index.resize(self.vms.pages(), is_other);

@@ -185,8 +185,27 @@ impl World {
         }
     }
 
+    /// A block stays as it is, and is read. How many of its pages could be given back if it did not.
+    pub(super) fn keep(&mut self, block: Block) -> usize {
+        let guest = &self.guests[&block.vm];
+        let read =
+            (0..BLOCK_PAGES).filter_map(|index| match *guest.backs.get(at(block.page(index)))? {
+                Back::Own(value) => Some((index, self.hash(value, guest.domain))),
+                _ => None,
+            });
+        let read: Vec<(usize, Content)> = read.collect();
+        self.sharing.hint_kept(block, &read);
+        let mut kept = self.sharing.kept(block.vm);
+        kept.find(|kept| kept.0 == block).map_or(0, |kept| kept.1)
+    }
+
+    fn is_kept(&self, block: Block) -> bool {
+        self.sharing.kept(block.vm).any(|kept| kept.0 == block)
+    }
+
     /// Examines a block and plans. The guests go on writing in between.
     pub(super) fn plan(&mut self, block: Block) -> BlockPlan {
+        self.sharing.let_go(block);
         let to_read = self.sharing.to_read(block);
         let seen: [Seen; BLOCK_PAGES] =
             std::array::from_fn(|index| self.seen(block.page(index), &to_read));
@@ -200,6 +219,13 @@ impl World {
             .collect();
         self.disturb(block);
         let plan = self.sharing.plan(&examined, &answers, self.pressure);
+        for request in &plan.requests {
+            assert!(
+                !self.is_kept(request.block),
+                "{:?} stays as it is",
+                request.block
+            );
+        }
         self.punch();
         self.fill(&plan);
         plan

@@ -34,6 +34,46 @@ fn clones_become_one_in_two_passes_at_a_few_mappings() {
     }
 }
 
+/// A fourth of the image is zero. What else a block holds can be given back if an equal of it is known.
+#[test]
+fn what_was_read_while_it_stayed_as_it_was_is_shared_at_the_first_look() {
+    let values = image(1024);
+    let mut world = two_equal_vms(&values);
+    let block = |vm, number| Block {
+        vm: VmId(vm),
+        number,
+    };
+    assert_eq!(world.keep(block(1, 0)), 128, "zeros");
+    assert_eq!(world.keep(block(2, 0)), 512);
+    assert_eq!(world.keep(block(1, 0)), 512, "by now the other is known");
+    assert_eq!(world.plan(block(2, 1)).requests.len(), 1, "its zeros");
+    let look = |world: &mut World| -> Vec<Block> {
+        let requests = world.plan(block(2, 0)).requests;
+        requests.iter().map(|request| request.block).collect()
+    };
+    assert_eq!(look(&mut world), [block(2, 0)], "the other stays as it is");
+    let mut world = two_equal_vms(&(1..=1024).collect::<Vec<Value>>());
+    for vm in 1..=2 {
+        world.keep(block(vm, 0));
+        world.sharing.let_go(block(vm, 0));
+    }
+    assert_eq!(look(&mut world), [block(2, 0), block(1, 0)]);
+    world.end(VmId(2));
+    assert_eq!(world.sharing.kept(VmId(2)).count(), 0);
+}
+
+/// Several that hold the same need no other to be worth something.
+#[test]
+fn a_block_of_equal_pages_is_worth_all_but_one() {
+    let mut world = World::new(1, 1 << 16);
+    world.start(1, None, &[7; 512]);
+    let block = Block {
+        vm: VmId(1),
+        number: 0,
+    };
+    assert_eq!(world.keep(block), 511);
+}
+
 #[test]
 fn a_clone_that_differs_here_and_there_maps_windows_whole() {
     let values: Vec<Value> = (1..=4096).collect();
@@ -464,6 +504,7 @@ fn answers_that_come_too_late_change_nothing() {
 #[derive(Clone, Debug)]
 enum Event {
     Plan(usize),
+    Keep(usize),
     Settle(usize),
     Write(usize, u64, Value),
     Balloon(usize, u64),
@@ -476,6 +517,7 @@ enum Event {
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         12 => any::<usize>().prop_map(Event::Plan),
+        3 => any::<usize>().prop_map(Event::Keep),
         12 => any::<usize>().prop_map(Event::Settle),
         10 => (any::<usize>(), any::<u64>(), 0u64..20).prop_map(|(vm, gfn, value)| Event::Write(vm, gfn, value)),
         4 => (any::<usize>(), any::<u64>()).prop_map(|(vm, gfn)| Event::Balloon(vm, gfn)),
@@ -511,6 +553,12 @@ fn step(world: &mut World, pending: &mut Vec<Request>, next_id: &mut u32, event:
             };
             let number = u32::try_from(choice / 7 % 2).unwrap();
             pending.extend(world.plan(Block { vm, number }).requests);
+        }
+        Event::Keep(choice) => {
+            if let Some(vm) = pick(world, choice) {
+                let number = u32::try_from(choice / 7 % 2).unwrap();
+                world.keep(Block { vm, number });
+            }
         }
         Event::Settle(choice) => {
             if pending.is_empty() {

@@ -178,6 +178,25 @@ pub struct LargePageCounters {
     pub refused: u64,
 }
 
+/// Pages that left a VM's memory for its log, and came back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SwapCounters {
+    /// Pages that went out.
+    pub out: u64,
+    /// Pages that came back from a record.
+    pub stored_in: u64,
+    /// Pages of one repeated word that came back.
+    pub filled_in: u64,
+    /// Pages that a guest touched for the first time, or after it had given them up.
+    pub zero_in: u64,
+    /// How often the log took no page.
+    pub refused: u64,
+    /// Touches that wait for room now.
+    pub waiting: u64,
+    /// How long touches waited for their pages, in microseconds, all together.
+    pub waited_us: u64,
+}
+
 impl LargePageCounters {
     /// Large pages broken, whatever for.
     #[must_use]

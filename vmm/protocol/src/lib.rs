@@ -19,7 +19,7 @@ mod tap_name;
 pub use channel::{Channel, ChannelError, Received};
 pub use counters::{
     BalloonCounters, DiskCounters, DiskFigures, GuestStatistics, LargePageCounters, NetCounters,
-    SharingCounters,
+    SharingCounters, SwapCounters,
 };
 pub use disk_spec::{DiskSpec, InvalidDisk};
 pub use mac::{InvalidMac, MacAddress};
@@ -71,6 +71,9 @@ pub struct VmConfig {
     /// Which large pages it makes, from the start on.
     #[serde(default)]
     pub large_pages: LargePages,
+    /// Whether its pages may go out of memory, into its log: a touch limit is kept by that then, and not by stopping it.
+    #[serde(default)]
+    pub has_swap: bool,
     /// What it does when its host dies.
     pub on_host_death: OnHostDeath,
 }
@@ -244,6 +247,9 @@ pub struct VmCounters {
     /// Its large pages.
     #[serde(default)]
     pub large: LargePageCounters,
+    /// Its pages that went out, and came back.
+    #[serde(default)]
+    pub swap: SwapCounters,
     /// Register accesses that the virtio standard forbids.
     pub register_violations: u64,
     /// Bytes of console output that nobody took in time.

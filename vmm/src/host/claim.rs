@@ -8,7 +8,7 @@
 use page::{PAGE_SIZE, PageCount, PageStates};
 use protocol::{
     BalloonCounters, BalloonView, BlockedTime, Description, LargePageCounters, Observation,
-    SharingCounters, VmConfig, VmCounters,
+    SharingCounters, SwapCounters, VmConfig, VmCounters,
 };
 use sharing::BLOCK_PAGES;
 use std::ops::Deref;
@@ -136,7 +136,7 @@ fn balloon(said: BalloonView) -> BalloonView {
 }
 
 fn counters(said: VmCounters) -> VmCounters {
-    let (sharing, large) = (said.sharing, said.large);
+    let (sharing, large, swap) = (said.sharing, said.large, said.swap);
     VmCounters {
         given_back: most_pages(said.given_back),
         refused: most_pages(said.refused),
@@ -162,6 +162,15 @@ fn counters(said: VmCounters) -> VmCounters {
             broken_by_sampling: most(large.broken_by_sampling),
             no_memory: most(large.no_memory),
             refused: most(large.refused),
+        },
+        swap: SwapCounters {
+            out: most(swap.out),
+            stored_in: most(swap.stored_in),
+            filled_in: most(swap.filled_in),
+            zero_in: most(swap.zero_in),
+            refused: most(swap.refused),
+            waiting: most(swap.waiting),
+            waited_us: most(swap.waited_us),
         },
         register_violations: most(said.register_violations),
         console_lost_bytes: most(said.console_lost_bytes),

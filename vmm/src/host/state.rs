@@ -244,6 +244,7 @@ impl State {
             balloon_target: settings.size,
             touch_limit: None,
             large_pages: LargePages::Off,
+            has_swap: false,
             settings,
             on_host_death: request.on_host_death,
         })

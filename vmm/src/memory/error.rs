@@ -44,6 +44,8 @@ pub enum MemoryError {
         "a write to a protected page did not wait: userfaultfd of this kernel does not protect memory files"
     )]
     WritersDoNotWait,
+    #[error("cannot get random numbers for a key")]
+    Random(#[source] rustix::io::Errno),
     #[error("cannot start the agent")]
     StartAgent(#[source] io::Error),
 }

@@ -14,6 +14,7 @@ mod pages;
 pub mod ram;
 pub mod residency;
 pub mod store;
+pub(crate) mod swap;
 mod userfault;
 
 pub use agent::AgentHandle;

@@ -144,6 +144,23 @@ impl Pagemap {
         self.has_any(block, IS_HUGE)
     }
 
+    /// Calls `found` with each run of addresses that is mapped. At most 512 pages.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn present(
+        &self,
+        addresses: Range<u64>,
+        found: impl FnMut(Range<u64>),
+    ) -> Result<(), MemoryError> {
+        let query = pm_scan_arg {
+            category_mask: IS_PRESENT,
+            return_mask: IS_PRESENT,
+            ..WRITTEN
+        };
+        self.scan(query, addresses, found)
+    }
+
     /// Whether anything of a block is mapped.
     ///
     /// # Errors

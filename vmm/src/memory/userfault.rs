@@ -3,7 +3,10 @@
 //! wait in the kernel until they are woken. The **tracker** lets them go on, and the kernel takes the
 //! protection off as it goes: what is protected still has not been written (see `pagemap`).
 //!
-//! A third kind has nothing to do with guests: with the **refuser**, a read of a hole of a memory file fails by a
+//! Where pages may be out (see `swap`), the **pager** is in the place of both: writers to protected pages wait for it, and so does
+//! whoever touches a hole.
+//!
+//! Another kind has nothing to do with guests: with the **refuser**, a read of a hole of a memory file fails by a
 //! signal and makes no page (see `block_window`).
 #![expect(
     unsafe_code,
@@ -12,9 +15,10 @@
 
 use crate::memory::MemoryError;
 use linux_raw_sys::general::{
-    UFFD_EVENT_PAGEFAULT, UFFD_FEATURE_PAGEFAULT_FLAG_WP, UFFD_FEATURE_SIGBUS,
-    UFFD_FEATURE_WP_ASYNC, UFFD_FEATURE_WP_HUGETLBFS_SHMEM, UFFD_PAGEFAULT_FLAG_WP, uffd_msg,
-    uffdio_api, uffdio_copy, uffdio_range, uffdio_register, uffdio_writeprotect,
+    UFFD_EVENT_PAGEFAULT, UFFD_FEATURE_MISSING_SHMEM, UFFD_FEATURE_PAGEFAULT_FLAG_WP,
+    UFFD_FEATURE_SIGBUS, UFFD_FEATURE_WP_ASYNC, UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
+    UFFD_PAGEFAULT_FLAG_WP, UFFD_PAGEFAULT_FLAG_WRITE, uffd_msg, uffdio_api, uffdio_copy,
+    uffdio_range, uffdio_register, uffdio_writeprotect, uffdio_zeropage,
 };
 use page::PAGE_BYTES;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -32,19 +36,31 @@ const USER_MODE_ONLY: UserfaultfdFlags = UserfaultfdFlags::from_bits_retain(1);
 const WRITE_PROTECT_FEATURES: u32 =
     UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM;
 const WRITE_PROTECT_ON: u64 = 1 << 0;
+const COPY_PROTECTED: u64 = 1 << 1;
 
 const IOCTL_API: u32 = opcode::read_write::<uffdio_api>(0xaa, 0x3f);
 const IOCTL_REGISTER: u32 = opcode::read_write::<uffdio_register>(0xaa, 0x00);
 const IOCTL_UNREGISTER: u32 = opcode::read::<uffdio_range>(0xaa, 0x01);
 const IOCTL_WAKE: u32 = opcode::read::<uffdio_range>(0xaa, 0x02);
 const IOCTL_COPY: u32 = opcode::read_write::<uffdio_copy>(0xaa, 0x03);
+const IOCTL_ZERO: u32 = opcode::read_write::<uffdio_zeropage>(0xaa, 0x04);
 const IOCTL_WRITE_PROTECT: u32 = opcode::read_write::<uffdio_writeprotect>(0xaa, 0x06);
 
-/// A writer that waits: it wrote to a page under write protection.
+/// Somebody waits at a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct WriteProtectFault {
-    /// The address in this process that was written.
+pub(super) struct Fault {
+    /// The page's address in this process.
     pub(super) address: u64,
+    pub(super) kind: FaultKind,
+}
+
+/// Why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FaultKind {
+    /// To write to a page under write protection.
+    Protected,
+    /// To write to a page that is a hole, or to read it.
+    Missing { is_write: bool },
 }
 
 /// Whether pages of a range may be written.
@@ -77,6 +93,15 @@ impl Userfault {
     /// When the kernel has none, is older than 6.7, or does not let this user have it.
     pub(super) fn tracker() -> Result<Self, MemoryError> {
         let features = WRITE_PROTECT_FEATURES | UFFD_FEATURE_WP_ASYNC;
+        Self::open(UserfaultfdFlags::empty(), features)
+    }
+
+    /// Opens one that makes writers to protected memory files wait, and whoever touches a hole of one.
+    ///
+    /// # Errors
+    /// When the kernel has none or does not let this user have it.
+    pub(super) fn pager() -> Result<Self, MemoryError> {
+        let features = WRITE_PROTECT_FEATURES | UFFD_FEATURE_MISSING_SHMEM;
         Self::open(UserfaultfdFlags::empty(), features)
     }
 
@@ -119,6 +144,15 @@ impl Userfault {
     /// As [`Self::register`], and when the mapping's file was not opened for writing.
     pub(super) fn register_holes(&self, addresses: Range<u64>) -> Result<(), MemoryError> {
         self.register_mode(addresses, REGISTER_MODE_MISSING)
+    }
+
+    /// As both of these.
+    ///
+    /// # Errors
+    /// As both of these.
+    pub(super) fn register_all(&self, addresses: Range<u64>) -> Result<(), MemoryError> {
+        let mode = REGISTER_MODE_WRITE_PROTECT | REGISTER_MODE_MISSING;
+        self.register_mode(addresses, mode)
     }
 
     fn register_mode(&self, addresses: Range<u64>, mode: u64) -> Result<(), MemoryError> {
@@ -184,11 +218,27 @@ impl Userfault {
     /// # Errors
     /// When the page is not registered, is there already, or there is no memory.
     pub(super) fn copy(&self, address: u64, content: &[u8; PAGE_BYTES]) -> Result<(), Errno> {
+        self.copy_as(address, content, Protection::Lifted)
+    }
+
+    /// As [`Self::copy`], and whoever writes to the page waits, if it is to be protected. Wakes who waits for the page.
+    ///
+    /// # Errors
+    /// As [`Self::copy`].
+    pub(super) fn copy_as(
+        &self,
+        address: u64,
+        content: &[u8; PAGE_BYTES],
+        protection: Protection,
+    ) -> Result<(), Errno> {
         let mut request = uffdio_copy {
             dst: address,
             src: content.as_ptr() as u64,
             len: PAGE_BYTES as u64,
-            mode: 0,
+            mode: match protection {
+                Protection::Protected => COPY_PROTECTED,
+                Protection::Lifted => 0,
+            },
             copy: 0,
         };
         // SAFETY: IOCTL_COPY takes a `uffdio_copy`; it reads `content` and writes to registered memory of
@@ -196,11 +246,25 @@ impl Userfault {
         unsafe { ask::<IOCTL_COPY, _>(&self.fd, &mut request) }
     }
 
-    /// The next writer that waits, if one does.
+    /// Puts a page of zeros where no page is yet. Wakes who waits for it.
+    ///
+    /// # Errors
+    /// When the page is not registered, is there already, or there is no memory.
+    pub(super) fn zero(&self, address: u64) -> Result<(), Errno> {
+        let mut request = uffdio_zeropage {
+            range: range_of(address..address + PAGE_BYTES as u64),
+            mode: 0,
+            zeropage: 0,
+        };
+        // SAFETY: IOCTL_ZERO takes a `uffdio_zeropage`; it writes to registered memory of which no page is there yet.
+        unsafe { ask::<IOCTL_ZERO, _>(&self.fd, &mut request) }
+    }
+
+    /// The next that waits, if somebody does.
     ///
     /// # Errors
     /// When the kernel's answer cannot be read.
-    pub(super) fn next_fault(&self) -> Result<Option<WriteProtectFault>, MemoryError> {
+    pub(super) fn next_fault(&self) -> Result<Option<Fault>, MemoryError> {
         let mut message = [0u8; size_of::<uffd_msg>()];
         match rustix::io::read(&self.fd, &mut message) {
             Ok(_) => Ok(decode(&message)),
@@ -233,13 +297,20 @@ fn range_of(addresses: Range<u64>) -> uffdio_range {
 }
 
 /// The layout of `struct uffd_msg`: the event at 0, flags at 8, the address at 16.
-fn decode(message: &[u8; size_of::<uffd_msg>()]) -> Option<WriteProtectFault> {
+fn decode(message: &[u8; size_of::<uffd_msg>()]) -> Option<Fault> {
     let word = |at: usize| {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&message[at..at + 8]);
         u64::from_ne_bytes(bytes)
     };
-    let write_protect = u64::from(UFFD_PAGEFAULT_FLAG_WP);
-    let matches = u32::from(message[0]) == UFFD_EVENT_PAGEFAULT && word(8) & write_protect != 0;
-    matches.then(|| WriteProtectFault { address: word(16) })
+    let has = |flag: u32| word(8) & u64::from(flag) != 0;
+    let kind = match has(UFFD_PAGEFAULT_FLAG_WP) {
+        true => FaultKind::Protected,
+        false => FaultKind::Missing {
+            is_write: has(UFFD_PAGEFAULT_FLAG_WRITE),
+        },
+    };
+    let address = word(16) & !(PAGE_BYTES as u64 - 1);
+    let is_fault = u32::from(message[0]) == UFFD_EVENT_PAGEFAULT;
+    is_fault.then_some(Fault { address, kind })
 }

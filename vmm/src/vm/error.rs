@@ -76,6 +76,8 @@ pub enum VmError {
     BootTwice,
     #[error("the host spoke before it said which VM to be")]
     NoBoot,
+    #[error("a page that was out of memory cannot be had again: {0}")]
+    LostPage(String),
     #[error("cannot wait for events")]
     Wait(#[source] rustix::io::Errno),
 }

@@ -47,6 +47,7 @@ fn config() -> VmConfig {
         balloon_target: PageCount::ZERO,
         touch_limit: None,
         large_pages: policy::LargePages::Off,
+        has_swap: false,
         on_host_death: OnHostDeath::default(),
     }
 }

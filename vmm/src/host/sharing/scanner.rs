@@ -79,6 +79,8 @@ pub(super) struct Scanner {
     audits: Vec<SyncSender<Audit>>,
     /// VMs whose agents said more than is heard at once.
     unheard: BTreeSet<VmId>,
+    /// Blocks whose turn came while a request to them was pending.
+    missed: BTreeSet<Block>,
     /// Blocks looked at since something was read.
     unread_blocks: u64,
     totals: Totals,
@@ -137,6 +139,7 @@ impl Scanner {
             },
             audits: Vec::new(),
             unheard: BTreeSet::new(),
+            missed: BTreeSet::new(),
             unread_blocks: 0,
             totals: Totals::default(),
             begin,
@@ -223,8 +226,9 @@ impl Scanner {
     fn adapt(&mut self, conditions: Conditions) {
         let Conditions { pace, pressure, .. } = conditions;
         for conditions in conditions.vms {
-            if let Some(vm) = self.registry.vms.get_mut(&conditions.id) {
-                vm.adapt(&conditions);
+            let vm = self.registry.vms.get_mut(&conditions.id);
+            if vm.is_some_and(|vm| vm.adapt(&conditions)) {
+                self.let_go(conditions.id);
             }
         }
         let is_new = pressure != self.pressure;
@@ -239,6 +243,24 @@ impl Scanner {
                 .values_mut()
                 .for_each(ScannedVm::forget_looks);
             self.take_place();
+        }
+    }
+
+    /// Other blocks of a VM are left alone from now on. Those that no longer are come first, those before others of which
+    /// most can be saved.
+    fn let_go(&mut self, id: VmId) {
+        let Some(vm) = self.registry.vms.get_mut(&id) else {
+            return;
+        };
+        let pass = self.schedule.passes(id).unwrap_or(0);
+        let kept: Vec<(Block, usize)> = self.sharing.kept(id).collect();
+        for (block, worth) in kept {
+            if vm.keep(block.number, pass, || PageSet::EMPTY) == Keep::No {
+                self.sharing.let_go(block);
+                if worth > 0 {
+                    self.schedule.prefer(block, worth);
+                }
+            }
         }
     }
 
@@ -327,6 +349,7 @@ impl Scanner {
     fn remove_vm(&mut self, id: VmId) {
         self.schedule.remove_vm(id);
         self.outsiders.remove(&id);
+        self.missed.retain(|block| block.vm != id);
         if let Some(vm) = self.registry.vms.get(&id) {
             self.listener.leave(id, vm);
         }
@@ -400,6 +423,9 @@ impl Scanner {
                 {
                     vm.note_answer(block.number, &unwritten);
                     self.unread_blocks = 0;
+                    if self.missed.remove(&block) {
+                        self.schedule.prefer(block, usize::MAX);
+                    }
                 }
             }
             FromAgent::Unmapped(range) => self.sharing.unmapped(id, range),
@@ -494,6 +520,7 @@ impl Scanner {
     /// Looks at a block and does what is to be done about it. Returns the pages read.
     fn visit(&mut self, block: Block) -> usize {
         if self.sharing.is_busy(block) {
+            self.missed.insert(block);
             return 0;
         }
         self.sharing.wait_for_others(block);
@@ -505,18 +532,20 @@ impl Scanner {
         };
         match vm.keep(block.number, pass, || sharing.mapped(block)) {
             Keep::No => {}
-            // Not even looked at: to arm it would break its mapping.
-            Keep::AsItIs => return 0,
-            Keep::Large => {
-                self.sharing.filled(block);
-                return 0;
+            // Read, and no more: to arm it would break its mapping.
+            kept @ (Keep::AsItIs | Keep::Large) => {
+                if kept == Keep::Large {
+                    self.sharing.filled(block);
+                }
+                return self.hint(block);
             }
             Keep::AtHome(mapped) => {
                 self.bring_block_home(block, &mapped);
                 return mapped.count();
             }
         }
-        let before = vm.figures;
+        self.sharing.let_go(block);
+        let (sharing, before) = (&self.sharing, vm.figures);
         let reader = &mut self.reader;
         let look = vm.look(block.number, pass, &to_read, reader, || {
             sharing.mapped(block)
@@ -535,6 +564,27 @@ impl Scanner {
             Err(error) => tracing::debug!("VM {} is not seen: {error}", block.vm),
         }
         usize::try_from(read).unwrap_or(BLOCK_PAGES)
+    }
+
+    /// Reads a block that stays as it is. Returns the pages read.
+    fn hint(&mut self, block: Block) -> usize {
+        self.sharing.keep(block);
+        let Some(vm) = self.registry.vms.get_mut(&block.vm) else {
+            return 0;
+        };
+        match vm.read_kept(block.number, &mut self.reader) {
+            Ok(read) if read.is_empty() => 0,
+            Ok(read) => {
+                self.sharing.hint_kept(block, &read);
+                self.totals.covered += BLOCK_PAGES as u64;
+                self.totals.read += read.len() as u64;
+                read.len()
+            }
+            Err(error) => {
+                tracing::debug!("VM {} is not seen: {error}", block.vm);
+                0
+            }
+        }
     }
 
     fn decide(&mut self, block: Block, seen: &[Seen; BLOCK_PAGES]) {
@@ -598,7 +648,7 @@ impl Scanner {
             self.ask(request);
         }
         for &block in &plan.next {
-            self.schedule.prefer(block);
+            self.schedule.prefer(block, usize::MAX);
         }
     }
 

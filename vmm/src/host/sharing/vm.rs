@@ -26,7 +26,7 @@ use protocol::{ChannelError, VmName};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 use sample::TouchSample;
-use sharing::{BLOCK_PAGES, PageSet, Request, Seen};
+use sharing::{BLOCK_PAGES, Content, PageSet, Request, Seen};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::ops::Range;
@@ -236,13 +236,43 @@ impl ScannedVm {
         start..start + (pages.end - pages.start) * PAGE_SIZE
     }
 
-    /// Takes in how things stand with it.
-    pub(super) fn adapt(&mut self, conditions: &VmConditions) {
+    /// Takes in how things stand with it. Whether other blocks are left alone from now on.
+    pub(super) fn adapt(&mut self, conditions: &VmConditions) -> bool {
         self.set_anonymous(conditions.anonymous);
-        if conditions.kept != self.kept {
+        let is_new = conditions.kept != self.kept;
+        if is_new {
             self.kept = conditions.kept;
             self.kept_since = None;
         }
+        is_new
+    }
+
+    /// What the pages of a block that is left alone hold, for hints: as long as memory is not short nobody waits for that,
+    /// and once it is, what is left alone has nothing to give.
+    pub(super) fn read_kept(
+        &mut self,
+        number: u32,
+        reader: &mut PageReader,
+    ) -> Result<Vec<(usize, Content)>, MemoryError> {
+        let mut contents = Vec::new();
+        if !matches!(self.kept, KeptBlocks::Large | KeptBlocks::Whole) {
+            return Ok(contents);
+        }
+        let pages = self.pages(number);
+        let held = self.held(&pages)?;
+        self.figures.covered += pages.end - pages.start;
+        let found = |place, content| contents.push((place, content));
+        self.figures.read += reader.read_own(self, &pages, &held, found);
+        Ok(contents)
+    }
+
+    /// The pages of a block that the memory file holds.
+    fn held(&self, pages: &Range<u64>) -> Result<PageSet, MemoryError> {
+        let mut held = PageSet::EMPTY;
+        self.residency
+            .for_each(pages.clone(), |page| held.insert(index(pages, page)))
+            .map_err(MemoryError::ReadRamUse)?;
+        Ok(held)
     }
 
     /// Whether a block is left alone. `mapped` says over which of its pages the store is mapped. When there has been
@@ -356,10 +386,7 @@ impl ScannedVm {
         seen: &mut [Seen; BLOCK_PAGES],
     ) -> Result<(), MemoryError> {
         let count = pages.end - pages.start;
-        let mut held = PageSet::EMPTY;
-        self.residency
-            .for_each(pages.clone(), |page| held.insert(index(pages, page)))
-            .map_err(MemoryError::ReadRamUse)?;
+        let held = self.held(pages)?;
         let mut wanted = PageSet::EMPTY;
         for place in (0..BLOCK_PAGES).take(usize::try_from(count).unwrap_or(BLOCK_PAGES)) {
             if mapped.contains(place) {

@@ -387,6 +387,7 @@ mod tests {
             balloon_target: PageCount::ZERO,
             touch_limit: None,
             large_pages: LargePages::Off,
+            has_swap: false,
             on_host_death: OnHostDeath::default(),
         };
         Vm::new(config, oneshot::channel().0)

@@ -49,6 +49,7 @@ impl Agent {
         let mut result = GivenBack::default();
         for &range in ranges {
             self.unmap(range);
+            self.forget_out(indexes(&self.ram, range));
             match self.ram.punch(range) {
                 Ok(()) => result.freed += range.count,
                 Err(_) => result.refused += range.count,
@@ -81,7 +82,11 @@ impl Agent {
         let size = self.ram.layout().size();
         let mut private = self.ram.allocated()?;
         let pages = &self.sharer.pages;
-        if recount || private.0 + pages.shared() + pages.ballooned() > size.0 {
+        let out = self
+            .out
+            .as_ref()
+            .map_or(PageCount::ZERO, |out| out.swap.out());
+        if recount || private.0 + out.0 + pages.shared() + pages.ballooned() > size.0 {
             self.remove_popped()?;
             self.remove_hidden_or_tell();
             private = self.ram.allocated()?;
@@ -89,9 +94,11 @@ impl Agent {
         let pages = &self.sharer.pages;
         let shared = PageCount(pages.shared());
         let private = private.min(size - shared);
-        let ballooned = PageCount(pages.ballooned()).min(size - shared - private);
+        let compressed = out.min(size - shared - private);
+        let ballooned = PageCount(pages.ballooned()).min(size - shared - private - compressed);
         Ok(PageStates {
-            empty: size - shared - private - ballooned,
+            compressed,
+            empty: size - shared - private - compressed - ballooned,
             private,
             shared,
             ballooned,

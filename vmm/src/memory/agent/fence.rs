@@ -9,10 +9,12 @@ use crate::memory::MemoryError;
 use crate::memory::mapping::Addresses;
 use crate::memory::pagemap::{Pagemap, Touch};
 use crate::memory::ram::GuestRam;
+use crate::memory::swap::Swap;
 use crate::memory::userfault::{Protection, Userfault};
 use page::PAGE_BYTES;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
+use std::sync::Arc;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 /// The userfaultfds and the pagemap of this process.
@@ -21,6 +23,8 @@ pub(crate) struct Fence {
     guard: Userfault,
     tracker: Userfault,
     pagemap: Pagemap,
+    /// Of memory of which pages may be out: in the place of both.
+    swap: Option<Arc<Swap>>,
 }
 
 impl Fence {
@@ -30,6 +34,7 @@ impl Fence {
             guard: Userfault::guard()?,
             tracker: Userfault::tracker()?,
             pagemap: Pagemap::open(std::process::id())?,
+            swap: None,
         };
         for region in ram.memory().iter() {
             let start = region.as_ptr() as u64;
@@ -63,6 +68,9 @@ impl Fence {
     /// # Errors
     /// When the process has no memory areas left to split. Nothing has changed then.
     pub(super) fn raise(&self, addresses: &Addresses) -> Result<(), MemoryError> {
+        if let Some(swap) = &self.swap {
+            return swap.raise(addresses);
+        }
         self.tracker.unregister(addresses.clone())?;
         let guarded = self
             .guard
@@ -79,6 +87,10 @@ impl Fence {
     /// # Panics
     /// If they cannot be let in: a guest must not wait for ever.
     pub(super) fn lower(&self, addresses: &Addresses) -> u64 {
+        if let Some(swap) = &self.swap {
+            swap.lower(addresses);
+            return 0;
+        }
         let waited = self.count_waiting();
         let let_go = self
             .guard
@@ -110,6 +122,49 @@ impl Fence {
         Ok(done)
     }
 
+    /// From now on pages of all memory may be out.
+    ///
+    /// # Errors
+    /// When the kernel refuses: then nothing may be.
+    pub(super) fn guard_all(
+        &mut self,
+        all: &Addresses,
+        swap: &Arc<Swap>,
+    ) -> Result<(), MemoryError> {
+        self.tracker.unregister(all.clone())?;
+        let guarded = swap.guard(all);
+        match guarded {
+            Ok(()) => self.swap = Some(Arc::clone(swap)),
+            Err(_) => self.track(all),
+        }
+        guarded
+    }
+
+    /// Nothing is out any more, nor will be.
+    ///
+    /// # Errors
+    /// When the kernel refuses: then all stays as it was.
+    pub(super) fn let_all_go(&mut self, all: &Addresses) -> Result<(), MemoryError> {
+        if let Some(swap) = &self.swap {
+            swap.let_go(all)?;
+        }
+        self.swap = None;
+        self.track(all);
+        Ok(())
+    }
+
+    /// Calls `found` with what is mapped of a block.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub(super) fn present(
+        &self,
+        block: &Addresses,
+        found: impl FnMut(Addresses),
+    ) -> Result<(), MemoryError> {
+        self.pagemap.present(block.clone(), found)
+    }
+
     /// Whether a block is mapped as one large page.
     pub(super) fn is_large(&self, block: &Addresses) -> bool {
         self.pagemap.is_large(block.clone()).unwrap_or(false)
@@ -128,7 +183,11 @@ impl Fence {
     /// Has the tracker watch over memory that was mapped anew. What it does not watch counts as
     /// written, so a failure costs time and nothing else.
     pub(super) fn track(&self, addresses: &Addresses) {
-        if let Err(error) = self.tracker.register(addresses.clone()) {
+        let watched = match &self.swap {
+            Some(swap) => swap.guard(addresses),
+            None => self.tracker.register(addresses.clone()),
+        };
+        if let Err(error) = watched {
             tracing::debug!("not tracked: {error}");
         }
     }

@@ -75,7 +75,7 @@ pub(super) enum Reason {
 /// What the agent knows of a VM's blocks.
 #[derive(Debug)]
 pub(super) struct LargeBlocks {
-    order: LargePageOrder,
+    pub(super) order: LargePageOrder,
     /// Those of whole blocks alone.
     blocks: Vec<Block>,
     /// In which a sample watches pages: these.
@@ -164,6 +164,10 @@ impl Agent {
     /// Takes an order. From its answer on no touch makes more than one page, if the guest may not touch all.
     pub(super) fn order_large_pages(&mut self, order: LargePageOrder) {
         self.large.order = order;
+        if self.is_guarded() {
+            self.large.due = None;
+            return;
+        }
         self.balloon_changed();
         self.look_at_sampled_later();
         match order.pages {
@@ -176,7 +180,8 @@ impl Agent {
     pub(super) fn may_fill(&self) -> bool {
         let order = self.large.order;
         let is_given_up = self.sharer.pages.ballooned() >= order.balloon_target.0;
-        order.pages == LargePages::Fill && !order.is_limited && is_given_up
+        let may_touch_all = !order.is_limited && !self.is_guarded();
+        order.pages == LargePages::Fill && may_touch_all && is_given_up
     }
 
     /// Before pages are given up or shared: a touch of their blocks makes no more than it needs. Whether that was
@@ -249,6 +254,21 @@ impl Agent {
         let advised = blocks.filter(|&number| self.large.blocks[number].is_advised);
         let with_holes = runs(advised.filter(|&number| has_holes(self, number)));
         self.take_advice_back(with_holes);
+    }
+
+    /// Nothing is large from here on, nor will be.
+    pub(super) fn take_all_advice_back(&mut self) {
+        self.large.is_advice_given = false;
+        self.large.due = None;
+        self.large.watched.clear();
+        self.large.sampled.clear();
+        let blocks = 0..self.large.blocks.len();
+        let advised = runs(blocks.filter(|&number| self.large.blocks[number].is_advised));
+        self.take_advice_back(advised);
+        for number in 0..self.large.blocks.len() {
+            self.large.set_large(number, false);
+        }
+        self.publish();
     }
 
     /// The memory file is mapped anew, for what was advised is forgotten then.

@@ -14,6 +14,7 @@ mod balloon;
 mod check;
 mod fence;
 mod large;
+mod out;
 mod sample;
 mod share;
 
@@ -21,16 +22,18 @@ use crate::event::Event;
 use crate::memory::MemoryError;
 use crate::memory::ram::GuestRam;
 use crate::memory::store::StoreView;
+use crate::memory::swap::Swap;
 pub(crate) use fence::Fence;
 pub use large::LargePageOrder;
 use large::{LargeBlocks, Reason};
+use out::Out;
 use page::{Gfn, GfnRange, PAGE_SIZE, PageCount, PageStates};
 use protocol::page_sharing::{FromAgent, SharingSocket, ToAgent};
-use protocol::{ChannelError, LargePageCounters, SharingCounters};
+use protocol::{ChannelError, LargePageCounters, SharingCounters, SwapCounters};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use share::Sharer;
-use sharing::BLOCK_PAGES;
+use sharing::{BLOCK_PAGES, Outcome, PageSet};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
@@ -43,6 +46,15 @@ const PROOF_PATIENCE: Timespec = Timespec {
     tv_sec: 2,
     tv_nsec: 0,
 };
+
+/// Where pages go that a VM may no longer hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outs {
+    /// Nowhere.
+    Stay,
+    /// Into a log, in memory.
+    GoToLog,
+}
 
 /// What became of pages that were to be given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,6 +136,11 @@ enum Request {
         order: LargePageOrder,
         answer: SyncSender<()>,
     },
+    /// Take pages out as long as more than so many are held.
+    LimitHeld {
+        most: Option<PageCount>,
+        answer: SyncSender<()>,
+    },
     Count {
         recount: bool,
         answer: SyncSender<Result<PageStates, MemoryError>>,
@@ -142,6 +159,7 @@ pub struct AgentHandle {
     requests: Option<Sender<Request>>,
     wake: Event,
     counters: Arc<AgentCounters>,
+    swap: Option<Arc<Swap>>,
 }
 
 impl AgentHandle {
@@ -151,7 +169,7 @@ impl AgentHandle {
     /// # Errors
     /// When the kernel gives no userfaultfd, or it turns out not to stop a writer.
     pub fn start(ram: &GuestRam, scanner: Option<SharingSocket>) -> Result<Self, MemoryError> {
-        Self::start_behind(Fence::new(ram)?, ram, scanner)
+        Self::start_behind(Fence::new(ram)?, ram, scanner, Outs::Stay)
     }
 
     /// As [`Self::start`], with a fence that was opened before.
@@ -159,8 +177,13 @@ impl AgentHandle {
         fence: Fence,
         ram: &GuestRam,
         scanner: Option<SharingSocket>,
+        outs: Outs,
     ) -> Result<Self, MemoryError> {
         let wake = Event::new().map_err(MemoryError::StartAgent)?;
+        let swap = match outs {
+            Outs::Stay => None,
+            Outs::GoToLog => Some(Swap::start(ram, wake.clone())?),
+        };
         let (requests, inbox) = channel();
         let counters = Arc::new(AgentCounters::default());
         let agent = Agent {
@@ -168,6 +191,7 @@ impl AgentHandle {
             fence,
             sharer: Sharer::new(ram.clone()),
             large: LargeBlocks::new(ram.layout().size()),
+            out: swap.clone().map(|swap| Out::new(swap, ram.layout().size())),
             scanner,
             unsent: VecDeque::new(),
             inbox,
@@ -182,6 +206,7 @@ impl AgentHandle {
             requests: Some(requests),
             wake,
             counters,
+            swap,
         };
         handle.prove_that_writers_wait(ram)?;
         Ok(handle)
@@ -211,6 +236,34 @@ impl AgentHandle {
     /// From the answer on, large pages are made as this order says, and no others.
     pub fn order_large_pages(&self, order: LargePageOrder) {
         self.ask(|answer| Request::OrderLargePages { order, answer });
+    }
+
+    /// From the answer on the VM holds no more than this, its log among it, as soon as what is above has left; any number, if
+    /// none is given. Nothing is done where no page may be out.
+    pub fn limit_held(&self, most: Option<PageCount>) {
+        self.ask(|answer| Request::LimitHeld { most, answer });
+    }
+
+    /// Pages that went out, and came back.
+    #[must_use]
+    pub fn swap_counters(&self) -> SwapCounters {
+        let swap = self.swap.as_ref();
+        swap.map(|swap| swap.counters()).unwrap_or_default()
+    }
+
+    /// Signalled when a page that is out cannot be had again.
+    pub(crate) fn lost_a_page(&self) -> Option<&Event> {
+        self.swap.as_ref().map(|swap| swap.ending())
+    }
+
+    /// Why its VM cannot go on.
+    pub(crate) fn why_it_ends(&self) -> Option<String> {
+        self.swap.as_ref().and_then(|swap| swap.why_it_ends())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn swap(&self) -> Option<&Arc<Swap>> {
+        self.swap.as_ref()
     }
 
     /// The guest's pages by state; they add up to its size. With `recount`, pages of the balloon
@@ -275,6 +328,8 @@ struct Agent {
     fence: Fence,
     sharer: Sharer,
     large: LargeBlocks,
+    /// Pages that are out; none where none may be.
+    out: Option<Out>,
     /// None once the host has gone.
     scanner: Option<SharingSocket>,
     /// What the scanner did not take yet. As many at most as requests are pending and runs are mapped.
@@ -289,11 +344,15 @@ impl Agent {
         loop {
             self.wait();
             if self.answer_requests().is_err() {
+                if let Some(out) = &self.out {
+                    out.swap.end();
+                }
                 return;
             }
             self.send_unsent();
             self.serve_scanner();
             self.tend_large_pages();
+            self.tend_out();
         }
     }
 
@@ -306,7 +365,9 @@ impl Agent {
             };
             sources.push(PollFd::new(scanner, PollFlags::IN | room));
         }
-        let time = self.large.time_left().map(Timespec::try_from);
+        let out = self.out.as_ref().and_then(Out::time_left);
+        let times = [self.large.time_left(), out];
+        let time = times.into_iter().flatten().min().map(Timespec::try_from);
         let time = time.transpose().unwrap_or_default();
         match poll(&mut sources, time.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -340,6 +401,10 @@ impl Agent {
                 self.balloon_changed();
                 tell(&answer, ());
             }
+            Request::LimitHeld { most, answer } => {
+                self.limit_held(most);
+                tell(&answer, ());
+            }
             Request::Count { recount, answer } => tell(&answer, self.count(recount)),
             Request::Prove { gfn, answer } => self.prove(gfn, &answer),
         }
@@ -362,6 +427,14 @@ impl Agent {
                     Some(store) => self.sharer.use_store(store),
                     None => tracing::error!("the host sent no store of {frames} frames"),
                 }
+            }
+            // What is out looks like a hole, and would be shared as one of zeros.
+            Ok((ToAgent::Request(request), _)) if self.is_guarded() => {
+                self.unsent.push_back(FromAgent::Outcome {
+                    ticket: request.ticket,
+                    outcome: Outcome::default(),
+                    unwritten: PageSet::EMPTY,
+                });
             }
             Ok((ToAgent::Request(request), _)) => {
                 let first = u64::from(request.number) * BLOCK_PAGES as u64;

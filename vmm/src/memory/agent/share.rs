@@ -216,7 +216,7 @@ impl Sharer {
         write_all(self.ram.file(), content, index * PAGE_SIZE)
     }
 
-    fn punch(&self, pages: Range<u64>) -> Result<(), Errno> {
+    pub(super) fn punch(&self, pages: Range<u64>) -> Result<(), Errno> {
         let count = pages.end - pages.start;
         for range in self.ram.layout().pieces_of_file(pages.start, count) {
             self.ram.punch(range)?;

@@ -3,7 +3,7 @@
 use super::open::Opened;
 use super::run::Process;
 use crate::event::Event;
-use crate::memory::agent::AgentHandle;
+use crate::memory::agent::{AgentHandle, Outs};
 use crate::vm::boot;
 use crate::vm::bus::Bus;
 use crate::vm::console::Console;
@@ -28,7 +28,11 @@ pub(super) fn build(
 ) -> Result<Process<'_>, VmError> {
     let (config, ram) = (opened.config, opened.ram);
     let machine = Machine::new(opened.kvm, &ram)?;
-    let agent = AgentHandle::start_behind(opened.fence, &ram, opened.scanner)?;
+    let outs = match config.has_swap {
+        true => Outs::GoToLog,
+        false => Outs::Stay,
+    };
+    let agent = AgentHandle::start_behind(opened.fence, &ram, opened.scanner, outs)?;
     let mut devices = Devices::new(&machine, &ram);
     let balloon = devices.add_balloon(agent.clone(), config.balloon_target)?;
     let disks = devices.add_disks(opened.disks)?;

@@ -47,6 +47,8 @@ enum Source {
     ConsoleOutput,
     Ending,
     EndSignal,
+    /// A page that is out cannot be had again.
+    LostPage,
     Queue(usize),
 }
 
@@ -60,7 +62,8 @@ impl Source {
             Self::ConsoleOutput => 3,
             Self::Ending => 4,
             Self::EndSignal => 5,
-            Self::Queue(index) => 6 + index as u64,
+            Self::LostPage => 6,
+            Self::Queue(index) => 7 + index as u64,
         })
     }
 
@@ -72,7 +75,8 @@ impl Source {
             3 => Self::ConsoleOutput,
             4 => Self::Ending,
             5 => Self::EndSignal,
-            queue => Self::Queue(usize::try_from(queue - 6).unwrap_or(usize::MAX)),
+            6 => Self::LostPage,
+            queue => Self::Queue(usize::try_from(queue - 7).unwrap_or(usize::MAX)),
         }
     }
 }
@@ -110,6 +114,9 @@ impl Process<'_> {
         self.watch(self.bus.console.backlog(), Source::ConsoleOutput)?;
         self.watch_console_output()?;
         self.watch(&self.ended, Source::Ending)?;
+        if let Some(lost) = self.agent.lost_a_page() {
+            self.watch(lost, Source::LostPage)?;
+        }
         self.watch(self.signals.event(), Source::EndSignal)?;
         for (index, queue) in self.queues.iter().enumerate() {
             self.watch(&queue.notified, Source::Queue(index))?;
@@ -153,7 +160,7 @@ impl Process<'_> {
         self.watch_all()?;
         self.announce()?;
         self.gate.open();
-        self.throttle.set(self.config.touch_limit);
+        self.limit();
         self.order_large_pages();
         self.signals.let_in();
         let result = self.handle_all();
@@ -226,6 +233,10 @@ impl Process<'_> {
             Source::Queue(index) => self.serve(index),
             Source::Ending => return Ok(self.take_ending()),
             Source::EndSignal => return Ok(self.take_end_signal()),
+            Source::LostPage => {
+                let why = self.agent.why_it_ends().unwrap_or_default();
+                return Err(VmError::LostPage(why));
+            }
         }
         Ok(Next::GoOn)
     }
@@ -293,11 +304,20 @@ impl Process<'_> {
             return Next::End;
         }
         self.unwatch(self.channel);
-        // Nobody would ever lift a limit, nor take large pages back.
+        // Nobody would ever lift a limit that stops the guest, nor take large pages back.
         self.throttle.set(None);
         self.config.large_pages = self.config.large_pages.min(LargePages::Full);
         self.order_large_pages();
         Next::GoOn
+    }
+
+    /// Pages go out for a limit, where they can; the guest is stopped where they cannot.
+    fn limit(&self) {
+        let limit = self.config.touch_limit;
+        match self.config.has_swap {
+            true => self.agent.limit_held(limit.map(|limit| limit.slow_above)),
+            false => self.throttle.set(limit),
+        }
     }
 
     fn order_large_pages(&self) {
@@ -319,7 +339,7 @@ impl Process<'_> {
             ToVm::SetTouchLimit(limit) => {
                 self.config.touch_limit = limit;
                 self.order_large_pages();
-                self.throttle.set(limit);
+                self.limit();
             }
             ToVm::SetLargePages(pages) => {
                 self.config.large_pages = pages;
@@ -388,6 +408,7 @@ impl Process<'_> {
                 write_protect_faults: self.agent.counters().write_protect_faults(),
                 sharing: self.agent.counters().sharing(),
                 large: self.agent.counters().large(),
+                swap: self.agent.swap_counters(),
                 register_violations: self.bus.violations(),
                 console_lost_bytes: self.bus.console.lost_bytes(),
             },

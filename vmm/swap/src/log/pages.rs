@@ -5,7 +5,7 @@ use super::{Entry, Log};
 use crate::index::{Index, Place};
 use crate::record::Generation;
 use crate::slots::Pin;
-use page::Gfn;
+use page::{Gfn, PageCount};
 use std::ops::Range;
 
 /// Where a page's contents are.
@@ -198,6 +198,24 @@ impl Log {
         if let Some(entry) = self.index.remove(gfn) {
             self.release(entry);
         }
+    }
+
+    /// Whether there is a record of the page as it came back: it is to be told when that is written.
+    #[must_use]
+    pub fn is_kept(&self, gfn: Gfn) -> bool {
+        matches!(self.index.get(gfn), Some(Entry::Kept(_)))
+    }
+
+    /// Pages that are out, those of one repeated word among them.
+    #[must_use]
+    pub fn out(&self) -> PageCount {
+        PageCount(self.needed_records + self.filled_pages)
+    }
+
+    /// Memory that segments take, in bytes: each counts whole.
+    #[must_use]
+    pub fn pool_bytes(&self) -> u64 {
+        self.segments.in_memory().len() as u64 * self.config.segment_bytes as u64
     }
 
     /// Whether the page is out: nowhere but in the log.

@@ -9,6 +9,7 @@ use crate::memory::ram::GuestRam;
 use page::{Gfn, GfnRange};
 use policy::LargePages;
 use protocol::page_sharing::FromAgent;
+use sharing::Content;
 use std::collections::BTreeSet;
 use std::thread;
 
@@ -342,6 +343,42 @@ fn an_answer_about_what_was_not_asked_does_no_harm() {
     bench.vm.sampled(number, &PageSet::ALL, &PageSet::ALL);
     bench.vm.sampled(number + 1, &PageSet::ALL, &PageSet::ALL);
     assert_eq!(bench.counts(), (10, 0, 0));
+}
+
+/// To read a large page for hints neither breaks it nor fills what it lacks.
+#[test]
+fn what_is_left_alone_is_read_for_hints_and_stays_as_it_is() {
+    let Some(mut bench) = large() else { return };
+    let read = |bench: &mut Bench, kept, block| {
+        bench.vm.kept = kept;
+        let contents = bench.vm.read_kept(block, &mut bench.reader).unwrap();
+        let hashes: BTreeSet<u64> = contents
+            .iter()
+            .map(|(_, content)| hash_of(*content))
+            .collect();
+        (contents.len(), hashes.len())
+    };
+    assert_eq!(read(&mut bench, KeptBlocks::Whole, 3), (512, 512));
+    assert_eq!(
+        bench.agent.counters().large().mapped,
+        PageCount(LARGE * BLOCK)
+    );
+    let last = u32::try_from(LARGE).unwrap();
+    assert_eq!(read(&mut bench, KeptBlocks::Large, last), (256, 256));
+    let held = bench.ram.allocated().unwrap();
+    assert_eq!(
+        read(&mut bench, KeptBlocks::Used, 3),
+        (0, 0),
+        "memory is short"
+    );
+    assert_eq!(bench.ram.allocated().unwrap(), held);
+}
+
+fn hash_of(content: Content) -> u64 {
+    match content {
+        Content::Hash(hash) => hash.0,
+        Content::Zero => 0,
+    }
 }
 
 /// What its guest uses is told from what it does not use by a whole sample, and stays as it is told.

@@ -1,0 +1,259 @@
+//! Pages that are out: compressed and sealed, in the VM's log (the `swap` crate), and nowhere else.
+//!
+//! Two threads move them, and each does one thing alone. **The agent takes pages out** (`agent/out`), for it alone takes pages
+//! away from the guest. **The pager brings them back** ([`pager`]), for it alone makes pages in memory that is guarded. Neither
+//! waits for the other longer than for a step of microseconds, under one of two locks:
+//!
+//! * the log's: where a page is, and that it has come or gone. The pager puts a page into memory under it, so whoever has the
+//!   lock sees a page that is out, or one that is there, and nothing between.
+//! * the fence's: which block the agent keeps writers out of. What is written there waits for the agent; what is written
+//!   elsewhere and waits has come back as it left, and its record is worth nothing from then on.
+//!
+//! Memory of which pages may be out is *guarded*: all of it is registered with the pager's userfaultfd before the first page
+//! leaves, and until the last has come back. So whoever touches a hole there waits for the pager, and it is the pager that
+//! knows what the hole means. **A page is only ever taken out of the memory file while it is there, behind the fence**: a hole
+//! is nothing to be taken out, though its page be on the way.
+//!
+//! A third thread does what the log wants done besides ([`keeper`]).
+
+mod keeper;
+mod pager;
+#[cfg(test)]
+mod tests;
+
+use crate::event::Event;
+use crate::memory::MemoryError;
+use crate::memory::mapping::Addresses;
+use crate::memory::pages::runs;
+use crate::memory::ram::GuestRam;
+use crate::memory::userfault::{Protection, Userfault};
+use page::{Gfn, PAGE_SIZE, PageCount};
+use protocol::SwapCounters;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use swap::{Config, Key, Log, PageBytes, Refused, Sealer};
+
+/// No limit.
+const ALL: u64 = u64::MAX;
+
+/// What agent, pager and keeper of a VM have in common. Pages are named by their place in the memory file, in the log too.
+#[derive(Debug)]
+pub(crate) struct Swap {
+    ram: GuestRam,
+    userfault: Userfault,
+    log: Mutex<Log>,
+    sealer: Sealer,
+    /// What the agent keeps writers out of.
+    fenced: Mutex<Option<Addresses>>,
+    /// Pages that the VM may hold at most, its log among them.
+    hold: AtomicU64,
+    /// Wakes the agent: there is to be room for pages that come back.
+    agent: Event,
+    /// Wakes the pager: there may be room, or it is to end.
+    pager: Event,
+    /// Wakes the keeper.
+    keeper: Event,
+    counters: Mutex<SwapCounters>,
+    /// What the VM ends with: a page that cannot be had again.
+    lost: Mutex<Option<String>>,
+    /// Wakes who listens for that.
+    ending: Event,
+}
+
+/// Why a page stays where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stays {
+    /// The log will have room soon.
+    ForNow,
+    /// The log has none.
+    ForGood,
+}
+
+impl Swap {
+    /// Starts the pager and the keeper of a guest. `agent` wakes its agent.
+    ///
+    /// # Errors
+    /// When the kernel gives no userfaultfd, thread or random numbers.
+    pub(crate) fn start(ram: &GuestRam, agent: Event) -> Result<Arc<Self>, MemoryError> {
+        let event = || Event::new().map_err(MemoryError::StartAgent);
+        let size = ram.layout().size();
+        let log = Log::new(Config::of_vm(size, 0)).expect("the default is a log for any VM");
+        let swap = Arc::new(Self {
+            ram: ram.clone(),
+            userfault: Userfault::pager()?,
+            log: Mutex::new(log),
+            sealer: Sealer::new(&random_key()?),
+            fenced: Mutex::new(None),
+            hold: AtomicU64::new(ALL),
+            agent,
+            pager: event()?,
+            keeper: event()?,
+            counters: Mutex::new(SwapCounters::default()),
+            lost: Mutex::new(None),
+            ending: event()?,
+        });
+        pager::start(Arc::clone(&swap)).map_err(MemoryError::StartAgent)?;
+        keeper::start(Arc::downgrade(&swap)).map_err(MemoryError::StartAgent)?;
+        Ok(swap)
+    }
+
+    /// Pages that the VM may hold at most; any number, if none is given.
+    pub(crate) fn set_hold(&self, hold: Option<PageCount>) {
+        let pages = hold.map_or(ALL, |pages| pages.0);
+        self.hold.store(pages, Ordering::Relaxed);
+        self.pager.signal();
+    }
+
+    pub(crate) fn is_limited(&self) -> bool {
+        self.hold.load(Ordering::Relaxed) != ALL
+    }
+
+    /// How many pages the VM may still take; negative where it holds too many.
+    pub(crate) fn room(&self) -> Result<i64, MemoryError> {
+        let hold = self.hold.load(Ordering::Relaxed);
+        let held = self.ram.allocated()? + self.log_pages();
+        let most = |pages: u64| i64::try_from(pages).unwrap_or(i64::MAX);
+        Ok(most(hold).saturating_sub(most(held.0)))
+    }
+
+    /// What the log takes of memory.
+    fn log_pages(&self) -> PageCount {
+        PageCount(lock(&self.log).pool_bytes().div_ceil(PAGE_SIZE))
+    }
+
+    /// From now on whoever touches a hole at these addresses waits for the pager, and writers to what is protected.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or they are registered with another.
+    pub(crate) fn guard(&self, addresses: &Addresses) -> Result<(), MemoryError> {
+        self.userfault.register_all(addresses.clone())
+    }
+
+    /// No longer. **Nothing of it may be out.** Who waits goes on.
+    pub(crate) fn let_go(&self, addresses: &Addresses) -> Result<(), MemoryError> {
+        self.userfault.unregister(addresses.clone())?;
+        self.userfault.wake(addresses.clone())
+    }
+
+    /// From here on nobody writes to these addresses until [`Self::lower`]; readers go on.
+    pub(crate) fn raise(&self, addresses: &Addresses) -> Result<(), MemoryError> {
+        *lock(&self.fenced) = Some(addresses.clone());
+        let protected = self
+            .userfault
+            .protect(addresses.clone(), Protection::Protected);
+        if protected.is_err() {
+            self.lower(addresses);
+        }
+        protected
+    }
+
+    /// Lets writers in again, but for pages that came back as they left and were not written since: those go on waiting
+    /// for the pager.
+    ///
+    /// # Panics
+    /// If they cannot be let in: a guest must not wait for ever.
+    pub(crate) fn lower(&self, addresses: &Addresses) {
+        let mut fenced = lock(&self.fenced);
+        for run in self.written_runs(addresses) {
+            let run = self.ram.addresses(run);
+            if let Err(error) = self.userfault.protect(run, Protection::Lifted) {
+                tracing::debug!("protection stays where it never was: {error}");
+            }
+        }
+        *fenced = None;
+        self.userfault
+            .wake(addresses.clone())
+            .expect("page-aligned addresses");
+    }
+
+    /// Pages at these addresses of which there is no record that is worth being kept.
+    fn written_runs(&self, addresses: &Addresses) -> Vec<Range<u64>> {
+        let start = self.ram.addresses(0..0).start;
+        let pages = (addresses.start - start) / PAGE_SIZE..(addresses.end - start) / PAGE_SIZE;
+        let log = lock(&self.log);
+        runs(pages.filter(|&index| !log.is_kept(Gfn(index))))
+    }
+
+    /// A page that the memory file holds, behind the fence, is out from here on: it may be punched.
+    pub(crate) fn take_out(&self, index: u64, content: &PageBytes) -> Result<(), Stays> {
+        let gfn = Gfn(index);
+        if lock(&self.log).keep_out(gfn) {
+            return Ok(());
+        }
+        let Ok(sealed) = self.sealer.seal(gfn, content) else {
+            return Err(Stays::ForGood);
+        };
+        match lock(&self.log).append(&sealed) {
+            Ok(()) => Ok(()),
+            Err(Refused::Wait) => {
+                self.keeper.signal();
+                Err(Stays::ForNow)
+            }
+            Err(Refused::Full) => Err(Stays::ForGood),
+        }
+    }
+
+    /// The guest gives up pages: what the log has of them is worth nothing.
+    pub(crate) fn forget(&self, pages: Range<u64>) {
+        let mut log = lock(&self.log);
+        pages.for_each(|index| log.forget(Gfn(index)));
+    }
+
+    /// Pages that are out.
+    pub(crate) fn out(&self) -> PageCount {
+        lock(&self.log).out()
+    }
+
+    /// Pages went out, so there may be room for others.
+    pub(crate) fn went_out(&self, count: u64, refused: u64) {
+        let mut counters = lock(&self.counters);
+        counters.out += count;
+        counters.refused += refused;
+        drop(counters);
+        self.pager.signal();
+    }
+
+    pub(crate) fn counters(&self) -> SwapCounters {
+        *lock(&self.counters)
+    }
+
+    /// Signalled when a page cannot be had again.
+    pub(crate) fn ending(&self) -> &Event {
+        &self.ending
+    }
+
+    /// Why the VM cannot go on.
+    pub(crate) fn why_it_ends(&self) -> Option<String> {
+        lock(&self.lost).clone()
+    }
+
+    fn lose(&self, why: String) {
+        lock(&self.lost).get_or_insert(why);
+        self.ending.signal();
+    }
+
+    fn is_anything_out(&self) -> bool {
+        self.out() > PageCount::ZERO
+    }
+
+    /// The agent has ended.
+    pub(crate) fn end(&self) {
+        self.pager.signal();
+    }
+}
+
+fn random_key() -> Result<Key, MemoryError> {
+    let mut key = Key([0; 32]);
+    let flags = rustix::rand::GetRandomFlags::empty();
+    let count = rustix::rand::getrandom(&mut key.0[..], flags);
+    match count {
+        Ok(32) => Ok(key),
+        Ok(_) => Err(MemoryError::Random(rustix::io::Errno::AGAIN)),
+        Err(error) => Err(MemoryError::Random(error)),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

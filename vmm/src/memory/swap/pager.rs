@@ -1,0 +1,233 @@
+//! Brings pages back that are touched.
+//!
+//! One thread, so that what it finds out about a page is so until it has acted: nobody else makes a page in guarded memory. It
+//! waits for nothing but the two locks: who touched a page that finds no room waits himself, in a queue, and is served when the
+//! agent has made some.
+
+use super::{Swap, lock};
+use crate::memory::userfault::{Fault, FaultKind, Protection};
+use page::{Gfn, PAGE_BYTES, PAGE_SIZE};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+use swap::{Found, Located, PageBytes, Source, filled_page};
+
+/// How soon those in the queue are looked at again if nobody says that there is room: the memory file also shrinks by what
+/// the guest gives up.
+const LOOK_AGAIN: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 2_000_000,
+};
+
+/// Pages that may come before it is looked again how many there are.
+const MOST_ROOM: i64 = 32;
+
+/// Somebody waits for a page.
+#[derive(Clone, Copy, Debug)]
+struct Touch {
+    index: u64,
+    is_write: bool,
+    since: Instant,
+}
+
+struct Pager {
+    swap: Arc<Swap>,
+    /// Those for whose pages there is no room yet.
+    queue: VecDeque<Touch>,
+    /// How many pages may come before it is looked again how many there are.
+    room: i64,
+}
+
+/// Starts the thread, which ends with the process: closed, its userfaultfd would let whoever waits read zeros.
+pub(super) fn start(swap: Arc<Swap>) -> io::Result<()> {
+    let pager = Pager {
+        swap,
+        queue: VecDeque::new(),
+        room: 0,
+    };
+    let thread = thread::Builder::new().name("pager".into());
+    thread.spawn(move || pager.run()).map(drop)
+}
+
+impl Pager {
+    fn run(mut self) {
+        while Arc::strong_count(&self.swap) > 1 || self.swap.is_anything_out() {
+            self.wait();
+            self.room = 0;
+            for touch in std::mem::take(&mut self.queue) {
+                self.serve(touch);
+            }
+            while let Ok(Some(fault)) = self.swap.userfault.next_fault() {
+                self.answer(fault);
+            }
+            self.note_queue();
+        }
+    }
+
+    fn wait(&self) {
+        let sources = [
+            PollFd::new(&self.swap.userfault, PollFlags::IN),
+            PollFd::new(&self.swap.pager, PollFlags::IN),
+        ];
+        let time = (!self.queue.is_empty()).then_some(&LOOK_AGAIN);
+        match poll(&mut { sources }, time) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => panic!("the pager cannot wait: {error}"),
+        }
+        self.swap.pager.drain();
+    }
+
+    fn note_queue(&self) {
+        let waits = self.queue.len() as u64;
+        lock(&self.swap.counters).waiting = waits;
+        if waits > 0 {
+            self.swap.agent.signal();
+        }
+    }
+
+    fn answer(&mut self, fault: Fault) {
+        let start = self.swap.ram.addresses(0..0).start;
+        let index = (fault.address - start) / PAGE_SIZE;
+        match fault.kind {
+            FaultKind::Protected => self.let_write(index),
+            FaultKind::Missing { is_write } => self.serve(Touch {
+                index,
+                is_write,
+                since: Instant::now(),
+            }),
+        }
+    }
+
+    fn address(&self, index: u64) -> u64 {
+        self.swap.ram.addresses(index..index + 1).start
+    }
+
+    /// A page that came back as it left is written to.
+    fn let_write(&self, index: u64) {
+        let address = self.address(index);
+        let fenced = lock(&self.swap.fenced);
+        if fenced.as_ref().is_some_and(|it| it.contains(&address)) {
+            // The agent wakes all of them.
+            return;
+        }
+        lock(&self.swap.log).forget(Gfn(index));
+        let page = address..address + PAGE_SIZE;
+        if let Err(error) = self.swap.userfault.protect(page, Protection::Lifted) {
+            tracing::debug!("not protected: {error}");
+        }
+    }
+
+    fn serve(&mut self, touch: Touch) {
+        if !self.has_room() {
+            self.queue.push_back(touch);
+            return;
+        }
+        match self.bring(touch) {
+            Ok(()) => {
+                self.room -= 1;
+                let took = u64::try_from(touch.since.elapsed().as_micros());
+                lock(&self.swap.counters).waited_us += took.unwrap_or(0);
+            }
+            Err(Errno::EXIST) => self.wake(touch.index),
+            // Not now: the machine has no memory, or the map is being changed.
+            Err(_) => self.queue.push_back(touch),
+        }
+    }
+
+    fn has_room(&mut self) -> bool {
+        if self.room <= 0 {
+            self.room = self.swap.room().unwrap_or(0).min(MOST_ROOM);
+        }
+        self.room > 0
+    }
+
+    fn wake(&self, index: u64) {
+        let address = self.address(index);
+        let woken = self.swap.userfault.wake(address..address + PAGE_SIZE);
+        woken.expect("a page-aligned address");
+    }
+
+    /// Makes the page that somebody waits for.
+    fn bring(&self, touch: Touch) -> Result<(), Errno> {
+        let (gfn, address) = (Gfn(touch.index), self.address(touch.index));
+        let found = lock(&self.swap.log).find(gfn, 0);
+        match found {
+            // It was never there, or was given up.
+            None => {
+                self.swap.userfault.zero(address)?;
+                lock(&self.swap.counters).zero_in += 1;
+                Ok(())
+            }
+            Some(Found::Filled(word)) => self.bring_filled(touch, word),
+            Some(Found::Stored(stored)) => {
+                let Source::Memory(mut bytes) = stored.source else {
+                    unreachable!("there is no file");
+                };
+                self.bring_record(touch, &stored.records[0], &mut bytes)
+            }
+        }
+    }
+
+    fn bring_filled(&self, touch: Touch, word: u64) -> Result<(), Errno> {
+        let gfn = Gfn(touch.index);
+        let mut log = lock(&self.swap.log);
+        if !matches!(log.find(gfn, 0), Some(Found::Filled(now)) if now == word) {
+            return Err(Errno::AGAIN);
+        }
+        let content = filled_page(word);
+        match self
+            .swap
+            .userfault
+            .copy(self.address(touch.index), &content)
+        {
+            Err(error) if error != Errno::EXIST => return Err(error),
+            made => {
+                log.forget(gfn);
+                made?;
+            }
+        }
+        drop(log);
+        lock(&self.swap.counters).filled_in += 1;
+        Ok(())
+    }
+
+    fn bring_record(&self, touch: Touch, record: &Located, bytes: &mut [u8]) -> Result<(), Errno> {
+        let mut content: PageBytes = [0; PAGE_BYTES];
+        let (gfn, generation) = (record.gfn, record.generation);
+        let bytes = &mut bytes[record.range()];
+        if let Err(damage) = self
+            .swap
+            .sealer
+            .open((gfn, generation), bytes, &mut content)
+        {
+            // It may have gone out again since it was found.
+            if lock(&self.swap.log).find(gfn, 0).is_some() {
+                self.swap.lose(damage.to_string());
+            }
+            return Err(Errno::AGAIN);
+        }
+        let protection = match touch.is_write {
+            true => Protection::Lifted,
+            false => Protection::Protected,
+        };
+        let mut log = lock(&self.swap.log);
+        if !log.bring(gfn, generation) {
+            return Err(Errno::AGAIN);
+        }
+        let address = self.address(touch.index);
+        let made = self.swap.userfault.copy_as(address, &content, protection);
+        match made {
+            Ok(()) if !touch.is_write => {}
+            Ok(()) | Err(Errno::EXIST) => log.forget(gfn),
+            Err(_) => assert!(log.keep_out(gfn), "what was kept a moment ago is there"),
+        }
+        drop(log);
+        made?;
+        lock(&self.swap.counters).stored_in += 1;
+        Ok(())
+    }
+}
