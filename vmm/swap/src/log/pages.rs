@@ -177,10 +177,10 @@ impl Log {
         let Some(Entry::Kept(place)) = self.index.get(gfn) else {
             return false;
         };
-        let segment = self.segments.get_mut(place.segment);
-        if matches!(segment.state, State::Dropped) {
+        if self.is_dropped(place) {
             return false;
         }
+        let segment = self.segments.get_mut(place.segment);
         segment.kept.subtract(place.length);
         segment.needed.add(place.length);
         self.needed_records += 1;
@@ -201,9 +201,12 @@ impl Log {
     }
 
     /// Whether there is a record of the page as it came back: it is to be told when that is written.
+    ///
+    /// # Panics
+    /// If the VM has no such page.
     #[must_use]
     pub fn is_kept(&self, gfn: Gfn) -> bool {
-        matches!(self.index.get(gfn), Some(Entry::Kept(_)))
+        matches!(self.index.get(gfn), Some(Entry::Kept(place)) if !self.is_dropped(place))
     }
 
     /// Pages that are out, those of one repeated word among them.

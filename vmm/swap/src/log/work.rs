@@ -254,7 +254,8 @@ impl Log {
         }
     }
 
-    fn is_dropped(&self, place: Place) -> bool {
+    /// Whether a kept record was given up, though its entry is still there.
+    pub(super) fn is_dropped(&self, place: Place) -> bool {
         matches!(self.segments.get(place.segment).state, State::Dropped)
     }
 }

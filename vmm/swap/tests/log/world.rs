@@ -75,7 +75,11 @@ impl World {
     pub(crate) fn out(&mut self, gfn: u64) -> Result<(), Refused> {
         let page = self.pages.get_mut(&gfn).unwrap();
         assert!(!page.is_out);
-        if page.is_changed || !self.log.keep_out(Gfn(gfn)) {
+        let is_kept = self.log.is_kept(Gfn(gfn));
+        assert!(!(is_kept && page.is_changed), "page {gfn} was forgotten");
+        let has_record = !page.is_changed && self.log.keep_out(Gfn(gfn));
+        assert_eq!(has_record, is_kept);
+        if !has_record {
             let sealed = self.sealer.seal(Gfn(gfn), &page.contents).unwrap();
             assert_eq!(sealed.gfn(), Gfn(gfn));
             let is_filled = matches!(sealed, Sealed::Filled(..));
@@ -269,6 +273,7 @@ impl World {
         let stored = memory.needed.records + file.needed.records;
         let out = self.pages.values().filter(|page| page.is_out).count();
         assert_eq!(stored + figures.filled_pages, out as u64);
+        assert_eq!(self.log.out().0, out as u64);
         assert_eq!(figures.original_bytes, stored * PAGE_BYTES as u64);
         assert!(memory.segments <= self.log.config().pool_segments as u64);
         let slots = figures.slots;
