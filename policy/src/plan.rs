@@ -310,7 +310,13 @@ mod tests {
         fn whatever_is_known_no_plan_exposes_more_than_there_is_or_was(snapshot in generate::informed_snapshot()) {
             let before = total(snapshot.vms.iter().map(VmSnapshot::exposure));
             let plan = plan(&snapshot);
-            let exposed = |(vm, step): (&VmSnapshot, &Step)| vm.held().max(step.grant);
+            let exposed = |(vm, step): (&VmSnapshot, &Step)| {
+                let may_touch = vm.held().max(step.grant);
+                match step.touch_limit.filter(|_| vm.evidence.has_swap) {
+                    Some(limit) => may_touch.min(limit.slow_above.max(vm.backed())),
+                    None => may_touch,
+                }
+            };
             let after = total(snapshot.vms.iter().zip(&plan.steps).map(exposed));
             prop_assert!(after + plan.free <= snapshot.memory().max(before));
         }

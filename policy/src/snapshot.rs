@@ -89,6 +89,8 @@ pub struct Evidence {
     pub backed: Option<PageCount>,
     /// Beyond what it was slowed down by the last plan.
     pub touch_limit: Option<PageCount>,
+    /// Whether that is kept by taking pages out of its memory, and not by stopping it.
+    pub has_swap: bool,
 }
 
 impl Evidence {
@@ -128,8 +130,24 @@ impl VmSnapshot {
         let size = self.settings.effective_size();
         match self.stage {
             Stage::Waiting => PageCount::ZERO,
-            Stage::Running => self.held().max(self.granted.min(size)),
+            Stage::Running => {
+                let may_touch = self.held().max(self.granted.min(size));
+                self.kept_within()
+                    .map_or(may_touch, |most| may_touch.min(most))
+            }
         }
+    }
+
+    /// What a VM holds at most whose pages go out of its memory at its limit: that, or what it still has above it, or its min,
+    /// which may have been raised since.
+    #[must_use]
+    pub fn kept_within(&self) -> Option<PageCount> {
+        let limit = self
+            .evidence
+            .touch_limit
+            .filter(|_| self.evidence.has_swap)?;
+        let least = self.settings.effective_min().max(self.backed());
+        Some(limit.max(least))
     }
 
     /// What it has touched and still has: all that it holds, where that is not known.

@@ -9,8 +9,11 @@
 //! A limit costs nothing until it is reached: **a VM runs freely as long as it touches no new memory.**
 //! One that exceeds its limit runs in short slices only, so that its balloon driver can work, and one that
 //! exceeds what was left over for that stands still until it has given pages up, or there is memory for it.
-//! ESX blocks a VM until it holds its target; here is no swap yet, and a guest that never runs never gives
-//! anything up.
+//! ESX blocks a VM until it holds its target; but a guest that never runs never gives anything up.
+//!
+//! **Where its pages can go out of its memory, a VM is not stopped**: what it holds above its limit goes, and what it touches
+//! beyond comes in the place of something else. So a limit takes from it what it has, and is also for those whose
+//! balloons follow, when they do not in time.
 //!
 //! A limit is never below a VM's min, nor below what it was told that it may hold, nor below what it has
 //! touched before it got the limit. It follows down what the VM gives up.
@@ -53,6 +56,8 @@ pub(crate) fn set_touch_limits(snapshot: &Snapshot, steps: &mut [Step]) {
 struct Need {
     /// Guests may touch more than there is.
     is_overexposed: bool,
+    /// What balloons do not bring goes out of memory.
+    goes_out: bool,
     /// Memory is at its shortest.
     is_shortest: bool,
 }
@@ -62,6 +67,7 @@ impl Need {
         let reach = snapshot.vms.iter().map(reach);
         Self {
             is_overexposed: total(reach) > snapshot.memory(),
+            goes_out: snapshot.state.orders().compress_and_swap,
             is_shortest: snapshot.state.orders().block_above_target,
         }
     }
@@ -71,6 +77,13 @@ impl Need {
         match vm.evidence.balloon_health() {
             _ if vm.stage == Stage::Waiting => false,
             _ if self.is_overexposed && is_unbridled(vm) => true,
+            // Without it, it may touch all that it has not given up at any moment.
+            _ if vm.kept_within().is_some() && step.grant < vm.held() => true,
+            _ if vm.evidence.has_swap => {
+                let is_above = backed > step.target && backed > min;
+                let is_wanted = self.goes_out && step.by_other_means > PageCount::ZERO;
+                is_above && (is_wanted || self.is_shortest)
+            }
             BalloonHealth::Following => false,
             _ => self.is_shortest && backed > step.target && backed > min,
         }
@@ -92,13 +105,17 @@ fn is_unbridled(vm: &VmSnapshot) -> bool {
     vm.stage == Stage::Running && (vm.evidence.has_no_driver || is_above)
 }
 
-/// What it has touched already, up to a limit that it got before, is not taken from it by stopping it.
+/// What it has touched already, up to a limit that it got before, is not taken from it by stopping it. Where its pages can go
+/// out of memory, that is taken.
 fn slow_above(vm: &VmSnapshot, step: &Step) -> PageCount {
     let touched = vm.backed();
     let before = vm.evidence.touch_limit.unwrap_or(touched);
     let entitled = step.target.min(step.grant);
     let entitled = entitled.max(vm.settings.effective_min());
-    entitled.max(before.min(touched))
+    match vm.evidence.has_swap {
+        true => entitled,
+        false => entitled.max(before.min(touched)),
+    }
 }
 
 /// What a VM at its limit may be given of. One without a driver gives nothing up however long it runs, so

@@ -55,6 +55,9 @@ pub struct HostChange {
     /// Whether memory is made large pages where there is enough of it.
     #[serde(default)]
     pub large_pages: Option<bool>,
+    /// Whether VMs that start from now on may have pages compressed that they may not hold.
+    #[serde(default)]
+    pub compression: Option<bool>,
     /// How fast memory is scanned.
     #[serde(default, deserialize_with = "object")]
     pub scan: ScanChange,
@@ -136,6 +139,7 @@ pub fn parse_host_change(words: &[String]) -> Result<HostChange, String> {
             "memory" => change.memory_bytes = Some(parse_size(value)?.bytes()),
             "sharing" => change.sharing = Some(parse_switch(key, value)?),
             "large-pages" => change.large_pages = Some(parse_switch(key, value)?),
+            "compression" => change.compression = Some(parse_switch(key, value)?),
             "scan-pass" => change.scan.pass_s = Some(parse_count(key, value)?),
             "scan-vm" => change.scan.vm_pages_per_s = Some(parse_count(key, value)?),
             "scan-host" => change.scan.host_pages_per_s = Some(parse_count(key, value)?),
@@ -155,7 +159,7 @@ pub fn parse_host_change(words: &[String]) -> Result<HostChange, String> {
             "rebalance-interval" => change.rebalance_interval_s = Some(parse_seconds(key, value)?),
             _ => {
                 return Err(format!(
-                    "'{key}' cannot be set on the host: set memory, sharing, large-pages, idle-tax, sample-period, rebalance-interval, scan-pass, scan-vm, scan-host, scan-core or scan-priority"
+                    "'{key}' cannot be set on the host: set memory, sharing, large-pages, compression, idle-tax, sample-period, rebalance-interval, scan-pass, scan-vm, scan-host, scan-core or scan-priority"
                 ));
             }
         }

@@ -43,6 +43,8 @@ pub struct HostSettings {
     pub sharing: bool,
     /// Whether memory is made large pages where there is enough of it.
     pub large_pages: bool,
+    /// Whether VMs that start from now on may have pages compressed that they may not hold.
+    pub compression: bool,
     /// How fast memory is scanned.
     pub rates: RateSettings,
     /// The scanner's CPU scheduling priority.
@@ -63,6 +65,7 @@ impl HostSettings {
             budget,
             sharing: true,
             large_pages: true,
+            compression: false,
             rates: RateSettings::default(),
             scan_priority: ScanPriority::default(),
             idle_tax: TaxRate::default(),
@@ -80,6 +83,7 @@ impl HostSettings {
             memory_bytes,
             sharing,
             large_pages,
+            compression,
             scan,
             idle_tax_permille,
             sample_period_s,
@@ -89,6 +93,7 @@ impl HostSettings {
             budget: whole_pages_or(memory_bytes, self.budget)?,
             sharing: sharing.unwrap_or(self.sharing),
             large_pages: large_pages.unwrap_or(self.large_pages),
+            compression: compression.unwrap_or(self.compression),
             rates: rates_with(self.rates, scan)?,
             scan_priority: scan.priority.unwrap_or(self.scan_priority),
             idle_tax: idle_tax_permille.unwrap_or(self.idle_tax),

@@ -277,6 +277,7 @@ fn host(text: &HostText, run: InRun<'_>) -> Result<PlannedHost, Problem> {
         memory_bytes: None,
         sharing: run.get_if("sharing", &text.sharing)?,
         large_pages: run.get_if("large_pages", &text.large_pages)?,
+        compression: run.get_if("compression", &text.compression)?,
         scan: ScanChange {
             pass_s: run.get_if("pass_s", &scan.pass_s)?,
             vm_pages_per_s: run.get_if("vm_pages_per_s", &scan.vm_pages_per_s)?,

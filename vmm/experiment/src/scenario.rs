@@ -203,6 +203,7 @@ pub(crate) struct HostText {
     pub(crate) memory: Setting<Size>,
     pub(crate) sharing: Option<Setting<bool>>,
     pub(crate) large_pages: Option<Setting<bool>>,
+    pub(crate) compression: Option<Setting<bool>>,
     pub(crate) idle_tax: Option<Setting<TaxRate>>,
     pub(crate) sample_period_s: Option<Setting<u32>>,
     pub(crate) rebalance_interval_s: Option<Setting<u32>>,

@@ -67,7 +67,7 @@ pub(super) enum Command {
         #[arg(value_name = "NAME")]
         target: Target,
         /// For a VM min=SIZE, max=SIZE, shares=low|normal|high|N, idle-tax=PERCENT|host, large-pages=on|off; for the host
-        /// memory=SIZE, sharing=on|off, large-pages=on|off, idle-tax=PERCENT, sample-period=SECONDS, rebalance-interval=SECONDS,
+        /// memory=SIZE, sharing=on|off, large-pages=on|off, compression=on|off, idle-tax=PERCENT, sample-period=SECONDS, rebalance-interval=SECONDS,
         /// scan-pass=SECONDS, scan-vm=PAGES/S, scan-host=PAGES/S, scan-core=PERCENT, scan-priority=idle|normal.
         #[arg(required = true, value_name = "KEY=VALUE")]
         changes: Vec<String>,

@@ -42,6 +42,11 @@ pub(super) struct HostArgs {
     #[arg(long, value_name = "on|off", value_parser = typed_switch)]
     #[serde(deserialize_with = "switch")]
     large_pages: Option<bool>,
+    /// Whether pages that a VM may not hold are compressed, where its balloon does not bring that: off, as without this, or on.
+    /// What a VM keeps compressed takes up to a tenth of its size.
+    #[arg(long, value_name = "on|off", value_parser = typed_switch)]
+    #[serde(deserialize_with = "switch")]
+    compression: Option<bool>,
     /// Milliseconds between rounds of observing, deciding and acting; 1000 if none are given.
     #[arg(long, value_parser = clap::value_parser!(u64).range(INTERVAL_MS))]
     #[serde(deserialize_with = "number")]
@@ -147,6 +152,7 @@ impl HostArgs {
             memory_bytes: self.memory.map(|size| size.0.bytes()),
             sharing: self.sharing,
             large_pages: self.large_pages,
+            compression: self.compression,
             scan: ScanChange {
                 pass_s: scan.pass_s,
                 vm_pages_per_s: scan.vm_pages_per_s,
@@ -234,6 +240,7 @@ mod tests {
             console_log: Some(_),
             sharing: Some(_),
             large_pages: Some(_),
+            compression: Some(_),
             idle_tax: Some(_),
             sample_period: Some(_),
             rebalance_interval: Some(_),

@@ -244,7 +244,7 @@ impl State {
             balloon_target: settings.size,
             touch_limit: None,
             large_pages: LargePages::Off,
-            has_swap: false,
+            has_swap: self.durable.settings.compression,
             settings,
             on_host_death: request.on_host_death,
         })
@@ -350,6 +350,7 @@ impl State {
             overcommit: ratio(configured, self.durable.settings.budget) - 1.0,
             state_sum_violations: self.state_sum_violations,
             large_pages: self.durable.settings.large_pages,
+            compression: self.durable.settings.compression,
             sharing: self.sharing_view(),
             state: self.memory_state,
             min_free_bytes: self.thresholds().clear.bytes(),

@@ -67,6 +67,9 @@ pub struct HostView {
     pub state_sum_violations: u64,
     /// Whether memory is made large pages where there is enough of it.
     pub large_pages: bool,
+    /// Whether VMs that start now may have pages compressed that they may not hold.
+    #[serde(default)]
+    pub compression: bool,
     /// Page sharing.
     pub sharing: SharingView,
     /// How short memory is.

@@ -1,6 +1,7 @@
 //! What a VM may hold by its host's word.
 
 use super::Vm;
+use super::kept_limit::KeptLimit;
 use page::PageCount;
 use policy::TouchLimit;
 use protocol::{ToVm, VmConfig};
@@ -47,6 +48,8 @@ impl Vm {
             stop_above: pages,
         };
         self.config.touch_limit = (pages < self.config.settings.size).then_some(limit);
+        let kept = self.config.touch_limit.map(|limit| limit.slow_above);
+        self.seen.kept_limit = KeptLimit::at_boot(kept);
         self.config.clone()
     }
 

@@ -2,6 +2,7 @@
 
 mod blocked;
 mod grant;
+mod kept_limit;
 mod lifecycle;
 mod link;
 pub(super) mod orphans;
@@ -21,6 +22,7 @@ use crate::host::sharing::KeptBlocks;
 use crate::host::sharing::account::VmRound;
 use blocked::Blocked;
 use grant::Grant;
+use kept_limit::KeptLimit;
 use page::{PAGE_SIZE, PageCount, PageStates};
 use policy::{
     BalloonWatch, BrokenBlocks, Evidence, GuestFigures, LargePages, OVERHEAD, Stage, TouchLimit,
@@ -69,6 +71,8 @@ pub(super) struct Seen {
     pub(super) sampling: Sampling,
     /// How its balloon follows.
     balloon_watch: BalloonWatch,
+    /// Within what it keeps itself.
+    kept_limit: KeptLimit,
     /// How long it was stopped at its limit.
     blocked: Blocked,
     /// Since when it has not answered.
@@ -129,7 +133,11 @@ impl Vm {
             balloon: Some(self.seen.balloon_watch),
             has_no_driver: !self.has_driver(),
             backed: Some(self.seen.used.memory_file),
-            touch_limit: self.config.touch_limit.map(|limit| limit.slow_above),
+            touch_limit: match self.config.has_swap {
+                true => self.seen.kept_limit.kept(),
+                false => self.config.touch_limit.map(|limit| limit.slow_above),
+            },
+            has_swap: self.config.has_swap,
         }
     }
 
@@ -156,6 +164,8 @@ impl Vm {
     pub(super) fn set_touch_limit(&mut self, limit: Option<TouchLimit>) {
         if limit != self.config.touch_limit && self.send(&ToVm::SetTouchLimit(limit)) {
             self.config.touch_limit = limit;
+            let pages = limit.map(|limit| limit.slow_above);
+            self.seen.kept_limit.tell(pages, self.seen.asked);
         }
     }
 
@@ -239,7 +249,9 @@ impl Vm {
     /// The process has answered. What cannot be true changes nothing.
     pub(super) fn observed(&mut self, said: Observation) -> Result<(), Untrue> {
         self.seen.answered = said.sequence;
+        let sequence = said.sequence;
         let observation = Checked::new(said, &self.config, self.since.elapsed())?;
+        self.seen.kept_limit.answered(sequence);
         self.grant
             .confirm(self.config.settings.size - observation.balloon.target);
         self.take_figures(&observation);
