@@ -29,8 +29,10 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-/// How long a VM process may take until its guest's first instruction.
+/// How long a VM process may do nothing before its guest's first instruction,
 const START_PATIENCE: Duration = Duration::from_secs(20);
+/// and how long it may take: to load a kernel from a slow disk beside much other work.
+const LONGEST_START: Duration = Duration::from_secs(300);
 /// How long a process may take to end after it has hung up.
 const EXIT_PATIENCE: Duration = Duration::from_secs(5);
 /// Messages that a VM process may send unasked at once,
@@ -84,7 +86,7 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
     let sent = spawned.link.send_with(&boot, agent_socket.as_fd());
     drop(agent_socket);
     let started = match sent {
-        Ok(()) => first_words(&spawned.link, size).await,
+        Ok(()) => first_words(&spawned, size).await,
         Err(error) => Err(NotStarted::Silent(crate::error_chain(&error))),
     };
     match started {
@@ -200,8 +202,12 @@ impl From<&str> for NotStarted {
 }
 
 /// What a process says first: that its guest runs, or why not.
-async fn first_words(link: &Link, size: PageCount) -> Result<(CheckedStart, File), NotStarted> {
-    match tokio::time::timeout(START_PATIENCE, link.hear_first()).await {
+async fn first_words(
+    spawned: &Spawned,
+    size: PageCount,
+) -> Result<(CheckedStart, File), NotStarted> {
+    let begin = Instant::now();
+    match first_message(spawned, begin).await {
         Ok(Ok(Received {
             message: FromVm::Started(description),
             descriptors,
@@ -220,11 +226,40 @@ async fn first_words(link: &Link, size: PageCount) -> Result<(CheckedStart, File
         Ok(Ok(_)) => Err("its process said something else first".into()),
         Ok(Err(ChannelError::Closed)) => Err("its process died".into()),
         Ok(Err(error)) => Err(NotStarted::Silent(crate::error_chain(&error))),
-        Err(_) => Err(NotStarted::Silent(format!(
+        Err(Idle) => Err(NotStarted::Silent(format!(
             "its process was silent for {} s",
-            START_PATIENCE.as_secs()
+            begin.elapsed().as_secs()
         ))),
     }
+}
+
+/// A process does nothing, or has not come to an end for too long.
+struct Idle;
+
+/// Waits for a process' first message as long as it is at work.
+async fn first_message(
+    spawned: &Spawned,
+    begin: Instant,
+) -> Result<Result<Received<FromVm>, ChannelError>, Idle> {
+    let pid = spawned.child.id();
+    let mut before = pid.and_then(processor_time_ns);
+    loop {
+        let heard = tokio::time::timeout(START_PATIENCE, spawned.link.hear_first()).await;
+        if let Ok(heard) = heard {
+            return Ok(heard);
+        }
+        let now = pid.and_then(processor_time_ns);
+        if now == before || begin.elapsed() > LONGEST_START {
+            return Err(Idle);
+        }
+        before = now;
+    }
+}
+
+/// What a process' first thread has had of processors.
+fn processor_time_ns(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+    text.split(' ').next()?.parse().ok()
 }
 
 /// Whether the file is memory of that size. The host reads from it by calls, which end at the file's end, and through
