@@ -189,6 +189,10 @@ pub struct SwapCounters {
     pub filled_in: u64,
     /// Pages that a guest touched for the first time, or after it had given them up.
     pub zero_in: u64,
+    /// Pages that came back because they lay beside another.
+    pub neighbours_in: u64,
+    /// Writes to the swap file that failed.
+    pub write_errors: u64,
     /// How often the log took no page.
     pub refused: u64,
     /// Touches that wait for room now.

@@ -74,6 +74,9 @@ pub struct VmConfig {
     /// Whether its pages may go out of memory, into its log: a touch limit is kept by that then, and not by stopping it.
     #[serde(default)]
     pub has_swap: bool,
+    /// Of how many of its pages a swap file always has room, if one comes with this, behind the agent's socket.
+    #[serde(default)]
+    pub swap_file_for: Option<PageCount>,
     /// What it does when its host dies.
     pub on_host_death: OnHostDeath,
 }

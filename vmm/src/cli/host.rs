@@ -64,6 +64,7 @@ async fn serve_as_told(
             .map_or(default.interval, Duration::from_millis),
         exit_when_empty: args.exit_when_empty,
         console_log: absolute(args.console_log.as_deref())?,
+        swap: absolute(args.swap.as_deref())?,
         http: http(args)?,
     };
     let socket = claim.place().socket();

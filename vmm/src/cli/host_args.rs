@@ -84,6 +84,10 @@ pub(super) struct HostArgs {
     /// NAME.log.old.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(super) console_log: Option<PathBuf>,
+    /// A folder on a disk for VMs' swap files: what neither balloons bring nor memory holds compressed goes there. Each is made,
+    /// as large as it may have to be, before its VM starts. Pages are compressed then, too.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) swap: Option<PathBuf>,
     /// End when the last VM has ended.
     #[arg(long)]
     #[serde(deserialize_with = "flag")]
@@ -142,6 +146,7 @@ impl HostArgs {
             self.http_name.clone_from(&file.http_name);
         }
         self.console_log = self.console_log.take().or_else(|| file.console_log.clone());
+        self.swap = self.swap.take().or_else(|| file.swap.clone());
         self.exit_when_empty |= file.exit_when_empty;
     }
 
@@ -238,6 +243,7 @@ mod tests {
             http_name: _,
             exit_when_empty: _,
             console_log: Some(_),
+            swap: Some(_),
             sharing: Some(_),
             large_pages: Some(_),
             compression: Some(_),

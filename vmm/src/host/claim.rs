@@ -168,6 +168,8 @@ fn counters(said: VmCounters) -> VmCounters {
             stored_in: most(swap.stored_in),
             filled_in: most(swap.filled_in),
             zero_in: most(swap.zero_in),
+            neighbours_in: most(swap.neighbours_in),
+            write_errors: most(swap.write_errors),
             refused: most(swap.refused),
             waiting: most(swap.waiting),
             waited_us: most(swap.waited_us),

@@ -39,6 +39,7 @@ mod server;
 mod settings;
 pub mod sharing;
 mod state;
+mod swap_dir;
 mod untrusted_stream;
 mod vm;
 mod web;
@@ -93,6 +94,8 @@ pub struct HostOptions {
     pub http: Option<HttpOptions>,
     /// A folder for a file of what each VM prints, if that should be kept.
     pub console_log: Option<PathBuf>,
+    /// A folder for VMs' swap files, if their pages may go there.
+    pub swap: Option<PathBuf>,
 }
 
 impl HostOptions {
@@ -105,6 +108,7 @@ impl HostOptions {
             exit_when_empty: false,
             http: None,
             console_log: None,
+            swap: None,
         }
     }
 }
@@ -159,6 +163,12 @@ impl Host {
         check_budget(settings.budget, machine)?;
         if let Some(folder) = &options.console_log {
             make_private_folders(folder).map_err(|source| HostError::ConsoleFolder {
+                folder: folder.clone(),
+                source,
+            })?;
+        }
+        if let Some(folder) = &options.swap {
+            make_private_folders(folder).map_err(|source| HostError::SwapFolder {
                 folder: folder.clone(),
                 source,
             })?;

@@ -37,6 +37,8 @@ pub(super) struct Durable {
     pub(super) next_id: u32,
     /// Where what VMs print is kept, if nothing else is said of one.
     console_log: Option<PathBuf>,
+    /// Where their swap files lie.
+    pub(super) swap: Option<PathBuf>,
 }
 
 /// All that a host knows. But for `durable` it begins anew with each host.
@@ -84,6 +86,7 @@ impl State {
                 vms: BTreeMap::new(),
                 next_id: 1,
                 console_log: options.console_log.clone(),
+                swap: options.swap.clone(),
             },
             machine,
             queue: Queue::default(),
@@ -244,7 +247,8 @@ impl State {
             balloon_target: settings.size,
             touch_limit: None,
             large_pages: LargePages::Off,
-            has_swap: self.durable.settings.compression,
+            has_swap: self.durable.settings.compression || self.durable.swap.is_some(),
+            swap_file_for: None,
             settings,
             on_host_death: request.on_host_death,
         })

@@ -48,6 +48,7 @@ fn config() -> VmConfig {
         touch_limit: None,
         large_pages: policy::LargePages::Off,
         has_swap: false,
+        swap_file_for: None,
         on_host_death: OnHostDeath::default(),
     }
 }

@@ -30,9 +30,9 @@ impl Link {
     pub(super) fn send_with(
         &self,
         message: &ToVm,
-        descriptor: BorrowedFd<'_>,
+        descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), ChannelError> {
-        self.0.get_ref().send(message, &[descriptor])
+        self.0.get_ref().send(message, descriptors)
     }
 
     /// The next message.

@@ -400,6 +400,7 @@ mod tests {
             touch_limit: None,
             large_pages: LargePages::Off,
             has_swap: false,
+            swap_file_for: None,
             on_host_death: OnHostDeath::default(),
         };
         Vm::new(config, oneshot::channel().0)

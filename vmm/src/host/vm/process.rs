@@ -11,6 +11,7 @@ use crate::host::error::HostError;
 use crate::host::rate_limit::RateLimit;
 use crate::host::runtime_dir::Place;
 use crate::host::sharing::ScannedVmSpec;
+use crate::host::swap_dir;
 use crate::memory::ram::{allocated_pages, punch_all};
 use page::{PageCount, VmId};
 use protocol::page_sharing::SharingSocket;
@@ -72,19 +73,33 @@ struct Spawned {
 
 /// Starts the process of a VM that has its first grant; returns when its guest runs.
 pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
-    let config = host.lock().vm_mut(id)?.at_boot();
+    let (mut config, swap) = {
+        let mut state = host.lock();
+        let swap = state.durable.swap.clone();
+        (state.vm_mut(id)?.at_boot(), swap)
+    };
     let name = config.name.clone();
     let size = config.settings.size;
     let console_log = config.console_log.clone().map(ConsoleLog::new);
-    let boot = ToVm::Boot(Box::new(config));
     let failed = |why: String| HostError::DidNotStart {
         name: name.clone(),
         why,
     };
+    let swap_file = match swap {
+        Some(folder) => {
+            let may_be_out = size.saturating_sub(config.settings.min);
+            config.swap_file_for = Some(may_be_out);
+            Some(swap_dir::make_file(&folder, size, may_be_out).map_err(failed)?)
+        }
+        None => None,
+    };
+    let boot = ToVm::Boot(Box::new(config));
     let (mut spawned, agent_socket) = spawn(name.as_str(), &host.shared.place, console_log)
         .map_err(|error| failed(crate::error_chain(&error)))?;
-    let sent = spawned.link.send_with(&boot, agent_socket.as_fd());
-    drop(agent_socket);
+    let mut descriptors = vec![agent_socket.as_fd()];
+    descriptors.extend(swap_file.as_ref().map(AsFd::as_fd));
+    let sent = spawned.link.send_with(&boot, &descriptors);
+    drop((agent_socket, swap_file));
     let started = match sent {
         Ok(()) => first_words(&spawned, size).await,
         Err(error) => Err(NotStarted::Silent(crate::error_chain(&error))),

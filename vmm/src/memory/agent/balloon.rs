@@ -94,11 +94,17 @@ impl Agent {
         let pages = &self.sharer.pages;
         let shared = PageCount(pages.shared());
         let private = private.min(size - shared);
-        let compressed = out.min(size - shared - private);
-        let ballooned = PageCount(pages.ballooned()).min(size - shared - private - compressed);
+        let out = out.min(size - shared - private);
+        let in_file = self
+            .out
+            .as_ref()
+            .map_or(PageCount::ZERO, |out| out.swap.in_file());
+        let swapped = in_file.min(out);
+        let ballooned = PageCount(pages.ballooned()).min(size - shared - private - out);
         Ok(PageStates {
-            compressed,
-            empty: size - shared - private - compressed - ballooned,
+            compressed: out - swapped,
+            swapped,
+            empty: size - shared - private - out - ballooned,
             private,
             shared,
             ballooned,

@@ -35,6 +35,7 @@ use rustix::io::Errno;
 use share::Sharer;
 use sharing::{BLOCK_PAGES, Outcome, PageSet};
 use std::collections::VecDeque;
+use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,12 +49,14 @@ const PROOF_PATIENCE: Timespec = Timespec {
 };
 
 /// Where pages go that a VM may no longer hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Outs {
     /// Nowhere.
     Stay,
     /// Into a log, in memory.
     GoToLog,
+    /// And from there into a file, which has room for so many pages.
+    GoToFile(File, PageCount),
 }
 
 /// What became of pages that were to be given back.
@@ -182,7 +185,10 @@ impl AgentHandle {
         let wake = Event::new().map_err(MemoryError::StartAgent)?;
         let swap = match outs {
             Outs::Stay => None,
-            Outs::GoToLog => Some(Swap::start(ram, wake.clone())?),
+            Outs::GoToLog => Some(Swap::start(ram, wake.clone(), None)?),
+            Outs::GoToFile(file, pages) => {
+                Some(Swap::start(ram, wake.clone(), Some((file, pages)))?)
+            }
         };
         let (requests, inbox) = channel();
         let counters = Arc::new(AgentCounters::default());

@@ -1,4 +1,4 @@
-//! Does what the log wants done besides: cleans segments, so that what is needed of several lies in one.
+//! Does what the log wants done besides: writes segments to the file, and cleans, so that what is needed of several lies in one.
 
 use super::{Swap, lock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -6,7 +6,8 @@ use rustix::io::Errno;
 use std::io;
 use std::sync::Weak;
 use std::thread;
-use swap::{CleanJob, Cleaning, When, Work};
+use std::time::Duration;
+use swap::{AfterFailure, CleanJob, Cleaning, Victim, When, Work, WriteOrder};
 
 /// Records moved under one hold of the lock: some 10 µs.
 const RECORDS_AT_ONCE: usize = 64;
@@ -15,6 +16,9 @@ const REST: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
 };
+
+/// How long nothing is written after a write that failed.
+const AFTER_ERROR: Duration = Duration::from_millis(100);
 
 /// Starts the thread, which ends soon after its VM's memory.
 pub(super) fn start(swap: Weak<Swap>) -> io::Result<()> {
@@ -31,9 +35,11 @@ fn run(swap: &Weak<Swap>) {
         };
         while let Some(work) = next_work(&swap, when) {
             match work {
-                Work::Clean(victim) => clean(&swap, victim.into_job(Vec::new())),
-                Work::Write(_) => unreachable!("there is no file"),
+                Work::Clean(victim) => clean(&swap, victim),
+                Work::Write(order) => write(&swap, order),
             }
+            // There may be room for pages that are to leave.
+            swap.agent.signal();
         }
         swap.agent.signal();
         wait(&swap);
@@ -52,9 +58,57 @@ fn wait(swap: &Swap) {
     }
 }
 
-fn clean(swap: &Swap, mut job: CleanJob) {
+fn write(swap: &Swap, order: WriteOrder) {
+    let file = swap
+        .file
+        .as_ref()
+        .expect("without a file nothing is written");
+    let written = file.write(order.position, &order.bytes);
+    let mut log = lock(&swap.log);
+    match written {
+        Ok(()) => log.written(order),
+        Err(error) => {
+            log.write_failed(order, after(&error));
+            drop(log);
+            lock(&swap.counters).write_errors += 1;
+            tracing::warn!("the swap file was not written: {error}");
+            thread::sleep(AFTER_ERROR);
+        }
+    }
+}
+
+/// Another try where the disk may have room later; elsewhere that place is spoilt.
+fn after(error: &io::Error) -> AfterFailure {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::Interrupted | io::ErrorKind::QuotaExceeded => {
+            AfterFailure::Retry
+        }
+        _ => AfterFailure::Retire,
+    }
+}
+
+fn clean(swap: &Swap, victim: Victim) {
+    let read = match (victim.read(), &swap.file) {
+        (Some(range), Some(file)) => file.read(range.position, range.length),
+        _ => Ok(Vec::new()),
+    };
+    let mut job = match read {
+        Ok(bytes) => victim.into_job(bytes),
+        Err(error) => {
+            tracing::warn!("a part of the swap file cannot be read: {error}");
+            return lock(&swap.log).unreadable(victim);
+        }
+    };
     let step = |job: &mut CleanJob| lock(&swap.log).clean(job, RECORDS_AT_ONCE);
-    while step(&mut job) == Cleaning::More {
-        thread::yield_now();
+    loop {
+        match step(&mut job) {
+            Cleaning::More => thread::yield_now(),
+            Cleaning::Done | Cleaning::Unreadable => return,
+            Cleaning::NoRoom => match next_work(swap, When::Now) {
+                Some(Work::Write(order)) => write(swap, order),
+                // One is cleaned at a time.
+                Some(Work::Clean(_)) | None => return,
+            },
+        }
     }
 }

@@ -14,10 +14,14 @@
 //! knows what the hole means. **A page is only ever taken out of the memory file while it is there, behind the fence**: a hole
 //! is nothing to be taken out, though its page be on the way.
 //!
-//! A third thread does what the log wants done besides ([`keeper`]).
+//! A third thread does what the log wants done besides ([`keeper`]): it writes segments to the swap file, if there is one, and
+//! cleans. Others read that file for the pager ([`readers`]).
 
+mod allocator;
+mod file;
 mod keeper;
 mod pager;
+mod readers;
 #[cfg(test)]
 mod tests;
 
@@ -27,8 +31,10 @@ use crate::memory::mapping::Addresses;
 use crate::memory::pages::runs;
 use crate::memory::ram::GuestRam;
 use crate::memory::userfault::{Protection, Userfault};
+use file::SwapFile;
 use page::{Gfn, PAGE_SIZE, PageCount};
 use protocol::SwapCounters;
+use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,6 +50,8 @@ pub(crate) struct Swap {
     userfault: Userfault,
     log: Mutex<Log>,
     sealer: Sealer,
+    /// Where segments go that memory has no room for.
+    file: Option<Arc<SwapFile>>,
     /// What the agent keeps writers out of.
     fenced: Mutex<Option<Addresses>>,
     /// Pages that the VM may hold at most, its log among them.
@@ -71,19 +79,30 @@ pub(crate) enum Stays {
 }
 
 impl Swap {
-    /// Starts the pager and the keeper of a guest. `agent` wakes its agent.
+    /// Starts the pager and the keeper of a guest. `agent` wakes its agent. Of so many pages the swap file always has room,
+    /// if there is one.
     ///
     /// # Errors
     /// When the kernel gives no userfaultfd, thread or random numbers.
-    pub(crate) fn start(ram: &GuestRam, agent: Event) -> Result<Arc<Self>, MemoryError> {
+    pub(crate) fn start(
+        ram: &GuestRam,
+        agent: Event,
+        file: Option<(File, PageCount)>,
+    ) -> Result<Arc<Self>, MemoryError> {
+        allocator::give_back_what_is_freed();
         let event = || Event::new().map_err(MemoryError::StartAgent);
         let size = ram.layout().size();
-        let log = Log::new(Config::of_vm(size, 0)).expect("the default is a log for any VM");
+        let config = match &file {
+            Some((_, may_be_out)) => Config::of_vm(size, 0).with_file_for(*may_be_out),
+            None => Config::of_vm(size, 0),
+        };
+        let log = Log::new(config).expect("the default is a log for any VM");
         let swap = Arc::new(Self {
             ram: ram.clone(),
             userfault: Userfault::pager()?,
             log: Mutex::new(log),
             sealer: Sealer::new(&random_key()?),
+            file: file.map(|(file, _)| Arc::new(SwapFile(file))),
             fenced: Mutex::new(None),
             hold: AtomicU64::new(ALL),
             agent,
@@ -130,8 +149,10 @@ impl Swap {
         self.userfault.register_all(addresses.clone())
     }
 
-    /// No longer. **Nothing of it may be out.** Who waits goes on.
+    /// No longer. **Nothing of it may be out.** Who waits goes on. What is written from here on nobody hears of, so nothing is
+    /// kept of what came back.
     pub(crate) fn let_go(&self, addresses: &Addresses) -> Result<(), MemoryError> {
+        self.forget(self.pages_at(addresses));
         self.userfault.unregister(addresses.clone())?;
         self.userfault.wake(addresses.clone())
     }
@@ -167,10 +188,14 @@ impl Swap {
             .expect("page-aligned addresses");
     }
 
+    fn pages_at(&self, addresses: &Addresses) -> Range<u64> {
+        let start = self.ram.addresses(0..0).start;
+        (addresses.start - start) / PAGE_SIZE..(addresses.end - start) / PAGE_SIZE
+    }
+
     /// Pages at these addresses of which there is no record that is worth being kept.
     fn written_runs(&self, addresses: &Addresses) -> Vec<Range<u64>> {
-        let start = self.ram.addresses(0..0).start;
-        let pages = (addresses.start - start) / PAGE_SIZE..(addresses.end - start) / PAGE_SIZE;
+        let pages = self.pages_at(addresses);
         let log = lock(&self.log);
         runs(pages.filter(|&index| !log.is_kept(Gfn(index))))
     }
@@ -203,6 +228,14 @@ impl Swap {
     /// Pages that are out.
     pub(crate) fn out(&self) -> PageCount {
         lock(&self.log).out()
+    }
+
+    /// Of those, the ones in the file.
+    pub(crate) fn in_file(&self) -> PageCount {
+        match self.file {
+            Some(_) => PageCount(lock(&self.log).figures().file.needed.records),
+            None => PageCount::ZERO,
+        }
     }
 
     /// Pages went out, so there may be room for others.

@@ -4,12 +4,13 @@
 //! waits for nothing but the two locks: who touched a page that finds no room waits himself, in a queue, and is served when the
 //! agent has made some.
 
+use super::readers::{Done, Read, Readers};
 use super::{Swap, lock};
 use crate::memory::userfault::{Fault, FaultKind, Protection};
 use page::{Gfn, PAGE_BYTES, PAGE_SIZE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::thread;
@@ -25,6 +26,8 @@ const LOOK_AGAIN: Timespec = Timespec {
 
 /// Pages that may come before it is looked again how many there are.
 const MOST_ROOM: i64 = 32;
+/// Bytes of the file that are read at once for a page and its neighbours.
+const TOGETHER: usize = 16 << 10;
 
 /// Somebody waits for a page.
 #[derive(Clone, Copy, Debug)]
@@ -34,8 +37,21 @@ struct Touch {
     since: Instant,
 }
 
+/// What became of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Brought {
+    /// It is there.
+    Now,
+    /// It is being read.
+    Reading,
+}
+
 struct Pager {
     swap: Arc<Swap>,
+    /// Who reads the swap file, if there is one.
+    readers: Option<Readers>,
+    /// Those whose pages are being read, by page.
+    reading: BTreeMap<u64, Touch>,
     /// Those for whose pages there is no room yet.
     queue: VecDeque<Touch>,
     /// How many pages may come before it is looked again how many there are.
@@ -44,7 +60,11 @@ struct Pager {
 
 /// Starts the thread, which ends with the process: closed, its userfaultfd would let whoever waits read zeros.
 pub(super) fn start(swap: Arc<Swap>) -> io::Result<()> {
+    let readers = swap.file.as_ref();
+    let readers = readers.map(|file| Readers::start(file, &swap.pager));
     let pager = Pager {
+        readers: readers.transpose()?,
+        reading: BTreeMap::new(),
         swap,
         queue: VecDeque::new(),
         room: 0,
@@ -58,6 +78,9 @@ impl Pager {
         while Arc::strong_count(&self.swap) > 1 || self.swap.is_anything_out() {
             self.wait();
             self.room = 0;
+            while let Some(done) = self.readers.as_ref().and_then(Readers::next_done) {
+                self.take_in(done);
+            }
             for touch in std::mem::take(&mut self.queue) {
                 self.serve(touch);
             }
@@ -122,25 +145,84 @@ impl Pager {
     }
 
     fn serve(&mut self, touch: Touch) {
+        if let Some(reading) = self.reading.get_mut(&touch.index) {
+            reading.is_write |= touch.is_write;
+            return;
+        }
         if !self.has_room() {
             self.queue.push_back(touch);
             return;
         }
-        match self.bring(touch) {
-            Ok(()) => {
+        let brought = self.bring(touch);
+        self.end(touch, brought);
+    }
+
+    fn end(&mut self, touch: Touch, brought: Result<Brought, Errno>) {
+        match brought {
+            Ok(Brought::Now) => {
                 self.room -= 1;
                 let took = u64::try_from(touch.since.elapsed().as_micros());
                 lock(&self.swap.counters).waited_us += took.unwrap_or(0);
             }
+            Ok(Brought::Reading) => {
+                self.reading.insert(touch.index, touch);
+            }
             Err(Errno::EXIST) => self.wake(touch.index),
-            // Not now: the machine has no memory, or the map is being changed.
+            // Not guarded any more: whoever waited was woken then.
+            Err(Errno::NOENT) => {}
+            // Not now: the machine has no memory, or the map is being changed, or the page has gone elsewhere.
             Err(_) => self.queue.push_back(touch),
         }
     }
 
+    /// A page was read, and perhaps neighbours.
+    fn take_in(&mut self, done: Done) {
+        let Some(touch) = self.reading.remove(&done.index) else {
+            return;
+        };
+        let mut bytes = match done.bytes {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                if lock(&self.swap.log).is_out(Gfn(done.index)) {
+                    let why = format!(
+                        "page {:#x} cannot be read from the swap file: {error}",
+                        done.index
+                    );
+                    self.swap.lose(why);
+                }
+                return self.queue.push_back(touch);
+            }
+        };
+        let brought = self.bring_record(touch, &done.records[0], &mut bytes);
+        self.end(touch, brought);
+        for record in &done.records[1..] {
+            if !self.has_room() {
+                return;
+            }
+            if self.bring_neighbour(record, &mut bytes).is_ok() {
+                self.room -= 1;
+            }
+        }
+    }
+
+    /// One that nobody waits for, so what is wrong with it is for who will.
+    fn bring_neighbour(&self, record: &Located, bytes: &mut [u8]) -> Result<(), Errno> {
+        let mut content: PageBytes = [0; PAGE_BYTES];
+        let opened = self.swap.sealer.open(
+            (record.gfn, record.generation),
+            &mut bytes[record.range()],
+            &mut content,
+        );
+        opened.map_err(|_damage| Errno::IO)?;
+        self.put(record, &content, false)?;
+        lock(&self.swap.counters).neighbours_in += 1;
+        Ok(())
+    }
+
     fn has_room(&mut self) -> bool {
         if self.room <= 0 {
-            self.room = self.swap.room().unwrap_or(0).min(MOST_ROOM);
+            let coming = i64::try_from(self.reading.len()).unwrap_or(i64::MAX);
+            self.room = (self.swap.room().unwrap_or(0) - coming).min(MOST_ROOM);
         }
         self.room > 0
     }
@@ -152,27 +234,36 @@ impl Pager {
     }
 
     /// Makes the page that somebody waits for.
-    fn bring(&self, touch: Touch) -> Result<(), Errno> {
+    fn bring(&mut self, touch: Touch) -> Result<Brought, Errno> {
         let (gfn, address) = (Gfn(touch.index), self.address(touch.index));
-        let found = lock(&self.swap.log).find(gfn, 0);
+        let together = if self.room >= MOST_ROOM { TOGETHER } else { 0 };
+        let found = lock(&self.swap.log).find(gfn, together);
         match found {
             // It was never there, or was given up.
             None => {
                 self.swap.userfault.zero(address)?;
                 lock(&self.swap.counters).zero_in += 1;
-                Ok(())
+                Ok(Brought::Now)
             }
             Some(Found::Filled(word)) => self.bring_filled(touch, word),
-            Some(Found::Stored(stored)) => {
-                let Source::Memory(mut bytes) = stored.source else {
-                    unreachable!("there is no file");
-                };
-                self.bring_record(touch, &stored.records[0], &mut bytes)
-            }
+            Some(Found::Stored(stored)) => match (stored.source, &self.readers) {
+                (Source::File(range), Some(readers)) => {
+                    readers.order(Read {
+                        index: touch.index,
+                        records: stored.records,
+                        range,
+                    });
+                    Ok(Brought::Reading)
+                }
+                (Source::File(_), None) => unreachable!("there is no file"),
+                (Source::Memory(mut bytes), _) => {
+                    self.bring_record(touch, &stored.records[0], &mut bytes)
+                }
+            },
         }
     }
 
-    fn bring_filled(&self, touch: Touch, word: u64) -> Result<(), Errno> {
+    fn bring_filled(&self, touch: Touch, word: u64) -> Result<Brought, Errno> {
         let gfn = Gfn(touch.index);
         let mut log = lock(&self.swap.log);
         if !matches!(log.find(gfn, 0), Some(Found::Filled(now)) if now == word) {
@@ -192,25 +283,38 @@ impl Pager {
         }
         drop(log);
         lock(&self.swap.counters).filled_in += 1;
-        Ok(())
+        Ok(Brought::Now)
     }
 
-    fn bring_record(&self, touch: Touch, record: &Located, bytes: &mut [u8]) -> Result<(), Errno> {
+    fn bring_record(
+        &self,
+        touch: Touch,
+        record: &Located,
+        bytes: &mut [u8],
+    ) -> Result<Brought, Errno> {
         let mut content: PageBytes = [0; PAGE_BYTES];
         let (gfn, generation) = (record.gfn, record.generation);
         let bytes = &mut bytes[record.range()];
-        if let Err(damage) = self
+        let opened = self
             .swap
             .sealer
-            .open((gfn, generation), bytes, &mut content)
-        {
-            // It may have gone out again since it was found.
-            if lock(&self.swap.log).find(gfn, 0).is_some() {
+            .open((gfn, generation), bytes, &mut content);
+        if let Err(damage) = opened {
+            // It may have gone out again since it was found, and then what was found is no longer looked for.
+            if lock(&self.swap.log).is_out_as(gfn, generation) {
                 self.swap.lose(damage.to_string());
             }
             return Err(Errno::AGAIN);
         }
-        let protection = match touch.is_write {
+        self.put(record, &content, touch.is_write)?;
+        lock(&self.swap.counters).stored_in += 1;
+        Ok(Brought::Now)
+    }
+
+    /// Puts a page that was read into memory. Until it is written its record is kept.
+    fn put(&self, record: &Located, content: &PageBytes, is_write: bool) -> Result<(), Errno> {
+        let (gfn, generation) = (record.gfn, record.generation);
+        let protection = match is_write {
             true => Protection::Lifted,
             false => Protection::Protected,
         };
@@ -218,16 +322,13 @@ impl Pager {
         if !log.bring(gfn, generation) {
             return Err(Errno::AGAIN);
         }
-        let address = self.address(touch.index);
-        let made = self.swap.userfault.copy_as(address, &content, protection);
+        let address = self.address(gfn.0);
+        let made = self.swap.userfault.copy_as(address, content, protection);
         match made {
-            Ok(()) if !touch.is_write => {}
+            Ok(()) if !is_write => {}
             Ok(()) | Err(Errno::EXIST) => log.forget(gfn),
             Err(_) => assert!(log.keep_out(gfn), "what was kept a moment ago is there"),
         }
-        drop(log);
-        made?;
-        lock(&self.swap.counters).stored_in += 1;
-        Ok(())
+        made
     }
 }

@@ -21,8 +21,18 @@ struct Bench {
 
 impl Bench {
     fn new(ram: GuestRam) -> Self {
+        Self::of(ram, Outs::GoToLog)
+    }
+
+    fn with_file(ram: GuestRam) -> Self {
+        let file = tempfile::tempfile().unwrap();
+        let most = ram.layout().size();
+        Self::of(ram, Outs::GoToFile(file, most))
+    }
+
+    fn of(ram: GuestRam, outs: Outs) -> Self {
         let fence = Fence::new(&ram).unwrap();
-        let agent = AgentHandle::start_behind(fence, &ram, None, Outs::GoToLog).unwrap();
+        let agent = AgentHandle::start_behind(fence, &ram, None, outs).unwrap();
         Self { ram, agent }
     }
 
@@ -174,11 +184,45 @@ fn what_a_guest_gives_up_is_not_brought_back() {
     bench.check_log();
 }
 
+/// What does not shrink.
+fn noise(page: u64, version: u64) -> Vec<u8> {
+    let mut random = Random::new(page << 32 | version);
+    let words = std::iter::repeat_with(|| random.next().to_le_bytes());
+    words.take(512).flatten().collect()
+}
+
+fn write_noise(ram: &GuestRam, page: u64, version: u64) {
+    let address = GuestAddress(page * PAGE_SIZE);
+    ram.memory()
+        .write_slice(&noise(page, version), address)
+        .unwrap();
+}
+
+fn check_noise(ram: &GuestRam, page: u64, version: u64) {
+    let mut found = vec![1; 4096];
+    let address = GuestAddress(page * PAGE_SIZE);
+    ram.memory().read_slice(&mut found, address).unwrap();
+    let expected = if version == 0 {
+        vec![0; 4096]
+    } else {
+        noise(page, version)
+    };
+    assert!(found == expected, "page {page}, version {version}");
+}
+
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Three threads write and read at random, each its own pages; the limit goes up, down, and away.
-fn hammer(ram: GuestRam, seconds: u64) {
-    let bench = Bench::new(ram);
+fn hammer(bench: &Bench, is_noise: bool, seconds: u64) {
     let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
         for own in 0..3 {
             let (ram, stop, done) = (&bench.ram, &stop, &done);
             scope.spawn(move || {
@@ -196,10 +240,16 @@ fn hammer(ram: GuestRam, seconds: u64) {
                         continue;
                     }
                     let version = &mut versions[usize::try_from(page).unwrap()];
-                    check(ram, page, *version);
+                    match is_noise {
+                        true => check_noise(ram, page, *version),
+                        false => check(ram, page, *version),
+                    }
                     if random.next().is_multiple_of(2) {
                         *version += 1;
-                        write(ram, page, *version);
+                        match is_noise {
+                            true => write_noise(ram, page, *version),
+                            false => write(ram, page, *version),
+                        }
                     }
                     done.fetch_add(1, Ordering::Relaxed);
                 }
@@ -228,7 +278,6 @@ fn hammer(ram: GuestRam, seconds: u64) {
                 bench.check_log();
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     let counters = bench.agent.swap().unwrap().counters();
     println!("{} touches, {counters:?}", done.load(Ordering::Relaxed));
@@ -241,10 +290,98 @@ fn hammer(ram: GuestRam, seconds: u64) {
 
 #[test]
 fn threads_that_write_while_pages_go_out_and_come_back_read_what_they_wrote() {
-    hammer(GuestRam::new(PageCount(PAGES)).unwrap(), 8);
+    hammer(
+        &Bench::new(GuestRam::new(PageCount(PAGES)).unwrap()),
+        false,
+        8,
+    );
 }
 
 #[test]
 fn the_same_with_large_pages() {
-    hammer(GuestRam::with_large_pages(PageCount(PAGES)).unwrap(), 8);
+    hammer(
+        &Bench::new(GuestRam::with_large_pages(PageCount(PAGES)).unwrap()),
+        false,
+        8,
+    );
+}
+
+#[test]
+fn the_same_with_pages_that_do_not_shrink_and_a_file() {
+    let bench = Bench::with_file(GuestRam::with_large_pages(PageCount(PAGES)).unwrap());
+    hammer(&bench, true, 8);
+    assert!(bench.agent.swap().unwrap().counters().write_errors == 0);
+    let states = bench.agent.page_states(true).unwrap();
+    assert_eq!(states.total(), PageCount(PAGES), "{states:?}");
+}
+
+#[test]
+fn the_same_with_pages_that_shrink_and_a_file() {
+    let bench = Bench::with_file(GuestRam::new(PageCount(PAGES)).unwrap());
+    hammer(&bench, false, 8);
+}
+
+/// Much more than memory and the pool have room for.
+#[test]
+fn what_the_pool_has_no_room_for_goes_to_the_file() {
+    const HELD: PageCount = PageCount(3 << 10);
+    let bench = Bench::with_file(GuestRam::new(PageCount(PAGES)).unwrap());
+    (0..PAGES).for_each(|page| write_noise(&bench.ram, page, 1));
+    bench.limit(Some(HELD));
+    bench.wait("all but what may be held goes out", |bench| {
+        bench.held() <= HELD
+    });
+    let states = bench.agent.page_states(true).unwrap();
+    assert!(states.swapped > PageCount(PAGES / 2), "{states:?}");
+    assert_eq!(states.total(), PageCount(PAGES));
+    (0..PAGES)
+        .step_by(5)
+        .for_each(|page| check_noise(&bench.ram, page, 1));
+    bench.check_log();
+}
+
+/// One page of the file is spoilt: what is lost is named, and nothing wrong is read.
+#[test]
+fn a_spoilt_record_is_the_end_and_never_a_wrong_byte() {
+    let file = tempfile::tempfile().unwrap();
+    let spoiler = file.try_clone().unwrap();
+    let ram = GuestRam::new(PageCount(PAGES)).unwrap();
+    let bench = Bench::of(ram, Outs::GoToFile(file, PageCount(PAGES)));
+    (0..PAGES).for_each(|page| write_noise(&bench.ram, page, 1));
+    bench.limit(Some(PageCount(3 << 10)));
+    bench.wait("much is in the file", |bench| {
+        bench.agent.page_states(false).unwrap().swapped > PageCount(PAGES / 2)
+    });
+    let length = spoiler.metadata().unwrap().len();
+    for position in (64..length).step_by(1024) {
+        std::os::unix::fs::FileExt::write_all_at(&spoiler, &[0x5a], position).unwrap();
+    }
+    let ram = bench.ram.clone();
+    // Whoever touches what is lost waits until the process ends, so nobody waits for this thread.
+    thread::spawn(move || (0..PAGES).for_each(|page| check_noise(&ram, page, 1)));
+    bench.wait("it is said what is lost", |bench| {
+        bench.agent.why_it_ends().is_some()
+    });
+    let why = bench.agent.why_it_ends().unwrap();
+    assert!(why.contains("page 0x"), "{why}");
+}
+
+/// What came back as it left and is written while no limit stands goes out as it is now.
+#[test]
+fn what_is_written_without_a_limit_is_not_taken_for_what_came_back() {
+    let bench = Bench::new(GuestRam::new(PageCount(PAGES)).unwrap());
+    (0..PAGES).for_each(|page| bench.write(page, 1));
+    bench.limit(Some(HOLD));
+    bench.wait("much goes out", |bench| bench.held() <= HOLD);
+    bench.limit(None);
+    (0..PAGES).for_each(|page| check(&bench.ram, page, 1));
+    let is_let_go = |bench: &Bench| {
+        let log = super::lock(&bench.agent.swap().unwrap().log);
+        (0..PAGES).all(|page| !log.is_kept(Gfn(page)))
+    };
+    bench.wait("nothing is guarded", is_let_go);
+    (0..PAGES).for_each(|page| bench.write(page, 2));
+    bench.limit(Some(HOLD));
+    bench.wait("much goes out again", |bench| bench.held() <= HOLD);
+    (0..PAGES).for_each(|page| check(&bench.ram, page, 2));
 }

@@ -28,9 +28,10 @@ pub(super) fn build(
 ) -> Result<Process<'_>, VmError> {
     let (config, ram) = (opened.config, opened.ram);
     let machine = Machine::new(opened.kvm, &ram)?;
-    let outs = match config.has_swap {
-        true => Outs::GoToLog,
-        false => Outs::Stay,
+    let outs = match (opened.swap_file, config.swap_file_for) {
+        (Some(file), Some(pages)) => Outs::GoToFile(file, pages),
+        _ if config.has_swap => Outs::GoToLog,
+        _ => Outs::Stay,
     };
     let agent = AgentHandle::start_behind(opened.fence, &ram, opened.scanner, outs)?;
     let mut devices = Devices::new(&machine, &ram);

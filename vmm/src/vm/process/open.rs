@@ -13,6 +13,7 @@ use policy::LargePages;
 use protocol::page_sharing::SharingSocket;
 use protocol::{Channel, Received, ToVm, VmConfig};
 use rustix::fd::OwnedFd;
+use std::fs::File;
 use std::time::Instant;
 
 /// What was opened, besides the connection to the host.
@@ -23,6 +24,7 @@ pub(super) struct Opened {
     pub(super) config: VmConfig,
     /// Where the host's scanner speaks to the agent.
     pub(super) scanner: Option<SharingSocket>,
+    pub(super) swap_file: Option<File>,
     pub(super) console: OwnedFd,
     pub(super) ram: GuestRam,
     pub(super) kvm: Kvm,
@@ -41,6 +43,7 @@ impl Opened {
             return Err(VmError::NoBoot);
         };
         let begin = Instant::now();
+        let mut descriptors = first.descriptors.into_iter();
         if device_count(&config) > MOST_DEVICES as usize {
             return Err(VmError::TooManyDevices);
         }
@@ -53,11 +56,8 @@ impl Opened {
         let taps = config.nets.iter().map(|card| Tap::open(&card.tap));
         Ok(Self {
             begin,
-            scanner: first
-                .descriptors
-                .into_iter()
-                .next()
-                .map(SharingSocket::from),
+            scanner: descriptors.next().map(SharingSocket::from),
+            swap_file: descriptors.next().map(File::from),
             console,
             kvm: machine::open_kvm()?,
             fence: Fence::new(&ram)?,

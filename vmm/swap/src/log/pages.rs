@@ -200,6 +200,12 @@ impl Log {
         }
     }
 
+    /// Whether the page is out in a record of this generation.
+    #[must_use]
+    pub fn is_out_as(&self, gfn: Gfn, generation: Generation) -> bool {
+        matches!(self.index.get(gfn), Some(Entry::Needed(place)) if place.generation == generation)
+    }
+
     /// Whether there is a record of the page as it came back: it is to be told when that is written.
     ///
     /// # Panics
