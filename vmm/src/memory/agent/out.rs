@@ -13,9 +13,10 @@
 //! until all of it was punched once; what comes back while memory is guarded is small.
 
 use super::Agent;
+use super::balloon::place_in_block;
 use crate::memory::mapping::{Addresses, drop_mappings};
 use crate::memory::pages::{Place, runs};
-use crate::memory::swap::{Stays, Swap};
+use crate::memory::swap::{self, Stays, Swap};
 use page::{PAGE_BYTES, PAGE_SIZE, PageCount};
 use sharing::{BLOCK_PAGES, PageSet};
 use std::ops::Range;
@@ -180,18 +181,10 @@ impl Agent {
     /// Takes what its guest did not use out of a block, and drops the mappings of the rest.
     fn take_out_of(&mut self, number: u64, wanted: u64) -> Result<u64, Stays> {
         let pages = number * BLOCK..((number + 1) * BLOCK).min(self.ram.layout().size().0);
-        let Ok(held) = self.sharer.held(pages.clone()) else {
+        let Some(own) = self.own(&pages).filter(|own| !own.is_empty()) else {
             return Ok(0);
         };
         let place = |index: u64| usize::try_from(index - pages.start).expect("below 512");
-        let own = pages
-            .clone()
-            .zip(held)
-            .filter(|&(index, is_held)| is_held && self.sharer.pages.place(index) == Place::Own);
-        let own: PageSet = own.map(|(index, _)| place(index)).collect();
-        if own.is_empty() {
-            return Ok(0);
-        }
         let mut mapped = PageSet::EMPTY;
         let addresses = self.ram.addresses(pages.clone());
         let is_known = self.fence.present(&addresses, |run| {
@@ -222,6 +215,16 @@ impl Agent {
         gone
     }
 
+    /// The pages of a block that the memory file holds and that are the guest's own; none if the kernel does not tell.
+    fn own(&self, pages: &Range<u64>) -> Option<PageSet> {
+        let held = self.sharer.held(pages.clone()).ok()?;
+        let own = pages
+            .clone()
+            .zip(held)
+            .filter(|&(index, is_held)| is_held && self.sharer.pages.place(index) == Place::Own);
+        Some(own.map(|(index, _)| place_in_block(index)).collect())
+    }
+
     fn may_be_large(&self, number: u64) -> bool {
         let number = usize::try_from(number).unwrap_or(usize::MAX);
         let out = self.out.as_ref();
@@ -250,9 +253,19 @@ impl Agent {
             false => indexes[0]..indexes[indexes.len() - 1] + 1,
         };
         let addresses = self.ram.addresses(hull);
-        if swap.raise(&addresses).is_err() {
+        let out = match is_whole {
+            true => swap::Out::All,
+            false => swap::Out::Writers,
+        };
+        if swap.raise(&addresses, out).is_err() {
             return Ok(0);
         }
+        // What came meanwhile goes too, or it would be punched with the rest.
+        let indexes = match (is_whole, self.own(pages)) {
+            (false, _) => indexes,
+            (true, Some(own)) => own.iter().map(|at| pages.start + at as u64).collect(),
+            (true, None) => Vec::new(),
+        };
         let mut gone = Vec::new();
         let mut stays = None;
         for &index in &indexes {

@@ -6,8 +6,9 @@
 //!
 //! * the log's: where a page is, and that it has come or gone. The pager puts a page into memory under it, so whoever has the
 //!   lock sees a page that is out, or one that is there, and nothing between.
-//! * the fence's: which block the agent keeps writers out of. What is written there waits for the agent; what is written
-//!   elsewhere and waits has come back as it left, and its record is worth nothing from then on.
+//! * the fence's: which block the agent keeps writers out of, or everybody. What is written there waits for the agent; what is
+//!   written elsewhere and waits has come back as it left, and its record is worth nothing from then on. Who has both took
+//!   this one first.
 //!
 //! Memory of which pages may be out is *guarded*: all of it is registered with the pager's userfaultfd before the first page
 //! leaves, and until the last has come back. So whoever touches a hole there waits for the pager, and it is the pager that
@@ -52,8 +53,8 @@ pub(crate) struct Swap {
     sealer: Sealer,
     /// Where segments go that memory has no room for.
     file: Option<Arc<SwapFile>>,
-    /// What the agent keeps writers out of.
-    fenced: Mutex<Option<Addresses>>,
+    /// What the agent keeps others out of.
+    fenced: Mutex<Option<Fenced>>,
     /// Pages that the VM may hold at most, its log among them.
     hold: AtomicU64,
     /// Wakes the agent: there is to be room for pages that come back.
@@ -67,6 +68,28 @@ pub(crate) struct Swap {
     lost: Mutex<Option<String>>,
     /// Wakes who listens for that.
     ending: Event,
+}
+
+/// Who is kept out of a stretch of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Out {
+    /// Those who write to pages that are there.
+    Writers,
+    /// And those who touch a hole: none of it becomes a page.
+    All,
+}
+
+#[derive(Clone, Debug)]
+struct Fenced {
+    addresses: Addresses,
+    out: Out,
+}
+
+impl Fenced {
+    fn has(fenced: Option<&Self>, address: u64) -> Option<Out> {
+        let fenced = fenced.filter(|fenced| fenced.addresses.contains(&address))?;
+        Some(fenced.out)
+    }
 }
 
 /// Why a page stays where it is.
@@ -157,9 +180,12 @@ impl Swap {
         self.userfault.wake(addresses.clone())
     }
 
-    /// From here on nobody writes to these addresses until [`Self::lower`]; readers go on.
-    pub(crate) fn raise(&self, addresses: &Addresses) -> Result<(), MemoryError> {
-        *lock(&self.fenced) = Some(addresses.clone());
+    /// From here on nobody writes to these addresses until [`Self::lower`]; who reads what is there goes on.
+    pub(crate) fn raise(&self, addresses: &Addresses, out: Out) -> Result<(), MemoryError> {
+        *lock(&self.fenced) = Some(Fenced {
+            addresses: addresses.clone(),
+            out,
+        });
         let protected = self
             .userfault
             .protect(addresses.clone(), Protection::Protected);
@@ -176,12 +202,16 @@ impl Swap {
     /// If they cannot be let in: a guest must not wait for ever.
     pub(crate) fn lower(&self, addresses: &Addresses) {
         let mut fenced = lock(&self.fenced);
-        for run in self.written_runs(addresses) {
+        // Held all the time: what comes back meanwhile is protected, and is to stay so.
+        let log = lock(&self.log);
+        let pages = self.pages_at(addresses);
+        for run in runs(pages.filter(|&index| !log.is_kept(Gfn(index)))) {
             let run = self.ram.addresses(run);
             if let Err(error) = self.userfault.protect(run, Protection::Lifted) {
                 tracing::debug!("protection stays where it never was: {error}");
             }
         }
+        drop(log);
         *fenced = None;
         self.userfault
             .wake(addresses.clone())
@@ -191,13 +221,6 @@ impl Swap {
     fn pages_at(&self, addresses: &Addresses) -> Range<u64> {
         let start = self.ram.addresses(0..0).start;
         (addresses.start - start) / PAGE_SIZE..(addresses.end - start) / PAGE_SIZE
-    }
-
-    /// Pages at these addresses of which there is no record that is worth being kept.
-    fn written_runs(&self, addresses: &Addresses) -> Vec<Range<u64>> {
-        let pages = self.pages_at(addresses);
-        let log = lock(&self.log);
-        runs(pages.filter(|&index| !log.is_kept(Gfn(index))))
     }
 
     /// A page that the memory file holds, behind the fence, is out from here on: it may be punched.

@@ -5,14 +5,14 @@
 //! agent has made some.
 
 use super::readers::{Done, Read, Readers};
-use super::{Swap, lock};
+use super::{Fenced, Out, Swap, lock};
 use crate::memory::userfault::{Fault, FaultKind, Protection};
 use page::{Gfn, PAGE_BYTES, PAGE_SIZE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::Instant;
 use swap::{Found, Located, PageBytes, Source, filled_page};
@@ -133,11 +133,16 @@ impl Pager {
     fn let_write(&self, index: u64) {
         let address = self.address(index);
         let fenced = lock(&self.swap.fenced);
-        if fenced.as_ref().is_some_and(|it| it.contains(&address)) {
+        if Fenced::has(fenced.as_ref(), address).is_some() {
             // The agent wakes all of them.
             return;
         }
-        lock(&self.swap.log).forget(Gfn(index));
+        let mut log = lock(&self.swap.log);
+        // It may have gone out since the kernel said so.
+        if log.is_kept(Gfn(index)) {
+            log.forget(Gfn(index));
+        }
+        drop(log);
         let page = address..address + PAGE_SIZE;
         if let Err(error) = self.swap.userfault.protect(page, Protection::Lifted) {
             tracing::debug!("not protected: {error}");
@@ -237,16 +242,19 @@ impl Pager {
     fn bring(&mut self, touch: Touch) -> Result<Brought, Errno> {
         let (gfn, address) = (Gfn(touch.index), self.address(touch.index));
         let together = if self.room >= MOST_ROOM { TOGETHER } else { 0 };
-        let found = lock(&self.swap.log).find(gfn, together);
+        let admission = self.admit(address)?;
+        let log = lock(&self.swap.log);
+        let Some(found) = log.find(gfn, together) else {
+            // It was never there, or was given up; or it came meanwhile. It cannot leave while the log is held.
+            self.swap.userfault.zero(address)?;
+            drop(log);
+            lock(&self.swap.counters).zero_in += 1;
+            return Ok(Brought::Now);
+        };
+        drop((log, admission));
         match found {
-            // It was never there, or was given up.
-            None => {
-                self.swap.userfault.zero(address)?;
-                lock(&self.swap.counters).zero_in += 1;
-                Ok(Brought::Now)
-            }
-            Some(Found::Filled(word)) => self.bring_filled(touch, word),
-            Some(Found::Stored(stored)) => match (stored.source, &self.readers) {
+            Found::Filled(word) => self.bring_filled(touch, word),
+            Found::Stored(stored) => match (stored.source, &self.readers) {
                 (Source::File(range), Some(readers)) => {
                     readers.order(Read {
                         index: touch.index,
@@ -264,23 +272,15 @@ impl Pager {
     }
 
     fn bring_filled(&self, touch: Touch, word: u64) -> Result<Brought, Errno> {
-        let gfn = Gfn(touch.index);
+        let (gfn, address) = (Gfn(touch.index), self.address(touch.index));
+        let _admission = self.admit(address)?;
         let mut log = lock(&self.swap.log);
         if !matches!(log.find(gfn, 0), Some(Found::Filled(now)) if now == word) {
             return Err(Errno::AGAIN);
         }
         let content = filled_page(word);
-        match self
-            .swap
-            .userfault
-            .copy(self.address(touch.index), &content)
-        {
-            Err(error) if error != Errno::EXIST => return Err(error),
-            made => {
-                log.forget(gfn);
-                made?;
-            }
-        }
+        self.swap.userfault.copy(address, &content)?;
+        log.forget(gfn);
         drop(log);
         lock(&self.swap.counters).filled_in += 1;
         Ok(Brought::Now)
@@ -311,6 +311,15 @@ impl Pager {
         Ok(Brought::Now)
     }
 
+    /// Not where the agent keeps everybody out, and for as long as this is held it does not begin to.
+    fn admit(&self, address: u64) -> Result<MutexGuard<'_, Option<Fenced>>, Errno> {
+        let fenced = lock(&self.swap.fenced);
+        match Fenced::has(fenced.as_ref(), address) {
+            Some(Out::All) => Err(Errno::AGAIN),
+            Some(Out::Writers) | None => Ok(fenced),
+        }
+    }
+
     /// Puts a page that was read into memory. Until it is written its record is kept.
     fn put(&self, record: &Located, content: &PageBytes, is_write: bool) -> Result<(), Errno> {
         let (gfn, generation) = (record.gfn, record.generation);
@@ -318,15 +327,17 @@ impl Pager {
             true => Protection::Lifted,
             false => Protection::Protected,
         };
+        let address = self.address(gfn.0);
+        let _admission = self.admit(address)?;
         let mut log = lock(&self.swap.log);
         if !log.bring(gfn, generation) {
             return Err(Errno::AGAIN);
         }
-        let address = self.address(gfn.0);
         let made = self.swap.userfault.copy_as(address, content, protection);
         match made {
-            Ok(()) if !is_write => {}
-            Ok(()) | Err(Errno::EXIST) => log.forget(gfn),
+            Ok(()) if is_write => log.forget(gfn),
+            Ok(()) => {}
+            // Also where it is there still: the agent is about to punch it.
             Err(_) => assert!(log.keep_out(gfn), "what was kept a moment ago is there"),
         }
         made

@@ -12,6 +12,8 @@ use vm_memory::{Bytes, GuestAddress};
 const PAGES: u64 = 16 << 10;
 /// What may be held: a part of that, and the least pool.
 const HOLD: PageCount = PageCount(6 << 10);
+/// The log opens so much at once, and fills it little by little.
+const SEGMENT: PageCount = PageCount(64);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Bench {
@@ -112,7 +114,11 @@ fn what_is_above_the_limit_goes_out_and_comes_back_as_it_was() {
     assert!(states.compressed > PageCount(PAGES / 2), "{states:?}");
     for page in (0..PAGES).step_by(7) {
         check(&bench.ram, page, 1);
-        assert!(bench.held() <= HOLD, "{:?} after page {page}", bench.held());
+        assert!(
+            bench.held() <= HOLD + SEGMENT,
+            "{:?} after page {page}",
+            bench.held()
+        );
     }
     bench.check_log();
     bench.limit(None);
@@ -258,7 +264,13 @@ fn hammer(bench: &Bench, is_noise: bool, seconds: u64) {
         let mut random = Random::new(9);
         let begin = Instant::now();
         let mut sample = 0;
-        while begin.elapsed() < Duration::from_secs(seconds) {
+        let has_done_much = || {
+            let counters = bench.agent.swap().unwrap().counters();
+            counters.out > PAGES && counters.stored_in > 1000
+        };
+        while begin.elapsed() < Duration::from_secs(seconds)
+            || (!has_done_much() && begin.elapsed() < PATIENCE)
+        {
             sample += 1;
             let limit = match random.next() % 4 {
                 0 => None,
@@ -281,10 +293,8 @@ fn hammer(bench: &Bench, is_noise: bool, seconds: u64) {
     });
     let counters = bench.agent.swap().unwrap().counters();
     println!("{} touches, {counters:?}", done.load(Ordering::Relaxed));
-    assert!(
-        counters.out > PAGES && counters.stored_in > 1000,
-        "{counters:?}"
-    );
+    let has_done_much = counters.out > PAGES && counters.stored_in > 1000;
+    assert!(has_done_much, "{counters:?}");
     bench.check_log();
 }
 
