@@ -201,6 +201,15 @@ pub struct SwapCounters {
     pub waited_us: u64,
 }
 
+impl SwapCounters {
+    /// Pages that came back, however.
+    #[must_use]
+    pub fn came_back(&self) -> u64 {
+        let ways = [self.stored_in, self.filled_in, self.neighbours_in];
+        ways.into_iter().fold(0, u64::saturating_add)
+    }
+}
+
 impl LargePageCounters {
     /// Large pages broken, whatever for.
     #[must_use]

@@ -164,6 +164,23 @@ figures! {
     #[serde(default)]
     large_refused: u64 = vm.counters.large.no_memory
         => number, metric: "vm_large_pages_no_memory", is_total: true;
+    /// Pages that left its memory for its log since it started
+    #[serde(default)]
+    swap_out_pages: u64 = vm.counters.swap.out
+        => number, metric: "vm_swap_out_pages", is_total: true;
+    /// Pages that came back from its log since it started, pages of one repeated word and neighbours among them
+    #[serde(default)]
+    swap_in_pages: u64 = vm.counters.swap.came_back()
+        => number, metric: "vm_swap_in_pages", is_total: true;
+    /// How long touches waited for pages that were out or were not there, since it started
+    /// (microseconds)
+    #[serde(default)]
+    swap_waited_us: u64 = vm.counters.swap.waited_us
+        => microseconds, metric: "vm_swap_waited", is_total: true;
+    /// Touches that wait for room in its memory
+    #[serde(default)]
+    swap_waiting: u64 = vm.counters.swap.waiting
+        => number, metric: "vm_swap_waiting";
     /// Guest memory in its own memory file
     private: u64 = states.private
         => size, history: "private";
