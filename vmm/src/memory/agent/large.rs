@@ -407,7 +407,8 @@ impl Agent {
 
     /// Looks at one block. How long to leave all alone, if the machine has nothing to give.
     fn tend(&mut self, number: usize) -> Option<Duration> {
-        if !self.sharer.pages.is_own(number) {
+        // What is guarded the tracker must not let go of: it is not its own.
+        if self.is_guarded() || !self.sharer.pages.is_own(number) {
             self.large.set_large(number, false);
             return None;
         }
