@@ -9,7 +9,7 @@ use crate::memory::MemoryError;
 use crate::memory::mapping::Addresses;
 use crate::memory::pagemap::{Pagemap, Touch};
 use crate::memory::ram::GuestRam;
-use crate::memory::swap::{Out, Swap};
+use crate::memory::swap::{KeptOut, Swap};
 use crate::memory::userfault::{Protection, Userfault};
 use page::PAGE_BYTES;
 use rustix::fd::{AsFd, BorrowedFd};
@@ -69,7 +69,7 @@ impl Fence {
     /// When the process has no memory areas left to split. Nothing has changed then.
     pub(super) fn raise(&self, addresses: &Addresses) -> Result<(), MemoryError> {
         if let Some(swap) = &self.swap {
-            return swap.raise(addresses, Out::Writers);
+            return swap.raise(addresses, KeptOut::Writers);
         }
         self.tracker.unregister(addresses.clone())?;
         let guarded = self

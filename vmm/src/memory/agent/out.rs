@@ -16,7 +16,7 @@ use super::Agent;
 use super::balloon::place_in_block;
 use crate::memory::mapping::{Addresses, drop_mappings};
 use crate::memory::pages::{Place, runs};
-use crate::memory::swap::{self, Stays, Swap};
+use crate::memory::swap::{KeptOut, Stays, Swap};
 use page::{PAGE_BYTES, PAGE_SIZE, PageCount};
 use sharing::{BLOCK_PAGES, PageSet};
 use std::ops::Range;
@@ -254,8 +254,8 @@ impl Agent {
         };
         let addresses = self.ram.addresses(hull);
         let out = match is_whole {
-            true => swap::Out::All,
-            false => swap::Out::Writers,
+            true => KeptOut::All,
+            false => KeptOut::Writers,
         };
         if swap.raise(&addresses, out).is_err() {
             return Ok(0);

@@ -72,7 +72,7 @@ pub(crate) struct Swap {
 
 /// Who is kept out of a stretch of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Out {
+pub(crate) enum KeptOut {
     /// Those who write to pages that are there.
     Writers,
     /// And those who touch a hole: none of it becomes a page.
@@ -82,11 +82,11 @@ pub(crate) enum Out {
 #[derive(Clone, Debug)]
 struct Fenced {
     addresses: Addresses,
-    out: Out,
+    out: KeptOut,
 }
 
 impl Fenced {
-    fn has(fenced: Option<&Self>, address: u64) -> Option<Out> {
+    fn has(fenced: Option<&Self>, address: u64) -> Option<KeptOut> {
         let fenced = fenced.filter(|fenced| fenced.addresses.contains(&address))?;
         Some(fenced.out)
     }
@@ -181,7 +181,7 @@ impl Swap {
     }
 
     /// From here on nobody writes to these addresses until [`Self::lower`]; who reads what is there goes on.
-    pub(crate) fn raise(&self, addresses: &Addresses, out: Out) -> Result<(), MemoryError> {
+    pub(crate) fn raise(&self, addresses: &Addresses, out: KeptOut) -> Result<(), MemoryError> {
         *lock(&self.fenced) = Some(Fenced {
             addresses: addresses.clone(),
             out,

@@ -5,7 +5,7 @@
 //! agent has made some.
 
 use super::readers::{Done, Read, Readers};
-use super::{Fenced, Out, Swap, lock};
+use super::{Fenced, KeptOut, Swap, lock};
 use crate::memory::userfault::{Fault, FaultKind, Protection};
 use page::{Gfn, PAGE_BYTES, PAGE_SIZE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -315,8 +315,8 @@ impl Pager {
     fn admit(&self, address: u64) -> Result<MutexGuard<'_, Option<Fenced>>, Errno> {
         let fenced = lock(&self.swap.fenced);
         match Fenced::has(fenced.as_ref(), address) {
-            Some(Out::All) => Err(Errno::AGAIN),
-            Some(Out::Writers) | None => Ok(fenced),
+            Some(KeptOut::All) => Err(Errno::AGAIN),
+            Some(KeptOut::Writers) | None => Ok(fenced),
         }
     }
 
