@@ -93,6 +93,8 @@ pub enum KeptBlocks {
     Large,
     /// Those of which nothing is shared: if they are not large, they soon will be.
     Whole,
+    /// All: pages of the VM may be out, and its agent does nothing for sharing meanwhile.
+    All,
 }
 
 /// What the scanner last said of itself.

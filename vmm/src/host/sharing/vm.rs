@@ -286,6 +286,7 @@ impl ScannedVm {
         let since = *self.kept_since.get_or_insert(pass);
         match self.kept {
             KeptBlocks::None => Keep::No,
+            KeptBlocks::All => Keep::AsItIs,
             // The pass that was under way is not over all of them.
             KeptBlocks::UsedAtFirst if since + 1 < pass => Keep::No,
             KeptBlocks::UsedAtFirst | KeptBlocks::Used => match self.is_used_large(number) {

@@ -181,6 +181,9 @@ impl Vm {
     /// Its blocks that sharing leaves alone. Where the machine has no large pages to give, those that are not large
     /// are worth sharing in.
     pub(super) fn kept_blocks(&self) -> KeptBlocks {
+        if self.config.has_swap && self.config.touch_limit.is_some() {
+            return KeptBlocks::All;
+        }
         match self.broken_blocks {
             BrokenBlocks::None => {}
             BrokenBlocks::Cold => return KeptBlocks::Used,
