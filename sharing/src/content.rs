@@ -40,13 +40,21 @@ pub enum Seen {
     Broken(Option<Content>),
 }
 
+impl Content {
+    /// The hash of what is not zero.
+    pub(crate) fn hash(self) -> Option<ContentHash> {
+        match self {
+            Self::Hash(hash) => Some(hash),
+            Self::Zero => None,
+        }
+    }
+}
+
 impl Seen {
     /// The hash of a page that was read and is not zero.
     pub(crate) fn hash(self) -> Option<ContentHash> {
         match self {
-            Self::Private(Content::Hash(hash)) | Self::Broken(Some(Content::Hash(hash))) => {
-                Some(hash)
-            }
+            Self::Private(content) | Self::Broken(Some(content)) => content.hash(),
             _ => None,
         }
     }

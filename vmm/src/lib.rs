@@ -7,6 +7,7 @@
 mod cli;
 mod event;
 mod host;
+mod lock;
 mod memory;
 mod regular_file;
 mod signals;

@@ -35,11 +35,8 @@ impl Sharing {
             return;
         }
         self.vms.of_mut(slot).history.visit(block.number);
-        let hashes = read.iter().filter_map(|&(_, content)| match content {
-            Content::Hash(hash) => Some(hash),
-            Content::Zero => None,
-        });
-        self.index.warm(hashes);
+        self.index
+            .warm(read.iter().filter_map(|(_, content)| content.hash()));
         let (mut worth, mut met) = (0, BTreeSet::new());
         for &(index, content) in read {
             if self.vms.of(slot).ledger.place(block.number, index) != Place::Own {

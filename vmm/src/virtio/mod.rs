@@ -23,7 +23,7 @@ pub mod rng;
 
 pub use interrupt::{Interrupt, InterruptCause};
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use crate::lock::lock;
 use virtio_queue::Queue;
 
 /// A device behind a transport.
@@ -65,10 +65,4 @@ pub trait Served: Device {
     /// Serves a queue that was notified. True if work is left and it wants to be called again.
     #[must_use]
     fn serve(&self, queue: usize) -> bool;
-}
-
-/// Nothing that a guest sends can panic while a lock is held; if our own code did, what it guards is
-/// still whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -89,7 +89,11 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
         Some(folder) => {
             let may_be_out = size.saturating_sub(config.settings.min);
             config.swap_file_for = Some(may_be_out);
-            Some(swap_dir::make_file(&folder, size, may_be_out).map_err(failed)?)
+            // To reserve some GiB takes its time on some file systems.
+            let making = move || swap_dir::make_file(&folder, size, may_be_out);
+            let made = tokio::task::spawn_blocking(making).await;
+            let made = made.unwrap_or_else(|error| Err(error.to_string()));
+            Some(made.map_err(failed)?)
         }
         None => None,
     };

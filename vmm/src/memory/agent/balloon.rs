@@ -82,10 +82,7 @@ impl Agent {
         let size = self.ram.layout().size();
         let mut private = self.ram.allocated()?;
         let pages = &self.sharer.pages;
-        let out = self
-            .out
-            .as_ref()
-            .map_or(PageCount::ZERO, |out| out.swap.out());
+        let (out, in_file) = self.pages_out();
         if recount || private.0 + out.0 + pages.shared() + pages.ballooned() > size.0 {
             self.remove_popped()?;
             self.remove_hidden_or_tell();
@@ -95,10 +92,6 @@ impl Agent {
         let shared = PageCount(pages.shared());
         let private = private.min(size - shared);
         let out = out.min(size - shared - private);
-        let in_file = self
-            .out
-            .as_ref()
-            .map_or(PageCount::ZERO, |out| out.swap.in_file());
         let swapped = in_file.min(out);
         let ballooned = PageCount(pages.ballooned()).min(size - shared - private - out);
         Ok(PageStates {

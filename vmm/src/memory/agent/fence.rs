@@ -153,6 +153,11 @@ impl Fence {
         Ok(())
     }
 
+    /// Whether pages may be out.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.swap.is_some()
+    }
+
     /// Calls `found` with what is mapped of a block.
     ///
     /// # Errors

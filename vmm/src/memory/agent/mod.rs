@@ -19,6 +19,7 @@ mod sample;
 mod share;
 
 use crate::event::Event;
+use crate::lock::lock;
 use crate::memory::MemoryError;
 use crate::memory::ram::GuestRam;
 use crate::memory::store::StoreView;
@@ -38,7 +39,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -522,10 +523,6 @@ impl Agent {
             .fetch_add(self.fence.count_waiting(), Ordering::Relaxed);
         self.fence.lower(&addresses);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Answers a request. Whoever asked waits for it, unless its thread has panicked.

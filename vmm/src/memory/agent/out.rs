@@ -40,8 +40,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Out {
     pub(super) swap: Arc<Swap>,
-    /// All memory is guarded.
-    is_guarded: bool,
     /// By block: a large page may be in it.
     may_be_large: Vec<bool>,
     /// The block that is looked at next.
@@ -56,7 +54,6 @@ impl Out {
         let blocks = usize::try_from(size.0.div_ceil(BLOCK)).expect("as many as can be indexed");
         Self {
             swap,
-            is_guarded: false,
             may_be_large: vec![true; blocks],
             hand: 0,
             in_vain: 0,
@@ -76,7 +73,7 @@ impl Agent {
     pub(super) fn limit_held(&mut self, most: Option<PageCount>) {
         let Some(out) = &self.out else { return };
         out.swap.set_hold(most);
-        if most.is_some() && !out.is_guarded {
+        if most.is_some() && !self.is_guarded() {
             self.guard_all();
         }
         if let Some(out) = &mut self.out {
@@ -88,10 +85,10 @@ impl Agent {
     fn guard_all(&mut self) {
         let all = 0..self.ram.layout().size().0;
         self.take_all_advice_back();
-        let Some(out) = &mut self.out else { return };
-        match self.fence.guard_all(&self.ram.addresses(all), &out.swap) {
-            Ok(()) => out.is_guarded = true,
-            Err(error) => tracing::warn!("no page can be taken out: {error}"),
+        let Some(out) = &self.out else { return };
+        let guarded = self.fence.guard_all(&self.ram.addresses(all), &out.swap);
+        if let Err(error) = guarded {
+            tracing::warn!("no page can be taken out: {error}");
         }
     }
 
@@ -99,10 +96,7 @@ impl Agent {
         let all = 0..self.ram.layout().size().0;
         let Some(out) = &mut self.out else { return };
         match self.fence.let_all_go(&self.ram.addresses(all)) {
-            Ok(()) => {
-                out.is_guarded = false;
-                out.may_be_large.fill(true);
-            }
+            Ok(()) => out.may_be_large.fill(true),
             Err(error) => tracing::warn!("memory stays guarded: {error}"),
         }
         let order = self.large.order;
@@ -111,20 +105,27 @@ impl Agent {
 
     /// Whether pages may be out.
     pub(super) fn is_guarded(&self) -> bool {
-        self.out.as_ref().is_some_and(|out| out.is_guarded)
+        self.fence.is_guarded()
+    }
+
+    /// Pages that are out, and those of them in the file.
+    pub(super) fn pages_out(&self) -> (PageCount, PageCount) {
+        let out = self.out.as_ref();
+        out.map_or_else(Default::default, |out| (out.swap.out(), out.swap.in_file()))
     }
 
     /// The guest gives these up.
     pub(super) fn forget_out(&self, pages: Range<u64>) {
-        if let Some(out) = self.out.as_ref().filter(|out| out.is_guarded) {
+        if let Some(out) = self.out.as_ref().filter(|_| self.is_guarded()) {
             out.swap.forget(pages);
         }
     }
 
     /// Takes pages out, if it is time.
     pub(super) fn tend_out(&mut self) {
+        let is_guarded = self.is_guarded();
         let Some(out) = &mut self.out else { return };
-        if !out.is_guarded {
+        if !is_guarded {
             out.due = None;
             return;
         }

@@ -27,6 +27,7 @@ mod readers;
 mod tests;
 
 use crate::event::Event;
+use crate::lock::lock;
 use crate::memory::MemoryError;
 use crate::memory::mapping::Addresses;
 use crate::memory::pages::runs;
@@ -38,7 +39,7 @@ use protocol::SwapCounters;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use swap::{Config, Key, Log, PageBytes, Refused, Sealer};
 
 /// No limit.
@@ -255,9 +256,11 @@ impl Swap {
 
     /// Of those, the ones in the file.
     pub(crate) fn in_file(&self) -> PageCount {
-        match self.file {
-            Some(_) => PageCount(lock(&self.log).figures().file.needed.records),
-            None => PageCount::ZERO,
+        let log = lock(&self.log);
+        // To count them all segments are looked at.
+        match &self.file {
+            Some(_) if log.out() > PageCount::ZERO => PageCount(log.figures().file.needed.records),
+            _ => PageCount::ZERO,
         }
     }
 
@@ -308,8 +311,4 @@ fn random_key() -> Result<Key, MemoryError> {
         Ok(_) => Err(MemoryError::Random(rustix::io::Errno::AGAIN)),
         Err(error) => Err(MemoryError::Random(error)),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -15,7 +15,7 @@ use std::io;
 use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::Instant;
-use swap::{Found, Located, PageBytes, Source, filled_page};
+use swap::{Damaged, Found, Located, PageBytes, Source, filled_page};
 
 /// How soon those in the queue are looked at again if nobody says that there is room: the memory file also shrinks by what
 /// the guest gives up.
@@ -212,13 +212,7 @@ impl Pager {
 
     /// One that nobody waits for, so what is wrong with it is for who will.
     fn bring_neighbour(&self, record: &Located, bytes: &mut [u8]) -> Result<(), Errno> {
-        let mut content: PageBytes = [0; PAGE_BYTES];
-        let opened = self.swap.sealer.open(
-            (record.gfn, record.generation),
-            &mut bytes[record.range()],
-            &mut content,
-        );
-        opened.map_err(|_damage| Errno::IO)?;
+        let content = self.open(record, bytes).map_err(|_damage| Errno::IO)?;
         self.put(record, &content, false)?;
         lock(&self.swap.counters).neighbours_in += 1;
         Ok(())
@@ -243,47 +237,40 @@ impl Pager {
         let (gfn, address) = (Gfn(touch.index), self.address(touch.index));
         let together = if self.room >= MOST_ROOM { TOGETHER } else { 0 };
         let admission = self.admit(address)?;
-        let log = lock(&self.swap.log);
-        let Some(found) = log.find(gfn, together) else {
-            // It was never there, or was given up; or it came meanwhile. It cannot leave while the log is held.
-            self.swap.userfault.zero(address)?;
-            drop(log);
-            lock(&self.swap.counters).zero_in += 1;
-            return Ok(Brought::Now);
+        let mut log = lock(&self.swap.log);
+        // What is put into memory here cannot leave while the log is held.
+        let stored = match log.find(gfn, together) {
+            // It was never there, or was given up; or it came meanwhile.
+            None => {
+                self.swap.userfault.zero(address)?;
+                drop(log);
+                lock(&self.swap.counters).zero_in += 1;
+                return Ok(Brought::Now);
+            }
+            Some(Found::Filled(word)) => {
+                self.swap.userfault.copy(address, &filled_page(word))?;
+                log.forget(gfn);
+                drop(log);
+                lock(&self.swap.counters).filled_in += 1;
+                return Ok(Brought::Now);
+            }
+            Some(Found::Stored(stored)) => stored,
         };
         drop((log, admission));
-        match found {
-            Found::Filled(word) => self.bring_filled(touch, word),
-            Found::Stored(stored) => match (stored.source, &self.readers) {
-                (Source::File(range), Some(readers)) => {
-                    readers.order(Read {
-                        index: touch.index,
-                        records: stored.records,
-                        range,
-                    });
-                    Ok(Brought::Reading)
-                }
-                (Source::File(_), None) => unreachable!("there is no file"),
-                (Source::Memory(mut bytes), _) => {
-                    self.bring_record(touch, &stored.records[0], &mut bytes)
-                }
-            },
+        match (stored.source, &self.readers) {
+            (Source::File(range), Some(readers)) => {
+                readers.order(Read {
+                    index: touch.index,
+                    records: stored.records,
+                    range,
+                });
+                Ok(Brought::Reading)
+            }
+            (Source::File(_), None) => unreachable!("there is no file"),
+            (Source::Memory(mut bytes), _) => {
+                self.bring_record(touch, &stored.records[0], &mut bytes)
+            }
         }
-    }
-
-    fn bring_filled(&self, touch: Touch, word: u64) -> Result<Brought, Errno> {
-        let (gfn, address) = (Gfn(touch.index), self.address(touch.index));
-        let _admission = self.admit(address)?;
-        let mut log = lock(&self.swap.log);
-        if !matches!(log.find(gfn, 0), Some(Found::Filled(now)) if now == word) {
-            return Err(Errno::AGAIN);
-        }
-        let content = filled_page(word);
-        self.swap.userfault.copy(address, &content)?;
-        log.forget(gfn);
-        drop(log);
-        lock(&self.swap.counters).filled_in += 1;
-        Ok(Brought::Now)
     }
 
     fn bring_record(
@@ -292,23 +279,26 @@ impl Pager {
         record: &Located,
         bytes: &mut [u8],
     ) -> Result<Brought, Errno> {
-        let mut content: PageBytes = [0; PAGE_BYTES];
-        let (gfn, generation) = (record.gfn, record.generation);
-        let bytes = &mut bytes[record.range()];
-        let opened = self
-            .swap
-            .sealer
-            .open((gfn, generation), bytes, &mut content);
-        if let Err(damage) = opened {
-            // It may have gone out again since it was found, and then what was found is no longer looked for.
-            if lock(&self.swap.log).is_out_as(gfn, generation) {
-                self.swap.lose(damage.to_string());
+        let content = match self.open(record, bytes) {
+            Ok(content) => content,
+            Err(damage) => {
+                // It may have gone out again since it was found, and then what was found is no longer looked for.
+                if lock(&self.swap.log).is_out_as(record.gfn, record.generation) {
+                    self.swap.lose(damage.to_string());
+                }
+                return Err(Errno::AGAIN);
             }
-            return Err(Errno::AGAIN);
-        }
+        };
         self.put(record, &content, touch.is_write)?;
         lock(&self.swap.counters).stored_in += 1;
         Ok(Brought::Now)
+    }
+
+    fn open(&self, record: &Located, bytes: &mut [u8]) -> Result<PageBytes, Damaged> {
+        let mut content: PageBytes = [0; PAGE_BYTES];
+        let (page, bytes) = ((record.gfn, record.generation), &mut bytes[record.range()]);
+        self.swap.sealer.open(page, bytes, &mut content)?;
+        Ok(content)
     }
 
     /// Not where the agent keeps everybody out, and for as long as this is held it does not begin to.

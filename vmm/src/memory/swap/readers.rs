@@ -2,9 +2,10 @@
 
 use super::file::SwapFile;
 use crate::event::Event;
+use crate::lock::lock;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use swap::{FileRange, Located};
 
@@ -73,8 +74,7 @@ impl Readers {
 
 /// One waits for the next order, the others for that one.
 fn next(inbox: &Mutex<Receiver<Read>>) -> Option<Read> {
-    let inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner);
-    inbox.recv().ok()
+    lock(inbox).recv().ok()
 }
 
 fn read(file: &SwapFile, order: Read) -> Done {
