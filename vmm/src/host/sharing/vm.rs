@@ -25,7 +25,7 @@ use protocol::page_sharing::{BlockRequest, FromAgent, SharingSocket, TableCheck,
 use protocol::{ChannelError, VmName};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
-use sample::TouchSample;
+use sample::{LookedInto, TouchSample};
 use sharing::{BLOCK_PAGES, Content, PageSet, Request, Seen};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
@@ -107,6 +107,7 @@ pub(super) struct ScannedVm {
     kept_since: Option<u64>,
     /// Large pages that were touched in the last sample in which they were watched to its end.
     used: BTreeSet<u32>,
+    looked_into: LookedInto,
     sweeps: Sweeps,
     /// By block: pages that were alone with their frames when that was looked at last.
     lonely: BTreeMap<u32, PageSet>,
@@ -187,6 +188,7 @@ impl ScannedVm {
             kept: KeptBlocks::None,
             kept_since: None,
             used: BTreeSet::new(),
+            looked_into: LookedInto::default(),
             sweeps: Sweeps::new(),
             lonely: BTreeMap::new(),
             lonely_looked: Instant::now(),

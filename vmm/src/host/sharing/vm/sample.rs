@@ -16,12 +16,14 @@
 
 mod blocks;
 mod draw;
+mod looked_into;
 
 use super::ScannedVm;
 use crate::memory::MemoryError;
 use crate::memory::pagemap::Touch;
 use blocks::BlockSample;
-use draw::{Candidates, Drawn};
+use draw::{Candidates, Drawn, Interest};
+pub(super) use looked_into::LookedInto;
 use page::PageCount;
 use policy::Sample;
 use protocol::page_sharing::ToAgent;
@@ -71,6 +73,8 @@ pub(super) struct TouchSample {
     pages: BTreeMap<u64, Option<Touch>>,
     /// The large pages that are watched as a whole, and whether anything in them was touched.
     blocks: BTreeMap<u32, bool>,
+    /// What is known of the insides of large pages from periods before.
+    known: BTreeMap<u32, Sample>,
     counts: Sample,
     since: Option<Instant>,
     watched: Option<Duration>,
@@ -81,7 +85,7 @@ pub(super) struct TouchSample {
 }
 
 impl TouchSample {
-    fn new(order: SampleOrder, drawn: Drawn) -> Self {
+    fn new(order: SampleOrder, drawn: Drawn, known: BTreeMap<u32, Sample>) -> Self {
         Self {
             number: order.number,
             pages: drawn
@@ -90,6 +94,7 @@ impl TouchSample {
                 .map(|&page| (page.into(), None))
                 .collect(),
             blocks: drawn.blocks.iter().map(|&block| (block, false)).collect(),
+            known,
             counts: Sample::default(),
             asked: drawn,
             since: None,
@@ -177,30 +182,44 @@ impl TouchSample {
             watched: length(self.blocks.len()),
             ..BlockSample::default()
         };
+        for (&page, &touch) in &self.pages {
+            if !self.is_in_block(page) {
+                see_one(&mut seen.small_pages, touch);
+            }
+        }
+        let looked_into = self.looked_into();
+        let is_touched = |number: &&u32| self.is_touched(**number, &looked_into);
+        let touched: Vec<u32> = self.blocks.keys().filter(is_touched).copied().collect();
+        seen.touched = length(touched.len());
+        let within = |number| looked_into.get(number).or_else(|| self.known.get(number));
+        seen.looked_into = touched.iter().filter_map(within).copied().collect();
+        self.counts = seen.as_pages();
+    }
+
+    /// What was seen in the large pages that are looked into.
+    fn looked_into(&self) -> BTreeMap<u32, Sample> {
         let mut looked_into: BTreeMap<u32, Sample> = BTreeMap::new();
         for (&page, &touch) in &self.pages {
-            let sample = match self.is_in_block(page) {
-                true => looked_into.entry(block_of(page)).or_default(),
-                false => &mut seen.small_pages,
-            };
-            sample.size += 1;
-            sample.touched += u32::from(touch >= Some(Touch::Read));
-            sample.written += u32::from(touch >= Some(Touch::Written));
+            if self.is_in_block(page) {
+                see_one(looked_into.entry(block_of(page)).or_default(), touch);
+            }
         }
-        // A block is touched where one of its pages is, whatever a look at the whole found.
-        let is_touched = |number: &u32| {
-            let within = looked_into.get(number).map_or(0, |sample| sample.touched);
-            self.block_touched(*number) == Some(true) || within > 0
-        };
-        seen.touched = length(
-            self.blocks
-                .keys()
-                .filter(|number| is_touched(number))
-                .count(),
-        );
-        let touched = looked_into.iter().filter(|(number, _)| is_touched(number));
-        seen.looked_into = touched.map(|(_, &sample)| sample).collect();
-        self.counts = seen.as_pages();
+        looked_into
+    }
+
+    /// A block is touched where one of its pages is, whatever a look at the whole found.
+    fn is_touched(&self, number: u32, looked_into: &BTreeMap<u32, Sample>) -> bool {
+        let within = looked_into.get(&number).map_or(0, |sample| sample.touched);
+        self.block_touched(number) == Some(true) || within > 0
+    }
+
+    /// What it found in those large pages that were touched.
+    fn learned(&self) -> Vec<(u32, Sample)> {
+        let all = self.looked_into();
+        let touched = all
+            .iter()
+            .filter(|&(&number, _)| self.is_touched(number, &all));
+        touched.map(|(&number, &sample)| (number, sample)).collect()
     }
 
     fn in_range(&self, pages: Range<u64>) -> Vec<u64> {
@@ -214,6 +233,22 @@ impl TouchSample {
             watched: self.watched,
             sample: self.counts,
         }
+    }
+}
+
+/// One more page, and what became of it.
+fn see_one(sample: &mut Sample, touch: Option<Touch>) {
+    sample.size += 1;
+    sample.touched += u32::from(touch >= Some(Touch::Read));
+    sample.written += u32::from(touch >= Some(Touch::Written));
+}
+
+/// Whether there is anything to learn from looking into a large page, of which these are used.
+fn interest(used: &BTreeSet<u32>, looked_into: &LookedInto, number: u32) -> Interest {
+    match used.contains(&number) {
+        false => Interest::Idle,
+        true if looked_into.is_known(number) => Interest::Known,
+        true => Interest::Unknown,
     }
 }
 
@@ -241,7 +276,7 @@ impl ScannedVm {
             let (pages, mapped) = (self.pages(block), mapped(block));
             let is_whole = mapped.is_empty() && pages.end - pages.start == BLOCK;
             if is_whole && (self.is_large(block) || self.is_still_unmapped(block)) {
-                candidates.offer_block(block);
+                candidates.offer_block(block, interest(&self.used, &self.looked_into, block));
                 continue;
             }
             let own = |page: u64| !mapped.contains(super::index(&pages, page));
@@ -255,7 +290,8 @@ impl ScannedVm {
             }
         }
         let drawn = candidates.draw(order.blocks);
-        let sample = TouchSample::new(order, drawn);
+        self.looked_into.begin();
+        let sample = TouchSample::new(order, drawn, self.looked_into.samples());
         self.unsent.push_back(ToAgent::Sample {
             number,
             pages: sample.asked.pages.clone(),
@@ -328,6 +364,9 @@ impl ScannedVm {
                     true => self.used.insert(number),
                     false => self.used.remove(&number),
                 };
+            }
+            for (number, within) in sample.learned() {
+                self.looked_into.learn(number, within);
             }
         }
         self.sample = Some(sample);

@@ -36,7 +36,7 @@ pub struct BlockSample {
     pub watched: u32,
     /// and those of them in which anything was touched.
     pub touched: u32,
-    /// Of the touched ones, those that were looked into: what became of the pages sampled in each.
+    /// Of the touched ones, those that were looked into, now or lately: what became of the pages sampled in each.
     pub looked_into: Vec<Sample>,
 }
 
@@ -131,8 +131,9 @@ impl BlockSample {
     }
 
     /// The part of the pages of touched blocks. Pages of one block are alike, so what differs is reckoned between blocks
-    /// (the ratio estimator of cluster sampling: Cochran, Sampling Techniques, 1977, section 9A.3), or as if they
-    /// were not, if that is more.
+    /// (the ratio estimator of two-stage cluster sampling: Cochran, Sampling Techniques, 1977, sections 9A.3 and 10.8), or
+    /// as if they were not, if that is more; so far as it speaks of blocks that were not looked into. What is left where
+    /// all were are the pages that were not sampled in them.
     fn within_touched(&self, found: &impl Fn(&Sample) -> u32) -> Part {
         let blocks = || self.looked_into.iter().filter(|sample| sample.size > 0);
         let (mut pages, mut hits, mut count) = (0.0, 0.0, 0.0);
@@ -156,9 +157,16 @@ impl BlockSample {
             false => Part::UNKNOWN.variance,
         };
         let alone = spread(hits, pages) / pages;
+        let unseen = (1.0 - count / f64::from(self.touched)).max(0.0);
+        let within = blocks().map(|sample| {
+            let (hits, size) = (f64::from(found(sample)), f64::from(sample.size));
+            hits * (size - hits) / size
+        });
+        let within = within.sum::<f64>() / (pages * pages);
+        let of_pages_that_agree = spread(pages, pages) / pages;
         Part {
             value,
-            variance: between.max(alone),
+            variance: (unseen * between.max(alone) + within).max(of_pages_that_agree),
         }
     }
 }

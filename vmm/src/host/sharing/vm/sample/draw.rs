@@ -11,6 +11,21 @@ const LOOKED_INTO_DIVISOR: usize = 4;
 /// and how many of them in any case.
 const LEAST_LOOKED_INTO: usize = 4;
 
+/// One in so many of the large pages that are looked into is one in which nothing was touched lately, if there are any:
+/// a guest that begins to use them may use them in another way.
+const IDLE_DIVISOR: usize = 4;
+
+/// What a look into a large page can tell, the most first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Interest {
+    /// It is used, and nobody knows how much of it.
+    Unknown,
+    /// It is used, and looked into lately.
+    Known,
+    /// It was not used lately, or never watched: probably nothing will be seen.
+    Idle,
+}
+
 /// What was drawn.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Drawn {
@@ -28,7 +43,7 @@ pub(super) struct Drawn {
 pub(super) struct Candidates {
     size: usize,
     small: Reservoir<u64>,
-    large: Reservoir<u32>,
+    large: Reservoir<(Interest, u32)>,
     random: Random,
 }
 
@@ -50,11 +65,12 @@ impl Candidates {
         self.small.offer(page, &mut self.random);
     }
 
-    pub(super) fn offer_block(&mut self, block: u32) {
-        self.large.offer(block, &mut self.random);
+    pub(super) fn offer_block(&mut self, block: u32, interest: Interest) {
+        self.large.offer((interest, block), &mut self.random);
     }
 
-    /// Of the pages as many from large ones as are in large ones, out of `most_blocks` at most, as many from each.
+    /// Of the pages as many from large ones as are in large ones, out of `most_blocks` at most, as many from each; out of
+    /// those that can tell the most.
     pub(super) fn draw(mut self, most_blocks: u32) -> Drawn {
         let (small, large) = (self.small.seen, self.large.seen * BLOCK);
         let from_large = share(self.size, large, small + large);
@@ -64,7 +80,8 @@ impl Candidates {
         // The guest keeps most of what it has in large pages, however little that is.
         let few = (blocks.len() / LOOKED_INTO_DIVISOR).max(LEAST_LOOKED_INTO);
         let count = blocks.len().min(most_blocks.max(1)).min(few);
-        for (turn, &block) in blocks[..count].iter().enumerate() {
+        most_telling_first(&mut blocks, count);
+        for (turn, &(_, block)) in blocks[..count].iter().enumerate() {
             let places = from_large / count + usize::from(turn < from_large % count);
             let places = self.distinct_places(places);
             pages.extend(
@@ -73,6 +90,7 @@ impl Candidates {
                     .map(|place| u64::from(block) * BLOCK + place),
             );
         }
+        let mut blocks: Vec<u32> = blocks.into_iter().map(|(_, block)| block).collect();
         blocks.sort_unstable();
         // What lies beyond 16 TiB is not sampled.
         let pages = pages
@@ -94,6 +112,17 @@ impl Candidates {
         }
         places
     }
+}
+
+/// The first `count` of some in random order are those to look into.
+fn most_telling_first(blocks: &mut [(Interest, u32)], count: usize) {
+    blocks.sort_by_key(|&(interest, _)| interest);
+    let used = blocks.partition_point(|&(interest, _)| interest < Interest::Idle);
+    let idle = blocks.len() - used;
+    let of_idle = (count / IDLE_DIVISOR).min(idle);
+    let of_used = used.min(count - of_idle);
+    // The idle ones follow at once upon those used ones that are taken.
+    blocks[of_used..].rotate_left(used - of_used);
 }
 
 /// The part of `count` that `part` of `whole` stands for, to the nearest.
@@ -151,8 +180,41 @@ mod tests {
         // Behind the large ones.
         let first_small = u64::from(blocks) * BLOCK;
         (first_small..first_small + small).for_each(|page| candidates.offer_page(page));
-        (0..blocks).for_each(|block| candidates.offer_block(block));
+        (0..blocks).for_each(|block| candidates.offer_block(block, Interest::Idle));
         candidates.draw(most_blocks)
+    }
+
+    /// Of twelve, four are looked into.
+    #[test]
+    fn used_blocks_of_which_nothing_is_known_are_looked_into_and_an_idle_one() {
+        let looked_into = |interest: fn(u32) -> Interest| {
+            let mut candidates = Candidates::new(40, 7);
+            (0..12).for_each(|block| candidates.offer_block(block, interest(block)));
+            let drawn = candidates.draw(8);
+            let blocks = drawn
+                .pages
+                .iter()
+                .map(|&page| super::super::block_of(page.into()));
+            blocks.collect::<BTreeSet<u32>>()
+        };
+        let some = looked_into(|block| match block {
+            0..2 => Interest::Unknown,
+            2..6 => Interest::Known,
+            _ => Interest::Idle,
+        });
+        let of =
+            |range: std::ops::Range<u32>| some.iter().filter(|block| range.contains(block)).count();
+        assert_eq!((of(0..2), of(2..6), of(6..12)), (2, 1, 1), "{some:?}");
+        let all_used = looked_into(|block| match block {
+            0..4 => Interest::Unknown,
+            _ => Interest::Known,
+        });
+        assert_eq!(all_used, (0..4).collect());
+        let one_used = looked_into(|block| match block {
+            5 => Interest::Known,
+            _ => Interest::Idle,
+        });
+        assert_eq!((one_used.len(), one_used.contains(&5)), (4, true));
     }
 
     proptest! {

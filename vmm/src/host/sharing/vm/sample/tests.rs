@@ -7,7 +7,7 @@ use crate::host::sharing::vm::tests::{Bench, PAGES};
 use crate::memory::agent::LargePageOrder;
 use crate::memory::ram::GuestRam;
 use page::{Gfn, GfnRange};
-use policy::LargePages;
+use policy::{LargePages, Precision, SampleLimits, WorkingSet, sample_size};
 use protocol::page_sharing::FromAgent;
 use sharing::Content;
 use std::collections::BTreeSet;
@@ -445,4 +445,99 @@ fn what_a_guest_is_known_to_use_is_kept() {
     );
     assert_eq!(kept(&mut bench, KeptBlocks::None, 5), Vec::<u32>::new());
     assert_eq!(kept(&mut bench, KeptBlocks::All, 5), all);
+}
+
+/// A guest of 18 large pages, one of which is used a little and `active` wholly, in simulated time.
+struct SmallGuest {
+    active: u32,
+    used: BTreeSet<u32>,
+    looked_into: LookedInto,
+    working_set: WorkingSet,
+}
+
+impl SmallGuest {
+    const BLOCKS: u32 = 18;
+
+    fn interest(&self, number: u32) -> Interest {
+        interest(&self.used, &self.looked_into, number)
+    }
+
+    fn touches(&self, page: u64) -> bool {
+        match block_of(page) {
+            0 => page < 20,
+            number => number <= self.active,
+        }
+    }
+
+    /// A period of eight looks, at the fifth of which this many blocks are active. Whether that was believed by its end.
+    fn period(&mut self, seed: u64, active_then: u32) -> bool {
+        let period = Duration::from_secs(8);
+        let limits = SampleLimits::default();
+        let size = sample_size(self.working_set.touched(), Precision::Fair, period, &limits);
+        let mut candidates = Candidates::new(size, seed);
+        (0..Self::BLOCKS).for_each(|number| candidates.offer_block(number, self.interest(number)));
+        let order = SampleOrder {
+            number: seed,
+            size,
+            blocks: limits.blocks(period),
+            period,
+            looks: 8,
+        };
+        let drawn = candidates.draw(order.blocks);
+        self.looked_into.begin();
+        let mut sample = TouchSample::new(order, drawn, self.looked_into.samples());
+        let all: PageSet = (0..BLOCK_PAGES).collect();
+        sample.keep(&all, &all);
+        self.working_set.begin(sample.report().sample.size);
+        for look in 0..order.looks {
+            if look == 4 {
+                self.active = active_then;
+            }
+            for page in sample.in_range(0..u64::MAX) {
+                if self.touches(page) {
+                    sample.see(page, Some(Touch::Read));
+                }
+            }
+            (0..=self.active).for_each(|number| {
+                sample.blocks.insert(number, true);
+            });
+            sample.count();
+            self.working_set.count(sample.report().sample);
+        }
+        let all = PageCount(u64::from(Self::BLOCKS) * BLOCK);
+        let believed = self
+            .working_set
+            .touched()
+            .map(|part| part.likely.of_pages(all));
+        let is_believed = believed >= Some(PageCount(u64::from(self.active) * BLOCK * 4 / 5));
+        self.used = (0..=self.active).collect();
+        for (number, within) in sample.learned() {
+            self.looked_into.learn(number, within);
+        }
+        self.working_set.end();
+        is_believed
+    }
+}
+
+/// As a large page is touched or not, and few can be looked into, how much of each is touched was known too badly to
+/// believe that more are: it took three periods and more.
+#[test]
+fn that_a_small_guest_uses_three_times_as_much_is_believed_within_a_period() {
+    for seed in 0..100 {
+        let mut guest = SmallGuest {
+            active: 4,
+            used: BTreeSet::new(),
+            looked_into: LookedInto::default(),
+            working_set: WorkingSet::default(),
+        };
+        for turn in 0..5 {
+            guest.period(seed << 16 | turn, 4);
+        }
+        let is_believed = guest.period(seed << 16 | 5, 12) || guest.period(seed << 16 | 6, 12);
+        assert!(
+            is_believed,
+            "seed {seed}: {:?}",
+            guest.working_set.touched()
+        );
+    }
 }
