@@ -87,6 +87,7 @@ pub use state::{BalloonPace, LEAST_MIN_FREE, MemoryState, Orders, Scale, Thresho
 pub use step::{Step, TouchLimit};
 pub use targets::{Target, targets};
 pub use tax::{InvalidTaxRate, TaxRate};
+pub use touch_limit::shared_of_limit;
 pub use working_set::{
     ActiveSet, Estimate, Population, Precision, Sample, SampleLimits, WorkingSet, sample_size,
 };

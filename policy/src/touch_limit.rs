@@ -28,6 +28,14 @@ const SLACK_DIVISOR: u64 = 2;
 /// The part of what should be kept free that is not for those who could not give it back.
 const KEPT_DIVISOR: u64 = 2;
 
+/// What pages mapped from the store count of a limit on what a VM holds whose pages can go out of its memory. They cannot,
+/// and its guest may write to them at any time, each write taking a page. So they count as if it had, but **for no more than
+/// half of the limit**: a guest must have room for pages of its own to go on.
+#[must_use]
+pub fn shared_of_limit(limit: PageCount, shared: PageCount) -> PageCount {
+    shared.min(PageCount(limit.0 / 2))
+}
+
 /// Sets the limits of a plan's steps.
 pub(crate) fn set_touch_limits(snapshot: &Snapshot, steps: &mut [Step]) {
     let reason = Need::of(snapshot);

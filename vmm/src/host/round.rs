@@ -131,6 +131,7 @@ impl State {
             id,
             anonymous: vm.seen.used.anonymous,
             kept: vm.kept_blocks(),
+            is_guarded: vm.is_guarded(),
         });
         SharingConditions {
             pace: self.account.reserve.pace,

@@ -77,6 +77,8 @@ pub struct VmConditions {
     pub anonymous: PageCount,
     /// Its blocks that are not shared in.
     pub kept: KeptBlocks,
+    /// Whether it may hold pages back that its guest touches, and the kernel does not tell what was written.
+    pub is_guarded: bool,
 }
 
 /// Blocks that are left alone, for what could be shared of them is worth less than that they are large.
@@ -93,8 +95,6 @@ pub enum KeptBlocks {
     Large,
     /// Those of which nothing is shared: if they are not large, they soon will be.
     Whole,
-    /// All: pages of the VM may be out, and its agent does nothing for sharing meanwhile.
-    All,
 }
 
 /// What the scanner last said of itself.

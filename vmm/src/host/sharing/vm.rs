@@ -103,6 +103,8 @@ pub(super) struct ScannedVm {
     asked: BTreeMap<u32, PageSet>,
     sample: Option<TouchSample>,
     kept: KeptBlocks,
+    /// All of it counts as written at every look: the VM process would have to let every write of an armed page go on.
+    is_guarded: bool,
     /// The pass in which they were first kept.
     kept_since: Option<u64>,
     /// Large pages that were touched in the last sample in which they were watched to its end.
@@ -187,6 +189,7 @@ impl ScannedVm {
             sample: None,
             kept: KeptBlocks::None,
             kept_since: None,
+            is_guarded: false,
             used: BTreeSet::new(),
             looked_into: LookedInto::default(),
             sweeps: Sweeps::new(),
@@ -241,6 +244,7 @@ impl ScannedVm {
     /// Takes in how things stand with it. Whether other blocks are left alone from now on.
     pub(super) fn adapt(&mut self, conditions: &VmConditions) -> bool {
         self.set_anonymous(conditions.anonymous);
+        self.is_guarded = conditions.is_guarded;
         let is_new = conditions.kept != self.kept;
         if is_new {
             self.kept = conditions.kept;
@@ -288,7 +292,6 @@ impl ScannedVm {
         let since = *self.kept_since.get_or_insert(pass);
         match self.kept {
             KeptBlocks::None => Keep::No,
-            KeptBlocks::All => Keep::AsItIs,
             // The pass that was under way is not over all of them.
             KeptBlocks::UsedAtFirst if since + 1 < pass => Keep::No,
             KeptBlocks::UsedAtFirst | KeptBlocks::Used => match self.is_used_large(number) {
@@ -361,6 +364,9 @@ impl ScannedVm {
     /// The pages written since the last look. They are armed before they are read, so that a later write is
     /// seen the next time. Of a block of which nothing is known, all pages count as written.
     fn take_written(&self, pages: &Range<u64>, unknown: &PageSet) -> Result<PageSet, MemoryError> {
+        if self.is_guarded {
+            return Ok(PageSet::ALL);
+        }
         let all = self.addresses(pages);
         let mut runs = vec![all.clone()];
         if *unknown != PageSet::ALL {

@@ -26,7 +26,7 @@ use kept_limit::KeptLimit;
 use page::{PAGE_SIZE, PageCount, PageStates};
 use policy::{
     BalloonWatch, BrokenBlocks, Evidence, GuestFigures, LargePages, OVERHEAD, Stage, TouchLimit,
-    VmSnapshot,
+    VmSnapshot, shared_of_limit,
 };
 use protocol::{Observation, SharingCounters, ToVm, VmConfig};
 use sampling::Sampling;
@@ -134,7 +134,11 @@ impl Vm {
             has_no_driver: !self.has_driver(),
             backed: Some(self.seen.used.memory_file),
             touch_limit: match self.config.has_swap {
-                true => self.seen.kept_limit.kept(),
+                true => self.seen.kept_limit.kept().map(|limit| {
+                    let states = self.states();
+                    let shared = states.shared + states.broken;
+                    limit + shared.saturating_sub(shared_of_limit(limit, shared))
+                }),
                 false => self.config.touch_limit.map(|limit| limit.slow_above),
             },
             has_swap: self.config.has_swap,
@@ -178,12 +182,16 @@ impl Vm {
         }
     }
 
+    /// Whether pages of it may be out, so that the kernel does not tell what was written.
+    pub(super) fn is_guarded(&self) -> bool {
+        let states = self.states();
+        let out = states.compressed + states.swapped;
+        self.config.has_swap && (self.config.touch_limit.is_some() || out > PageCount::ZERO)
+    }
+
     /// Its blocks that sharing leaves alone. Where the machine has no large pages to give, those that are not large
     /// are worth sharing in.
     pub(super) fn kept_blocks(&self) -> KeptBlocks {
-        if self.config.has_swap && self.config.touch_limit.is_some() {
-            return KeptBlocks::All;
-        }
         match self.broken_blocks {
             BrokenBlocks::None => {}
             BrokenBlocks::Cold => return KeptBlocks::Used,

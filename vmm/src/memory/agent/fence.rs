@@ -14,6 +14,7 @@ use crate::memory::userfault::{Protection, Userfault};
 use page::PAGE_BYTES;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
+use std::ops::Range;
 use std::sync::Arc;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
@@ -63,13 +64,14 @@ impl Fence {
         self.pagemap.arm(addresses.clone())
     }
 
-    /// From here on nobody writes to these addresses until [`Self::lower`]; readers go on.
+    /// From here on nobody writes to these addresses until [`Self::lower`]; readers go on, but for those who are kept out of
+    /// holes. Of memory that is not guarded nobody is: what is made of a hole there holds zeros, as the hole did.
     ///
     /// # Errors
     /// When the process has no memory areas left to split. Nothing has changed then.
-    pub(super) fn raise(&self, addresses: &Addresses) -> Result<(), MemoryError> {
+    pub(super) fn raise(&self, addresses: &Addresses, out: KeptOut) -> Result<(), MemoryError> {
         if let Some(swap) = &self.swap {
-            return swap.raise(addresses, KeptOut::Writers);
+            return swap.raise(addresses, out);
         }
         self.tracker.unregister(addresses.clone())?;
         let guarded = self
@@ -122,7 +124,7 @@ impl Fence {
         Ok(done)
     }
 
-    /// From now on pages of all memory may be out.
+    /// From now on pages of all memory may be out, once it was guarded by `guard`.
     ///
     /// # Errors
     /// When the kernel refuses: then nothing may be.
@@ -130,14 +132,33 @@ impl Fence {
         &mut self,
         all: &Addresses,
         swap: &Arc<Swap>,
+        guard: impl FnOnce(&Self) -> Result<(), MemoryError>,
     ) -> Result<(), MemoryError> {
         self.tracker.unregister(all.clone())?;
-        let guarded = swap.guard(all);
-        match guarded {
-            Ok(()) => self.swap = Some(Arc::clone(swap)),
-            Err(_) => self.track(all),
+        self.swap = Some(Arc::clone(swap));
+        let guarded = guard(self);
+        if guarded.is_err() {
+            self.let_all_go(all)?;
         }
         guarded
+    }
+
+    /// Guards memory that is home, if anything is guarded.
+    ///
+    /// # Errors
+    /// When the process has no memory areas left to split.
+    pub(super) fn guard(&self, addresses: &Addresses) -> Result<(), MemoryError> {
+        let swap = self.swap.as_ref();
+        swap.map_or(Ok(()), |swap| swap.guard(addresses))
+    }
+
+    /// Guards what is mapped from the store, if anything is guarded.
+    ///
+    /// # Errors
+    /// When the process has no memory areas left to split.
+    pub(super) fn guard_shared(&self, addresses: &Addresses) -> Result<(), MemoryError> {
+        let swap = self.swap.as_ref();
+        swap.map_or(Ok(()), |swap| swap.guard_writers(addresses))
     }
 
     /// Nothing is out any more, nor will be.
@@ -156,6 +177,19 @@ impl Fence {
     /// Whether pages may be out.
     pub(super) fn is_guarded(&self) -> bool {
         self.swap.is_some()
+    }
+
+    /// Which of these pages are out.
+    pub(super) fn out(&self, pages: Range<u64>) -> Vec<u64> {
+        let swap = self.swap.as_ref();
+        swap.map_or_else(Vec::new, |swap| swap.out_among(pages))
+    }
+
+    /// These pages hold something else from here on, or lie elsewhere: what is kept of them is worth nothing.
+    pub(super) fn forget(&self, pages: impl Iterator<Item = u64>) {
+        if let Some(swap) = &self.swap {
+            swap.forget(pages);
+        }
     }
 
     /// Calls `found` with what is mapped of a block.

@@ -23,7 +23,7 @@ use crate::lock::lock;
 use crate::memory::MemoryError;
 use crate::memory::ram::GuestRam;
 use crate::memory::store::StoreView;
-use crate::memory::swap::Swap;
+use crate::memory::swap::{KeptOut, Swap};
 pub(crate) use fence::Fence;
 pub use large::LargePageOrder;
 use large::{LargeBlocks, Reason};
@@ -34,7 +34,7 @@ use protocol::{ChannelError, LargePageCounters, SharingCounters, SwapCounters};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use share::Sharer;
-use sharing::{BLOCK_PAGES, Outcome, PageSet};
+use sharing::BLOCK_PAGES;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -435,14 +435,6 @@ impl Agent {
                     None => tracing::error!("the host sent no store of {frames} frames"),
                 }
             }
-            // What is out looks like a hole, and would be shared as one of zeros.
-            Ok((ToAgent::Request(request), _)) if self.is_guarded() => {
-                self.unsent.push_back(FromAgent::Outcome {
-                    ticket: request.ticket,
-                    outcome: Outcome::default(),
-                    unwritten: PageSet::EMPTY,
-                });
-            }
             Ok((ToAgent::Request(request), _)) => {
                 let first = u64::from(request.number) * BLOCK_PAGES as u64;
                 let pages = first..first + BLOCK_PAGES as u64;
@@ -469,6 +461,9 @@ impl Agent {
             )) => {
                 let whole = self.drop_large_mappings(&blocks);
                 let dropped = sample::drop_mappings_of(&self.ram, &self.sharer, &pages);
+                if let Some(out) = &mut self.out {
+                    out.sampled = pages.iter().map(|&page| page.into()).collect();
+                }
                 self.watch_in_large_pages(&pages, &dropped);
                 self.unsent.push_back(FromAgent::Sampled {
                     number,
@@ -507,7 +502,7 @@ impl Agent {
     fn prove(&self, gfn: Gfn, answer: &SyncSender<Result<(), MemoryError>>) {
         let index = self.ram.layout().file_index(gfn);
         let addresses = self.ram.addresses(index..index + 1);
-        let raised = self.fence.raise(&addresses);
+        let raised = self.fence.raise(&addresses, KeptOut::Writers);
         let is_up = raised.is_ok();
         tell(answer, raised);
         if !is_up {

@@ -6,7 +6,10 @@
 //! touches costs nothing; one that is touched costs a fault that the kernel answers itself.
 //!
 //! Pages go out behind the fence, a block at a time and few at once, so that whoever writes to one of its neighbours waits
-//! for half a millisecond at most. Frames of the store and what guests wrote over them stay.
+//! for half a millisecond at most. Frames of the store and what guests wrote over them stay, and sharing goes on: what it maps
+//! counts as held until it is half of what may be.
+//!
+//! **What the host samples it finds as it left it**: the hand does not drop those mappings again.
 //!
 //! **Of a large page all goes out, or nothing.** What is punched out of a part of one the kernel may keep, zeroed, when
 //! somebody refers to it at that moment, and then a touch would find zeros in the place of a page that is out. A block may be one
@@ -19,6 +22,7 @@ use crate::memory::pages::{Place, runs};
 use crate::memory::swap::{KeptOut, Stays, Swap};
 use page::{PAGE_BYTES, PAGE_SIZE, PageCount};
 use sharing::{BLOCK_PAGES, PageSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -46,6 +50,8 @@ pub(super) struct Out {
     hand: u64,
     /// Blocks looked at since a page went out.
     in_vain: u64,
+    /// Pages whose touches are counted.
+    pub(super) sampled: BTreeSet<u64>,
     due: Option<Instant>,
 }
 
@@ -57,6 +63,7 @@ impl Out {
             may_be_large: vec![true; blocks],
             hand: 0,
             in_vain: 0,
+            sampled: BTreeSet::new(),
             due: None,
         }
     }
@@ -86,7 +93,10 @@ impl Agent {
         let all = 0..self.ram.layout().size().0;
         self.take_all_advice_back();
         let Some(out) = &self.out else { return };
-        let guarded = self.fence.guard_all(&self.ram.addresses(all), &out.swap);
+        let (sharer, addresses) = (&self.sharer, self.ram.addresses(all.clone()));
+        let guarded = self
+            .fence
+            .guard_all(&addresses, &out.swap, |fence| sharer.guard(all, fence));
         if let Err(error) = guarded {
             tracing::warn!("no page can be taken out: {error}");
         }
@@ -125,6 +135,7 @@ impl Agent {
     pub(super) fn tend_out(&mut self) {
         let is_guarded = self.is_guarded();
         let Some(out) = &mut self.out else { return };
+        out.swap.set_shared(self.sharer.pages.shared());
         if !is_guarded {
             out.due = None;
             return;
@@ -207,7 +218,10 @@ impl Agent {
             false => self.take_out_behind_fence(&pages, &unused),
         };
         let used = own.without(&unused);
-        let used = used.iter().filter(|&at| mapped.contains(at));
+        let is_watched = |at: usize| self.is_sampled(pages.start + at as u64);
+        let used = used
+            .iter()
+            .filter(|&at| mapped.contains(at) && !is_watched(at));
         let stretches: Vec<Addresses> = runs(used.map(|at| pages.start + at as u64))
             .into_iter()
             .map(|run| self.ram.addresses(run))
@@ -224,6 +238,12 @@ impl Agent {
             .zip(held)
             .filter(|&(index, is_held)| is_held && self.sharer.pages.place(index) == Place::Own);
         Some(own.map(|(index, _)| place_in_block(index)).collect())
+    }
+
+    /// Whether the host looks if it is mapped again: dropped once more, it would find it untouched.
+    fn is_sampled(&self, index: u64) -> bool {
+        let out = self.out.as_ref();
+        out.is_some_and(|out| out.sampled.contains(&index))
     }
 
     fn may_be_large(&self, number: u64) -> bool {
@@ -253,12 +273,12 @@ impl Agent {
             true => pages.clone(),
             false => indexes[0]..indexes[indexes.len() - 1] + 1,
         };
-        let addresses = self.ram.addresses(hull);
+        let addresses = self.ram.addresses(hull.clone());
         let out = match is_whole {
             true => KeptOut::All,
             false => KeptOut::Writers,
         };
-        if swap.raise(&addresses, out).is_err() {
+        if self.sharer.raise(&hull, &self.fence, out).is_err() {
             return Ok(0);
         }
         // What came meanwhile goes too, or it would be punched with the rest.
@@ -295,7 +315,7 @@ impl Agent {
                 out.may_be_large[number] = false;
             }
         }
-        swap.lower(&addresses);
+        self.fence.lower(&addresses);
         swap.went_out(gone.len() as u64, u64::from(stays.is_some()));
         match (gone.len() as u64, stays) {
             (0, Some(why)) => Err(why),

@@ -13,12 +13,14 @@
 //! never wait. Holes are not touched, for looking at one would fill it.
 
 use super::fence::Fence;
+use crate::memory::MemoryError;
 use crate::memory::mapping::{
     Addresses, Window, drop_copies, is_mapped, map_memory_file, map_store,
 };
 use crate::memory::pages::PageTable;
 use crate::memory::ram::GuestRam;
 use crate::memory::store::{StoreView, is_zero, write_all};
+use crate::memory::swap::KeptOut;
 use page::{PAGE_BYTES, PAGE_SIZE, PageCount};
 use protocol::SharingCounters;
 use protocol::page_sharing::BlockRequest;
@@ -56,6 +58,8 @@ struct Step<'a> {
     /// Pages that the memory file holds. Behind the fence nobody but the agent takes pages away. Of what
     /// was a hole when the step began, nothing but zeros can be read.
     held: PageSet,
+    /// Pages that are out. They look like holes and hold something all the same, so nothing is done with them.
+    out: PageSet,
     /// Pages of the memory file that are behind a mapping of the store now.
     hidden: PageSet,
 }
@@ -103,10 +107,13 @@ impl Sharer {
         let pages = first + hull.start as u64..first + hull.end as u64;
         let addresses = self.ram.addresses(pages.clone());
         let written = written(fence, &addresses, hull.start);
-        if fence.raise(&addresses).is_err() {
+        // A page that is out must not come while it is looked at.
+        if self.raise(&pages, fence, KeptOut::All).is_err() {
             self.counters.no_areas += PageCount(1);
             return Done::default();
         }
+        let place = |index: u64| usize::try_from(index - first).expect("below 512");
+        let out: PageSet = fence.out(pages.clone()).into_iter().map(place).collect();
         let Ok(held) = self.held(pages) else {
             let waited = fence.lower(&addresses);
             return Done {
@@ -126,6 +133,7 @@ impl Sharer {
             first,
             outcome: Outcome::default(),
             held,
+            out,
             hidden: PageSet::EMPTY,
         };
         step.drop_all(&request.drops);
@@ -135,7 +143,13 @@ impl Sharer {
         }
         step.rehome_all(&request.rehomes);
         step.punch_hidden();
-        let outcome = step.outcome;
+        let (outcome, out) = (step.outcome, step.out);
+        let changed = named.without(&out);
+        fence.forget(changed.iter().map(|place| first + place as u64));
+        if let Err(error) = self.guard(first + hull.start as u64..first + hull.end as u64, fence) {
+            // Nobody is kept out of it until it is, so nothing of it is shared or goes out.
+            tracing::debug!("block {} is not guarded: {error}", request.number);
+        }
         let waited = fence.lower(&addresses);
         // What was copied holds what it held. What shows a frame, or is a hole, is cheap to look at.
         let known = known.without(&named.without(&outcome.copied));
@@ -148,6 +162,45 @@ impl Sharer {
             outcome,
             unwritten,
             waited,
+        }
+    }
+
+    /// Raises the fence around these pages.
+    ///
+    /// # Errors
+    /// When the process has no memory areas left to split.
+    pub(super) fn raise(
+        &self,
+        pages: &Range<u64>,
+        fence: &Fence,
+        out: KeptOut,
+    ) -> Result<(), MemoryError> {
+        let addresses = self.ram.addresses(pages.clone());
+        fence.raise(&addresses, out).or_else(|_| {
+            // There may have been none left when something was mapped here.
+            self.guard(pages.clone(), fence)?;
+            fence.raise(&addresses, out)
+        })
+    }
+
+    /// Guards what was mapped anew, where memory is guarded.
+    ///
+    /// # Errors
+    /// When the process has no memory areas left to split.
+    pub(super) fn guard(&self, pages: Range<u64>, fence: &Fence) -> Result<(), MemoryError> {
+        let mut next = pages.start;
+        for shared in self.pages.shared_runs(pages.clone()) {
+            self.guard_home(next..shared.start, fence)?;
+            next = shared.end;
+            fence.guard_shared(&self.ram.addresses(shared))?;
+        }
+        self.guard_home(next..pages.end, fence)
+    }
+
+    fn guard_home(&self, pages: Range<u64>, fence: &Fence) -> Result<(), MemoryError> {
+        match pages.is_empty() {
+            true => Ok(()),
+            false => fence.guard(&self.ram.addresses(pages)),
         }
     }
 
@@ -244,6 +297,9 @@ impl Step<'_> {
     /// What a page holds, while nobody can write to it: through the guest's own mapping, whose page
     /// tables are filled already. Reading never waits. A hole is not touched, for that would fill it.
     fn read(&self, place: usize, content: &mut Content) -> Result<(), Errno> {
+        if self.out.contains(place) {
+            return Err(Errno::NODATA);
+        }
         if self.is_hole(place) {
             content.fill(0);
             return Ok(());
@@ -285,6 +341,9 @@ impl Step<'_> {
             for (place, stored) in (from..).zip(stored.chunks(PAGE_BYTES)) {
                 if self.is_hole(place) {
                     holes.insert(place);
+                }
+                if self.out.contains(place) {
+                    continue;
                 }
                 self.read(place, &mut page)?;
                 if page[..] == *stored {

@@ -35,6 +35,7 @@ use crate::memory::ram::GuestRam;
 use crate::memory::userfault::{Protection, Userfault};
 use file::SwapFile;
 use page::{Gfn, PAGE_SIZE, PageCount};
+use policy::shared_of_limit;
 use protocol::SwapCounters;
 use std::fs::File;
 use std::ops::Range;
@@ -58,6 +59,8 @@ pub(crate) struct Swap {
     fenced: Mutex<Option<Fenced>>,
     /// Pages that the VM may hold at most, its log among them.
     hold: AtomicU64,
+    /// Pages that are mapped from the store.
+    shared: AtomicU64,
     /// Wakes the agent: there is to be room for pages that come back.
     agent: Event,
     /// Wakes the pager: there may be room, or it is to end.
@@ -129,6 +132,7 @@ impl Swap {
             file: file.map(|(file, _)| Arc::new(SwapFile(file))),
             fenced: Mutex::new(None),
             hold: AtomicU64::new(ALL),
+            shared: AtomicU64::new(0),
             agent,
             pager: event()?,
             keeper: event()?,
@@ -148,6 +152,11 @@ impl Swap {
         self.pager.signal();
     }
 
+    /// So many pages are mapped from the store.
+    pub(crate) fn set_shared(&self, pages: u64) {
+        self.shared.store(pages, Ordering::Relaxed);
+    }
+
     pub(crate) fn is_limited(&self) -> bool {
         self.hold.load(Ordering::Relaxed) != ALL
     }
@@ -155,7 +164,9 @@ impl Swap {
     /// How many pages the VM may still take; negative where it holds too many.
     pub(crate) fn room(&self) -> Result<i64, MemoryError> {
         let hold = self.hold.load(Ordering::Relaxed);
-        let held = self.ram.allocated()? + self.log_pages();
+        let shared = PageCount(self.shared.load(Ordering::Relaxed));
+        let held =
+            self.ram.allocated()? + self.log_pages() + shared_of_limit(PageCount(hold), shared);
         let most = |pages: u64| i64::try_from(pages).unwrap_or(i64::MAX);
         Ok(most(hold).saturating_sub(most(held.0)))
     }
@@ -171,6 +182,15 @@ impl Swap {
     /// When the kernel refuses, or they are registered with another.
     pub(crate) fn guard(&self, addresses: &Addresses) -> Result<(), MemoryError> {
         self.userfault.register_all(addresses.clone())
+    }
+
+    /// From now on writers to what is protected at these addresses wait for the pager. What is missing there the kernel makes:
+    /// nothing of it can be out.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or they are registered with another.
+    pub(crate) fn guard_writers(&self, addresses: &Addresses) -> Result<(), MemoryError> {
+        self.userfault.register(addresses.clone())
     }
 
     /// No longer. **Nothing of it may be out.** Who waits goes on. What is written from here on nobody hears of, so nothing is
@@ -213,7 +233,13 @@ impl Swap {
             }
         }
         drop(log);
-        *fenced = None;
+        if fenced
+            .take()
+            .is_some_and(|fenced| fenced.out == KeptOut::All)
+        {
+            // Who touched a hole is in its queue.
+            self.pager.signal();
+        }
         self.userfault
             .wake(addresses.clone())
             .expect("page-aligned addresses");
@@ -244,9 +270,15 @@ impl Swap {
     }
 
     /// The guest gives up pages: what the log has of them is worth nothing.
-    pub(crate) fn forget(&self, pages: Range<u64>) {
+    pub(crate) fn forget(&self, pages: impl Iterator<Item = u64>) {
         let mut log = lock(&self.log);
         pages.for_each(|index| log.forget(Gfn(index)));
+    }
+
+    /// Those of some pages that are out.
+    pub(crate) fn out_among(&self, pages: Range<u64>) -> Vec<u64> {
+        let log = lock(&self.log);
+        pages.filter(|&index| log.is_out(Gfn(index))).collect()
     }
 
     /// Pages that are out.

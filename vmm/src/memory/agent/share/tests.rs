@@ -1,7 +1,7 @@
 //! The agent under a guest that does not stop writing.
 
 use super::*;
-use crate::memory::agent::{AgentHandle, LargePageOrder};
+use crate::memory::agent::{AgentHandle, LargePageOrder, Outs};
 use crate::memory::pagemap::Pagemap;
 use crate::memory::store::Store;
 use page::{Gfn, GfnRange};
@@ -40,8 +40,13 @@ impl Bench {
     }
 
     fn of(ram: GuestRam) -> Self {
+        Self::with_outs(ram, Outs::Stay)
+    }
+
+    fn with_outs(ram: GuestRam, outs: Outs) -> Self {
         let (host, vm) = SharingSocket::pair().unwrap();
-        let agent = AgentHandle::start(&ram, Some(vm)).unwrap();
+        let fence = Fence::new(&ram).unwrap();
+        let agent = AgentHandle::start_behind(fence, &ram, Some(vm), outs).unwrap();
         let store = Store::new(FRAMES).unwrap();
         let message = ToAgent::Store { frames: FRAMES };
         let file = store.read_only().unwrap();
@@ -131,9 +136,14 @@ impl Bench {
     }
 }
 
-/// A page full of a value.
+/// A page full of a value, and not of one word, unless it is zero.
 fn content(value: u64) -> [u8; PAGE_BYTES] {
-    [u8::try_from(value).unwrap(); PAGE_BYTES]
+    let value = u8::try_from(value).unwrap();
+    let byte = |at: usize| match value {
+        0 => 0,
+        value => value + u8::try_from(at % 13).unwrap() * 16,
+    };
+    std::array::from_fn(byte)
 }
 
 /// What the guest sees; all bytes must agree.
@@ -141,10 +151,7 @@ fn value(ram: &GuestRam, index: u64) -> u64 {
     let mut page = [0; PAGE_BYTES];
     let address = GuestAddress(index * PAGE_SIZE);
     ram.memory().read_slice(&mut page, address).unwrap();
-    assert!(
-        page.iter().all(|&byte| byte == page[0]),
-        "page {index} is torn"
-    );
+    assert!(page == content(page[0].into()), "page {index} is torn");
     page[0].into()
 }
 
@@ -579,6 +586,35 @@ fn nothing_is_lost_where_blocks_become_large_and_small_again() {
         println!("{large:?}");
         assert!(large.made + large.no_memory + large.refused > 0);
         assert_eq!(agent.counters().popped(), 0);
+    }
+}
+
+/// Pages go out to the log or the file and come back, while they are shared, broken and brought home.
+#[test]
+fn nothing_is_lost_where_pages_are_shared_of_which_some_are_out() {
+    let size = PageCount(PAGES + BALLOONED);
+    let file = tempfile::tempfile().unwrap();
+    for (ram, outs) in [
+        (GuestRam::new(size), Outs::GoToLog),
+        (GuestRam::new(size), Outs::GoToFile(file, size)),
+        (GuestRam::with_large_pages(size), Outs::GoToLog),
+    ] {
+        let bench = Bench::with_outs(ram.unwrap(), outs);
+        let agent = bench.agent.clone();
+        lose_nothing(bench, |bench, random| {
+            if random.random_ratio(1, 8) {
+                let most = PageCount(random.random_range(700..2000));
+                let is_limited = random.random_ratio(7, 8);
+                bench.agent.limit_held(is_limited.then_some(most));
+            }
+            order(
+                bench,
+                [LargePages::Fill, LargePages::Off][random.random_range(0..2)],
+            );
+        });
+        let swap = agent.swap_counters();
+        println!("{swap:?}");
+        assert!(swap.out > 1000 && swap.stored_in > 100, "{swap:?}");
     }
 }
 

@@ -19,7 +19,7 @@ use page::PageCount;
 use policy::Sample;
 
 /// No sample is worth more pages: the guest changes from one period to the next by more than it could tell.
-const MOST_WORTH: f64 = 2048.0;
+const MOST_WORTH: f64 = 512.0;
 
 /// What was seen of a VM's private pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -364,7 +364,7 @@ mod tests {
             };
             let pages = seen.as_pages();
             prop_assert!(pages.written <= pages.touched && pages.touched <= pages.size, "{pages:?}");
-            prop_assert!(large == 0 || (1..=2048).contains(&pages.size), "{pages:?}");
+            prop_assert!(large == 0 || (1..=512).contains(&pages.size), "{pages:?}");
         }
     }
 }
