@@ -593,6 +593,35 @@ fn nothing_is_lost_where_blocks_become_large_and_small_again() {
     }
 }
 
+/// A page that came back as it left keeps its record, until it lies elsewhere.
+#[test]
+fn what_was_shared_and_written_since_it_came_back_goes_out_as_it_is() {
+    let ram = GuestRam::new(PageCount(PAGES + BALLOONED)).unwrap();
+    let mut bench = Bench::with_outs(ram, Outs::GoToLog);
+    bench.fill();
+    (0..PAGES + BALLOONED).for_each(|page| bench.write(page, 1));
+    let goes_out = |bench: &Bench| {
+        bench.agent.limit_held(Some(PageCount(400)));
+        let begin = Instant::now();
+        while bench.agent.swap().unwrap().out_among(5..6).is_empty() {
+            assert!(begin.elapsed() < Duration::from_secs(60));
+            // Others are used.
+            (100..1000).for_each(|page| _ = bench.value(page));
+        }
+    };
+    goes_out(&bench);
+    assert_eq!(bench.value(5), 1);
+    let mut share = request(0);
+    share.spans.push(span(5, 1, 1, &[]));
+    assert_eq!(bench.ask(share).done.count(), 1);
+    bench.write(5, 2);
+    let mut rehome = request(0);
+    rehome.rehomes.insert(5);
+    assert_eq!(bench.ask(rehome).done.count(), 1);
+    goes_out(&bench);
+    assert_eq!(bench.value(5), 2);
+}
+
 /// Pages go out to the log or the file and come back, while they are shared, broken and brought home.
 #[test]
 fn nothing_is_lost_where_pages_are_shared_of_which_some_are_out() {
