@@ -62,6 +62,9 @@ pub struct Explanation {
     /// What its guest may have touched before it is stopped.
     #[serde(default)]
     pub touch_limit: Option<TouchLimit>,
+    /// Whether what it holds above that goes out of its memory.
+    #[serde(default)]
+    pub has_swap: bool,
     /// What it has touched and still has.
     #[serde(default)]
     pub backed: PageCount,
@@ -184,6 +187,7 @@ pub fn explain(
         balloon: vm.evidence.balloon_health(),
         by_other_means: step.by_other_means,
         touch_limit: step.touch_limit,
+        has_swap: vm.evidence.has_swap,
         backed: vm.backed(),
         has_no_driver: vm.evidence.has_no_driver,
         large_pages: plan.large_pages_of(&vm.settings),
@@ -631,9 +635,17 @@ impl Explanation {
             BalloonHealth::Stuck => {
                 "its balloon does not keep its guest from touching more than there is"
             }
+            _ if self.has_swap => "it is above its target, and its balloon does not follow in time",
             _ => "it is above its target while memory is at its shortest",
         };
         let backed = self.backed;
+        if self.has_swap {
+            return write!(
+                f,
+                " It has {backed} in memory, and what it holds above {slow_above} goes out of it, compressed or swapped, \
+                 because {why}."
+            );
+        }
         write!(
             f,
             " It has touched {backed} and is blocked most of the time beyond {slow_above}, all the time beyond \

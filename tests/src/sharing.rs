@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// As fast as the machine can, and all that is equal: while memory is plentiful large pages are not broken to share.
-const FULL_SPEED: [&str; 8] = [
+pub const FULL_SPEED: [&str; 8] = [
     "set",
     "host",
     "large-pages=off",

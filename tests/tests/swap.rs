@@ -5,7 +5,10 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tests::process::{self, Signal};
-use tests::{MIB, Place, TestHost, number, states_total, vms, wait_until, wait_until_at_least};
+use tests::sharing::{FULL_SPEED, clean_audit};
+use tests::{
+    MIB, Place, TestHost, Value, number, states_total, vms, wait_until, wait_until_at_least,
+};
 
 const BUDGET: u64 = 400 * MIB;
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -107,6 +110,38 @@ fn guests_that_touch_twice_what_there_is_all_run_on_and_read_what_they_wrote() {
     });
     for name in ["a", "b"] {
         checks(&host, name);
+    }
+    remove_folder(host.path());
+}
+
+/// Two whose pages are equal beside two that check theirs: what is there of the first is shared while the rest is out.
+#[test]
+fn of_guests_whose_pages_are_out_what_is_there_is_shared() {
+    let host = host();
+    let clone = "clone:zero=0,common=100,rewrite=1";
+    for (name, workload) in NAMES.into_iter().zip([clone, clone, VM[7], VM[7]]) {
+        let mut words = VM;
+        words[7] = workload;
+        host.start_vm(name, &[&words[..], &["--trust-group", "g"]].concat());
+    }
+    wait_until_at_least("pages of each have gone out", 5000, || went_out(&host));
+    host.ok(&FULL_SPEED);
+    let out = |vm: &Value| number(vm, "/states/compressed") + number(vm, "/states/swapped");
+    let both = |vm: &Value| number(vm, "/states/shared").min(out(vm));
+    let most = || vms(&host.overview()).iter().map(both).max();
+    wait_until_at_least("one has much of both", 10 * MIB, || {
+        most().expect("there are VMs")
+    });
+    let overview = host.overview();
+    let used = number(&overview, "/host/used_max_bytes");
+    assert!(used <= BUDGET, "{used} bytes: {overview:#}");
+    for vm in vms(&overview) {
+        assert_eq!(states_total(vm), number(vm, "/size_bytes"), "{vm:#}");
+    }
+    clean_audit(&host);
+    for name in ["c", "d"] {
+        let least = checks(&host, name) + 1000;
+        wait_until_at_least("it checks more pages", least, || checks(&host, name));
     }
     remove_folder(host.path());
 }

@@ -33,9 +33,13 @@ export function stateText(vm) {
 /// Never nothing, of a VM that is blocked.
 const blockedPercent = (vm) => Math.max(1, vm.blocked_permille / 10);
 
+/// Whether its pages may go out of memory.
+export const hasSwap = (vm) => vm.swtgt !== null && vm.swtgt !== undefined;
+
 /// What keeps a VM from touching more memory.
 export function touchLimitText(vm) {
   const { slow_above_bytes: slow, stop_above_bytes: stop } = vm.touch_limit;
+  if (hasSwap(vm)) return `It may hold ${bytes(slow)}: what it holds above that goes out of memory.`;
   return `It may touch ${bytes(slow)}: above that it is stopped for nine tenths of its time, beyond ${bytes(stop)} it stands still.`;
 }
 

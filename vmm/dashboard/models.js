@@ -25,10 +25,12 @@ function stack(history, names) {
 /// Machine memory by what it is used for. What is used above the line is more than the host likes.
 export function hostUse(history, { host }) {
   const total = column(history, "budget");
+  const isUsed = (name) => name !== "pool" || column(history, name).some((bytes) => bytes > 0);
+  const uses = ["private", "broken", "common", "pool", "overhead", "free"].filter(isUsed);
   const ceiling = line("keep free", "ink", total.map(() => host.minfree), { dash: [6, 4], values: total.map((all) => all - host.minfree) });
   return {
     times: seconds(history),
-    series: [...stack(history, ["private", "broken", "common", "overhead", "free"]), ceiling],
+    series: [...stack(history, uses), ceiling],
     scale: { low: 0, high: Math.max(...total, 1) },
   };
 }

@@ -5,14 +5,16 @@ import { Chart, History } from "./charts.js";
 import { $, element, fillList, fillTerms, pageOf, setClass, setHidden, setText } from "./dom.js";
 import { showEvents } from "./events.js";
 import { bytes, duration, parseSize, percent, range, typedSize } from "./format.js";
-import { touchLimitText, stateOf, stateText, statesOf } from "./memory.js";
+import { hasSwap, touchLimitText, stateOf, stateText, statesOf } from "./memory.js";
 import { vmStates, vmUse } from "./models.js";
 
 const EXPLAIN_MS = 2000;
 
 /// Sizes and numbers under esxtop's names. Of what is not there, nothing is shown.
 const SIZES = ["memsz", "grant", "cnsm", "sztgt", "tchd", "tchd_w", "mctlsz", "mctltgt", "mctlmax", "zero", "shrd", "shrdsvd", "cowh", "broken", "large", "ovhd", "ovhdmax", "amin", "amax"];
-const RARE_SIZES = ["swcur", "zip"];
+const RARE_SIZES = ["swcur", "swtgt", "zip", "cachesz", "cacheusd"];
+/// Sizes that go out and come back in a second, by their names there.
+const RATES = [["SWR/s", "swr"], ["SWW/s", "sww"], ["ZIP/s", "zip_per_s"], ["UNZIP/s", "unzip_per_s"]];
 const PERCENTAGES = ["actv", "actvs", "actvf"];
 
 export class VmPage {
@@ -68,9 +70,10 @@ export class VmPage {
       ["Target", bytes(vm.sztgt), isPinned(vm) ? "fixed by hand" : `with ${vm.ashrs} shares`],
       ["Working set", bytes(vm.tchd), range(vm.tchd_low, vm.tchd_high) || "not known yet", "", "What it uses, estimated from random pages, and between what that lies with 95 % confidence"],
       ["Policy assumes", bytes(vm.tchd_believed), "decides on its target", "", "What the policy takes its working set for, the highest of its estimate and three averages: quick to rise and slow to fall, so that a short pause costs it nothing"],
-      ...(vm.touch_limit ? [["May touch", bytes(vm.touch_limit.slow_above_bytes), "slowed above that", "", touchLimitText(vm)]] : []),
+      ...(vm.touch_limit ? [[hasSwap(vm) ? "May hold" : "May touch", bytes(vm.touch_limit.slow_above_bytes), hasSwap(vm) ? "the rest goes out" : "slowed above that", "", touchLimitText(vm)]] : []),
       ["Balloon", bytes(vm.mctlsz), vm.mctl ? `${bytes(vm.mctltgt)} wanted` : "no driver in the guest yet"],
       ["Shared", bytes(vm.shrd), `${bytes(vm.shrdsvd)} saved`],
+      ...(vm.zip + vm.swcur > 0 ? [["Out of memory", bytes(vm.zip + vm.swcur), `${bytes(vm.zip)} compressed in ${bytes(vm.cachesz)}`, "", "What its guest has not used for longest: compressed in memory, or in its swap file. A touch brings it back"]] : []),
       ["Large pages", bytes(vm.large), `${vm.large_made} made, ${vm.large_broken} broken`, "", "Guest memory that is mapped by pages of 2 MiB: made as long as there is memory for all that VMs may have, broken for balloons, to share and to watch pages"],
       ["Up", duration(vm.uptime_s), `${bytes(vm.amin)} guaranteed`],
     ]);
@@ -80,6 +83,7 @@ export class VmPage {
     const isThere = (name) => vm[name] !== null && vm[name] !== undefined;
     fillTerms($("vm-figures"), [
       ...[...SIZES, ...RARE_SIZES.filter((name) => vm[name] > 0)].filter(isThere).map((name) => [name.toUpperCase(), bytes(vm[name])]),
+      ...RATES.filter(([, name]) => vm[name] > 0).map(([label, name]) => [label, bytes(vm[name])]),
       ...PERCENTAGES.filter(isThere).map((name) => [`%${name.toUpperCase()}`, percent(vm[name])]),
       ...(isThere("tchd_believed") ? [["BELIEF", bytes(vm.tchd_believed)]] : []),
       ...(vm.touch_limit ? [["TCHLIM", bytes(vm.touch_limit.slow_above_bytes)]] : []),

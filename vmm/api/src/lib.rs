@@ -24,8 +24,8 @@ pub use request::{BalloonRequest, InvalidNet, NetRequest, RunRequest, object};
 pub use settings::{HostSettings, InvalidNumber, whole_pages, whole_pages_or};
 pub use view::{
     BalloonView, DiskView, EventView, ExplanationView, HostView, NetView, Overview, QueuedView,
-    ScanPriority, ScanTotals, SharingPace, SharingView, StatesView, TouchLimitView, VmPhase,
-    VmSharingView, VmView, WorkingSetView,
+    ScanPriority, ScanTotals, SharingPace, SharingView, StatesView, SwapView, TouchLimitView,
+    VmPhase, VmSharingView, VmView, WaitView, WorkingSetView,
 };
 
 /// The protocol that a connection changes to for a console.

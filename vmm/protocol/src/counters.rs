@@ -2,6 +2,7 @@
 
 use page::PageCount;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 use utoipa::ToSchema;
 
 /// What the guest did right and wrong, in counts since the VM started.
@@ -199,9 +200,100 @@ pub struct SwapCounters {
     pub waiting: u64,
     /// How long touches waited for their pages, in microseconds, all together.
     pub waited_us: u64,
+    /// For how long touches found no room longer than they should, in microseconds,
+    pub stalled_us: u64,
+    /// and whether one does now.
+    pub is_stalled: bool,
+    /// Pages compressed into records.
+    pub zipped: u64,
+    /// Pages that came back from records in memory, neighbours among them.
+    pub unzipped: u64,
+    /// Bytes read from the swap file for pages that came back.
+    pub read_bytes: u64,
+    /// Bytes written to it,
+    pub written_bytes: u64,
+    /// those of them that had been there before,
+    pub rewritten_bytes: u64,
+    /// and what the cleaner read of it.
+    pub cleaned_bytes: u64,
+    /// What the pool takes of memory now, in bytes,
+    pub pool_bytes: u64,
+    /// what of that are records of pages that are out,
+    pub pool_used_bytes: u64,
+    /// and what it may take.
+    pub pool_limit_bytes: u64,
+    /// What the swap file's segments hold, in bytes, dead records too,
+    pub file_bytes: u64,
+    /// and what of that are records of pages that are out.
+    pub file_used_bytes: u64,
+    /// Touches by how long they waited for a page that lay in memory,
+    pub pool_waits: Latencies,
+    /// and for one that lay in the file.
+    pub file_waits: Latencies,
+}
+
+/// Buckets of [`Latencies`].
+pub const LATENCY_BUCKETS: usize = 24;
+
+/// Waits by how long they took. Those in bucket `n` took less than 2^n microseconds and no less than half of that; what took
+/// longer than all is in the last, which is 4 to 8 seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Latencies {
+    /// How many each has.
+    pub counts: [u64; LATENCY_BUCKETS],
+    /// How long they took together, in microseconds.
+    pub sum_us: u64,
+}
+
+impl Latencies {
+    /// One more.
+    pub fn add(&mut self, wait: Duration) {
+        let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+        let bucket = (u64::BITS - micros.leading_zeros()) as usize;
+        self.counts[bucket.min(LATENCY_BUCKETS - 1)] += 1;
+        self.sum_us = self.sum_us.saturating_add(micros);
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.counts.iter().fold(0, |sum, &n| sum.saturating_add(n))
+    }
+
+    /// Each bucket's upper bound in seconds, and how many are in it.
+    pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
+        let bounds = (0..).map(|n: u32| Duration::from_micros(1 << n).as_secs_f64());
+        bounds.zip(self.counts)
+    }
+
+    /// Below what so many thousandths of them lie, in microseconds: the upper bound of the bucket in which they end. None
+    /// without any.
+    #[must_use]
+    pub fn quantile_us(&self, permille: u64) -> Option<u64> {
+        let count = u128::from(self.count());
+        let wanted = (count * u128::from(permille)).div_ceil(1000).max(1);
+        let mut sum = 0;
+        let bucket = self.counts.iter().position(|&n| {
+            sum += u128::from(n);
+            sum >= wanted
+        })?;
+        Some(1 << bucket)
+    }
 }
 
 impl SwapCounters {
+    /// Bytes moved to and from the disk for each byte that was new in the swap file: 1 where nothing had to be cleaned. None if
+    /// nothing was written. (Rosenblum and Ousterhout 1992, section 3.4.)
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for people to read")]
+    pub fn write_cost(&self) -> Option<f64> {
+        let moved = self.cleaned_bytes as f64 + self.written_bytes as f64;
+        match self.written_bytes.saturating_sub(self.rewritten_bytes) {
+            0 => None,
+            new => Some(moved / new as f64),
+        }
+    }
+
     /// Pages that came back, however.
     #[must_use]
     pub fn came_back(&self) -> u64 {
@@ -220,5 +312,36 @@ impl LargePageCounters {
             self.broken_by_sampling,
         ];
         reasons.into_iter().fold(0, u64::saturating_add)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_in_the_bucket_that_holds_it_and_quantiles_are_its_upper_bound() {
+        let mut waits = Latencies::default();
+        assert_eq!(waits.quantile_us(500), None);
+        for micros in [0, 1, 3, 4, 1000, 1 << 40] {
+            waits.add(Duration::from_micros(micros));
+        }
+        let filled = |n: usize| waits.counts[n];
+        assert_eq!([0, 1, 2, 3, 10, 23].map(filled), [1; 6]);
+        assert_eq!(waits.count(), 6);
+        assert_eq!(waits.quantile_us(500), Some(4));
+        assert_eq!(waits.quantile_us(800), Some(1024));
+        let bounds: Vec<f64> = waits.buckets().map(|(bound, _)| bound).collect();
+        assert_eq!((bounds[0], bounds[10]), (1e-6, 1024e-6));
+    }
+
+    #[test]
+    fn where_nothing_is_cleaned_a_byte_is_written_once() {
+        let mut swap = SwapCounters::default();
+        assert_eq!(swap.write_cost(), None);
+        swap.written_bytes = 100;
+        assert_eq!(swap.write_cost(), Some(1.0));
+        (swap.written_bytes, swap.rewritten_bytes, swap.cleaned_bytes) = (150, 50, 100);
+        assert_eq!(swap.write_cost(), Some(2.5));
     }
 }

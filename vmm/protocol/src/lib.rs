@@ -18,8 +18,8 @@ mod tap_name;
 
 pub use channel::{Channel, ChannelError, Received};
 pub use counters::{
-    BalloonCounters, DiskCounters, DiskFigures, GuestStatistics, LargePageCounters, NetCounters,
-    SharingCounters, SwapCounters,
+    BalloonCounters, DiskCounters, DiskFigures, GuestStatistics, LATENCY_BUCKETS,
+    LargePageCounters, Latencies, NetCounters, SharingCounters, SwapCounters,
 };
 pub use disk_spec::{DiskSpec, InvalidDisk};
 pub use mac::{InvalidMac, MacAddress};

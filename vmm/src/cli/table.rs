@@ -4,7 +4,7 @@ use super::counters::with_sign;
 use crate::host::sharing::Audit;
 use api::{
     DiskView, EventView, HostView, NetView, Overview, QueuedView, SharingPace, SharingView,
-    VmPhase, VmSharingView, VmView,
+    VmPhase, VmSharingView, VmView, WaitView,
 };
 
 /// Events shown below an overview.
@@ -211,6 +211,7 @@ pub(super) fn vm(vm: &VmView) -> String {
         ("balloon", balloon(vm)),
         ("balloon traffic", traffic(vm)),
         ("limit", limit(vm)),
+        ("out of memory", out_of_memory(vm)),
         ("uses", working_set(vm)),
     ];
     lines.extend(vm.disks.iter().map(|of_vm| ("disk", disk(of_vm))));
@@ -256,11 +257,54 @@ fn limit(vm: &VmView) -> String {
     let Some(limit) = vm.touch_limit else {
         return "none: its balloon keeps it within its memory".into();
     };
+    if vm.swap.is_some() {
+        let above = with_unit(limit.slow_above_bytes);
+        return match vm.blocked_permille {
+            0 => format!("holds up to {above}, what is above goes out of memory"),
+            blocked => format!(
+                "holds up to {above}; what is above finds no room outside of memory: blocked {:.0} % of the time",
+                blocked as f64 / 10.0
+            ),
+        };
+    }
     format!(
         "runs freely up to {}, stands still beyond {}; blocked {:.0} % of the time",
         with_unit(limit.slow_above_bytes),
         with_unit(limit.stop_above_bytes),
         vm.blocked_permille as f64 / 10.0
+    )
+}
+
+/// What is compressed and swapped, how much of it moves, and how long a touch waits.
+fn out_of_memory(vm: &VmView) -> String {
+    let Some(swap) = vm.swap else {
+        return "nothing can be: see `ballonet host --help` for --compression and --swap".into();
+    };
+    let (counters, wait) = (vm.counters.swap, |wait: WaitView| {
+        match (wait.p50, wait.p99) {
+            (Some(half), Some(most)) => {
+                format!("half of the touches wait {half} µs, 99 % no longer than {most} µs")
+            }
+            _ => "never touched".into(),
+        }
+    });
+    let cost = swap
+        .write_cost
+        .map(|cost| format!(", write cost {cost:.2}"));
+    format!(
+        "{} compressed in {} ({}); {} in the swap file ({}{}); {} pages went out, {} came back; a second: {} compressed, {} back, {} written, {} read",
+        with_unit(vm.states.compressed),
+        with_unit(swap.pool_bytes),
+        wait(swap.pool_wait_us),
+        with_unit(vm.states.swapped),
+        wait(swap.file_wait_us),
+        cost.unwrap_or_default(),
+        counters.out,
+        counters.came_back(),
+        with_unit(swap.zipped_per_s),
+        with_unit(swap.unzipped_per_s),
+        with_unit(swap.written_per_s),
+        with_unit(swap.read_per_s),
     )
 }
 

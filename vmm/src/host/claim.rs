@@ -7,8 +7,8 @@
 
 use page::{PAGE_SIZE, PageCount, PageStates};
 use protocol::{
-    BalloonCounters, BalloonView, BlockedTime, Description, LargePageCounters, Observation,
-    SharingCounters, SwapCounters, VmConfig, VmCounters,
+    BalloonCounters, BalloonView, BlockedTime, Description, LargePageCounters, Latencies,
+    Observation, SharingCounters, SwapCounters, VmConfig, VmCounters,
 };
 use sharing::BLOCK_PAGES;
 use std::ops::Deref;
@@ -173,9 +173,31 @@ fn counters(said: VmCounters) -> VmCounters {
             refused: most(swap.refused),
             waiting: most(swap.waiting),
             waited_us: most(swap.waited_us),
+            stalled_us: most(swap.stalled_us),
+            is_stalled: swap.is_stalled,
+            zipped: most(swap.zipped),
+            unzipped: most(swap.unzipped),
+            read_bytes: most(swap.read_bytes),
+            written_bytes: most(swap.written_bytes),
+            rewritten_bytes: most(swap.rewritten_bytes),
+            cleaned_bytes: most(swap.cleaned_bytes),
+            pool_bytes: most(swap.pool_bytes),
+            pool_used_bytes: most(swap.pool_used_bytes),
+            pool_limit_bytes: most(swap.pool_limit_bytes),
+            file_bytes: most(swap.file_bytes),
+            file_used_bytes: most(swap.file_used_bytes),
+            pool_waits: latencies(swap.pool_waits),
+            file_waits: latencies(swap.file_waits),
         },
         register_violations: most(said.register_violations),
         console_lost_bytes: most(said.console_lost_bytes),
+    }
+}
+
+fn latencies(said: Latencies) -> Latencies {
+    Latencies {
+        counts: said.counts.map(most),
+        sum_us: most(said.sum_us),
     }
 }
 

@@ -97,6 +97,22 @@ figures! {
     /// Guest memory that is swapped out
     swap_curr: u64 = sum(|vm| vm.swcur)
         => size, metric: "host_swapped", history: "swapped";
+    /// Guest memory that should be out, by the VMs' limits
+    #[serde(default)]
+    swap_target: u64 = sum(|vm| vm.swtgt.unwrap_or(0))
+        => size, counter: "Swap Target MBytes", metric: "host_swap_target";
+    /// What is read from swap files a second, for pages that come back
+    #[serde(default)]
+    swap_read_per_s: u64 = sum(|vm| vm.swr.unwrap_or(0))
+        => size, counter: "Swap Read MBytes/sec";
+    /// What is written to swap files a second
+    #[serde(default)]
+    swap_written_per_s: u64 = sum(|vm| vm.sww.unwrap_or(0))
+        => size, counter: "Swap Written MBytes/sec";
+    /// Machine memory that compressed pools take
+    #[serde(default)]
+    pool: u64 = sum(|vm| vm.cachesz.unwrap_or(0))
+        => size, counter: "Cache Size MBytes", metric: "host_pool", history: "pool";
     /// Pages a second that the scanner looked over
     covered_per_s: u64 = sharing.covered_per_s
         => number, metric: "host_scanned_pages_per_second";
@@ -116,7 +132,7 @@ impl HostFigures {
     /// What guests use that is neither shared nor broken. Counted at one moment or another, the parts may exceed
     /// the whole: this gives way.
     fn private(&self) -> u64 {
-        let others = self.broken + self.pshare_common + self.overhead;
+        let others = self.broken + self.pshare_common + self.pool + self.overhead;
         self.pmem_used.saturating_sub(others)
     }
 }

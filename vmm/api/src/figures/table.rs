@@ -38,6 +38,8 @@ pub struct Figure<T: 'static> {
     pub help: &'static str,
     /// Its column in `top`, under esxtop's name if it has one.
     pub column: &'static str,
+    /// Whether it has none while it is zero, or not known, of all.
+    pub is_rare: bool,
     /// Its counter in batch mode, under esxtop's name if it has one.
     pub counter: &'static str,
     /// Its metric, without the program's name and the unit.
@@ -59,6 +61,7 @@ impl<T> Figure<T> {
         Self {
             help: help.trim_ascii_start(),
             column: "",
+            is_rare: false,
             counter: "",
             metric: "",
             is_total: false,
@@ -93,6 +96,14 @@ impl Reading {
     }
 }
 
+impl Reading {
+    /// Whether it says nothing: zero, or not known.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::Unknown || self.number() == Some(0)
+    }
+}
+
 pub(super) fn size(bytes: &(impl Copy + Into<Option<u64>>)) -> Reading {
     (*bytes).into().map_or(Reading::Unknown, Reading::Size)
 }
@@ -103,6 +114,10 @@ pub(super) fn number(count: &u64) -> Reading {
 
 pub(super) fn percent(percent: &Option<f64>) -> Reading {
     percent.map_or(Reading::Unknown, Reading::Percent)
+}
+
+pub(super) fn ratio(ratio: &Option<f64>) -> Reading {
+    ratio.map_or(Reading::Unknown, Reading::Ratio)
 }
 
 pub(super) fn permille(count: &u64) -> Reading {

@@ -4,15 +4,18 @@ use super::table::{self, Figure, Reading, figures, size};
 use crate::{DiskView, NetView, StatesView, TouchLimitView, VmPhase, VmView};
 use page::VmId;
 use policy::{BALLOON_LIMIT_PERCENT, BalloonHealth, OVERHEAD, Witness};
-use protocol::VmName;
+use protocol::{Latencies, VmName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 figures! {
     /// What is counted of a VM.
     pub struct VmFigures, VM_FIGURES, from(vm: &VmView) {
-        let (states, sharing, set) = (&vm.states, &vm.sharing, vm.working_set);
+        let (states, sharing, set, swap) = (&vm.states, &vm.sharing, vm.working_set, vm.swap);
         let own = states.private + states.broken;
+        // No more than the kernel counts of its process.
+        let unshared = vm.anonymous_bytes.saturating_sub(states.broken);
+        let pool = swap.map(|swap| swap.pool_bytes.min(unshared));
     }
     /// Its name
     name: VmName = vm.name.clone()
@@ -95,8 +98,8 @@ figures! {
     /// What its balloon can be asked to hold
     mctlmax: u64 = balloon_limit(vm)
         => size, column: "MCTLMAX", counter: "Memctl Max MBytes", metric: "vm_balloon_limit";
-    /// Anonymous memory of its process that is not the guest's
-    ovhd: u64 = vm.anonymous_bytes.saturating_sub(states.broken)
+    /// Anonymous memory of its process that is not the guest's, its compressed pool left out
+    ovhd: u64 = unshared - pool.unwrap_or(0)
         => size, column: "OVHD", counter: "Overhead MBytes", metric: "vm_overhead";
     /// What is set aside for its overhead
     ovhdmax: u64 = OVERHEAD.bytes()
@@ -181,15 +184,73 @@ figures! {
     #[serde(default)]
     swap_waiting: u64 = vm.counters.swap.waiting
         => number, metric: "vm_swap_waiting";
+    /// What was written to its swap file since it started
+    #[serde(default)]
+    swap_written: u64 = vm.counters.swap.written_bytes
+        => size, metric: "vm_swap_written", is_total: true;
+    /// What was read from its swap file since it started, for pages that came back
+    #[serde(default)]
+    swap_read: u64 = vm.counters.swap.read_bytes
+        => size, metric: "vm_swap_read", is_total: true;
+    /// What should be out of its memory, by its limit
+    #[serde(default)]
+    swtgt: Option<u64> = swap.map(|swap| swap.target_bytes)
+        => size, column: "SWTGT", counter: "Swap Target MBytes", metric: "vm_swap_target", is_rare: true;
+    /// What is read from its swap file a second, for pages that come back
+    #[serde(default)]
+    swr: Option<u64> = swap.map(|swap| swap.read_per_s)
+        => size, column: "SWR/s", counter: "Swap Read MBytes/sec", is_rare: true;
+    /// What is written to its swap file a second
+    #[serde(default)]
+    sww: Option<u64> = swap.map(|swap| swap.written_per_s)
+        => size, column: "SWW/s", counter: "Swap Written MBytes/sec", is_rare: true;
+    /// Machine memory that its compressed pool takes
+    #[serde(default)]
+    cachesz: Option<u64> = pool
+        => size, column: "CACHESZ", counter: "Cache Size MBytes", metric: "vm_pool", is_rare: true;
+    /// What of its pool are records of pages that are out
+    #[serde(default)]
+    cacheusd: Option<u64> = swap.map(|swap| swap.pool_used_bytes)
+        => size, column: "CACHEUSD", counter: "Cache Used MBytes", metric: "vm_pool_used", is_rare: true;
+    /// What its compressed pool may take
+    #[serde(default)]
+    cachemax: Option<u64> = swap.map(|swap| swap.pool_limit_bytes)
+        => size, counter: "Cache Max MBytes", metric: "vm_pool_limit";
+    /// Its pages that are compressed a second
+    #[serde(default)]
+    zip_per_s: Option<u64> = swap.map(|swap| swap.zipped_per_s)
+        => size, column: "ZIP/s", counter: "Zip MBytes/sec", is_rare: true;
+    /// Its pages that come back from the pool a second
+    #[serde(default)]
+    unzip_per_s: Option<u64> = swap.map(|swap| swap.unzipped_per_s)
+        => size, column: "UNZIP/s", counter: "Unzip MBytes/sec", is_rare: true;
+    /// What the segments in its swap file hold
+    #[serde(default)]
+    swap_file: Option<u64> = swap.map(|swap| swap.file_bytes)
+        => size, metric: "vm_swap_file";
+    /// What of them are records of pages that are out
+    #[serde(default)]
+    swap_file_used: Option<u64> = swap.map(|swap| swap.file_used_bytes)
+        => size, metric: "vm_swap_file_used";
+    /// Bytes moved to and from the disk for each byte that was new in its swap file
+    #[serde(default)]
+    swap_write_cost: Option<f64> = swap.and_then(|swap| swap.write_cost)
+        => ratio, metric: "vm_swap_write_cost";
+    /// How long touches waited for pages in the pool
+    #[serde(default)]
+    pool_waits: Latencies = vm.counters.swap.pool_waits;
+    /// How long touches waited for pages in the swap file
+    #[serde(default)]
+    file_waits: Latencies = vm.counters.swap.file_waits;
     /// Guest memory in its own memory file
     private: u64 = states.private
         => size, history: "private";
     /// Guest memory in the compressed pool
     zip: u64 = states.compressed
-        => size, history: "compressed";
+        => size, column: "ZIP", counter: "Compressed MBytes", history: "compressed", is_rare: true;
     /// Guest memory that is swapped out
     swcur: u64 = states.swapped
-        => size, history: "swapped";
+        => size, column: "SWCUR", counter: "Swapped MBytes", history: "swapped", is_rare: true;
     /// Guest memory that its guest gave up
     ballooned: u64 = states.ballooned
         => size, history: "ballooned";

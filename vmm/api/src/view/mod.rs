@@ -10,5 +10,6 @@ pub use host::{EventView, HostView, Overview, QueuedView};
 pub use sharing::{ScanPriority, ScanTotals, SharingPace, SharingView, VmSharingView};
 pub(crate) use vm::believed;
 pub use vm::{
-    BalloonView, ExplanationView, StatesView, TouchLimitView, VmPhase, VmView, WorkingSetView,
+    BalloonView, ExplanationView, StatesView, SwapView, TouchLimitView, VmPhase, VmView, WaitView,
+    WorkingSetView,
 };

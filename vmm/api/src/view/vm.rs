@@ -3,7 +3,9 @@
 use super::{DiskView, NetView, VmSharingView};
 use page::{PageStates, VmId};
 use policy::{BalloonHealth, Explanation, SharesSpec, TaxRate, TouchLimit, Witness};
-use protocol::{BalloonCounters, BalloonView as Balloon, GuestStatistics, VmCounters, VmName};
+use protocol::{
+    BalloonCounters, BalloonView as Balloon, GuestStatistics, Latencies, VmCounters, VmName,
+};
 use serde::{Deserialize, Serialize};
 use sharing::TrustGroup;
 use std::path::PathBuf;
@@ -100,6 +102,9 @@ pub struct VmView {
     /// What its guest may have touched before it is stopped, where its balloon does not keep it within its memory.
     #[serde(default)]
     pub touch_limit: Option<TouchLimitView>,
+    /// What of it is out of memory, and how it goes there and comes back, where pages may.
+    #[serde(default)]
+    pub swap: Option<SwapView>,
     /// The part of its time that it was stopped in the last second, in thousandths.
     #[serde(default)]
     pub blocked_permille: u64,
@@ -115,6 +120,57 @@ pub struct VmView {
 /// Of a VM of which nothing else is known.
 pub(crate) fn believed() -> bool {
     true
+}
+
+/// A VM's pages that are out of memory: in the compressed pool or in the swap file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SwapView {
+    /// What of its guest's memory should be out, by its limit.
+    pub target_bytes: u64,
+    /// Bytes a second read from its swap file for pages that came back,
+    pub read_per_s: u64,
+    /// and written to it.
+    pub written_per_s: u64,
+    /// Bytes a second of pages that were compressed,
+    pub zipped_per_s: u64,
+    /// and that came back from the pool.
+    pub unzipped_per_s: u64,
+    /// What the pool takes of memory,
+    pub pool_bytes: u64,
+    /// what of that are records of pages that are out,
+    pub pool_used_bytes: u64,
+    /// and what it may take.
+    pub pool_limit_bytes: u64,
+    /// What the segments in its swap file hold, records that are worth nothing any more among it,
+    pub file_bytes: u64,
+    /// and what of that are records of pages that are out.
+    pub file_used_bytes: u64,
+    /// Bytes moved to and from the disk for each byte that was new in the file; none if nothing was written.
+    pub write_cost: Option<f64>,
+    /// How long touches of pages in the pool waited, since it started,
+    pub pool_wait_us: WaitView,
+    /// and of pages in the file.
+    pub file_wait_us: WaitView,
+}
+
+/// How long something was waited for, in microseconds: upper bounds, by powers of two. None where nobody waited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WaitView {
+    /// Half of them waited no longer,
+    pub p50: Option<u64>,
+    /// and all but one of a hundred no longer than this.
+    pub p99: Option<u64>,
+}
+
+impl WaitView {
+    /// What these show.
+    #[must_use]
+    pub fn of(waits: &Latencies) -> Self {
+        Self {
+            p50: waits.quantile_us(500),
+            p99: waits.quantile_us(990),
+        }
+    }
 }
 
 /// What a VM's guest may have touched.

@@ -110,10 +110,16 @@ fn host_lines(model: &Model, width: u16) -> Vec<Line<'static>> {
             host.scan_core_permille % 10,
         )),
     ];
-    if host.swap_curr + host.zip_zipped > 0 {
-        let (swap, zip) = (m(host.swap_curr), m(host.zip_zipped));
+    if host.swap_curr + host.swap_target + host.zip_zipped > 0 {
+        let saved = host.zip_zipped.saturating_sub(host.pool);
         lines.push(Line::from(format!(
-            "SWAP   /{name}: {swap:>7} curr;   ZIP {zip} zipped"
+            "SWAP   /{name}: {:>7} curr,  {:>7} target,{:>7} r/s, {:>6} w/s;   ZIP {} zipped, {} saved",
+            m(host.swap_curr),
+            m(host.swap_target),
+            m(host.swap_read_per_s),
+            m(host.swap_written_per_s),
+            m(host.zip_zipped),
+            m(saved),
         )));
     }
     lines.extend(queue_line(&model.figures.queue, u));
@@ -204,7 +210,7 @@ fn figure_width(unit: Unit) -> u16 {
 /// The columns that are wanted, as many as fit: the first, or those up to the one that sorts.
 fn fitting(model: &Model, width: u16) -> Vec<usize> {
     let room = width.saturating_sub(NAME_WIDTH) / (figure_width(model.unit) + GAP);
-    let shown = (1..COLUMNS.len()).filter(|&column| model.is_shown[column]);
+    let shown = (1..COLUMNS.len()).filter(|&column| model.is_wanted(column));
     let shown: Vec<usize> = shown.collect();
     let last = shown.iter().position(|column| Some(*column) == model.sort);
     let skip = last.map_or(0, |last| (last + 1).saturating_sub(room.into()));
@@ -357,7 +363,9 @@ mod tests {
         );
         let wide = shown(&model(), 290, 50);
         assert!(
-            COLUMNS.iter().all(|column| wide[6].contains(column.column)),
+            COLUMNS
+                .iter()
+                .all(|column| column.is_rare != wide[6].contains(column.column)),
             "{wide:#?}"
         );
     }
@@ -423,6 +431,10 @@ mod tests {
         assert!(!words.iter().any(is_shown), "{rows:#?}");
         let mut swapping = model();
         swapping.figures.host.swap_curr = 1 << 20;
+        swapping.figures.vms[0].swcur = 1 << 20;
+        let rows = shown(&swapping, 300, 24);
+        assert!(rows.iter().any(|row| row.contains("SWCUR")), "{rows:#?}");
+        assert!(!rows.iter().any(|row| row.contains("UNZIP/s")));
         let rows = shown(&swapping, 80, 24);
         assert!(
             rows.iter()

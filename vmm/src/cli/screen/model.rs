@@ -212,13 +212,20 @@ impl Model {
     }
 
     /// Sorts by the next column that is shown, `step` at a time around all.
+    /// Whether a column is shown: one that says nothing of any VM, as most of the time, takes no room.
+    pub(super) fn is_wanted(&self, column: usize) -> bool {
+        let Figure { read, is_rare, .. } = COLUMNS[column];
+        let says_something = |vm: &VmFigures| !read(vm).is_nothing();
+        self.is_shown[column] && (!is_rare || self.figures.vms.iter().any(says_something))
+    }
+
     fn sort_by_next(&mut self, step: usize) {
         let from = self.sort.unwrap_or(match step {
             1 => COLUMNS.len() - 1,
             _ => 0,
         });
         let others = (1..=COLUMNS.len()).map(|count| (from + count * step) % COLUMNS.len());
-        let shown = others.into_iter().find(|&column| self.is_shown[column]);
+        let shown = others.into_iter().find(|&column| self.is_wanted(column));
         self.sort = shown;
     }
 
@@ -272,6 +279,21 @@ pub(super) mod tests {
             swap_in_pages: 0,
             swap_waited_us: 0,
             swap_waiting: 0,
+            swap_written: 0,
+            swap_read: 0,
+            swtgt: None,
+            swr: None,
+            sww: None,
+            cachesz: None,
+            cacheusd: None,
+            cachemax: None,
+            zip_per_s: None,
+            unzip_per_s: None,
+            swap_file: None,
+            swap_file_used: None,
+            swap_write_cost: None,
+            pool_waits: Default::default(),
+            file_waits: Default::default(),
             mctlmax: 0,
             swcur: 0,
             zip: 0,

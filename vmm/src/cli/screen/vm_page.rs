@@ -134,7 +134,9 @@ fn figures(vm: &VmFigures, unit: Unit, width: usize) -> Vec<Line<'static>> {
         format!("{:<8}{value:>9}   ", column.column)
     };
     let beside = (width / FIGURE_WIDTH).max(1);
-    let rows = COLUMNS[1..].chunks(beside);
+    let is_told = |column: &&Figure<VmFigures>| !column.is_rare || !(column.read)(vm).is_nothing();
+    let told: Vec<_> = COLUMNS[1..].iter().filter(is_told).copied().collect();
+    let rows = told.chunks(beside);
     let rows = rows.map(|row| row.iter().map(figure).collect());
     section(
         &format!("Figures, sizes in {}", unit.name()),

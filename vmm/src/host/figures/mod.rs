@@ -163,6 +163,7 @@ mod tests {
             large_pages: true,
             balloon_health: None,
             touch_limit: None,
+            swap: None,
             blocked_permille: 0,
             blocked_us: 0,
             start_us: None,
@@ -227,7 +228,7 @@ mod tests {
             named.map(|column| column.values[0]).sum::<Option<u64>>()
         };
         let host = record.host.view(None, Span::TenMinutes).columns;
-        let uses = ["private", "broken", "common", "overhead", "free"];
+        let uses = ["private", "broken", "common", "pool", "overhead", "free"];
         assert_eq!(sum(&host, &uses), sum(&host, &["budget"]));
         assert_eq!(
             sum(&host, &["state"]),

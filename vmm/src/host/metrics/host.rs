@@ -9,10 +9,11 @@ const OVERCOMMIT_WINDOWS: [&str; 3] = ["1m", "5m", "15m"];
 
 pub(super) fn metrics(figures: &Figures) -> Vec<Metric> {
     let host = &figures.host;
-    let shared = host.pshare_common + host.overhead;
+    let shared = host.pshare_common + host.pool + host.overhead;
     let uses = [
         ("guests", host.pmem_used.saturating_sub(shared)),
         ("common", host.pshare_common),
+        ("pool", host.pool),
         ("overhead", host.overhead),
         ("free", host.pmem_free),
     ];

@@ -5,7 +5,9 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
+use protocol::Latencies;
 use std::fmt;
+use std::time::Duration;
 
 /// What tells one sample of a metric from another.
 pub(super) type Labels = Vec<(&'static str, String)>;
@@ -126,14 +128,51 @@ fn fraction(reading: &Reading) -> f64 {
     }
 }
 
+/// How long waits took, in seconds.
+#[derive(Debug)]
+pub(super) struct Histogram {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) samples: Vec<(Labels, Latencies)>,
+}
+
+impl Histogram {
+    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        if self.samples.is_empty() {
+            return Ok(());
+        }
+        let (help, unit) = (format!("{}.", self.help), Unit::Seconds);
+        let kind = MetricType::Histogram;
+        let mut metric = encoder.encode_descriptor(self.name, &help, Some(&unit), kind)?;
+        for (labels, waits) in &self.samples {
+            let mut buckets: Vec<(f64, u64)> = waits.buckets().collect();
+            // The last has no end.
+            if let Some(last) = buckets.last_mut() {
+                last.0 = f64::MAX;
+            }
+            let sum = Duration::from_micros(waits.sum_us).as_secs_f64();
+            let mut sample = metric.encode_family(labels)?;
+            sample.encode_histogram::<NoLabelSet>(sum, waits.count(), &buckets, None)?;
+        }
+        Ok(())
+    }
+}
+
 /// All metrics of a scrape.
 #[derive(Debug)]
-pub(super) struct Metrics(pub(super) Vec<Metric>);
+pub(super) struct Metrics {
+    pub(super) metrics: Vec<Metric>,
+    pub(super) histograms: Vec<Histogram>,
+}
 
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        self.0
-            .iter()
-            .try_for_each(|metric| metric.encode(&mut encoder))
+        for metric in &self.metrics {
+            metric.encode(&mut encoder)?;
+        }
+        for histogram in &self.histograms {
+            histogram.encode(&mut encoder)?;
+        }
+        Ok(())
     }
 }

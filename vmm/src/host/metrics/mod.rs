@@ -66,7 +66,10 @@ pub(super) fn text(figures: &Figures, format: Format) -> String {
     let mut metrics = host::metrics(figures);
     metrics.extend(vms::metrics(&figures.vms));
     metrics.extend(devices::metrics(&figures.vms));
-    registry.register_collector(Box::new(Metrics(metrics)));
+    registry.register_collector(Box::new(Metrics {
+        metrics,
+        histograms: vec![vms::waits(&figures.vms)],
+    }));
     let mut text = String::new();
     encode(&mut text, &registry).expect("a text in memory takes everything");
     match format {

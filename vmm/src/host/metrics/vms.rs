@@ -1,9 +1,10 @@
 //! Metrics of VMs.
 
-use super::metric::{Labels, Metric};
+use super::metric::{Histogram, Labels, Metric};
 use api::{Reading, VM_FIGURES, VmFigures};
 use page::PageState;
 use policy::{BalloonHealth, Witness};
+use protocol::Latencies;
 
 const WITNESS: [&str; 5] = ["silent", "senseless", "agrees", "says_idler", "says_busier"];
 const HEALTH: [&str; 3] = ["settled", "following", "stuck"];
@@ -50,6 +51,23 @@ pub(super) fn metrics(vms: &[VmFigures]) -> Vec<Metric> {
         ),
     ]);
     metrics
+}
+
+/// How long touches of pages that were out waited: of those VMs of which any did.
+pub(super) fn waits(vms: &[VmFigures]) -> Histogram {
+    let samples = vms.iter().flat_map(|vm| {
+        let of = |tier: &str, waits: Latencies| {
+            let mut labels = label(vm);
+            labels.push(("tier", tier.into()));
+            (labels, waits)
+        };
+        [of("pool", vm.pool_waits), of("file", vm.file_waits)]
+    });
+    Histogram {
+        name: "vm_swap_fault",
+        help: "How long touches of pages that were out waited, by where they lay",
+        samples: samples.filter(|(_, waits)| waits.count() > 0).collect(),
+    }
 }
 
 pub(super) fn label(vm: &VmFigures) -> Labels {

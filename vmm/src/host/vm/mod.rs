@@ -9,6 +9,7 @@ pub(super) mod orphans;
 pub(super) mod process;
 pub(super) mod sampling;
 mod silence;
+mod swap_rates;
 mod view;
 
 pub(super) use lifecycle::{Admitted, Life};
@@ -32,6 +33,7 @@ use protocol::{Observation, SharingCounters, ToVm, VmConfig};
 use sampling::Sampling;
 use silence::Silence;
 use std::time::{Duration, Instant};
+use swap_rates::SwapRates;
 use tokio::sync::oneshot;
 
 /// How long a guest may take until its balloon driver is ready. Up to then it is believed to come,
@@ -73,6 +75,8 @@ pub(super) struct Seen {
     balloon_watch: BalloonWatch,
     /// Within what it keeps itself.
     kept_limit: KeptLimit,
+    /// How fast its pages go out and come back.
+    swap_rates: SwapRates,
     /// How long it was stopped at its limit.
     blocked: Blocked,
     /// Since when it has not answered.
@@ -110,7 +114,7 @@ impl Vm {
         VmSnapshot {
             id: self.config.id,
             settings: self.config.settings.clone(),
-            overhead: OVERHEAD.max(self.seen.used.anonymous.saturating_sub(self.seen.broken)),
+            overhead: self.overhead(),
             ballooned: self.ballooned(),
             granted: self.grant.highest_unconfirmed,
             told: Some(self.grant.latest),
@@ -121,6 +125,22 @@ impl Vm {
             },
             evidence: self.evidence(),
         }
+    }
+
+    /// What its process takes besides. Its compressed pool is within the limit that it keeps, as far as that has room for it
+    /// beside the memory file, whatever the process says of its pool: nothing that it has now is left out.
+    fn overhead(&self) -> PageCount {
+        let used = self.seen.used;
+        let room = self.seen.kept_limit.kept().unwrap_or(PageCount::ZERO);
+        let room = room.saturating_sub(used.memory_file);
+        let observation = self.seen.observation.as_ref();
+        let pool = observation.map_or(0, |observation| observation.counters.swap.pool_bytes);
+        let pool = match self.config.has_swap {
+            true => PageCount(pool / PAGE_SIZE).min(room),
+            false => PageCount::ZERO,
+        };
+        let unshared = used.anonymous.saturating_sub(self.seen.broken);
+        OVERHEAD.max(unshared.saturating_sub(pool))
     }
 
     fn evidence(&self) -> Evidence {
@@ -266,6 +286,8 @@ impl Vm {
         self.grant
             .confirm(self.config.settings.size - observation.balloon.target);
         self.take_figures(&observation);
+        let swap = observation.counters.swap;
+        self.seen.swap_rates.see(swap, Instant::now());
         self.seen.observation = Some(observation);
         Ok(())
     }

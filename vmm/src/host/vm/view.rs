@@ -2,7 +2,7 @@
 
 use super::Vm;
 use crate::host::sharing::account::Account;
-use api::{DiskView, NetView, TouchLimitView, VmView};
+use api::{DiskView, NetView, SwapView, TouchLimitView, VmView, WaitView};
 use page::PageCount;
 
 impl Vm {
@@ -51,10 +51,38 @@ impl Vm {
             large_pages: settings.large_pages,
             balloon_health: running.map(|_| self.seen.balloon_watch.health()),
             touch_limit: self.config.touch_limit.map(TouchLimitView::from),
+            swap: self.config.has_swap.then(|| self.swap_view()),
             blocked_permille: self.blocked_permille(),
             blocked_us: self.seen.blocked.last.total_us,
             start_us: running.map(|running| running.start_us),
             userfault_bytes: running.map_or(0, |running| running.userfault_pages.bytes()),
+        }
+    }
+
+    fn swap_view(&self) -> SwapView {
+        let (states, rates) = (self.states(), self.seen.swap_rates);
+        let observation = self.seen.observation.as_ref();
+        let swap = observation.map(|observation| observation.counters.swap);
+        let counted = swap.unwrap_or_default();
+        let out = states.compressed + states.swapped;
+        let target = match self.config.touch_limit {
+            Some(limit) => (states.private + out).saturating_sub(limit.slow_above),
+            None => PageCount::ZERO,
+        };
+        SwapView {
+            target_bytes: target.bytes(),
+            read_per_s: rates.read,
+            written_per_s: rates.written,
+            zipped_per_s: rates.zipped,
+            unzipped_per_s: rates.unzipped,
+            pool_bytes: counted.pool_bytes,
+            pool_used_bytes: counted.pool_used_bytes,
+            pool_limit_bytes: counted.pool_limit_bytes,
+            file_bytes: counted.file_bytes,
+            file_used_bytes: counted.file_used_bytes,
+            write_cost: counted.write_cost(),
+            pool_wait_us: WaitView::of(&counted.pool_waits),
+            file_wait_us: WaitView::of(&counted.file_waits),
         }
     }
 

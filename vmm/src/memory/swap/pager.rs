@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, MutexGuard};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use swap::{Damaged, Found, Located, PageBytes, Source, filled_page};
 
 /// How soon those in the queue are looked at again if nobody says that there is room: the memory file also shrinks by what
@@ -24,6 +24,8 @@ const LOOK_AGAIN: Timespec = Timespec {
     tv_nsec: 2_000_000,
 };
 
+/// Who finds no room for longer than this is held up: pages go out more slowly than they are touched, or not at all.
+const STALL: Duration = Duration::from_millis(100);
 /// Pages that may come before it is looked again how many there are.
 const MOST_ROOM: i64 = 32;
 /// Bytes of the file that are read at once for a page and its neighbours.
@@ -40,8 +42,12 @@ struct Touch {
 /// What became of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Brought {
-    /// It is there.
-    Now,
+    /// It is there, made of nothing,
+    Made,
+    /// of a record in memory,
+    FromPool,
+    /// or of one in the file.
+    FromFile,
     /// It is being read.
     Reading,
 }
@@ -54,6 +60,8 @@ struct Pager {
     reading: BTreeMap<u64, Touch>,
     /// Those for whose pages there is no room yet.
     queue: VecDeque<Touch>,
+    /// When it was last looked how long they wait.
+    looked: Instant,
     /// How many pages may come before it is looked again how many there are.
     room: i64,
 }
@@ -67,6 +75,7 @@ pub(super) fn start(swap: Arc<Swap>) -> io::Result<()> {
         reading: BTreeMap::new(),
         swap,
         queue: VecDeque::new(),
+        looked: Instant::now(),
         room: 0,
     };
     let thread = thread::Builder::new().name("pager".into());
@@ -104,9 +113,20 @@ impl Pager {
         self.swap.pager.drain();
     }
 
-    fn note_queue(&self) {
+    fn note_queue(&mut self) {
         let waits = self.queue.len() as u64;
-        lock(&self.swap.counters).waiting = waits;
+        let (longest, gone) = (
+            self.queue.iter().map(|touch| touch.since.elapsed()).max(),
+            self.looked.elapsed(),
+        );
+        self.looked = Instant::now();
+        let mut counters = lock(&self.swap.counters);
+        counters.waiting = waits;
+        counters.is_stalled = longest > Some(STALL);
+        if counters.is_stalled {
+            counters.stalled_us += u64::try_from(gone.as_micros()).unwrap_or(0);
+        }
+        drop(counters);
         if waits > 0 {
             self.swap.agent.signal();
         }
@@ -164,13 +184,12 @@ impl Pager {
 
     fn end(&mut self, touch: Touch, brought: Result<Brought, Errno>) {
         match brought {
-            Ok(Brought::Now) => {
-                self.room -= 1;
-                let took = u64::try_from(touch.since.elapsed().as_micros());
-                lock(&self.swap.counters).waited_us += took.unwrap_or(0);
-            }
             Ok(Brought::Reading) => {
                 self.reading.insert(touch.index, touch);
+            }
+            Ok(brought) => {
+                self.room -= 1;
+                self.count(brought, touch.since.elapsed());
             }
             Err(Errno::EXIST) => self.wake(touch.index),
             // Not guarded any more: whoever waited was woken then.
@@ -178,6 +197,19 @@ impl Pager {
             // Not now: the machine has no memory, or the map is being changed, or the page has gone elsewhere.
             Err(_) => self.queue.push_back(touch),
         }
+    }
+
+    fn count(&self, brought: Brought, took: Duration) {
+        let mut counters = lock(&self.swap.counters);
+        match brought {
+            Brought::FromPool => {
+                counters.unzipped += 1;
+                counters.pool_waits.add(took);
+            }
+            Brought::FromFile => counters.file_waits.add(took),
+            Brought::Made | Brought::Reading => {}
+        }
+        counters.waited_us += u64::try_from(took.as_micros()).unwrap_or(0);
     }
 
     /// A page was read, and perhaps neighbours.
@@ -198,8 +230,9 @@ impl Pager {
                 return self.queue.push_back(touch);
             }
         };
+        lock(&self.swap.counters).read_bytes += bytes.len() as u64;
         let brought = self.bring_record(touch, &done.records[0], &mut bytes);
-        self.end(touch, brought);
+        self.end(touch, brought.map(|()| Brought::FromFile));
         for record in &done.records[1..] {
             if !self.has_room() {
                 return;
@@ -245,14 +278,14 @@ impl Pager {
                 self.swap.userfault.zero(address)?;
                 drop(log);
                 lock(&self.swap.counters).zero_in += 1;
-                return Ok(Brought::Now);
+                return Ok(Brought::Made);
             }
             Some(Found::Filled(word)) => {
                 self.swap.userfault.copy(address, &filled_page(word))?;
                 log.forget(gfn);
                 drop(log);
                 lock(&self.swap.counters).filled_in += 1;
-                return Ok(Brought::Now);
+                return Ok(Brought::Made);
             }
             Some(Found::Stored(stored)) => stored,
         };
@@ -268,17 +301,13 @@ impl Pager {
             }
             (Source::File(_), None) => unreachable!("there is no file"),
             (Source::Memory(mut bytes), _) => {
-                self.bring_record(touch, &stored.records[0], &mut bytes)
+                self.bring_record(touch, &stored.records[0], &mut bytes)?;
+                Ok(Brought::FromPool)
             }
         }
     }
 
-    fn bring_record(
-        &self,
-        touch: Touch,
-        record: &Located,
-        bytes: &mut [u8],
-    ) -> Result<Brought, Errno> {
+    fn bring_record(&self, touch: Touch, record: &Located, bytes: &mut [u8]) -> Result<(), Errno> {
         let content = match self.open(record, bytes) {
             Ok(content) => content,
             Err(damage) => {
@@ -291,7 +320,7 @@ impl Pager {
         };
         self.put(record, &content, touch.is_write)?;
         lock(&self.swap.counters).stored_in += 1;
-        Ok(Brought::Now)
+        Ok(())
     }
 
     fn open(&self, record: &Located, bytes: &mut [u8]) -> Result<PageBytes, Damaged> {

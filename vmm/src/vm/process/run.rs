@@ -21,8 +21,8 @@ use crate::vm::throttle::Throttle;
 use crate::vm::vcpu::Ending;
 use policy::LargePages;
 use protocol::{
-    BalloonView, Channel, ChannelError, Description, FromVm, Observation, OnHostDeath, ToVm,
-    UNASKED, VmConfig, VmCounters,
+    BalloonView, BlockedTime, Channel, ChannelError, Description, FromVm, Observation, OnHostDeath,
+    SwapCounters, ToVm, UNASKED, VmConfig, VmCounters,
 };
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
@@ -387,9 +387,21 @@ impl Process<'_> {
         }
     }
 
+    /// By the throttle, or because no page of it finds a place outside of memory.
+    fn blocked(&self, swap: SwapCounters) -> BlockedTime {
+        let by_throttle = self.throttle.blocked();
+        let total_us = by_throttle.total_us.saturating_add(swap.stalled_us);
+        BlockedTime {
+            is_now: by_throttle.is_now || swap.is_stalled,
+            total_us: total_us.min(by_throttle.at_us),
+            at_us: by_throttle.at_us,
+        }
+    }
+
     fn observation(&self, sequence: u64, recount: bool) -> Result<Observation, VmError> {
         let balloon = &self.balloon;
         let states = balloon.page_states(recount)?;
+        let swap = self.agent.swap_counters();
         Ok(Observation {
             sequence,
             states,
@@ -401,14 +413,14 @@ impl Process<'_> {
                 counters: balloon.counters(),
             },
             statistics: balloon.statistics(),
-            blocked: self.throttle.blocked(),
+            blocked: self.blocked(swap),
             counters: VmCounters {
                 given_back: self.agent.counters().given_back(),
                 refused: self.agent.counters().refused(),
                 write_protect_faults: self.agent.counters().write_protect_faults(),
                 sharing: self.agent.counters().sharing(),
                 large: self.agent.counters().large(),
-                swap: self.agent.swap_counters(),
+                swap,
                 register_violations: self.bus.violations(),
                 console_lost_bytes: self.bus.console.lost_bytes(),
             },
