@@ -33,9 +33,13 @@ fn yes() -> bool {
 }
 
 impl VmSettings {
+    /// The default of `min` of a VM with a swap file: what a guest needs to go on at all, however slowly. (ESX's is 0, and it
+    /// counts some memory of every VM for that besides.)
+    pub const LEAST_MIN: PageCount = PageCount::from_mebibytes(16);
+
     /// Checked settings. `max` is by default the size. `min` is by default what a full balloon leaves
     /// ([`BalloonSettings::least_left`], and at most `max`): with no swap below the balloon, nothing else could take
-    /// that memory, so it must be there. Once swap exists, the default of `min` becomes 0, as in ESX.
+    /// that memory, so it must be there. Where all of the VM can be swapped it is given as [`Self::LEAST_MIN`].
     pub fn new(
         size: PageCount,
         min: Option<PageCount>,

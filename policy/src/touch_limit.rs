@@ -15,6 +15,9 @@
 //! beyond comes in the place of something else. So a limit takes from it what it has, and is also for those whose
 //! balloons follow, when they do not in time.
 //!
+//! Where its pages can go out, a limit is also what lets a VM start at once beside guests that use little and have given up
+//! little: what they keep from touching is there for it, before their balloons have taken it.
+//!
 //! A limit is never below a VM's min, nor below what it was told that it may hold, nor below what it has
 //! touched before it got the limit. It follows down what the VM gives up.
 
@@ -66,6 +69,8 @@ struct Need {
     is_overexposed: bool,
     /// What balloons do not bring goes out of memory.
     goes_out: bool,
+    /// A VM waits for its first memory.
+    somebody_waits: bool,
     /// Memory is at its shortest.
     is_shortest: bool,
 }
@@ -75,6 +80,7 @@ impl Need {
         let reach = snapshot.vms.iter().map(reach);
         Self {
             is_overexposed: total(reach) > snapshot.memory(),
+            somebody_waits: snapshot.vms.iter().any(|vm| vm.stage == Stage::Waiting),
             goes_out: snapshot.state.orders().compress_and_swap,
             is_shortest: snapshot.state.orders().block_above_target,
         }
@@ -87,6 +93,8 @@ impl Need {
             _ if self.is_overexposed && is_unbridled(vm) => true,
             // Without it, it may touch all that it has not given up at any moment.
             _ if vm.kept_within().is_some() && step.grant < vm.held() => true,
+            // Others may have what it keeps from touching at once, and need not wait until its balloon has taken that.
+            _ if vm.evidence.has_swap && self.somebody_waits && step.grant < vm.held() => true,
             _ if vm.evidence.has_swap => {
                 let is_above = backed > step.target && backed > min;
                 let is_wanted = self.goes_out && step.by_other_means > PageCount::ZERO;
@@ -183,6 +191,20 @@ mod tests {
             .iter()
             .map(|step| step.touch_limit.map(in_mebibytes))
             .collect()
+    }
+
+    /// With a driver that follows, and less touched than it was given.
+    #[test]
+    fn one_whose_pages_can_go_out_is_limited_at_once_while_another_waits_to_start() {
+        let mut behind = running(0, 30);
+        behind.ballooned = mebibytes(10);
+        behind.evidence.has_swap = true;
+        let waiting = generate::vm_of_size(1, mebibytes(60).0);
+        let limited = |vms: &[VmSnapshot]| limits(MemoryState::High, vms)[0].is_some();
+        assert!(!limited(&[behind.clone()]), "its balloon takes it in time");
+        assert!(limited(&[behind.clone(), waiting.clone()]));
+        behind.evidence.has_swap = false;
+        assert!(!limited(&[behind, waiting]), "it would be stopped");
     }
 
     #[test]

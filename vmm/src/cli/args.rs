@@ -259,7 +259,7 @@ pub(super) struct RunArgs {
     /// Processors, 1 to 8.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(super) vcpus: u8,
-    /// What it can count on at any time; 35 % of its memory if none is given.
+    /// What it can count on at any time; if none is given, 35 % of its memory, or 16 MiB where the host has --swap.
     #[arg(long, value_name = "SIZE")]
     pub(super) min: Option<Size>,
     /// What it may hold at most; all of its memory if none is given.

@@ -72,6 +72,15 @@ pub enum HostError {
     Refused(#[from] policy::Refusal),
     #[error("VM '{name}' is not changed: {refusal}")]
     ChangeRefused { name: VmName, refusal: NamedRefusal },
+    #[error(
+        "VM '{name}' is not changed: its swap file was reserved when it started, and has no room for what may be out with a \
+         min of {min}: give it one of {least} or more, or start it anew"
+    )]
+    SwapFileTooSmall {
+        name: VmName,
+        min: PageCount,
+        least: PageCount,
+    },
     #[error("{0}")]
     BudgetRefused(NamedRefusal),
     #[error(
@@ -226,6 +235,7 @@ impl HostError {
             Self::NameInUse(_) => ProblemKind::NameInUse,
             Self::Refused(_)
             | Self::ChangeRefused { .. }
+            | Self::SwapFileTooSmall { .. }
             | Self::BudgetRefused(_)
             | Self::OthersWait { .. }
             | Self::WaitedInVain { .. }

@@ -259,6 +259,7 @@ impl Host {
         let vm = state.find(name)?;
         let settings = settings::of_vm_with(&vm.config.settings, change)?;
         let (id, name_of_vm) = (vm.config.id, vm.config.name.clone());
+        vm.check_swap_file(&settings)?;
         policy::admit_change(&snapshot, id, &settings).map_err(|refusal| {
             HostError::ChangeRefused {
                 name: name_of_vm,

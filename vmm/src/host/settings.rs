@@ -5,14 +5,22 @@ use api::{RunRequest, VmChange, VmIdleTax, whole_pages, whole_pages_or};
 use page::PageCount;
 use policy::{SharesSpec, VmSettings};
 
-/// The settings of a VM that is wanted on a machine of that size.
-pub(super) fn of_vm(request: &RunRequest, machine: PageCount) -> Result<VmSettings, HostError> {
+/// The settings of a VM that is wanted on a machine of that size, with a swap file or without.
+pub(super) fn of_vm(
+    request: &RunRequest,
+    machine: PageCount,
+    has_swap_file: bool,
+) -> Result<VmSettings, HostError> {
     let size = whole_pages(request.memory_bytes)?;
     if size > machine {
         return Err(HostError::LargerThanMachine { size, machine });
     }
-    let min = request.min_bytes.map(whole_pages).transpose()?;
     let max = request.max_bytes.map(whole_pages).transpose()?;
+    let min = match request.min_bytes {
+        Some(bytes) => Some(whole_pages(bytes)?),
+        None if has_swap_file => Some(VmSettings::LEAST_MIN.min(max.unwrap_or(size))),
+        None => None,
+    };
     let shares = request.shares.unwrap_or(SharesSpec::Normal);
     Ok(VmSettings {
         idle_tax: request.idle_tax_permille,

@@ -161,7 +161,11 @@ impl State {
             saved: self.account.saved,
             kept: self.account.kept,
             keep_free: self.thresholds().keep_free(),
-            swap: PageCount::ZERO,
+            // As much as the disk has: each VM's file is reserved before it starts.
+            swap: match self.durable.swap {
+                Some(_) => PageCount(u64::MAX),
+                None => PageCount::ZERO,
+            },
             idle_tax: self.durable.settings.idle_tax,
             state: self.memory_state,
             unused: Some(self.durable.settings.budget.saturating_sub(self.used)),
@@ -225,7 +229,7 @@ impl State {
         if !(1..=MOST_VCPUS).contains(&vcpus) {
             return Err(HostError::Vcpus(vcpus));
         }
-        let settings = settings::of_vm(&request, self.machine)?;
+        let settings = settings::of_vm(&request, self.machine, self.durable.swap.is_some())?;
         let nets = network_cards(&name, request.nets)?;
         let console_log = self.console_log(&name, request.console_log)?;
         Ok(VmConfig {

@@ -47,7 +47,7 @@ fn config() -> VmConfig {
         balloon_target: PageCount::ZERO,
         touch_limit: None,
         large_pages: policy::LargePages::Off,
-        has_swap: false,
+        has_swap: true,
         swap_file_for: None,
         on_host_death: OnHostDeath::default(),
     }
@@ -167,7 +167,7 @@ fn replace_numbers(value: &mut Value, numbers: &mut impl Iterator<Item = u64>) {
 
 /// Any numbers everywhere; in some, what has to fit the VM does.
 fn said() -> impl Strategy<Value = Observation> {
-    let numbers = prop::collection::vec(number(), 128);
+    let numbers = prop::collection::vec(number(), 256);
     (numbers, any::<bool>()).prop_map(|(numbers, fits)| {
         let mut said = serde_json::to_value(honest()).unwrap();
         replace_numbers(&mut said, &mut numbers.into_iter());

@@ -18,16 +18,18 @@ pub(super) use process::Running;
 
 use crate::host::claim::{Checked, Untrue};
 use crate::host::device_watch::DeviceWatch;
+use crate::host::error::HostError;
 use crate::host::kernel::VmUse;
 use crate::host::sharing::KeptBlocks;
 use crate::host::sharing::account::VmRound;
+use crate::memory::swap::LEAST_HOLD;
 use blocked::Blocked;
 use grant::Grant;
 use kept_limit::KeptLimit;
 use page::{PAGE_SIZE, PageCount, PageStates};
 use policy::{
     BalloonWatch, BrokenBlocks, Evidence, GuestFigures, LargePages, OVERHEAD, Stage, TouchLimit,
-    VmSnapshot, shared_of_limit,
+    VmSettings, VmSnapshot, shared_of_limit,
 };
 use protocol::{Observation, SharingCounters, ToVm, VmConfig};
 use sampling::Sampling;
@@ -127,6 +129,23 @@ impl Vm {
         }
     }
 
+    /// Whether all that may be out by these settings has room in the swap file that was reserved when it started.
+    pub(super) fn check_swap_file(&self, settings: &VmSettings) -> Result<(), HostError> {
+        let least = self
+            .config
+            .swap_file_for
+            .map_or(PageCount::ZERO, |pages| self.config.settings.size - pages);
+        let (old, new) = (self.config.settings.min, settings.min);
+        match new < old.min(least) {
+            false => Ok(()),
+            true => Err(HostError::SwapFileTooSmall {
+                name: self.config.name.clone(),
+                min: new,
+                least,
+            }),
+        }
+    }
+
     /// What its process takes besides. Its compressed pool is within the limit that it keeps, as far as that has room for it
     /// beside the memory file, whatever the process says of its pool: nothing that it has now is left out.
     fn overhead(&self) -> PageCount {
@@ -155,6 +174,7 @@ impl Vm {
             backed: Some(self.seen.used.memory_file),
             touch_limit: match self.config.has_swap {
                 true => self.seen.kept_limit.kept().map(|limit| {
+                    let limit = limit.max(LEAST_HOLD);
                     let states = self.states();
                     let shared = states.shared + states.broken;
                     limit + shared.saturating_sub(shared_of_limit(limit, shared))

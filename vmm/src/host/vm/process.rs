@@ -93,7 +93,9 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
             let making = move || swap_dir::make_file(&folder, size, may_be_out);
             let made = tokio::task::spawn_blocking(making).await;
             let made = made.unwrap_or_else(|error| Err(error.to_string()));
-            Some(made.map_err(failed)?)
+            let file = made.map_err(failed)?;
+            host.lock().vm_mut(id)?.config.swap_file_for = Some(may_be_out);
+            Some(file)
         }
         None => None,
     };

@@ -43,6 +43,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use swap::{Config, Key, Log, PageBytes, Refused, Sealer};
 
+/// What a VM may hold in any case, be its limit lower: with less a guest cannot go on, for what it needs for one step
+/// would take away what it needed for the last.
+pub(crate) const LEAST_HOLD: PageCount = PageCount::from_mebibytes(4);
+
 /// No limit.
 const ALL: u64 = u64::MAX;
 
@@ -147,7 +151,7 @@ impl Swap {
 
     /// Pages that the VM may hold at most; any number, if none is given.
     pub(crate) fn set_hold(&self, hold: Option<PageCount>) {
-        let pages = hold.map_or(ALL, |pages| pages.0);
+        let pages = hold.map_or(ALL, |pages| pages.max(LEAST_HOLD).0);
         self.hold.store(pages, Ordering::Relaxed);
         self.pager.signal();
     }
