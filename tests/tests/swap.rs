@@ -146,6 +146,34 @@ fn of_guests_whose_pages_are_out_what_is_there_is_shared() {
     remove_folder(host.path());
 }
 
+/// What others may touch and have not is there for it, before their balloons have taken it.
+#[test]
+fn a_vm_starts_while_others_have_given_up_less_than_it_needs() {
+    let host = host();
+    for name in ["a", "b"] {
+        let words = ["--memory", "300M", "--workload", "toucher:size=40M"];
+        let vm = host.boot_vm(name, &words);
+        assert_eq!(number(&vm, "/min_bytes"), 16 * MIB, "{vm:#}");
+        host.console(name).wait_until_held(40 * MIB);
+    }
+    host.ok(&["run", "--name", "c", "--memory", "200M", "--min", "100M"]);
+    let overview = host.overview();
+    let kept = |vm: &Value| number(vm, "/size_bytes") - number(vm, "/balloon/held");
+    let kept: u64 = vms(&overview).iter().map(kept).sum();
+    assert!(
+        kept > BUDGET,
+        "their balloons were not waited for: {overview:#}"
+    );
+    for vm in vms(&overview) {
+        assert_eq!(number(vm, "/counters/swap/out"), 0, "{vm:#}");
+    }
+    let lower = host.run(&["set", "c", "min=50M"]);
+    lower.expect_failure(1, &["'c' is not changed", "swap file", "100 MiB or more"]);
+    host.ok(&["set", "c", "min=120M"]);
+    host.ok(&["set", "c", "min=100M"]);
+    remove_folder(host.path());
+}
+
 /// Its VMs need no host to find their pages.
 #[test]
 fn a_host_that_stands_still_or_dies_stalls_no_guest_whose_pages_are_out() {

@@ -256,7 +256,7 @@ fn prometheus_understands_what_it_scrapes_and_the_alerts_on_it() {
             .args(["check", "rules"])
             .arg(dashboard("alerts.yml")),
     );
-    assert!(rules.expect_success().contains("14 rules found"));
+    assert!(rules.expect_success().contains("16 rules found"));
     // Nor this: it is served in another network, but for the socket.
     let with_devices = TestHost::start_with_taps("256M");
     let disk = with_devices.temporary_folder().join("disk");
