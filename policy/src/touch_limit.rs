@@ -93,6 +93,7 @@ impl Need {
             _ if self.is_overexposed && is_unbridled(vm) => true,
             // Without it, it may touch all that it has not given up at any moment.
             _ if vm.kept_within().is_some() && step.grant < vm.held() => true,
+            _ if vm.evidence.has_swap && is_beyond_max(vm) => true,
             // Others may have what it keeps from touching at once, and need not wait until its balloon has taken that.
             _ if vm.evidence.has_swap && self.somebody_waits && step.grant < vm.held() => true,
             _ if vm.evidence.has_swap => {
@@ -119,6 +120,12 @@ fn is_unbridled(vm: &VmSnapshot) -> bool {
     let is_stuck = vm.evidence.balloon_health() == BalloonHealth::Stuck;
     let is_above = vm.held() > vm.granted && is_stuck;
     vm.stage == Stage::Running && (vm.evidence.has_no_driver || is_above)
+}
+
+/// Whether it may touch more than it may ever hold, and no balloon keeps it from that.
+fn is_beyond_max(vm: &VmSnapshot) -> bool {
+    let (size, max) = (vm.settings.effective_size(), vm.settings.effective_max());
+    max < size && is_unbridled(vm)
 }
 
 /// What it has touched already, up to a limit that it got before, is not taken from it by stopping it. Where its pages can go
@@ -205,6 +212,28 @@ mod tests {
         assert!(limited(&[behind.clone(), waiting.clone()]));
         behind.evidence.has_swap = false;
         assert!(!limited(&[behind, waiting]), "it would be stopped");
+    }
+
+    #[test]
+    fn max_is_kept_without_a_driver_where_pages_can_go_out() {
+        let mut vm = driverless(0, 30);
+        vm.settings.max = mebibytes(50);
+        vm.evidence.has_no_driver = true;
+        let limited = |vm: &VmSnapshot| {
+            let snapshot = Snapshot {
+                budget: mebibytes(500),
+                vms: vec![vm.clone()],
+                ..Snapshot::default()
+            };
+            let limit = plan(&snapshot).steps[0].touch_limit;
+            limit.map(|limit| limit.slow_above)
+        };
+        assert_eq!(limited(&vm), None, "to be stopped for good helps nobody");
+        vm.evidence.has_swap = true;
+        vm.pinned = None;
+        assert_eq!(limited(&vm), Some(mebibytes(50)));
+        vm.settings.max = mebibytes(100);
+        assert_eq!(limited(&vm), None);
     }
 
     #[test]

@@ -1,25 +1,25 @@
 //! Takes pages out when the VM holds more than it may: those that its guest has not used for longest, as far as that is known.
 //!
-//! A hand goes round over the blocks. What it finds in the memory file and not mapped was not touched since the hand dropped its
-//! mapping a round ago, and goes out. The mappings of the rest are dropped, so that a touch maps a page again: its second
-//! chance. (Corbató's clock; a mapping is the bit of use, for the kernel's is not to be had from here.) A page that nobody
-//! touches costs nothing; one that is touched costs a fault that the kernel answers itself.
+//! Which those are, [`clock`] decides.
 //!
 //! Pages go out behind the fence, a block at a time and few at once, so that whoever writes to one of its neighbours waits
 //! for half a millisecond at most. Frames of the store and what guests wrote over them stay, and sharing goes on: what it maps
 //! counts as held until it is half of what may be.
 //!
-//! **What the host samples it finds as it left it**: the hand does not drop those mappings again.
+//! **What the host samples it finds as it left it**: those mappings are not dropped again.
 //!
 //! **Of a large page all goes out, or nothing.** What is punched out of a part of one the kernel may keep, zeroed, when
 //! somebody refers to it at that moment, and then a touch would find zeros in the place of a page that is out. A block may be one
 //! until all of it was punched once; what comes back while memory is guarded is small.
 
+mod clock;
+
 use super::Agent;
 use super::balloon::place_in_block;
 use crate::memory::mapping::{Addresses, drop_mappings};
 use crate::memory::pages::{Place, runs};
-use crate::memory::swap::{KeptOut, Stays, Swap};
+use crate::memory::swap::{AHEAD, KeptOut, Stays, Swap};
+use clock::Clock;
 use page::{PAGE_BYTES, PAGE_SIZE, PageCount};
 use sharing::{BLOCK_PAGES, PageSet};
 use std::collections::BTreeSet;
@@ -29,27 +29,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const BLOCK: u64 = BLOCK_PAGES as u64;
-/// Pages that are free beyond what is asked for when pages go out, so that one that comes back finds room: 256 KiB.
-const AHEAD: i64 = 64;
-/// Pages that go out behind one fence.
-const AT_ONCE: usize = 64;
 /// How long in one go.
 const LONGEST_STEP: Duration = Duration::from_millis(2);
 /// How long is waited when a whole round brought nothing, or the log takes nothing.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How often is looked while there is a limit: the guest also makes pages that it was given up before.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long after a page went out it is worth knowing what is used,
+const WORTH_LOOKING: Duration = Duration::from_secs(5);
+/// and how often mappings are dropped meanwhile.
+const DROP_EVERY: Duration = Duration::from_millis(20);
 
 /// What the agent knows of pages that are out.
 #[derive(Debug)]
 pub(super) struct Out {
     pub(super) swap: Arc<Swap>,
-    /// By block: a large page may be in it.
-    may_be_large: Vec<bool>,
-    /// The block that is looked at next.
-    hand: u64,
-    /// Blocks looked at since a page went out.
-    in_vain: u64,
+    clock: Clock,
+    /// When a page went out last, and when mappings were dropped.
+    took: Option<Instant>,
+    dropped: Option<Instant>,
     /// Pages whose touches are counted.
     pub(super) sampled: BTreeSet<u64>,
     due: Option<Instant>,
@@ -60,9 +58,9 @@ impl Out {
         let blocks = usize::try_from(size.0.div_ceil(BLOCK)).expect("as many as can be indexed");
         Self {
             swap,
-            may_be_large: vec![true; blocks],
-            hand: 0,
-            in_vain: 0,
+            clock: Clock::new(blocks),
+            took: None,
+            dropped: None,
             sampled: BTreeSet::new(),
             due: None,
         }
@@ -106,7 +104,7 @@ impl Agent {
         let all = 0..self.ram.layout().size().0;
         let Some(out) = &mut self.out else { return };
         match self.fence.let_all_go(&self.ram.addresses(all)) {
-            Ok(()) => out.may_be_large.fill(true),
+            Ok(()) => out.clock.forget(),
             Err(error) => tracing::warn!("memory stays guarded: {error}"),
         }
         let order = self.large.order;
@@ -156,6 +154,7 @@ impl Agent {
                 PAUSE
             }
         };
+        self.drop_mappings_in_time();
         if let Some(out) = &mut self.out {
             out.due = Some(Instant::now() + pause);
         }
@@ -164,24 +163,19 @@ impl Agent {
     /// Takes out so many, or as many as there is time for. How long it can wait then.
     fn take_out(&mut self, wanted: u64) -> Duration {
         let begin = Instant::now();
-        let blocks = self.ram.layout().size().0.div_ceil(BLOCK);
         let mut left = wanted;
         while left > 0 && begin.elapsed() < LONGEST_STEP {
             let Some(out) = &mut self.out else { break };
-            let number = out.hand;
-            out.hand = (number + 1) % blocks;
-            out.in_vain += 1;
-            // Once to drop the mappings, once to see what stayed away, once more for what moved meanwhile.
-            if out.in_vain > 3 * blocks {
-                out.in_vain = 0;
+            let Some(number) = out.clock.next_to_take() else {
                 return PAUSE;
-            }
+            };
             match self.take_out_of(number, left) {
                 Ok(0) => {}
                 Ok(count) => {
                     left = left.saturating_sub(count);
                     if let Some(out) = &mut self.out {
-                        out.in_vain = 0;
+                        out.clock.took();
+                        out.took = Some(begin);
                     }
                 }
                 Err(_) => return PAUSE,
@@ -190,44 +184,85 @@ impl Agent {
         Duration::ZERO
     }
 
-    /// Takes what its guest did not use out of a block, and drops the mappings of the rest.
+    /// Takes what its guest does not use out of a block, or what is drawn.
     fn take_out_of(&mut self, number: u64, wanted: u64) -> Result<u64, Stays> {
-        let pages = number * BLOCK..((number + 1) * BLOCK).min(self.ram.layout().size().0);
-        let Some(own) = self.own(&pages).filter(|own| !own.is_empty()) else {
+        let pages = self.pages_of(number);
+        let Some((own, mapped)) = self.own_and_mapped(&pages) else {
             return Ok(0);
         };
-        let place = |index: u64| usize::try_from(index - pages.start).expect("below 512");
-        let mut mapped = PageSet::EMPTY;
-        let addresses = self.ram.addresses(pages.clone());
-        let is_known = self.fence.present(&addresses, |run| {
-            let first = (run.start - addresses.start) / PAGE_SIZE;
-            let end = (run.end - addresses.start) / PAGE_SIZE;
-            (first..end).for_each(|at| mapped.insert(place(pages.start + at)));
-        });
-        if is_known.is_err() {
+        let Some(out) = &mut self.out else {
             return Ok(0);
-        }
-        let most = usize::try_from(wanted).unwrap_or(usize::MAX).min(AT_ONCE);
-        let unused: PageSet = match self.may_be_large(number) {
-            true if mapped.is_empty() || self.is_urgent() => own,
-            true => PageSet::EMPTY,
-            false => own.without(&mapped).iter().take(most).collect(),
         };
-        let gone = match unused.is_empty() {
+        let chosen = out
+            .clock
+            .choose(number, &own, &mapped, wanted, Instant::now());
+        match chosen.is_empty() {
             true => Ok(0),
-            false => self.take_out_behind_fence(&pages, &unused),
+            false => self.take_out_behind_fence(&pages, &chosen),
+        }
+    }
+
+    /// Drops mappings to see what is used, while pages go out, as many as may be dropped.
+    fn drop_mappings_in_time(&mut self) {
+        let begin = Instant::now();
+        let within = |time: Option<Instant>, least| time.is_some_and(|then| begin - then < least);
+        let Some(out) = &mut self.out else { return };
+        if !within(out.took, WORTH_LOOKING) || within(out.dropped, DROP_EVERY) {
+            return;
+        }
+        out.dropped = Some(begin);
+        while begin.elapsed() < LONGEST_STEP {
+            let next = self
+                .out
+                .as_mut()
+                .and_then(|out| out.clock.next_to_drop(begin));
+            let Some(number) = next else { return };
+            let faults = self.drop_mappings_of(number);
+            if let Some(out) = &mut self.out {
+                out.clock.dropped(faults, begin);
+            }
+        }
+    }
+
+    /// How many faults map them again, if all are used.
+    fn drop_mappings_of(&mut self, number: u64) -> u64 {
+        let pages = self.pages_of(number);
+        let Some((own, mapped)) = self.own_and_mapped(&pages) else {
+            return 0;
         };
-        let used = own.without(&unused);
         let is_watched = |at: usize| self.is_sampled(pages.start + at as u64);
-        let used = used
+        let used = own
             .iter()
             .filter(|&at| mapped.contains(at) && !is_watched(at));
-        let stretches: Vec<Addresses> = runs(used.map(|at| pages.start + at as u64))
+        let used: Vec<u64> = used.map(|at| pages.start + at as u64).collect();
+        let faults = match self.fence.is_large(&self.ram.addresses(pages)) {
+            true => 1,
+            false => used.len() as u64,
+        };
+        let stretches: Vec<Addresses> = runs(used.into_iter())
             .into_iter()
             .map(|run| self.ram.addresses(run))
             .collect();
         drop_mappings(&stretches);
-        gone
+        faults
+    }
+
+    fn pages_of(&self, number: u64) -> Range<u64> {
+        number * BLOCK..((number + 1) * BLOCK).min(self.ram.layout().size().0)
+    }
+
+    /// Of a block, the guest's own pages that the memory file holds, if there are any, and what is mapped. None if the kernel
+    /// does not tell.
+    fn own_and_mapped(&self, pages: &Range<u64>) -> Option<(PageSet, PageSet)> {
+        let own = self.own(pages).filter(|own| !own.is_empty())?;
+        let mut mapped = PageSet::EMPTY;
+        let addresses = self.ram.addresses(pages.clone());
+        let known = self.fence.present(&addresses, |run| {
+            let first = (run.start - addresses.start) / PAGE_SIZE;
+            let end = (run.end - addresses.start) / PAGE_SIZE;
+            (first..end).for_each(|at| mapped.insert(place_in_block(pages.start + at)));
+        });
+        known.ok().map(|()| (own, mapped))
     }
 
     /// The pages of a block that the memory file holds and that are the guest's own; none if the kernel does not tell.
@@ -246,26 +281,16 @@ impl Agent {
         out.is_some_and(|out| out.sampled.contains(&index))
     }
 
-    fn may_be_large(&self, number: u64) -> bool {
-        let number = usize::try_from(number).unwrap_or(usize::MAX);
-        let out = self.out.as_ref();
-        out.is_some_and(|out| out.may_be_large.get(number) == Some(&true))
-    }
-
-    /// Whether the hand has gone round twice and found nothing: what is used goes out, too.
-    fn is_urgent(&self) -> bool {
-        let blocks = self.ram.layout().size().0.div_ceil(BLOCK);
-        let out = self.out.as_ref();
-        out.is_some_and(|out| out.in_vain > 2 * blocks)
-    }
-
     fn take_out_behind_fence(
         &mut self,
         pages: &Range<u64>,
         unused: &PageSet,
     ) -> Result<u64, Stays> {
-        let number = usize::try_from(pages.start / BLOCK).expect("as many as can be indexed");
-        let is_whole = self.may_be_large(pages.start / BLOCK);
+        let number = pages.start / BLOCK;
+        let is_whole = self
+            .out
+            .as_ref()
+            .is_some_and(|out| out.clock.may_be_large(number));
         let Some(out) = &self.out else { return Ok(0) };
         let swap = Arc::clone(&out.swap);
         let indexes: Vec<u64> = unused.iter().map(|at| pages.start + at as u64).collect();
@@ -312,7 +337,7 @@ impl Agent {
                 // What is there still, its guest finds there, and it goes out anew.
                 tracing::debug!("not punched: {error}");
             } else if is_whole && let Some(out) = &mut self.out {
-                out.may_be_large[number] = false;
+                out.clock.punched(number);
             }
         }
         self.fence.lower(&addresses);

@@ -47,6 +47,9 @@ use swap::{Config, Key, Log, PageBytes, Refused, Sealer};
 /// would take away what it needed for the last.
 pub(crate) const LEAST_HOLD: PageCount = PageCount::from_mebibytes(4);
 
+/// Pages that are kept free beyond what is asked for when pages go out, so that those that come back find room: 1 MiB.
+pub(crate) const AHEAD: i64 = 256;
+
 /// No limit.
 const ALL: u64 = u64::MAX;
 

@@ -5,7 +5,7 @@
 //! agent has made some.
 
 use super::readers::{Done, Read, Readers};
-use super::{Fenced, KeptOut, Swap, lock};
+use super::{AHEAD, Fenced, KeptOut, Swap, lock};
 use crate::memory::userfault::{Fault, FaultKind, Protection};
 use page::{Gfn, PAGE_BYTES, PAGE_SIZE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -254,7 +254,12 @@ impl Pager {
     fn has_room(&mut self) -> bool {
         if self.room <= 0 {
             let coming = i64::try_from(self.reading.len()).unwrap_or(i64::MAX);
-            self.room = (self.swap.room().unwrap_or(0) - coming).min(MOST_ROOM);
+            let room = self.swap.room().unwrap_or(0) - coming;
+            if room < AHEAD / 2 {
+                // Before anybody has to wait.
+                self.swap.agent.signal();
+            }
+            self.room = room.min(MOST_ROOM);
         }
         self.room > 0
     }

@@ -1,0 +1,275 @@
+//! Which pages go out: those that their guest has not used for longest, as far as that may be found out.
+//!
+//! Whether a page is used shows once its mapping has been dropped: a touch maps it again. (Corbató's clock; a mapping is the bit
+//! of use, for the kernel's is not to be had from here.) That costs the guest a fault for each page that it uses, so **one hand
+//! drops mappings, at a bounded rate**, and another, which goes as fast as pages must leave, takes what the first left and
+//! nobody touched. Where it finds none for a while, the guest uses what it has faster than can be seen, and which page goes
+//! matters little: any does, drawn at random, for that costs nothing.
+//!
+//! Pure: what is mapped is told, and what is to be done returned.
+
+use page::Random;
+use sharing::PageSet;
+use std::time::{Duration, Instant};
+
+/// Pages that go out behind one fence.
+const AT_ONCE: usize = 64;
+/// Blocks that are looked at before any page goes that is used.
+const LOOK_AHEAD: u64 = 16;
+/// Faults a second that the hand that drops mappings may cause. One is some 3 µs of a processor's time: about a hundredth of it.
+const FAULTS_PER_S: i64 = 4096;
+/// Of which so many may be saved up.
+const MOST_FAULTS: i64 = FAULTS_PER_S / 4;
+const BILLION: i64 = 1_000_000_000;
+/// How long a page whose mapping was dropped is given to be touched.
+const LEAST_AGE: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+pub(super) struct Clock {
+    blocks: Vec<Block>,
+    /// The block that is taken from next.
+    taking: u64,
+    /// Blocks looked at since a page went out.
+    in_vain: u64,
+    /// The block whose mappings are dropped next.
+    dropping: u64,
+    /// Faults that it may cause now, in billionths; negative after it caused too many.
+    faults: i64,
+    refilled: Option<Instant>,
+    random: Random,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Block {
+    /// None of it was punched yet: a large page may be in it.
+    is_punched: bool,
+    dropped: Option<Instant>,
+}
+
+impl Clock {
+    /// Over so many blocks.
+    pub(super) fn new(blocks: usize) -> Self {
+        Self {
+            blocks: vec![Block::default(); blocks],
+            taking: 0,
+            in_vain: 0,
+            dropping: 0,
+            faults: 0,
+            refilled: None,
+            random: Random::new(1),
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.blocks.len() as u64
+    }
+
+    fn block(&self, number: u64) -> Block {
+        let number = usize::try_from(number).unwrap_or(usize::MAX);
+        self.blocks.get(number).copied().unwrap_or_default()
+    }
+
+    fn block_mut(&mut self, number: u64) -> Option<&mut Block> {
+        self.blocks.get_mut(usize::try_from(number).ok()?)
+    }
+
+    /// Memory may be large again, all of it.
+    pub(super) fn forget(&mut self) {
+        self.blocks.fill(Block::default());
+    }
+
+    /// All of a block was punched.
+    pub(super) fn punched(&mut self, number: u64) {
+        if let Some(block) = self.block_mut(number) {
+            block.is_punched = true;
+        }
+    }
+
+    pub(super) fn may_be_large(&self, number: u64) -> bool {
+        !self.block(number).is_punched
+    }
+
+    /// The block to take pages from now. None where even what is used was looked at in vain: all of it stays for some reason.
+    pub(super) fn next_to_take(&mut self) -> Option<u64> {
+        self.in_vain += 1;
+        if self.in_vain > 2 * self.count() + LOOK_AHEAD {
+            self.in_vain = 0;
+            return None;
+        }
+        let number = self.taking;
+        self.taking = (number + 1) % self.count().max(1);
+        Some(number)
+    }
+
+    /// Pages went out.
+    pub(super) fn took(&mut self) {
+        self.in_vain = 0;
+    }
+
+    /// What of a block goes out, of which so many are wanted: of what it holds, some of which is mapped. All of one that may
+    /// be a large page, or nothing.
+    pub(super) fn choose(
+        &mut self,
+        number: u64,
+        own: &PageSet,
+        mapped: &PageSet,
+        wanted: u64,
+        now: Instant,
+    ) -> PageSet {
+        let block = self.block(number);
+        let had_time = |dropped| now.saturating_duration_since(dropped) >= LEAST_AGE;
+        let is_old = block.dropped.is_none_or(had_time);
+        let unused = match is_old {
+            true => own.without(mapped),
+            false => PageSet::EMPTY,
+        };
+        if !block.is_punched {
+            let is_unused = unused == *own;
+            let must = self.in_vain > self.count();
+            return if is_unused || must {
+                *own
+            } else {
+                PageSet::EMPTY
+            };
+        }
+        let most = usize::try_from(wanted).unwrap_or(usize::MAX).min(AT_ONCE);
+        if !unused.is_empty() {
+            return unused.iter().take(most).collect();
+        }
+        match self.in_vain > LOOK_AHEAD.min(self.count().saturating_sub(1)) {
+            true => self.any(own, most),
+            false => PageSet::EMPTY,
+        }
+    }
+
+    /// Neighbours, which are quickly taken and brought back together.
+    fn any(&mut self, own: &PageSet, most: usize) -> PageSet {
+        let others = own.count().saturating_sub(most);
+        let first = usize::try_from(self.random.below(others as u64 + 1)).unwrap_or(0);
+        own.iter().skip(first).take(most).collect()
+    }
+
+    /// The block whose mappings may be dropped now.
+    pub(super) fn next_to_drop(&mut self, now: Instant) -> Option<u64> {
+        let gone = self
+            .refilled
+            .map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
+        self.refilled = Some(now);
+        let gone = i64::try_from(gone.as_nanos()).unwrap_or(i64::MAX);
+        let earned = gone.saturating_mul(FAULTS_PER_S);
+        self.faults = self
+            .faults
+            .saturating_add(earned)
+            .min(MOST_FAULTS * BILLION);
+        (self.faults > 0).then_some(self.dropping)
+    }
+
+    /// They were, of pages that take so many faults to be mapped again.
+    pub(super) fn dropped(&mut self, faults: u64, now: Instant) {
+        let number = self.dropping;
+        self.dropping = (number + 1) % self.count().max(1);
+        let faults = i64::try_from(faults).unwrap_or(i64::MAX);
+        self.faults = self.faults.saturating_sub(faults.saturating_mul(BILLION));
+        if let Some(block) = self.block_mut(number) {
+            block.dropped = Some(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCKS: usize = 40;
+
+    fn clock() -> Clock {
+        let mut clock = Clock::new(BLOCKS);
+        (0..BLOCKS as u64).for_each(|number| clock.punched(number));
+        clock
+    }
+
+    fn places(range: std::ops::Range<usize>) -> PageSet {
+        range.collect()
+    }
+
+    #[test]
+    fn what_is_not_mapped_goes_once_it_had_time_to_be_touched() {
+        let (mut clock, begin) = (clock(), Instant::now());
+        let (own, mapped) = (places(0..500), places(0..490));
+        assert_eq!(clock.next_to_drop(begin), None, "nothing is saved up");
+        let later = begin + Duration::from_secs(1);
+        assert_eq!(clock.next_to_drop(later), Some(0));
+        clock.dropped(490, later);
+        let number = clock.next_to_take().unwrap();
+        let soon = later + LEAST_AGE / 2;
+        assert_eq!(
+            clock.choose(number, &own, &mapped, 64, soon),
+            PageSet::EMPTY
+        );
+        let late = later + LEAST_AGE;
+        assert_eq!(
+            clock.choose(number, &own, &mapped, 64, late),
+            places(490..500)
+        );
+        assert_eq!(
+            clock.choose(number, &own, &mapped, 3, late),
+            places(490..493)
+        );
+    }
+
+    #[test]
+    fn where_all_is_used_any_goes_after_some_blocks_and_a_large_page_after_all_others() {
+        let (mut clock, now) = (clock(), Instant::now());
+        let own = places(0..512);
+        let mut looked = 0;
+        let taken = loop {
+            looked += 1;
+            let number = clock.next_to_take().unwrap();
+            let chosen = clock.choose(number, &own, &own, 10, now);
+            if !chosen.is_empty() {
+                break chosen;
+            }
+        };
+        assert_eq!((looked, taken.count()), (LOOK_AHEAD + 1, 10));
+        let first = taken.iter().next().unwrap();
+        assert!(taken == places(first..first + 10) && first > 0, "at random");
+        clock.took();
+        clock.forget();
+        let mut looked = 0;
+        let taken = loop {
+            looked += 1;
+            let number = clock.next_to_take().unwrap();
+            let chosen = clock.choose(number, &own, &own, 10, now);
+            if !chosen.is_empty() {
+                break chosen;
+            }
+        };
+        assert_eq!((looked, taken), (BLOCKS + 1, own), "as a whole");
+    }
+
+    /// However much is mapped again, and however often is asked.
+    #[test]
+    fn mappings_are_dropped_at_a_bounded_rate() {
+        let (mut clock, begin) = (clock(), Instant::now());
+        let mut faults: i64 = 0;
+        for ms in 0..10_000 {
+            let now = begin + Duration::from_millis(ms);
+            while clock.next_to_drop(now).is_some() {
+                faults += 512;
+                clock.dropped(512, now);
+            }
+        }
+        assert!(
+            (9 * FAULTS_PER_S..=10 * FAULTS_PER_S + 512).contains(&faults),
+            "{faults}"
+        );
+    }
+
+    #[test]
+    fn when_nothing_can_go_it_is_said_after_two_rounds() {
+        let mut clock = clock();
+        let looked = std::iter::from_fn(|| clock.next_to_take()).count() as u64;
+        assert_eq!(looked, 2 * BLOCKS as u64 + LOOK_AHEAD);
+        assert!(clock.next_to_take().is_some(), "and later tried again");
+    }
+}
