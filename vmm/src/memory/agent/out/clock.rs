@@ -123,22 +123,15 @@ impl Clock {
             true => own.without(mapped),
             false => PageSet::EMPTY,
         };
-        if !block.is_punched {
-            let is_unused = unused == *own;
-            let must = self.in_vain > self.count();
-            return if is_unused || must {
-                *own
-            } else {
-                PageSet::EMPTY
-            };
-        }
         let most = usize::try_from(wanted).unwrap_or(usize::MAX).min(AT_ONCE);
-        if !unused.is_empty() {
-            return unused.iter().take(most).collect();
-        }
-        match self.in_vain > LOOK_AHEAD.min(self.count().saturating_sub(1)) {
-            true => self.any(own, most),
+        // All blocks have the same chance to be the one from which something goes that is used.
+        let is_any_due = self.in_vain > LOOK_AHEAD.min(self.count().saturating_sub(1));
+        match block.is_punched {
+            false if is_any_due || unused == *own => *own,
             false => PageSet::EMPTY,
+            true if !unused.is_empty() => unused.iter().take(most).collect(),
+            true if is_any_due => self.any(own, most),
+            true => PageSet::EMPTY,
         }
     }
 
@@ -217,34 +210,43 @@ mod tests {
         );
     }
 
-    #[test]
-    fn where_all_is_used_any_goes_after_some_blocks_and_a_large_page_after_all_others() {
-        let (mut clock, now) = (clock(), Instant::now());
-        let own = places(0..512);
+    /// How many blocks are looked at until one gives something, where all is mapped, and what that gives.
+    fn take(clock: &mut Clock, own: &PageSet) -> (u64, u64, PageSet) {
         let mut looked = 0;
-        let taken = loop {
+        loop {
             looked += 1;
             let number = clock.next_to_take().unwrap();
-            let chosen = clock.choose(number, &own, &own, 10, now);
+            let chosen = clock.choose(number, own, own, 10, Instant::now());
             if !chosen.is_empty() {
-                break chosen;
+                clock.took();
+                return (looked, number, chosen);
             }
-        };
+        }
+    }
+
+    #[test]
+    fn where_all_is_used_any_goes_after_some_blocks_and_of_a_large_page_all() {
+        let (mut clock, own) = (clock(), places(0..512));
+        let (looked, _, taken) = take(&mut clock, &own);
         assert_eq!((looked, taken.count()), (LOOK_AHEAD + 1, 10));
         let first = taken.iter().next().unwrap();
         assert!(taken == places(first..first + 10) && first > 0, "at random");
-        clock.took();
         clock.forget();
-        let mut looked = 0;
-        let taken = loop {
-            looked += 1;
-            let number = clock.next_to_take().unwrap();
-            let chosen = clock.choose(number, &own, &own, 10, now);
-            if !chosen.is_empty() {
-                break chosen;
-            }
-        };
-        assert_eq!((looked, taken), (BLOCKS + 1, own), "as a whole");
+        assert_eq!(take(&mut clock, &own).2, own, "as a whole");
+    }
+
+    /// Else the same few would go again and again.
+    #[test]
+    fn all_blocks_have_the_same_chance_large_or_not() {
+        let (mut clock, own) = (clock(), places(0..512));
+        clock.forget();
+        (0..10).for_each(|number| clock.punched(number));
+        let mut times = [0; BLOCKS];
+        for _ in 0..400 {
+            let (_, number, _) = take(&mut clock, &own);
+            times[usize::try_from(number).unwrap()] += 1;
+        }
+        assert!(times.iter().all(|&times| times == 10), "{times:?}");
     }
 
     /// However much is mapped again, and however often is asked.
