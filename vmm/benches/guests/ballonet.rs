@@ -24,11 +24,16 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    pub(crate) fn start_with(words: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let process = Command::new(PROGRAM)
             .arg("--socket")
             .arg(folder.path().join("host.sock"))
             .args(["host", "--memory", "12G"])
+            .args(words)
             .stderr(Stdio::null())
             .spawn()
             .context("cannot start a host")?;
@@ -82,20 +87,15 @@ impl Host {
     }
 
     pub(crate) fn vm_of(&self, bytes: u64, vcpus: u32, workload: &str) -> Result<Vm<'_>> {
+        let vcpus = vcpus.to_string();
+        self.vm_with(bytes, &["--vcpus", &vcpus, "--workload", workload])
+    }
+
+    pub(crate) fn vm_with(&self, bytes: u64, words: &[&str]) -> Result<Vm<'_>> {
         let name = self.new_name();
         let size = bytes.to_string();
-        let json = self.call(&[
-            "run",
-            "--json",
-            "--name",
-            &name,
-            "--memory",
-            &size,
-            "--vcpus",
-            &vcpus.to_string(),
-            "--workload",
-            workload,
-        ])?;
+        let first = ["run", "--json", "--name", &name, "--memory", &size];
+        let json = self.call(&[&first[..], words].concat())?;
         let view: Value = serde_json::from_str(&json)?;
         let pid = view["pid"]
             .as_u64()
@@ -206,6 +206,18 @@ pub(crate) struct Vm<'a> {
     pid: u32,
 }
 
+impl Vm<'_> {
+    pub(crate) fn set(&self, change: &str) -> Result<()> {
+        self.host.call(&["set", &self.name, change]).map(drop)
+    }
+
+    pub(crate) fn stats(&self) -> Result<Value> {
+        Ok(serde_json::from_str(
+            &self.host.call(&["stats", "--json", &self.name])?,
+        )?)
+    }
+}
+
 impl Machine for Vm<'_> {
     fn command(&mut self, line: &str) -> Result<String> {
         let mut console = self
@@ -226,8 +238,7 @@ impl Machine for Vm<'_> {
     }
 
     fn resident(&mut self) -> Result<u64> {
-        let view: Value = serde_json::from_str(&self.host.call(&["stats", "--json", &self.name])?)?;
-        view["memory_file_bytes"]
+        self.stats()?["memory_file_bytes"]
             .as_u64()
             .context("stats have memory_file_bytes")
     }

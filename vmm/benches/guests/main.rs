@@ -6,6 +6,7 @@
 //! meets both).
 #![allow(missing_docs, reason = "a program, not a library")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people to read")]
+#![allow(dead_code, reason = "the benchmark of swap drives the same guests")]
 
 mod ballonet;
 mod figures;

@@ -60,6 +60,12 @@ pub(crate) fn guest_resident(pid: u32, guest_bytes: u64) -> Result<u64> {
     Ok(guest.map(|mapping| mapping.resident).sum())
 }
 
+/// The time that a process had on a core so far.
+pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
+    let [of_all, _] = cpu_ns(&[pid], "")?;
+    Ok(Duration::from_nanos(of_all))
+}
+
 /// Processor time of all threads of some processes, in percent of a core, measured four times.
 pub(crate) fn cpu_percent(pids: &[u32], time: Duration) -> Result<Samples> {
     let [of_all, _] = cpu_percent_without(pids, "", time)?;

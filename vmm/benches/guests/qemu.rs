@@ -90,9 +90,30 @@ impl Qemu {
 
     pub(crate) fn start_with(bytes: u64, vcpus: u32, workload: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let mut process = command(bytes, vcpus, workload, &folder)?
+        Self::start_by(
+            command(bytes, vcpus, workload, &folder)?,
+            bytes,
+            folder,
+            |_| Ok(()),
+        )
+    }
+
+    /// One that does nothing yet, with whose process something is done before its guest starts.
+    pub(crate) fn start_idle_in(bytes: u64, with: impl FnOnce(u32) -> Result<()>) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        Self::start_by(command(bytes, 1, "idle", &folder)?, bytes, folder, with)
+    }
+
+    fn start_by(
+        mut command: Command,
+        bytes: u64,
+        folder: tempfile::TempDir,
+        with: impl FnOnce(u32) -> Result<()>,
+    ) -> Result<Self> {
+        let mut process = command
             .spawn()
             .context("install qemu-system-x86 to compare with QEMU")?;
+        with(process.id())?;
         let output = process.stdout.take().context("piped")?;
         let (send, lines) = channel();
         thread::spawn(move || forward_lines(output, |line| send.send(line).is_ok()));
