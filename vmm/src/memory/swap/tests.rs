@@ -4,6 +4,8 @@ use crate::memory::agent::{AgentHandle, Fence, LargePageOrder, Outs};
 use crate::memory::ram::GuestRam;
 use page::{Gfn, GfnRange, PAGE_SIZE, PageCount, Random};
 use policy::LargePages;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -350,9 +352,8 @@ fn what_the_pool_has_no_room_for_goes_to_the_file() {
     bench.check_log();
 }
 
-/// One page of the file is spoilt: what is lost is named, and nothing wrong is read.
-#[test]
-fn a_spoilt_record_is_the_end_and_never_a_wrong_byte() {
+/// All pages of a guest, most of them in a file to which something happens: what is lost is named, and nothing wrong is read.
+fn is_the_end(happens: impl FnOnce(&File)) {
     let file = tempfile::tempfile().unwrap();
     let spoiler = file.try_clone().unwrap();
     let ram = GuestRam::new(PageCount(PAGES)).unwrap();
@@ -362,10 +363,7 @@ fn a_spoilt_record_is_the_end_and_never_a_wrong_byte() {
     bench.wait("much is in the file", |bench| {
         bench.agent.page_states(false).unwrap().swapped > PageCount(PAGES / 2)
     });
-    let length = spoiler.metadata().unwrap().len();
-    for position in (64..length).step_by(1024) {
-        std::os::unix::fs::FileExt::write_all_at(&spoiler, &[0x5a], position).unwrap();
-    }
+    happens(&spoiler);
     let ram = bench.ram.clone();
     // Whoever touches what is lost waits until the process ends, so nobody waits for this thread.
     thread::spawn(move || (0..PAGES).for_each(|page| check_noise(&ram, page, 1)));
@@ -374,6 +372,46 @@ fn a_spoilt_record_is_the_end_and_never_a_wrong_byte() {
     });
     let why = bench.agent.why_it_ends().unwrap();
     assert!(why.contains("page 0x"), "{why}");
+}
+
+#[test]
+fn a_spoilt_record_is_the_end_and_never_a_wrong_byte() {
+    is_the_end(|file| {
+        let length = file.metadata().unwrap().len();
+        for position in (64..length).step_by(1024) {
+            file.write_all_at(&[0x5a], position).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_file_that_is_cut_is_the_end_and_never_a_wrong_byte() {
+    is_the_end(|file| file.set_len(0).unwrap());
+}
+
+/// As a file system does whose disk fails: what is in memory stays there.
+#[test]
+fn where_the_file_takes_nothing_nothing_is_lost_and_nobody_goes_on_beyond_his_limit() {
+    const HELD: PageCount = PageCount(3 << 10);
+    let path = tempfile::NamedTempFile::new().unwrap();
+    let read_only = File::open(path.path()).unwrap();
+    let ram = GuestRam::new(PageCount(PAGES)).unwrap();
+    let bench = Bench::of(ram, Outs::GoToFile(read_only, PageCount(PAGES)));
+    (0..PAGES).for_each(|page| write_noise(&bench.ram, page, 1));
+    bench.limit(Some(HELD));
+    bench.wait("the pool is full", |bench| {
+        let counters = bench.agent.swap().unwrap().counters();
+        counters.refused > 0 && counters.write_errors > 0
+    });
+    bench.check_log();
+    let ram = bench.ram.clone();
+    let reader = thread::spawn(move || (0..PAGES).for_each(|page| check_noise(&ram, page, 1)));
+    bench.wait("who touches what is out waits for room", |bench| {
+        bench.agent.swap().unwrap().counters().is_stalled
+    });
+    bench.limit(None);
+    reader.join().unwrap();
+    bench.check_log();
 }
 
 /// What came back as it left and is written while no limit stands goes out as it is now.
