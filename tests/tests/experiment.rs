@@ -13,7 +13,7 @@ const SMALL: &str = r#"
 name = "small"
 title = "Two guests & a <tax>"
 about = "One works, one rests, wakes, gives memory up, and ends."
-seconds = 5
+seconds = 12
 sample_ms = 250
 [host]
 memory = "256M"
@@ -38,7 +38,7 @@ vm = "other"
 workload = "toucher:size=24M,rate=1000"
 hold = "64M"
 [[phase]]
-at_s = 4
+at_s = 11
 vm = "other"
 stop = true
 [[measure]]
@@ -209,7 +209,7 @@ fn a_missed_result_fails_only_a_check() {
 #[test]
 fn an_interrupted_experiment_leaves_nothing_behind() {
     let place = Place::new();
-    let file = scenario(&place, &SMALL.replace("seconds = 5", "seconds = 600"));
+    let file = scenario(&place, &SMALL.replace("seconds = 12", "seconds = 600"));
     let out = place.path().join("tmp/out");
     let mut experiment = place
         .command(&["experiment", "run", name(&file), "--out", name(&out)])

@@ -174,7 +174,7 @@ impl Agent {
                 Ok(count) => {
                     left = left.saturating_sub(count);
                     if let Some(out) = &mut self.out {
-                        out.clock.took();
+                        out.clock.took(count);
                         out.took = Some(begin);
                     }
                 }

@@ -18,6 +18,8 @@ const AT_ONCE: usize = 64;
 const LOOK_AHEAD: u64 = 16;
 /// Faults a second that the hand that drops mappings may cause. One is some 3 µs of a processor's time: about a hundredth of it.
 const FAULTS_PER_S: i64 = 4096;
+/// No more than so many for each page that goes out: who takes little out need not know more.
+const FAULTS_A_PAGE: i64 = 4;
 /// Of which so many may be saved up.
 const MOST_FAULTS: i64 = FAULTS_PER_S / 4;
 const BILLION: i64 = 1_000_000_000;
@@ -35,6 +37,8 @@ pub(super) struct Clock {
     dropping: u64,
     /// Faults that it may cause now, in billionths; negative after it caused too many.
     faults: i64,
+    /// Faults that are worth it, for the pages that went out.
+    worth: i64,
     refilled: Option<Instant>,
     random: Random,
 }
@@ -55,6 +59,7 @@ impl Clock {
             in_vain: 0,
             dropping: 0,
             faults: 0,
+            worth: 0,
             refilled: None,
             random: Random::new(1),
         }
@@ -101,9 +106,12 @@ impl Clock {
         Some(number)
     }
 
-    /// Pages went out.
-    pub(super) fn took(&mut self) {
+    /// So many pages went out.
+    pub(super) fn took(&mut self, count: u64) {
         self.in_vain = 0;
+        let faults = i64::try_from(count).unwrap_or(i64::MAX);
+        let worth = faults.saturating_mul(FAULTS_A_PAGE);
+        self.worth = self.worth.saturating_add(worth).min(MOST_FAULTS);
     }
 
     /// What of a block goes out, of which so many are wanted: of what it holds, some of which is mapped. All of one that may
@@ -154,7 +162,7 @@ impl Clock {
             .faults
             .saturating_add(earned)
             .min(MOST_FAULTS * BILLION);
-        (self.faults > 0).then_some(self.dropping)
+        (self.faults > 0 && self.worth > 0).then_some(self.dropping)
     }
 
     /// They were, of pages that take so many faults to be mapped again.
@@ -163,6 +171,7 @@ impl Clock {
         self.dropping = (number + 1) % self.count().max(1);
         let faults = i64::try_from(faults).unwrap_or(i64::MAX);
         self.faults = self.faults.saturating_sub(faults.saturating_mul(BILLION));
+        self.worth = self.worth.saturating_sub(faults);
         if let Some(block) = self.block_mut(number) {
             block.dropped = Some(now);
         }
@@ -188,6 +197,7 @@ mod tests {
     #[test]
     fn what_is_not_mapped_goes_once_it_had_time_to_be_touched() {
         let (mut clock, begin) = (clock(), Instant::now());
+        clock.took(1);
         let (own, mapped) = (places(0..500), places(0..490));
         assert_eq!(clock.next_to_drop(begin), None, "nothing is saved up");
         let later = begin + Duration::from_secs(1);
@@ -218,7 +228,7 @@ mod tests {
             let number = clock.next_to_take().unwrap();
             let chosen = clock.choose(number, own, own, 10, Instant::now());
             if !chosen.is_empty() {
-                clock.took();
+                clock.took(chosen.count() as u64);
                 return (looked, number, chosen);
             }
         }
@@ -249,18 +259,28 @@ mod tests {
         assert!(times.iter().all(|&times| times == 10), "{times:?}");
     }
 
-    /// However much is mapped again, and however often is asked.
-    #[test]
-    fn mappings_are_dropped_at_a_bounded_rate() {
+    /// In ten seconds, with so many pages going out in each hundredth of one.
+    fn faults(pages: u64) -> i64 {
         let (mut clock, begin) = (clock(), Instant::now());
         let mut faults: i64 = 0;
         for ms in 0..10_000 {
             let now = begin + Duration::from_millis(ms);
+            clock.took(if ms % 10 == 0 { pages } else { 0 });
             while clock.next_to_drop(now).is_some() {
                 faults += 512;
                 clock.dropped(512, now);
             }
         }
+        faults
+    }
+
+    /// However much is mapped again, and however often is asked.
+    #[test]
+    fn mappings_are_dropped_at_a_bounded_rate_and_not_for_nothing() {
+        assert_eq!(faults(0), 0);
+        let (few, worth) = (faults(1), 1000 * FAULTS_A_PAGE);
+        assert!((worth - 512..=worth + 512).contains(&few), "{few}");
+        let faults = faults(1000);
         assert!(
             (9 * FAULTS_PER_S..=10 * FAULTS_PER_S + 512).contains(&faults),
             "{faults}"
