@@ -465,6 +465,9 @@ impl Explanation {
                 Ordering::Greater => "Its max decides: its shares would bring it more.",
             },
             Bound::Pin => "An administrator pinned it.",
+            Bound::Balloon(BalloonBound::Limit) if self.has_no_driver => {
+                "There is no driver for its balloon."
+            }
             Bound::Balloon(BalloonBound::Limit) => {
                 "Its balloon has taken the largest part of a VM that a balloon may."
             }
@@ -488,6 +491,12 @@ impl Explanation {
     }
 
     fn write_large_pages(&self, f: &mut String) -> fmt::Result {
+        if self.has_swap && self.touch_limit.is_some() {
+            return write!(
+                f,
+                " No large pages are made of its memory as long as it has a limit."
+            );
+        }
         let which = match self.large_pages {
             LargePages::Fill => {
                 "All that it may touch is to be large pages, as far as the machine has any"
@@ -606,7 +615,7 @@ impl Explanation {
     }
 
     fn write_balloon(&self, f: &mut String) -> fmt::Result {
-        if self.balloon == BalloonHealth::Stuck {
+        if self.balloon == BalloonHealth::Stuck && !self.has_no_driver {
             write!(
                 f,
                 " Its balloon is stuck: it was asked for memory and makes no progress."

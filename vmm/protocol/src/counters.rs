@@ -200,6 +200,8 @@ pub struct SwapCounters {
     pub waiting: u64,
     /// How long touches waited for their pages, in microseconds, all together.
     pub waited_us: u64,
+    /// Whether the VM keeps within the limit that it heard of last: not where the kernel refuses to tell of touches.
+    pub keeps_limit: bool,
     /// For how long touches found no room longer than they should, in microseconds,
     pub stalled_us: u64,
     /// and whether one does now.

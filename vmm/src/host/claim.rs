@@ -173,6 +173,7 @@ fn counters(said: VmCounters) -> VmCounters {
             refused: most(swap.refused),
             waiting: most(swap.waiting),
             waited_us: most(swap.waited_us),
+            keeps_limit: swap.keeps_limit,
             stalled_us: most(swap.stalled_us),
             is_stalled: swap.is_stalled,
             zipped: most(swap.zipped),

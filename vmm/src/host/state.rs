@@ -358,7 +358,8 @@ impl State {
             overcommit: ratio(configured, self.durable.settings.budget) - 1.0,
             state_sum_violations: self.state_sum_violations,
             large_pages: self.durable.settings.large_pages,
-            compression: self.durable.settings.compression,
+            // What goes to a file is compressed first.
+            compression: self.durable.settings.compression || self.durable.swap.is_some(),
             sharing: self.sharing_view(),
             state: self.memory_state,
             min_free_bytes: self.thresholds().clear.bytes(),

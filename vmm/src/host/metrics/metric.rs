@@ -148,7 +148,7 @@ impl Histogram {
             let mut buckets: Vec<(f64, u64)> = waits.buckets().collect();
             // The last has no end.
             if let Some(last) = buckets.last_mut() {
-                last.0 = f64::MAX;
+                last.0 = f64::INFINITY;
             }
             let sum = Duration::from_micros(waits.sum_us).as_secs_f64();
             let mut sample = metric.encode_family(labels)?;

@@ -111,6 +111,28 @@ mod tests {
     }
 
     #[test]
+    fn the_last_bucket_of_a_histogram_has_no_end() {
+        let mut waits = protocol::Latencies::default();
+        waits.add(std::time::Duration::from_micros(3));
+        let histogram = metric::Histogram {
+            name: "wait",
+            help: "How long",
+            samples: vec![(vec![("vm", "a".into())], waits)],
+        };
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Metrics {
+            metrics: Vec::new(),
+            histograms: vec![histogram],
+        }));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        assert!(
+            text.contains("wait_seconds_bucket{le=\"+Inf\",vm=\"a\"} 1"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn the_format_is_what_the_scraper_asks_for() {
         let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.3";
         assert_eq!(Format::wanted(Some(prometheus)), Format::OpenMetrics);

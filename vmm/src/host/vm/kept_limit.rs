@@ -35,6 +35,11 @@ impl KeptLimit {
         }
     }
 
+    /// It says that it cannot keep within any.
+    pub(super) fn is_not_kept(&mut self) {
+        self.confirmed = None;
+    }
+
     /// What it keeps within whatever it has heard. None if that may be nothing.
     pub(super) fn kept(self) -> Option<PageCount> {
         Some(self.confirmed?.max(self.told?))
@@ -71,6 +76,11 @@ mod tests {
         assert_eq!(limit.kept(), None);
         limit.tell(pages(80), 11);
         assert_eq!(limit.kept(), None);
-        assert_eq!(KeptLimit::at_boot(pages(5)).kept(), pages(5));
+        let mut at_boot = KeptLimit::at_boot(pages(5));
+        assert_eq!(at_boot.kept(), pages(5));
+        at_boot.is_not_kept();
+        assert_eq!(at_boot.kept(), None);
+        at_boot.answered(1);
+        assert_eq!(at_boot.kept(), pages(5), "now it can");
     }
 }

@@ -302,7 +302,10 @@ impl Vm {
         self.seen.answered = said.sequence;
         let sequence = said.sequence;
         let observation = Checked::new(said, &self.config, self.since.elapsed())?;
-        self.seen.kept_limit.answered(sequence);
+        match observation.counters.swap.keeps_limit {
+            true => self.seen.kept_limit.answered(sequence),
+            false => self.seen.kept_limit.is_not_kept(),
+        }
         self.grant
             .confirm(self.config.settings.size - observation.balloon.target);
         self.take_figures(&observation);

@@ -85,17 +85,18 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
         name: name.clone(),
         why,
     };
-    let swap_file = match swap {
+    let may_be_out = size.saturating_sub(config.settings.min);
+    if swap.is_some() {
+        host.lock().vm_mut(id)?.config.swap_file_for = Some(may_be_out);
+    }
+    let swap_file = match swap.filter(|_| may_be_out > PageCount::ZERO) {
         Some(folder) => {
-            let may_be_out = size.saturating_sub(config.settings.min);
             config.swap_file_for = Some(may_be_out);
             // To reserve some GiB takes its time on some file systems.
             let making = move || swap_dir::make_file(&folder, size, may_be_out);
             let made = tokio::task::spawn_blocking(making).await;
             let made = made.unwrap_or_else(|error| Err(error.to_string()));
-            let file = made.map_err(failed)?;
-            host.lock().vm_mut(id)?.config.swap_file_for = Some(may_be_out);
-            Some(file)
+            Some(made.map_err(failed)?)
         }
         None => None,
     };

@@ -33,8 +33,12 @@ const BLOCK: u64 = BLOCK_PAGES as u64;
 const LONGEST_STEP: Duration = Duration::from_millis(2);
 /// How long is waited when a whole round brought nothing, or the log takes nothing.
 const PAUSE: Duration = Duration::from_millis(10);
+/// How long, when it has no room and will have none by itself: to seal pages in vain takes a processor's time.
+const LONG_PAUSE: Duration = Duration::from_millis(500);
 /// How often is looked while there is a limit: the guest also makes pages that it was given up before.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How soon it is tried again to guard memory, where the kernel refused.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// How long after a page went out it is worth knowing what is used,
 const WORTH_LOOKING: Duration = Duration::from_secs(5);
 /// and how often mappings are dropped meanwhile.
@@ -81,6 +85,7 @@ impl Agent {
         if most.is_some() && !self.is_guarded() {
             self.guard_all();
         }
+        self.tell_whether_it_is_kept();
         if let Some(out) = &mut self.out {
             out.due = Some(Instant::now());
         }
@@ -97,6 +102,14 @@ impl Agent {
             .guard_all(&addresses, &out.swap, |fence| sharer.guard(all, fence));
         if let Err(error) = guarded {
             tracing::warn!("no page can be taken out: {error}");
+        }
+    }
+
+    /// Before whoever asked for a limit hears an answer.
+    fn tell_whether_it_is_kept(&self) {
+        if let Some(out) = &self.out {
+            let is_kept = self.is_guarded() || !out.swap.is_limited();
+            out.swap.set_keeps_limit(is_kept);
         }
     }
 
@@ -136,6 +149,11 @@ impl Agent {
         out.swap.set_shared(self.sharer.pages.shared());
         if !is_guarded {
             out.due = None;
+            if out.swap.is_limited() {
+                out.due = Some(Instant::now() + TRY_AGAIN);
+                self.guard_all();
+                self.tell_whether_it_is_kept();
+            }
             return;
         }
         if !out.swap.is_limited() {
@@ -146,7 +164,7 @@ impl Agent {
             }
             return;
         }
-        let pause = match out.swap.room() {
+        let pause = match out.swap.room_soon() {
             Ok(room) if room >= AHEAD => LOOK_EVERY,
             Ok(room) => self.take_out(AHEAD.saturating_sub(room).unsigned_abs()),
             Err(error) => {
@@ -178,7 +196,8 @@ impl Agent {
                         out.took = Some(begin);
                     }
                 }
-                Err(_) => return PAUSE,
+                Err(Stays::ForNow) => return PAUSE,
+                Err(Stays::ForGood) => return LONG_PAUSE,
             }
         }
         Duration::ZERO

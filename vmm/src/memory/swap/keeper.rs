@@ -5,6 +5,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::io;
 use std::sync::Weak;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 use swap::{AfterFailure, CleanJob, Cleaning, Victim, When, Work, WriteOrder};
@@ -64,6 +65,8 @@ fn write(swap: &Swap, order: WriteOrder) {
         .as_ref()
         .expect("without a file nothing is written");
     let written = file.write(order.position, &order.bytes);
+    swap.is_writing_in_vain
+        .store(written.is_err(), Ordering::Relaxed);
     let mut log = lock(&swap.log);
     match written {
         Ok(()) => log.written(order),

@@ -29,7 +29,7 @@ mod tests;
 use crate::event::Event;
 use crate::lock::lock;
 use crate::memory::MemoryError;
-use crate::memory::mapping::Addresses;
+use crate::memory::mapping::{Addresses, BLOCK_BYTES};
 use crate::memory::pages::runs;
 use crate::memory::ram::GuestRam;
 use crate::memory::userfault::{Protection, Userfault};
@@ -39,7 +39,7 @@ use policy::shared_of_limit;
 use protocol::SwapCounters;
 use std::fs::File;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use swap::{Config, Key, Log, PageBytes, Refused, Sealer};
 
@@ -49,6 +49,11 @@ pub(crate) const LEAST_HOLD: PageCount = PageCount::from_mebibytes(4);
 
 /// Pages that are kept free beyond what is asked for when pages go out, so that those that come back find room: 1 MiB.
 pub(crate) const AHEAD: i64 = 256;
+
+/// The part of what a VM may hold that its pool takes at most, if that is less than a tenth of its size.
+const POOL_DIVISOR: u64 = 4;
+/// But for this: a large page goes out as a whole, and the next must find room while it is written.
+const LEAST_POOL: u64 = 3 * BLOCK_BYTES as u64;
 
 /// No limit.
 const ALL: u64 = u64::MAX;
@@ -68,6 +73,8 @@ pub(crate) struct Swap {
     hold: AtomicU64,
     /// Pages that are mapped from the store.
     shared: AtomicU64,
+    /// Whether the last write to the file failed.
+    is_writing_in_vain: AtomicBool,
     /// Wakes the agent: there is to be room for pages that come back.
     agent: Event,
     /// Wakes the pager: there may be room, or it is to end.
@@ -140,10 +147,14 @@ impl Swap {
             fenced: Mutex::new(None),
             hold: AtomicU64::new(ALL),
             shared: AtomicU64::new(0),
+            is_writing_in_vain: AtomicBool::new(false),
             agent,
             pager: event()?,
             keeper: event()?,
-            counters: Mutex::new(SwapCounters::default()),
+            counters: Mutex::new(SwapCounters {
+                keeps_limit: true,
+                ..SwapCounters::default()
+            }),
             lost: Mutex::new(None),
             ending: event()?,
         });
@@ -156,7 +167,15 @@ impl Swap {
     pub(crate) fn set_hold(&self, hold: Option<PageCount>) {
         let pages = hold.map_or(ALL, |pages| pages.max(LEAST_HOLD).0);
         self.hold.store(pages, Ordering::Relaxed);
+        // What is held is to be the guest's for the most part.
+        let pool = pages.saturating_mul(PAGE_SIZE) / POOL_DIVISOR;
+        lock(&self.log).limit_pool(pool.max(LEAST_POOL));
         self.pager.signal();
+    }
+
+    /// Whether the VM keeps within its limit.
+    pub(crate) fn set_keeps_limit(&self, is_kept: bool) {
+        lock(&self.counters).keeps_limit = is_kept;
     }
 
     /// So many pages are mapped from the store.
@@ -176,6 +195,15 @@ impl Swap {
             self.ram.allocated()? + self.log_pages() + shared_of_limit(PageCount(hold), shared);
         let most = |pages: u64| i64::try_from(pages).unwrap_or(i64::MAX);
         Ok(most(hold).saturating_sub(most(held.0)))
+    }
+
+    /// As [`Self::room`], once what is on its way to the file is there. None of that is, where the file takes nothing.
+    pub(crate) fn room_soon(&self) -> Result<i64, MemoryError> {
+        let leaving = match self.is_writing_in_vain.load(Ordering::Relaxed) {
+            true => 0,
+            false => lock(&self.log).leaving_bytes() / PAGE_SIZE,
+        };
+        Ok(self.room()?.saturating_add_unsigned(leaving))
     }
 
     /// What the log takes of memory.

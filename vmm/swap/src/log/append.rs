@@ -116,7 +116,7 @@ impl Log {
     }
 
     pub(super) fn most_without_cleaners(&self) -> usize {
-        self.config.pool_segments - CLEANING_SEGMENTS
+        self.pool_limit - CLEANING_SEGMENTS
     }
 
     /// Appends a record to the open segment of a stream, which has room, and says so in the index.

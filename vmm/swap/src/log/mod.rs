@@ -112,6 +112,8 @@ pub enum InvalidConfig {
 #[derive(Debug)]
 pub struct Log {
     config: Config,
+    /// Segments that the pool may have now, of those that it may ever have.
+    pool_limit: usize,
     index: Index,
     segments: Segments,
     slots: Slots,
@@ -157,6 +159,7 @@ impl Log {
             config,
             index: Index::new(config.pages),
             segments: Segments::new(segment_bytes),
+            pool_limit: pool_segments,
             slots: Slots::new(file_slots),
             now: Generation(0),
             needed_records: 0,
@@ -167,6 +170,13 @@ impl Log {
             sweep: 0,
             totals: Totals::default(),
         })
+    }
+
+    /// From now on the pool takes no more than this for pages that go out: no fewer segments than it must have, and no more than
+    /// it was made for. What is above goes to the file as work is done.
+    pub fn limit_pool(&mut self, bytes: u64) {
+        let segments = usize::try_from(bytes).unwrap_or(usize::MAX) / self.config.segment_bytes;
+        self.pool_limit = segments.clamp(LEAST_POOL_SEGMENTS, self.config.pool_segments);
     }
 
     /// What it was made for.

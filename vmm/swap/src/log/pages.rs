@@ -227,6 +227,21 @@ impl Log {
         self.segments.in_memory().len() as u64 * self.config.segment_bytes as u64
     }
 
+    /// What of that is on its way to the file, or waits for its turn, so that memory has it back soon whatever else happens.
+    #[must_use]
+    pub fn leaving_bytes(&self) -> u64 {
+        let leaves = |segment: &Segment| match segment.state {
+            State::Writing(..) => true,
+            State::Full(_) => self.has_file() && segment.stream.is_for_file(),
+            _ => false,
+        };
+        let leaving = self
+            .segments
+            .memory()
+            .filter(|(_, segment)| leaves(segment));
+        leaving.count() as u64 * self.config.segment_bytes as u64
+    }
+
     /// Whether the page is out: nowhere but in the log.
     ///
     /// # Panics

@@ -110,7 +110,7 @@ impl Log {
 
     fn plan_for_memory(&self) -> Option<Plan> {
         let most = self.most_without_cleaners();
-        let ahead = 1 + self.config.pool_segments / POOL_AHEAD_DIVISOR;
+        let ahead = 1 + self.pool_limit / POOL_AHEAD_DIVISOR;
         let leaving = |(_, it): &(u32, &Segment)| matches!(it.state, State::Writing(..));
         let leaving = self.segments.memory().filter(leaving).count();
         if self.pool_without_cleaners() + ahead <= most + leaving {
