@@ -247,7 +247,6 @@ fn measure_all(name: (&str, &str), mut side: impl Side, workload: &str) -> Resul
 }
 
 fn measure(side: &mut impl Side) -> Result<Figures> {
-    let look = |side: &mut dyn FnMut() -> Result<(f64, Moved, Duration)>| side();
     let mut now = || -> Result<(f64, Moved, Duration)> {
         let moved = side.moved()?;
         let machine = side.machine();
@@ -256,9 +255,9 @@ fn measure(side: &mut impl Side) -> Result<Figures> {
         Ok((touches.context("a toucher reports touches")?, moved, cpu))
     };
     let begin = Instant::now();
-    let (touches, moved, cpu) = look(&mut now)?;
+    let (touches, moved, cpu) = now()?;
     sleep(MEASURED);
-    let after = look(&mut now)?;
+    let after = now()?;
     let seconds = begin.elapsed().as_secs_f64();
     Ok(Figures {
         touches: (after.0 - touches) / seconds,

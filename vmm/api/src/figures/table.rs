@@ -94,9 +94,7 @@ impl Reading {
             _ => None,
         }
     }
-}
 
-impl Reading {
     /// Whether it says nothing: zero, or not known.
     #[must_use]
     pub fn is_nothing(&self) -> bool {

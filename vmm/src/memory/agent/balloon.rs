@@ -49,7 +49,7 @@ impl Agent {
         let mut result = GivenBack::default();
         for &range in ranges {
             self.unmap(range);
-            self.forget_out(indexes(&self.ram, range));
+            self.fence.forget(indexes(&self.ram, range));
             match self.ram.punch(range) {
                 Ok(()) => result.freed += range.count,
                 Err(_) => result.refused += range.count,

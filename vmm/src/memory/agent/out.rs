@@ -135,13 +135,6 @@ impl Agent {
         out.map_or_else(Default::default, |out| (out.swap.out(), out.swap.in_file()))
     }
 
-    /// The guest gives these up.
-    pub(super) fn forget_out(&self, pages: Range<u64>) {
-        if let Some(out) = self.out.as_ref().filter(|_| self.is_guarded()) {
-            out.swap.forget(pages);
-        }
-    }
-
     /// Takes pages out, if it is time.
     pub(super) fn tend_out(&mut self) {
         let is_guarded = self.is_guarded();

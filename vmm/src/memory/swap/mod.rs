@@ -343,7 +343,7 @@ impl Swap {
     /// What the log holds is added up for this: some 10 ns for each of its segments and of the guest's blocks.
     pub(crate) fn counters(&self) -> SwapCounters {
         let log = lock(&self.log);
-        let (figures, config) = (log.figures(), *log.config());
+        let (figures, config, pool_bytes) = (log.figures(), *log.config(), log.pool_bytes());
         drop(log);
         let (memory, file, totals) = (figures.memory, figures.file, figures.totals);
         SwapCounters {
@@ -351,7 +351,7 @@ impl Swap {
             written_bytes: totals.written_bytes,
             rewritten_bytes: totals.rewritten_bytes,
             cleaned_bytes: totals.read_bytes,
-            pool_bytes: self.log_pages().bytes(),
+            pool_bytes,
             pool_used_bytes: memory.needed.bytes,
             pool_limit_bytes: (config.pool_segments * config.segment_bytes) as u64,
             file_bytes: file.bytes,
