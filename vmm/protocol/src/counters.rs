@@ -190,8 +190,8 @@ pub struct SwapCounters {
     pub filled_in: u64,
     /// Pages that a guest touched for the first time, or after it had given them up.
     pub zero_in: u64,
-    /// Pages that came back because they lay beside another.
-    pub neighbours_in: u64,
+    /// Pages that came back though nobody had touched them: they lay beside another, or there was room for all.
+    pub unasked_in: u64,
     /// Writes to the swap file that failed.
     pub write_errors: u64,
     /// How often the log took no page.
@@ -299,7 +299,7 @@ impl SwapCounters {
     /// Pages that came back, however.
     #[must_use]
     pub fn came_back(&self) -> u64 {
-        let ways = [self.stored_in, self.filled_in, self.neighbours_in];
+        let ways = [self.stored_in, self.filled_in, self.unasked_in];
         ways.into_iter().fold(0, u64::saturating_add)
     }
 }

@@ -168,7 +168,7 @@ fn counters(said: VmCounters) -> VmCounters {
             stored_in: most(swap.stored_in),
             filled_in: most(swap.filled_in),
             zero_in: most(swap.zero_in),
-            neighbours_in: most(swap.neighbours_in),
+            unasked_in: most(swap.unasked_in),
             write_errors: most(swap.write_errors),
             refused: most(swap.refused),
             waiting: most(swap.waiting),

@@ -109,7 +109,7 @@ impl Fence {
     }
 
     /// Does something that the kernel refuses with memory that is watched. What is written meanwhile, and what was
-    /// not before, counts as written.
+    /// not before, counts as written. Of memory that is guarded none may be out or a hole.
     ///
     /// # Errors
     /// When the process has no memory areas left to split. Nothing was done then.
@@ -118,6 +118,9 @@ impl Fence {
         addresses: &Addresses,
         act: impl FnOnce() -> T,
     ) -> Result<T, MemoryError> {
+        if let Some(swap) = &self.swap {
+            return swap.unguarded(addresses, act);
+        }
         self.tracker.unregister(addresses.clone())?;
         let done = act();
         self.track(addresses);

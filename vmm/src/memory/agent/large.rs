@@ -9,7 +9,7 @@
 //!   is taken back before a page goes into the balloon or gets a frame.
 //! * What was touched while there was no advice, or no large page to be had, is made large afterwards, a block at
 //!   a time and for a bounded share of a core ([`Agent::tend_large_pages`]). While the guest may not touch more, only
-//!   blocks without holes are: that takes no memory.
+//!   blocks without holes are: that takes no memory. Where pages may be out, only those that are used whole.
 //!
 //! The kernel's own thread for large pages (khugepaged) goes by the same advice, and may be at work on a block in the moment
 //! in which that is taken back: then it fills what was a hole when it began. So what went into the balloon or got a frame
@@ -164,10 +164,6 @@ impl Agent {
     /// Takes an order. From its answer on no touch makes more than one page, if the guest may not touch all.
     pub(super) fn order_large_pages(&mut self, order: LargePageOrder) {
         self.large.order = order;
-        if self.is_guarded() {
-            self.large.due = None;
-            return;
-        }
         self.balloon_changed();
         self.look_at_sampled_later();
         match order.pages {
@@ -203,6 +199,14 @@ impl Agent {
         let were_advised = !advised.is_empty();
         self.take_advice_back(advised);
         were_advised
+    }
+
+    /// All of a block went out.
+    pub(super) fn block_is_out(&mut self, pages: &Range<u64>) {
+        for number in self.large.numbers(pages) {
+            self.large.set_large(number, false);
+        }
+        self.publish();
     }
 
     /// Has the balloon looked at again when nobody can be filling what went into it.
@@ -256,10 +260,9 @@ impl Agent {
         self.take_advice_back(with_holes);
     }
 
-    /// Nothing is large from here on, nor will be.
+    /// From here on no touch makes more than one page.
     pub(super) fn take_all_advice_back(&mut self) {
         self.large.is_advice_given = false;
-        self.large.due = None;
         self.large.watched.clear();
         self.large.sampled.clear();
         let blocks = 0..self.large.blocks.len();
@@ -268,6 +271,7 @@ impl Agent {
         for number in 0..self.large.blocks.len() {
             self.large.set_large(number, false);
         }
+        self.large.hurry();
         self.publish();
     }
 
@@ -407,8 +411,7 @@ impl Agent {
 
     /// Looks at one block. How long to leave all alone, if the machine has nothing to give.
     fn tend(&mut self, number: usize) -> Option<Duration> {
-        // What is guarded the tracker must not let go of: it is not its own.
-        if self.is_guarded() || !self.sharer.pages.is_own(number) {
+        if !self.sharer.pages.is_own(number) {
             self.large.set_large(number, false);
             return None;
         }
@@ -421,17 +424,32 @@ impl Agent {
             self.large.set_large(number, true);
             return None;
         }
-        if self.large.watched.contains(&number) {
+        let is_dropped = self.is_guarded() && !self.fence.is_any_present(&addresses);
+        if is_dropped || self.large.watched.contains(&number) {
             // It is as large as before, if nobody has touched it.
             return None;
         }
         self.large.set_large(number, false);
-        let held = self.sharer.held(pages).unwrap_or_default();
-        let held = held.into_iter().filter(|&is_held| is_held).count();
-        match held == BLOCK_PAGES || (held > 0 && self.may_fill()) {
+        let may_be = match self.is_guarded() {
+            true => self.is_used_whole(&pages),
+            false => {
+                let held = self.sharer.held(pages).unwrap_or_default();
+                let held = held.into_iter().filter(|&is_held| is_held).count();
+                held == BLOCK_PAGES || (held > 0 && self.may_fill())
+            }
+        };
+        match may_be {
             true => self.make_large(number),
             false => None,
         }
+    }
+
+    /// Whether all of a block is there and mapped, so that it is not to go out soon: as a large page it goes as a whole.
+    fn is_used_whole(&self, pages: &Range<u64>) -> bool {
+        let is_whole = |(own, mapped): (PageSet, PageSet)| {
+            own.count() == BLOCK_PAGES && mapped.count() == BLOCK_PAGES
+        };
+        self.own_and_mapped(pages).is_some_and(is_whole) && self.fence.out(pages.clone()).is_empty()
     }
 
     fn make_large(&mut self, number: usize) -> Option<Duration> {
@@ -440,6 +458,8 @@ impl Agent {
             .fence
             .unwatched(&addresses, || collapse(&addresses))
             .unwrap_or(Err(Errno::NOMEM));
+        // It may be one even where the kernel says it is not.
+        self.may_be_large_again(number);
         match made {
             Ok(()) => {
                 self.large.set_large(number, true);

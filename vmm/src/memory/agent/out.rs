@@ -10,7 +10,8 @@
 //!
 //! **Of a large page all goes out, or nothing.** What is punched out of a part of one the kernel may keep, zeroed, when
 //! somebody refers to it at that moment, and then a touch would find zeros in the place of a page that is out. A block may be one
-//! until all of it was punched once; what comes back while memory is guarded is small.
+//! until all of it was punched once; what comes back while memory is guarded is small, until all of a block is there, and used
+//! (`large`).
 
 mod clock;
 
@@ -31,9 +32,10 @@ use std::time::{Duration, Instant};
 const BLOCK: u64 = BLOCK_PAGES as u64;
 /// How long in one go.
 const LONGEST_STEP: Duration = Duration::from_millis(2);
-/// How long is waited when a whole round brought nothing, or the log takes nothing.
+/// How long is waited when a whole round brought nothing, or the log takes nothing: each time in vain the double, for to seal
+/// pages takes a processor's time,
 const PAUSE: Duration = Duration::from_millis(10);
-/// How long, when it has no room and will have none by itself: to seal pages in vain takes a processor's time.
+/// up to this, and at once where it will have no room by itself.
 const LONG_PAUSE: Duration = Duration::from_millis(500);
 /// How often is looked while there is a limit: the guest also makes pages that it was given up before.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -49,6 +51,8 @@ const DROP_EVERY: Duration = Duration::from_millis(20);
 pub(super) struct Out {
     pub(super) swap: Arc<Swap>,
     clock: Clock,
+    /// How long to wait when the log takes nothing.
+    pause: Duration,
     /// When a page went out last, and when mappings were dropped.
     took: Option<Instant>,
     dropped: Option<Instant>,
@@ -63,11 +67,18 @@ impl Out {
         Self {
             swap,
             clock: Clock::new(blocks),
+            pause: PAUSE,
             took: None,
             dropped: None,
             sampled: BTreeSet::new(),
             due: None,
         }
+    }
+
+    /// The log has taken nothing once more.
+    fn pause_in_vain(&mut self) -> Duration {
+        let next = (self.pause * 2).min(LONG_PAUSE);
+        std::mem::replace(&mut self.pause, next)
     }
 
     /// How long until it is to be looked again, if ever.
@@ -91,7 +102,7 @@ impl Agent {
         }
     }
 
-    /// Nothing of it is large from here on, or watched by the tracker.
+    /// None of it is watched by the tracker from here on, and no touch makes more than a page.
     fn guard_all(&mut self) {
         let all = 0..self.ram.layout().size().0;
         self.take_all_advice_back();
@@ -110,6 +121,13 @@ impl Agent {
         if let Some(out) = &self.out {
             let is_kept = self.is_guarded() || !out.swap.is_limited();
             out.swap.set_keeps_limit(is_kept);
+        }
+    }
+
+    /// The kernel was asked to make a block large.
+    pub(super) fn may_be_large_again(&mut self, number: usize) {
+        if let Some(out) = &mut self.out {
+            out.clock.may_be_large_again(number as u64);
         }
     }
 
@@ -187,9 +205,10 @@ impl Agent {
                     if let Some(out) = &mut self.out {
                         out.clock.took(count);
                         out.took = Some(begin);
+                        out.pause = PAUSE;
                     }
                 }
-                Err(Stays::ForNow) => return PAUSE,
+                Err(Stays::ForNow) => return self.out.as_mut().map_or(PAUSE, Out::pause_in_vain),
                 Err(Stays::ForGood) => return LONG_PAUSE,
             }
         }
@@ -265,7 +284,7 @@ impl Agent {
 
     /// Of a block, the guest's own pages that the memory file holds, if there are any, and what is mapped. None if the kernel
     /// does not tell.
-    fn own_and_mapped(&self, pages: &Range<u64>) -> Option<(PageSet, PageSet)> {
+    pub(super) fn own_and_mapped(&self, pages: &Range<u64>) -> Option<(PageSet, PageSet)> {
         let own = self.own(pages).filter(|own| !own.is_empty())?;
         let mut mapped = PageSet::EMPTY;
         let addresses = self.ram.addresses(pages.clone());
@@ -350,6 +369,7 @@ impl Agent {
                 tracing::debug!("not punched: {error}");
             } else if is_whole && let Some(out) = &mut self.out {
                 out.clock.punched(number);
+                self.block_is_out(pages);
             }
         }
         self.fence.lower(&addresses);

@@ -236,6 +236,29 @@ impl Swap {
         self.userfault.wake(addresses.clone())
     }
 
+    /// Does something that the kernel refuses with memory that is guarded. **Nothing of it may be out, and none of it be a hole**;
+    /// and the pager makes no page there meanwhile. Where it cannot be guarded again nobody can be kept out any more, so nothing
+    /// of it goes out.
+    ///
+    /// # Errors
+    /// When the kernel refuses. Nothing was done then.
+    pub(crate) fn unguarded<T>(
+        &self,
+        addresses: &Addresses,
+        act: impl FnOnce() -> T,
+    ) -> Result<T, MemoryError> {
+        *lock(&self.fenced) = Some(Fenced {
+            addresses: addresses.clone(),
+            out: KeptOut::All,
+        });
+        let done = self.let_go(addresses).map(|()| act());
+        if let Err(error) = self.guard(addresses) {
+            tracing::debug!("not guarded: {error}");
+        }
+        self.let_in(&mut lock(&self.fenced), addresses);
+        done
+    }
+
     /// From here on nobody writes to these addresses until [`Self::lower`]; who reads what is there goes on.
     pub(crate) fn raise(&self, addresses: &Addresses, out: KeptOut) -> Result<(), MemoryError> {
         *lock(&self.fenced) = Some(Fenced {
@@ -268,10 +291,13 @@ impl Swap {
             }
         }
         drop(log);
-        if fenced
-            .take()
-            .is_some_and(|fenced| fenced.out == KeptOut::All)
-        {
+        self.let_in(&mut fenced, addresses);
+    }
+
+    /// Who was kept out goes on.
+    fn let_in(&self, fenced: &mut Option<Fenced>, addresses: &Addresses) {
+        let out = fenced.take().map(|fenced| fenced.out);
+        if out == Some(KeptOut::All) {
             // Who touched a hole is in its queue.
             self.pager.signal();
         }

@@ -3,8 +3,11 @@
 //! One thread, so that what it finds out about a page is so until it has acted: nobody else makes a page in guarded memory. It
 //! waits for nothing but the two locks: who touched a page that finds no room waits himself, in a queue, and is served when the
 //! agent has made some.
+//!
+//! Once nothing limits the VM any more it brings back what nobody asks for, too, for a bounded part of a core: as long as a page
+//! is out memory is guarded, and what is guarded is mapped in small pages for the most part.
 
-use super::readers::{Done, Read, Readers};
+use super::readers::{Done, READERS, Read, Readers};
 use super::{AHEAD, Fenced, KeptOut, Swap, lock};
 use crate::memory::userfault::{Fault, FaultKind, Protection};
 use page::{Gfn, PAGE_BYTES, PAGE_SIZE};
@@ -19,10 +22,7 @@ use swap::{Damaged, Found, Located, PageBytes, Source, filled_page};
 
 /// How soon those in the queue are looked at again if nobody says that there is room: the memory file also shrinks by what
 /// the guest gives up.
-const LOOK_AGAIN: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 2_000_000,
-};
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Who finds no room for longer than this is held up: pages go out more slowly than they are touched, or not at all.
 const STALL: Duration = Duration::from_millis(100);
@@ -31,12 +31,21 @@ const MOST_ROOM: i64 = 32;
 /// Bytes of the file that are read at once for a page and its neighbours.
 const TOGETHER: usize = 16 << 10;
 
-/// Somebody waits for a page.
+/// How long pages are brought back that nobody waits for, in one go,
+const LONGEST_FETCH: Duration = Duration::from_micros(500);
+/// how long is paused then: a tenth of a core,
+const FETCH_PAUSE: Duration = Duration::from_millis(5);
+/// and when all were tried and some could not be had.
+const FETCH_AGAIN: Duration = Duration::from_secs(1);
+
+/// A page is to come.
 #[derive(Clone, Copy, Debug)]
 struct Touch {
     index: u64,
     is_write: bool,
     since: Instant,
+    /// Whether somebody waits for it.
+    is_awaited: bool,
 }
 
 /// What became of a page.
@@ -64,6 +73,9 @@ struct Pager {
     looked: Instant,
     /// How many pages may come before it is looked again how many there are.
     room: i64,
+    /// Where the next page is looked for that comes though nobody waits for it, and when.
+    next_fetched: Gfn,
+    fetch_at: Option<Instant>,
 }
 
 /// Starts the thread, which ends with the process: closed, its userfaultfd would let whoever waits read zeros.
@@ -77,6 +89,8 @@ pub(super) fn start(swap: Arc<Swap>) -> io::Result<()> {
         queue: VecDeque::new(),
         looked: Instant::now(),
         room: 0,
+        next_fetched: Gfn(0),
+        fetch_at: None,
     };
     let thread = thread::Builder::new().name("pager".into());
     thread.spawn(move || pager.run()).map(drop)
@@ -97,6 +111,7 @@ impl Pager {
                 self.answer(fault);
             }
             self.note_queue();
+            self.fetch_in_time();
         }
     }
 
@@ -105,8 +120,13 @@ impl Pager {
             PollFd::new(&self.swap.userfault, PollFlags::IN),
             PollFd::new(&self.swap.pager, PollFlags::IN),
         ];
-        let time = (!self.queue.is_empty()).then_some(&LOOK_AGAIN);
-        match poll(&mut { sources }, time) {
+        let fetch = self
+            .fetch_at
+            .map(|at| at.saturating_duration_since(Instant::now()));
+        let queue = (!self.queue.is_empty()).then_some(LOOK_AGAIN);
+        let time = [fetch, queue].into_iter().flatten().min();
+        let time = time.map(Timespec::try_from).transpose().unwrap_or_default();
+        match poll(&mut { sources }, time.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => panic!("the pager cannot wait: {error}"),
         }
@@ -141,6 +161,7 @@ impl Pager {
                 index,
                 is_write,
                 since: Instant::now(),
+                is_awaited: true,
             }),
         }
     }
@@ -171,7 +192,11 @@ impl Pager {
 
     fn serve(&mut self, touch: Touch) {
         if let Some(reading) = self.reading.get_mut(&touch.index) {
-            reading.is_write |= touch.is_write;
+            let is_write = reading.is_write || touch.is_write;
+            if !reading.is_awaited {
+                *reading = touch;
+            }
+            reading.is_write = is_write;
             return;
         }
         if !self.has_room() {
@@ -187,10 +212,15 @@ impl Pager {
             Ok(Brought::Reading) => {
                 self.reading.insert(touch.index, touch);
             }
+            Ok(_) if !touch.is_awaited => {
+                self.room -= 1;
+                lock(&self.swap.counters).unasked_in += 1;
+            }
             Ok(brought) => {
                 self.room -= 1;
                 self.count(brought, touch.since.elapsed());
             }
+            Err(_) if !touch.is_awaited => {}
             Err(Errno::EXIST) => self.wake(touch.index),
             // Not guarded any more: whoever waited was woken then.
             Err(Errno::NOENT) => {}
@@ -219,6 +249,8 @@ impl Pager {
         };
         let mut bytes = match done.bytes {
             Ok(bytes) => bytes,
+            // What is wrong with it is for who will wait for it.
+            Err(_) if !touch.is_awaited => return,
             Err(error) => {
                 if lock(&self.swap.log).is_out(Gfn(done.index)) {
                     let why = format!(
@@ -247,7 +279,7 @@ impl Pager {
     fn bring_neighbour(&self, record: &Located, bytes: &mut [u8]) -> Result<(), Errno> {
         let content = self.open(record, bytes).map_err(|_damage| Errno::IO)?;
         self.put(record, &content, false)?;
-        lock(&self.swap.counters).neighbours_in += 1;
+        lock(&self.swap.counters).unasked_in += 1;
         Ok(())
     }
 
@@ -278,6 +310,7 @@ impl Pager {
         let mut log = lock(&self.swap.log);
         // What is put into memory here cannot leave while the log is held.
         let stored = match log.find(gfn, together) {
+            None if !touch.is_awaited => return Err(Errno::NOENT),
             // It was never there, or was given up; or it came meanwhile.
             None => {
                 self.swap.userfault.zero(address)?;
@@ -289,7 +322,9 @@ impl Pager {
                 self.swap.userfault.copy(address, &filled_page(word))?;
                 log.forget(gfn);
                 drop(log);
-                lock(&self.swap.counters).filled_in += 1;
+                if touch.is_awaited {
+                    lock(&self.swap.counters).filled_in += 1;
+                }
                 return Ok(Brought::Made);
             }
             Some(Found::Stored(stored)) => stored,
@@ -317,14 +352,18 @@ impl Pager {
             Ok(content) => content,
             Err(damage) => {
                 // It may have gone out again since it was found, and then what was found is no longer looked for.
-                if lock(&self.swap.log).is_out_as(record.gfn, record.generation) {
+                let log = lock(&self.swap.log);
+                if touch.is_awaited && log.is_out_as(record.gfn, record.generation) {
+                    drop(log);
                     self.swap.lose(damage.to_string());
                 }
                 return Err(Errno::AGAIN);
             }
         };
         self.put(record, &content, touch.is_write)?;
-        lock(&self.swap.counters).stored_in += 1;
+        if touch.is_awaited {
+            lock(&self.swap.counters).stored_in += 1;
+        }
         Ok(())
     }
 
@@ -333,6 +372,36 @@ impl Pager {
         let (page, bytes) = ((record.gfn, record.generation), &mut bytes[record.range()]);
         self.swap.sealer.open(page, bytes, &mut content)?;
         Ok(content)
+    }
+
+    /// Brings back what nobody waits for, if all of it may be there and it is time.
+    fn fetch_in_time(&mut self) {
+        let begin = Instant::now();
+        if self.swap.is_limited() || !self.swap.is_anything_out() {
+            self.fetch_at = None;
+            return;
+        }
+        if self.fetch_at.is_some_and(|at| at > begin) {
+            return;
+        }
+        let mut pause = FETCH_PAUSE;
+        while begin.elapsed() < LONGEST_FETCH && self.reading.len() < READERS && self.has_room() {
+            let Some(gfn) = lock(&self.swap.log).first_out(self.next_fetched) else {
+                self.next_fetched = Gfn(0);
+                pause = FETCH_AGAIN;
+                break;
+            };
+            self.next_fetched = Gfn(gfn.0 + 1);
+            if !self.reading.contains_key(&gfn.0) {
+                self.serve(Touch {
+                    index: gfn.0,
+                    is_write: false,
+                    since: begin,
+                    is_awaited: false,
+                });
+            }
+        }
+        self.fetch_at = Some(Instant::now() + pause);
     }
 
     /// Not where the agent keeps everybody out, and for as long as this is held it does not begin to.

@@ -10,7 +10,7 @@ use std::thread;
 use swap::{FileRange, Located};
 
 /// As many reads at once; a disk that does better is one of a machine with more processors than guests are given here.
-const READERS: usize = 4;
+pub(super) const READERS: usize = 4;
 
 /// A page to be read, with neighbours beside it.
 #[derive(Debug)]

@@ -135,6 +135,72 @@ fn what_is_above_the_limit_goes_out_and_comes_back_as_it_was() {
     bench.check_log();
 }
 
+/// As long as a page is out memory is guarded.
+#[test]
+fn once_nothing_limits_it_all_comes_back_that_nobody_asks_for_but_for_what_is_given_up() {
+    let ram = || GuestRam::new(PageCount(PAGES)).unwrap();
+    for (bench, is_noise) in [(Bench::new(ram()), false), (Bench::with_file(ram()), true)] {
+        (0..PAGES).for_each(|page| match is_noise {
+            true => write_noise(&bench.ram, page, 1),
+            false => bench.write(page, 1),
+        });
+        bench.limit(Some(HOLD));
+        bench.wait("much goes out", |bench| bench.held() <= HOLD);
+        bench.limit(None);
+        let given_up = GfnRange {
+            start: Gfn(PAGES / 2),
+            count: PageCount(PAGES / 4),
+        };
+        bench.agent.inflate(vec![given_up]);
+        bench.wait("all is back", |bench| {
+            bench.agent.swap().unwrap().out() == PageCount(0)
+        });
+        let counters = bench.agent.swap().unwrap().counters();
+        assert!(counters.unasked_in > PAGES / 4, "{counters:?}");
+        let states = bench.agent.page_states(true).unwrap();
+        assert_eq!(states.private, PageCount(PAGES) - given_up.count);
+        assert_eq!(states.ballooned, given_up.count);
+        bench.check_log();
+        for page in (0..PAGES).filter(|page| !(PAGES / 2..3 * PAGES / 4).contains(page)) {
+            match is_noise {
+                true => check_noise(&bench.ram, page, 1),
+                false => check(&bench.ram, page, 1),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_used_whole_is_large_under_a_limit_and_goes_out_whole() {
+    const BLOCK: u64 = 512;
+    const USED: u64 = 6 * BLOCK;
+    let bench = Bench::new(GuestRam::with_large_pages(PageCount(PAGES)).unwrap());
+    bench.agent.order_large_pages(LargePageOrder {
+        pages: LargePages::Fill,
+        ..LargePageOrder::default()
+    });
+    bench.limit(Some(HOLD));
+    bench.wait("what is used becomes large", |bench| {
+        (0..USED).for_each(|page| bench.write(page, 1));
+        let large = bench.agent.counters().large();
+        large.mapped == PageCount(USED) || large.no_memory + large.refused > 10
+    });
+    // What does not become large takes part in the rest all the same.
+    println!("{:?}", bench.agent.counters().large());
+    assert!(bench.held() <= PageCount(USED));
+    (0..USED).for_each(|page| check(&bench.ram, page, 1));
+    bench.limit(Some(PageCount(4 * BLOCK)));
+    bench.wait("what is not used goes out", |bench| {
+        bench.held() <= PageCount(4 * BLOCK)
+    });
+    let large = bench.agent.counters().large();
+    assert!(large.mapped <= PageCount(4 * BLOCK), "{large:?}");
+    (0..USED).for_each(|page| check(&bench.ram, page, 1));
+    (0..USED).for_each(|page| bench.write(page, 2));
+    (0..USED).for_each(|page| check(&bench.ram, page, 2));
+    bench.check_log();
+}
+
 #[test]
 fn pages_of_one_word_take_no_memory_and_holes_stay_holes() {
     let bench = Bench::new(GuestRam::new(PageCount(PAGES)).unwrap());
@@ -295,6 +361,7 @@ fn hammer(bench: &Bench, is_noise: bool, seconds: u64) {
     });
     let counters = bench.agent.swap().unwrap().counters();
     println!("{} touches, {counters:?}", done.load(Ordering::Relaxed));
+    println!("{:?}", bench.agent.counters().large());
     let has_done_much = counters.out > PAGES && counters.stored_in > 1000;
     assert!(has_done_much, "{counters:?}");
     bench.check_log();

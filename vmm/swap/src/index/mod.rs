@@ -77,6 +77,15 @@ impl Index {
         self.tables.len()
     }
 
+    /// The first page from this one on of which `is` is so.
+    pub(crate) fn first(&self, from: Gfn, is: impl Fn(&Entry) -> bool) -> Option<Gfn> {
+        let block = usize::try_from(from.0).ok()? / BLOCK_PAGES;
+        let mut entries = (block..self.tables.len()).flat_map(|block| self.block(block));
+        entries
+            .find(|(gfn, entry)| *gfn >= from && is(entry))
+            .map(|(gfn, _)| gfn)
+    }
+
     /// Bytes of memory that it takes.
     pub(crate) fn bytes(&self) -> usize {
         let tables = self.tables.iter().flatten();
@@ -196,9 +205,14 @@ mod tests {
             }
             let all: Vec<_> = index.iter().map(|(gfn, entry)| (gfn.0, entry)).collect();
             prop_assert_eq!(all, model.iter().map(|(&gfn, &entry)| (gfn, entry)).collect::<Vec<_>>());
+            let is = |entry: &Entry| matches!(entry, Entry::Filled(_));
             for gfn in 0..PAGES {
                 prop_assert_eq!(index.get(Gfn(gfn)), model.get(&gfn).copied());
+                let mut after = model.range(gfn..);
+                let first = after.find(|(_, entry)| is(entry)).map(|(&gfn, _)| Gfn(gfn));
+                prop_assert_eq!(index.first(Gfn(gfn), is), first);
             }
+            prop_assert_eq!(index.first(Gfn(PAGES + 9999), is), None);
         }
     }
 

@@ -215,6 +215,12 @@ impl Log {
         matches!(self.index.get(gfn), Some(Entry::Kept(place)) if !self.is_dropped(place))
     }
 
+    /// The first page from this one on that is out.
+    #[must_use]
+    pub fn first_out(&self, from: Gfn) -> Option<Gfn> {
+        self.index.first(from, is_out)
+    }
+
     /// Pages that are out, those of one repeated word among them.
     #[must_use]
     pub fn out(&self) -> PageCount {
@@ -248,11 +254,12 @@ impl Log {
     /// If the VM has no such page.
     #[must_use]
     pub fn is_out(&self, gfn: Gfn) -> bool {
-        matches!(
-            self.index.get(gfn),
-            Some(Entry::Filled(_) | Entry::Needed(_))
-        )
+        self.index.get(gfn).as_ref().is_some_and(is_out)
     }
+}
+
+fn is_out(entry: &Entry) -> bool {
+    matches!(entry, Entry::Filled(_) | Entry::Needed(_))
 }
 
 fn bytes_of(place: Place) -> Range<usize> {

@@ -45,7 +45,7 @@ pub(super) struct Clock {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Block {
-    /// None of it was punched yet: a large page may be in it.
+    /// All of it was, and nothing made a large page there since.
     is_punched: bool,
     dropped: Option<Instant>,
 }
@@ -87,6 +87,13 @@ impl Clock {
     pub(super) fn punched(&mut self, number: u64) {
         if let Some(block) = self.block_mut(number) {
             block.is_punched = true;
+        }
+    }
+
+    /// The block may be a large page from here on.
+    pub(super) fn may_be_large_again(&mut self, number: u64) {
+        if let Some(block) = self.block_mut(number) {
+            block.is_punched = false;
         }
     }
 
