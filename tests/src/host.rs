@@ -39,6 +39,20 @@ impl TestHost {
         Self::start_by(place, command)
     }
 
+    /// A host whose VMs' pages may go to files in the folder `swap` of its place.
+    ///
+    /// # Panics
+    /// If its path is no text.
+    #[must_use]
+    pub fn start_with_swap(budget: &str) -> Self {
+        let place = Place::new();
+        let folder = place.path().join("swap");
+        let folder = folder.to_str().expect("its path is text");
+        let words = ["host", "--memory", budget, "--interval-ms", INTERVAL_MS];
+        let command = place.command(&[&words[..], &["--swap", folder]].concat());
+        Self::start_by(place, command)
+    }
+
     /// A host in a network of its own, in which there are `tap0` and `tap1`, and `tun0`, which is no tap.
     #[must_use]
     pub fn start_with_taps(budget: &str) -> Self {

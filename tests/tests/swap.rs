@@ -31,22 +31,8 @@ fn remove_folder(place: &Path) {
     fs::remove_dir(place.join("swap")).expect("it is empty");
 }
 
-/// A host whose VMs' pages may go to a disk.
 fn host() -> TestHost {
-    let place = Place::new();
-    let folder = place.path().join("swap");
-    let folder = folder.to_str().expect("its path is text");
-    let words = [
-        "host",
-        "--memory",
-        "400M",
-        "--interval-ms",
-        "200",
-        "--swap",
-        folder,
-    ];
-    let command = place.command(&words);
-    TestHost::start_by(place, command)
+    TestHost::start_with_swap("400M")
 }
 
 fn start_all(host: &TestHost) {

@@ -143,7 +143,7 @@ impl Swap {
             userfault: Userfault::pager()?,
             log: Mutex::new(log),
             sealer: Sealer::new(&random_key()?),
-            file: file.map(|(file, _)| Arc::new(SwapFile(file))),
+            file: file.map(|(file, _)| Arc::new(SwapFile::new(file))),
             fenced: Mutex::new(None),
             hold: AtomicU64::new(ALL),
             shared: AtomicU64::new(0),

@@ -400,6 +400,18 @@ fn the_same_with_pages_that_shrink_and_a_file() {
     hammer(&bench, false, 8);
 }
 
+/// What could not be written stays in memory, and what was written in part is never read.
+#[test]
+fn the_same_with_a_file_that_fails_now_and_then() {
+    let bench = Bench::with_file(GuestRam::new(PageCount(PAGES)).unwrap());
+    let file = bench.agent.swap().unwrap().file.clone().unwrap();
+    file.fails_one_of.store(8, Ordering::Relaxed);
+    hammer(&bench, true, 8);
+    let counters = bench.agent.swap().unwrap().counters();
+    assert!(counters.write_errors > 3, "{counters:?}");
+    assert_eq!(bench.agent.why_it_ends(), None);
+}
+
 /// Much more than memory and the pool have room for.
 #[test]
 fn what_the_pool_has_no_room_for_goes_to_the_file() {

@@ -1,6 +1,7 @@
-//! The chart: SVG without a background, in colours that can be told apart on white and on black (Okabe and Ito's palette).
+//! The charts: SVG without a background, in colours that can be told apart on white and on black (Okabe and Ito's palette).
 
 use plotters::prelude::*;
+use std::ops::Range;
 
 const SIZE: (u32, u32) = (920, 460);
 const LEGEND: u32 = 250;
@@ -15,7 +16,15 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(204, 121, 167),
 ];
 const FONT: &str = "sans-serif";
-const MOST_COST: f64 = 14.0;
+
+/// What a chart shows, and how far.
+pub(crate) struct Axes {
+    pub(crate) caption: String,
+    pub(crate) x: &'static str,
+    pub(crate) x_range: Range<f64>,
+    pub(crate) y: &'static str,
+    pub(crate) y_most: f64,
+}
 
 /// Points of one kind.
 pub(crate) struct Line {
@@ -23,26 +32,26 @@ pub(crate) struct Line {
     pub(crate) points: Vec<(f64, f64)>,
     /// Or points alone.
     pub(crate) is_line: bool,
+    /// Points of it, on a line.
+    pub(crate) has_points: bool,
 }
 
-pub(crate) fn svg(lines: &[Line]) -> String {
+pub(crate) fn svg(axes: &Axes, lines: &[Line]) -> String {
     let mut text = String::new();
     {
         let root = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
         let (left, right) = root.split_horizontally(SIZE.0 - LEGEND);
-        let mut axes = ChartBuilder::on(&left)
-            .caption(
-                "Write cost of the swap log's cleaner",
-                (FONT, 18).into_font().color(&INK),
-            )
+        let mut chart = ChartBuilder::on(&left)
+            .caption(&axes.caption, (FONT, 18).into_font().color(&INK))
             .margin(12)
             .x_label_area_size(46)
             .y_label_area_size(60)
-            .build_cartesian_2d(0.1..1.0, 0.0..MOST_COST)
+            .build_cartesian_2d(axes.x_range.clone(), 0.0..axes.y_most)
             .unwrap();
-        axes.configure_mesh()
-            .x_desc("part of the file that is needed")
-            .y_desc("disk traffic for each new byte")
+        chart
+            .configure_mesh()
+            .x_desc(axes.x)
+            .y_desc(axes.y)
             .axis_style(INK)
             .bold_line_style(INK.mix(0.25))
             .light_line_style(TRANSPARENT)
@@ -52,20 +61,14 @@ pub(crate) fn svg(lines: &[Line]) -> String {
             .unwrap();
         for (number, (line, colour)) in (0i32..).zip(lines.iter().zip(COLOURS)) {
             if line.is_line {
-                axes.draw_series(LineSeries::new(
-                    line.points.iter().copied(),
-                    colour.stroke_width(2),
-                ))
-                .unwrap();
+                let series = LineSeries::new(line.points.iter().copied(), colour.stroke_width(2));
+                chart.draw_series(series).unwrap();
             }
-            if line.name != "paper: no variance" {
+            if line.has_points {
                 let size = if line.is_line { 3 } else { 6 };
-                axes.draw_series(
-                    line.points
-                        .iter()
-                        .map(|&point| Circle::new(point, size, colour.filled())),
-                )
-                .unwrap();
+                let points = line.points.iter();
+                let circles = points.map(|&point| Circle::new(point, size, colour.filled()));
+                chart.draw_series(circles).unwrap();
             }
             let y = 50 + number * 22;
             right

@@ -1,6 +1,6 @@
 //! Write cost against utilisation, two policies and two patterns, beside the paper.
 
-use crate::chart::{self, Line};
+use crate::chart::{self, Axes, Line};
 use crate::paper;
 use crate::simulation::{Pattern, Result, Setting, simulate};
 use std::fmt::Write as _;
@@ -41,9 +41,12 @@ pub(crate) fn run(out: &Path) -> std::io::Result<()> {
         .iter()
         .for_each(|remark| println!("* Paper: {remark}."));
     std::fs::write(out.join("write-cost.csv"), csv(&results))?;
-    std::fs::write(out.join("write-cost.svg"), chart::svg(&lines(&results)))?;
+    let costs = chart::svg(&cost_axes(), &cost_lines(&results));
+    std::fs::write(out.join("write-cost.svg"), costs)?;
+    let segments = chart::svg(&segment_axes(), &segment_lines(&results));
+    std::fs::write(out.join("segments.svg"), segments)?;
     println!(
-        "\nwrite-cost.svg and write-cost.csv are in {}",
+        "\nwrite-cost.svg, segments.svg and write-cost.csv are in {}",
         out.display()
     );
     Ok(())
@@ -120,19 +123,55 @@ fn print_segments(results: &Results) {
     println!("| | cleaned at | {columns} |");
     println!("| --- | --- |{}", " --- |".repeat(COLUMNS));
     for (kind, (name, ..)) in KINDS.iter().enumerate() {
-        let result = find(results, kind, SHOWN);
-        let all: u64 = result.file.utilisation.iter().sum();
-        let parts = result
-            .file
-            .utilisation
-            .map(|count| format!("{:.0}", count as f64 * 100.0 / all as f64));
+        let parts = segments(results, kind).map(|part| format!("{:.0}", part * 100.0));
         println!(
             "| {name} | {:.0} % | {} |",
-            result.cleaned_at * 100.0,
+            find(results, kind, SHOWN).cleaned_at * 100.0,
             parts.join(" | ")
         );
     }
     println!();
+}
+
+/// The part of all segments that is in each column.
+fn segments(results: &Results, kind: usize) -> [f64; COLUMNS] {
+    let counts = find(results, kind, SHOWN).file.utilisation;
+    let all: u64 = counts.iter().sum();
+    counts.map(|count| count as f64 / all as f64)
+}
+
+fn segment_axes() -> Axes {
+    Axes {
+        caption: format!("Segments of a file {SHOWN} % full, by what is needed of them"),
+        x: "part of the segment that is needed",
+        x_range: 0.0..1.0,
+        y: "part of all segments",
+        y_most: 0.6,
+    }
+}
+
+fn segment_lines(results: &Results) -> Vec<Line> {
+    let middle = |column: usize| (column as f64 + 0.5) / COLUMNS as f64;
+    let line = |(kind, (name, ..)): (usize, &(&str, _, _))| Line {
+        name: (*name).to_owned(),
+        points: (0..COLUMNS)
+            .map(middle)
+            .zip(segments(results, kind))
+            .collect(),
+        is_line: true,
+        has_points: true,
+    };
+    KINDS.iter().enumerate().map(line).collect()
+}
+
+fn cost_axes() -> Axes {
+    Axes {
+        caption: "Write cost of the swap log's cleaner".to_owned(),
+        x: "part of the file that is needed",
+        x_range: 0.1..1.0,
+        y: "disk traffic for each new byte",
+        y_most: 14.0,
+    }
 }
 
 fn csv(results: &Results) -> String {
@@ -159,18 +198,20 @@ fn csv(results: &Results) -> String {
     csv + "\n"
 }
 
-fn lines(results: &Results) -> Vec<Line> {
+fn cost_lines(results: &Results) -> Vec<Line> {
     let ours = |(kind, (name, ..)): (usize, &(&str, _, _))| Line {
         name: (*name).to_owned(),
         points: PERCENTS
             .map(|u| (part(u), find(results, kind, u).write_cost))
             .to_vec(),
         is_line: true,
+        has_points: true,
     };
     let paper = |name: &str, points: &[(f64, f64)]| Line {
         name: format!("paper: {name}"),
         points: points.to_vec(),
         is_line: points.len() > 1,
+        has_points: points.len() == 1,
     };
     let no_variance: Vec<_> = (4..=17)
         .map(|n| f64::from(n) / 20.0)

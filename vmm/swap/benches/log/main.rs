@@ -1,7 +1,7 @@
 //! What the log costs: the disk traffic of its cleaner beside the figures of the paper that its policy is from, and the time
 //! that each step takes. Prints tables; asserts nothing.
 //!
-//! `cargo bench -p swap --bench log` runs all, in some 90 s on two processors, and writes a chart and its figures
+//! `cargo bench -p swap --bench log` runs all, in some 90 s on two processors, and writes charts and their figures
 //! into `target/swap-log`; `-- --out DIR` puts them elsewhere, `-- costs` or `-- cleaning` runs one part.
 #![allow(missing_docs, reason = "a program, not a library")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people to read")]
