@@ -1,5 +1,6 @@
 //! The VM's swap file, by direct access where its file system has that: what is swapped out is not to stay in the kernel's cache.
 
+use rustix::fd::{AsFd, BorrowedFd};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -58,16 +59,82 @@ impl SwapFile {
 
     /// Reads whole sectors and returns what was asked for of them.
     pub(super) fn read(&self, position: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut sectors = Sectors::of(position, length);
+        let (start, bytes) = sectors.left();
+        self.file.read_exact_at(bytes, start)?;
+        Ok(sectors.into_bytes())
+    }
+
+    #[cfg(test)]
+    pub(super) fn cut(&self) {
+        self.file.set_len(0).unwrap();
+    }
+}
+
+impl AsFd for SwapFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Room for the whole sectors that some bytes of the file are in, as direct access wants it.
+#[derive(Debug)]
+pub(super) struct Sectors {
+    bytes: Vec<u8>,
+    /// Where the sectors begin in memory and in the file, and how many bytes they are.
+    at: usize,
+    start: u64,
+    whole: usize,
+    /// What is there of them.
+    came: usize,
+    /// Which bytes of them were asked for.
+    before: usize,
+    length: usize,
+}
+
+impl Sectors {
+    pub(super) fn of(position: u64, length: usize) -> Self {
         let sector = SECTOR as u64;
         let start = position / sector * sector;
-        let before = usize::try_from(position - start).map_err(io::Error::other)?;
+        let before = usize::try_from(position - start).expect("less than a sector");
         let whole = (before + length).next_multiple_of(SECTOR);
-        let mut bytes = vec![0; whole + SECTOR];
-        let at = bytes.as_ptr().align_offset(SECTOR);
-        self.file.read_exact_at(&mut bytes[at..at + whole], start)?;
-        bytes.drain(..at + before);
-        bytes.truncate(length);
-        Ok(bytes)
+        let bytes = vec![0; whole + SECTOR];
+        Self {
+            at: bytes.as_ptr().align_offset(SECTOR),
+            bytes,
+            start,
+            whole,
+            came: 0,
+            before,
+            length,
+        }
+    }
+
+    /// What is to be read yet, and where.
+    pub(super) fn left(&mut self) -> (u64, &mut [u8]) {
+        let left = self.at + self.came..self.at + self.whole;
+        (self.start + self.came as u64, &mut self.bytes[left])
+    }
+
+    /// So many bytes more are there. Whether these are all.
+    ///
+    /// # Errors
+    /// When the file has no more.
+    pub(super) fn came(&mut self, count: usize) -> io::Result<bool> {
+        // What is left must begin at a sector.
+        let reached = (self.came + count).min(self.whole) / SECTOR * SECTOR;
+        if reached == self.came {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.came = reached;
+        Ok(reached == self.whole)
+    }
+
+    /// What was asked for.
+    pub(super) fn into_bytes(mut self) -> Vec<u8> {
+        self.bytes.drain(..self.at + self.before);
+        self.bytes.truncate(self.length);
+        self.bytes
     }
 }
 

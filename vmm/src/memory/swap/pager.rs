@@ -7,7 +7,7 @@
 //! Once nothing limits the VM any more it brings back what nobody asks for, too, for a bounded part of a core: as long as a page
 //! is out memory is guarded, and what is guarded is mapped in small pages for the most part.
 
-use super::readers::{Done, READERS, Read, Readers};
+use super::readers::{Done, Read, Readers};
 use super::{AHEAD, Fenced, KeptOut, Swap, lock};
 use crate::memory::userfault::{Fault, FaultKind, Protection};
 use page::{Gfn, PAGE_BYTES, PAGE_SIZE};
@@ -35,6 +35,8 @@ const TOGETHER: usize = 16 << 10;
 const LONGEST_FETCH: Duration = Duration::from_micros(500);
 /// how long is paused then: a tenth of a core,
 const FETCH_PAUSE: Duration = Duration::from_millis(5);
+/// no more of them are read from the file at once,
+const FETCHED_AT_ONCE: usize = 8;
 /// and when all were tried and some could not be had.
 const FETCH_AGAIN: Duration = Duration::from_secs(1);
 
@@ -73,6 +75,8 @@ struct Pager {
     looked: Instant,
     /// How many pages may come before it is looked again how many there are.
     room: i64,
+    /// Whether some of what is to be read was not begun.
+    is_read_later: bool,
     /// Where the next page is looked for that comes though nobody waits for it, and when.
     next_fetched: Gfn,
     fetch_at: Option<Instant>,
@@ -89,6 +93,7 @@ pub(super) fn start(swap: Arc<Swap>) -> io::Result<()> {
         queue: VecDeque::new(),
         looked: Instant::now(),
         room: 0,
+        is_read_later: false,
         next_fetched: Gfn(0),
         fetch_at: None,
     };
@@ -101,7 +106,7 @@ impl Pager {
         while Arc::strong_count(&self.swap) > 1 || self.swap.is_anything_out() {
             self.wait();
             self.room = 0;
-            while let Some(done) = self.readers.as_ref().and_then(Readers::next_done) {
+            while let Some(done) = self.readers.as_mut().and_then(Readers::next_done) {
                 self.take_in(done);
             }
             for touch in std::mem::take(&mut self.queue) {
@@ -112,21 +117,26 @@ impl Pager {
             }
             self.note_queue();
             self.fetch_in_time();
+            self.is_read_later = self.readers.as_mut().is_some_and(Readers::begin);
         }
     }
 
     fn wait(&self) {
-        let sources = [
+        let mut sources = vec![
             PollFd::new(&self.swap.userfault, PollFlags::IN),
             PollFd::new(&self.swap.pager, PollFlags::IN),
         ];
+        if let Some(ready) = self.readers.as_ref().and_then(Readers::readiness) {
+            sources.push(PollFd::from_borrowed_fd(ready, PollFlags::IN));
+        }
         let fetch = self
             .fetch_at
             .map(|at| at.saturating_duration_since(Instant::now()));
-        let queue = (!self.queue.is_empty()).then_some(LOOK_AGAIN);
+        let is_tried_again = !self.queue.is_empty() || self.is_read_later;
+        let queue = is_tried_again.then_some(LOOK_AGAIN);
         let time = [fetch, queue].into_iter().flatten().min();
         let time = time.map(Timespec::try_from).transpose().unwrap_or_default();
-        match poll(&mut { sources }, time.as_ref()) {
+        match poll(&mut sources, time.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => panic!("the pager cannot wait: {error}"),
         }
@@ -330,7 +340,7 @@ impl Pager {
             Some(Found::Stored(stored)) => stored,
         };
         drop((log, admission));
-        match (stored.source, &self.readers) {
+        match (stored.source, &mut self.readers) {
             (Source::File(range), Some(readers)) => {
                 readers.order(Read {
                     index: touch.index,
@@ -385,7 +395,10 @@ impl Pager {
             return;
         }
         let mut pause = FETCH_PAUSE;
-        while begin.elapsed() < LONGEST_FETCH && self.reading.len() < READERS && self.has_room() {
+        while begin.elapsed() < LONGEST_FETCH
+            && self.reading.len() < FETCHED_AT_ONCE
+            && self.has_room()
+        {
             let Some(gfn) = lock(&self.swap.log).first_out(self.next_fetched) else {
                 self.next_fetched = Gfn(0);
                 pause = FETCH_AGAIN;

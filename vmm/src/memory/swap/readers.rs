@@ -1,16 +1,22 @@
-//! Threads that read the swap file for the pager, so that nobody waits for another's page.
+//! Reads the swap file for the pager, many pages at a time, so that nobody waits for another's: by io_uring ([`ring`]), or where
+//! the kernel has none or forbids it, by threads that wait.
+
+mod ring;
 
 use super::file::SwapFile;
 use crate::event::Event;
 use crate::lock::lock;
+use ring::Ring;
+use rustix::fd::BorrowedFd;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use swap::{FileRange, Located};
 
-/// As many reads at once; a disk that does better is one of a machine with more processors than guests are given here.
-pub(super) const READERS: usize = 4;
+/// Threads that read, where there must be some; a disk that does better is one of a machine with more processors than guests
+/// are given here.
+const THREADS: usize = 4;
 
 /// A page to be read, with neighbours beside it.
 #[derive(Debug)]
@@ -18,6 +24,7 @@ pub(super) struct Read {
     /// Who waits for it.
     pub(super) index: u64,
     pub(super) records: Vec<Located>,
+    /// Keeps its place from being written until it has been read.
     pub(super) range: FileRange,
 }
 
@@ -31,18 +38,70 @@ pub(super) struct Done {
 
 /// The pager's side.
 #[derive(Debug)]
-pub(super) struct Readers {
+pub(super) enum Readers {
+    Ring(Box<Ring>),
+    Threads(Threads),
+}
+
+impl Readers {
+    /// Of a file. `wake` is signalled when something was read, unless [`Self::readiness`] says so.
+    ///
+    /// # Errors
+    /// When there are no threads to be had.
+    pub(super) fn start(file: &Arc<SwapFile>, wake: &Event) -> io::Result<Self> {
+        match Ring::new(Arc::clone(file)) {
+            Ok(ring) => Ok(Self::Ring(Box::new(ring))),
+            Err(error) => {
+                tracing::debug!("a swap file without io_uring: {error}");
+                Threads::start(file, wake).map(Self::Threads)
+            }
+        }
+    }
+
+    pub(super) fn order(&mut self, read: Read) {
+        match self {
+            Self::Ring(ring) => ring.order(read),
+            Self::Threads(threads) => threads.order(read),
+        }
+    }
+
+    /// Has what was ordered begun. Whether some was not: it is to be tried again soon.
+    pub(super) fn begin(&mut self) -> bool {
+        match self {
+            Self::Ring(ring) => ring.begin(),
+            Self::Threads(_) => false,
+        }
+    }
+
+    pub(super) fn next_done(&mut self) -> Option<Done> {
+        match self {
+            Self::Ring(ring) => ring.next_done(),
+            Self::Threads(threads) => threads.done.try_recv().ok(),
+        }
+    }
+
+    /// Becomes readable when something was read.
+    pub(super) fn readiness(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Ring(ring) => Some(ring.readiness()),
+            Self::Threads(_) => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Threads {
     orders: Sender<Read>,
     done: Receiver<Done>,
 }
 
-impl Readers {
-    /// Starts them; they end with this. `wake` is signalled when something was read.
-    pub(super) fn start(file: &Arc<SwapFile>, wake: &Event) -> io::Result<Self> {
+impl Threads {
+    /// Starts them; they end with this.
+    fn start(file: &Arc<SwapFile>, wake: &Event) -> io::Result<Self> {
         let (orders, inbox) = channel();
         let (tell, done) = channel();
         let inbox = Arc::new(Mutex::new(inbox));
-        for _ in 0..READERS {
+        for _ in 0..THREADS {
             let (file, inbox, tell, wake) = (
                 Arc::clone(file),
                 Arc::clone(&inbox),
@@ -62,13 +121,9 @@ impl Readers {
         Ok(Self { orders, done })
     }
 
-    pub(super) fn order(&self, read: Read) {
+    fn order(&self, read: Read) {
         let is_heard = self.orders.send(read).is_ok();
         assert!(is_heard, "the threads that read end with this");
-    }
-
-    pub(super) fn next_done(&self) -> Option<Done> {
-        self.done.try_recv().ok()
     }
 }
 
@@ -78,11 +133,130 @@ fn next(inbox: &Mutex<Receiver<Read>>) -> Option<Read> {
 }
 
 fn read(file: &SwapFile, order: Read) -> Done {
-    // The range keeps its place from being written until it has been read.
     let bytes = file.read(order.range.position, order.range.length);
     Done {
         index: order.index,
         records: order.records,
         bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use page::{Gfn, PAGE_BYTES, PageCount, Random};
+    use rustix::event::{PollFd, PollFlags, poll};
+    use std::collections::BTreeSet;
+    use swap::{
+        Cleaning, Config, Found, Key, LEAST_POOL_SEGMENTS, Log, PageBytes, Refused, Sealer, Source,
+        When, Work,
+    };
+
+    const PAGES: u64 = 3000;
+
+    fn noise(gfn: u64) -> PageBytes {
+        let (mut random, mut page) = (Random::new(gfn), [0; PAGE_BYTES]);
+        page.fill_with(|| random.next().to_le_bytes()[0]);
+        page
+    }
+
+    /// All pages of a VM in a file but for those that the pool has kept, and reads for those.
+    fn reads(file: &SwapFile, sealer: &Sealer) -> Vec<Read> {
+        let config = Config {
+            pool_segments: LEAST_POOL_SEGMENTS,
+            ..Config::of_vm(PageCount(PAGES), 0).with_file_for(PageCount(PAGES))
+        };
+        let mut log = Log::new(config).unwrap();
+        for gfn in 0..PAGES {
+            let sealed = sealer.seal(Gfn(gfn), &noise(gfn)).unwrap();
+            while let Err(refused) = log.append(&sealed) {
+                assert_eq!(refused, Refused::Wait);
+                match log.next_work(When::Now) {
+                    Some(Work::Write(order)) => {
+                        file.write(order.position, &order.bytes).unwrap();
+                        log.written(order);
+                    }
+                    Some(Work::Clean(victim)) => {
+                        let mut job = victim.into_job(Vec::new());
+                        assert_eq!(log.clean(&mut job, usize::MAX), Cleaning::Done);
+                    }
+                    None => panic!("it has nothing to do"),
+                }
+            }
+        }
+        let read = |gfn: u64| match log.find(Gfn(gfn), 0) {
+            Some(Found::Stored(stored)) => match stored.source {
+                Source::File(range) => Some(Read {
+                    index: gfn,
+                    records: stored.records,
+                    range,
+                }),
+                Source::Memory(_) => None,
+            },
+            _ => panic!("page {gfn} is out"),
+        };
+        (0..PAGES).filter_map(read).collect()
+    }
+
+    /// Orders all at once and checks each page once.
+    fn all_are_read(mut readers: Readers, wake: &Event, sealer: &Sealer, reads: Vec<Read>) {
+        let mut waiting: BTreeSet<u64> = reads.iter().map(|read| read.index).collect();
+        assert!(waiting.len() > 1000, "{} are in the file", waiting.len());
+        reads.into_iter().for_each(|read| readers.order(read));
+        while !waiting.is_empty() {
+            while let Some(done) = readers.next_done() {
+                let (record, mut bytes) = (done.records[0], done.bytes.unwrap());
+                let mut page = [0; PAGE_BYTES];
+                let whose = (record.gfn, record.generation);
+                sealer
+                    .open(whose, &mut bytes[record.range()], &mut page)
+                    .unwrap();
+                assert!(page == noise(done.index), "page {}", done.index);
+                assert!(waiting.remove(&done.index));
+            }
+            if waiting.is_empty() {
+                return;
+            }
+            // As the pager: what was done made room for others.
+            readers.begin();
+            let mut sources = vec![PollFd::new(wake, PollFlags::IN)];
+            if let Some(ready) = readers.readiness() {
+                sources.push(PollFd::from_borrowed_fd(ready, PollFlags::IN));
+            }
+            poll(&mut sources, None).unwrap();
+            wake.drain();
+        }
+    }
+
+    #[test]
+    fn however_it_is_done_all_that_was_ordered_is_read_once_and_is_right() {
+        let file = Arc::new(SwapFile::new(tempfile::tempfile().unwrap()));
+        let (sealer, wake) = (Sealer::new(&Key([1; 32])), Event::new().unwrap());
+        let orders = reads(&file, &sealer);
+        let threads = Threads::start(&file, &wake).map(Readers::Threads);
+        all_are_read(threads.unwrap(), &wake, &sealer, orders);
+        let orders = reads(&file, &sealer);
+        let ring = Ring::new(Arc::clone(&file)).map(|ring| Readers::Ring(Box::new(ring)));
+        all_are_read(ring.unwrap(), &wake, &sealer, orders);
+    }
+
+    #[test]
+    fn what_the_file_does_not_have_is_an_error() {
+        let file = Arc::new(SwapFile::new(tempfile::tempfile().unwrap()));
+        let (sealer, wake) = (Sealer::new(&Key([1; 32])), Event::new().unwrap());
+        let mut orders = reads(&file, &sealer);
+        let order = orders.pop().unwrap();
+        file.cut();
+        let mut readers = Readers::start(&file, &wake).unwrap();
+        readers.order(order);
+        let done = loop {
+            readers.begin();
+            if let Some(done) = readers.next_done() {
+                break done;
+            }
+            thread::yield_now();
+        };
+        let error = done.bytes.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }
