@@ -8,6 +8,7 @@ pub mod areas;
 pub mod block_window;
 mod error;
 mod large_file;
+mod left_out;
 mod mapping;
 pub mod pagemap;
 mod pages;

@@ -22,6 +22,7 @@
 //! is used most is large again soonest. Where a page is left alone the block stays as it is until the next sample.
 
 use super::Agent;
+use crate::memory::left_out::{self, is_left_out};
 use crate::memory::mapping::{Addresses, advise_large, collapse, drop_mappings};
 use crate::memory::pagemap::Touch;
 use crate::memory::pages::runs;
@@ -449,7 +450,9 @@ impl Agent {
         let is_whole = |(own, mapped): (PageSet, PageSet)| {
             own.count() == BLOCK_PAGES && mapped.count() == BLOCK_PAGES
         };
-        self.own_and_mapped(pages).is_some_and(is_whole) && self.fence.out(pages.clone()).is_empty()
+        let is_whole = self.own_and_mapped(pages).is_some_and(is_whole)
+            && self.fence.out(pages.clone()).is_empty();
+        is_whole || is_left_out(left_out::Step::LargeIsWhole)
     }
 
     fn make_large(&mut self, number: usize) -> Option<Duration> {

@@ -14,6 +14,7 @@
 
 use super::fence::Fence;
 use crate::memory::MemoryError;
+use crate::memory::left_out::{self, is_left_out};
 use crate::memory::mapping::{
     Addresses, Window, drop_copies, is_mapped, map_memory_file, map_store,
 };
@@ -113,7 +114,10 @@ impl Sharer {
             return Done::default();
         }
         let place = |index: u64| usize::try_from(index - first).expect("below 512");
-        let out: PageSet = fence.out(pages.clone()).into_iter().map(place).collect();
+        let out: PageSet = match is_left_out(left_out::Step::OutIsNotCompared) {
+            true => PageSet::EMPTY,
+            false => fence.out(pages.clone()).into_iter().map(place).collect(),
+        };
         let Ok(held) = self.held(pages) else {
             let waited = fence.lower(&addresses);
             return Done {
@@ -145,7 +149,9 @@ impl Sharer {
         step.punch_hidden();
         let (outcome, out) = (step.outcome, step.out);
         let changed = named.without(&out);
-        fence.forget(changed.iter().map(|place| first + place as u64));
+        if !is_left_out(left_out::Step::MovedIsForgotten) {
+            fence.forget(changed.iter().map(|place| first + place as u64));
+        }
         if let Err(error) = self.guard(first + hull.start as u64..first + hull.end as u64, fence) {
             // Nobody is kept out of it until it is, so nothing of it is shared or goes out.
             tracing::debug!("block {} is not guarded: {error}", request.number);

@@ -29,6 +29,7 @@ mod tests;
 use crate::event::Event;
 use crate::lock::lock;
 use crate::memory::MemoryError;
+use crate::memory::left_out::{Step, is_left_out};
 use crate::memory::mapping::{Addresses, BLOCK_BYTES};
 use crate::memory::pages::runs;
 use crate::memory::ram::GuestRam;
@@ -216,7 +217,10 @@ impl Swap {
     /// # Errors
     /// When the kernel refuses, or they are registered with another.
     pub(crate) fn guard(&self, addresses: &Addresses) -> Result<(), MemoryError> {
-        self.userfault.register_all(addresses.clone())
+        match is_left_out(Step::HolesWait) {
+            true => self.guard_writers(addresses),
+            false => self.userfault.register_all(addresses.clone()),
+        }
     }
 
     /// From now on writers to what is protected at these addresses wait for the pager. What is missing there the kernel makes:
@@ -231,7 +235,9 @@ impl Swap {
     /// No longer. **Nothing of it may be out.** Who waits goes on. What is written from here on nobody hears of, so nothing is
     /// kept of what came back.
     pub(crate) fn let_go(&self, addresses: &Addresses) -> Result<(), MemoryError> {
-        self.forget(self.pages_at(addresses));
+        if !is_left_out(Step::LetGoIsForgotten) {
+            self.forget(self.pages_at(addresses));
+        }
         self.userfault.unregister(addresses.clone())?;
         self.userfault.wake(addresses.clone())
     }
@@ -265,9 +271,11 @@ impl Swap {
             addresses: addresses.clone(),
             out,
         });
-        let protected = self
-            .userfault
-            .protect(addresses.clone(), Protection::Protected);
+        let protection = match is_left_out(Step::WritersWait) {
+            true => Protection::Lifted,
+            false => Protection::Protected,
+        };
+        let protected = self.userfault.protect(addresses.clone(), protection);
         if protected.is_err() {
             self.lower(addresses);
         }
@@ -284,7 +292,8 @@ impl Swap {
         // Held all the time: what comes back meanwhile is protected, and is to stay so.
         let log = lock(&self.log);
         let pages = self.pages_at(addresses);
-        for run in runs(pages.filter(|&index| !log.is_kept(Gfn(index)))) {
+        let is_let_in = |index: u64| !log.is_kept(Gfn(index)) || is_left_out(Step::StaysProtected);
+        for run in runs(pages.filter(|&index| is_let_in(index))) {
             let run = self.ram.addresses(run);
             if let Err(error) = self.userfault.protect(run, Protection::Lifted) {
                 tracing::debug!("protection stays where it never was: {error}");

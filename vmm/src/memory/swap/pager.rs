@@ -9,6 +9,7 @@
 
 use super::readers::{Done, Read, Readers};
 use super::{AHEAD, Fenced, KeptOut, Swap, lock};
+use crate::memory::left_out::{Step, is_left_out};
 use crate::memory::userfault::{Fault, FaultKind, Protection};
 use page::{Gfn, PAGE_BYTES, PAGE_SIZE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -190,7 +191,7 @@ impl Pager {
         }
         let mut log = lock(&self.swap.log);
         // It may have gone out since the kernel said so.
-        if log.is_kept(Gfn(index)) {
+        if log.is_kept(Gfn(index)) && !is_left_out(Step::WrittenIsForgotten) {
             log.forget(Gfn(index));
         }
         drop(log);
@@ -421,15 +422,15 @@ impl Pager {
     fn admit(&self, address: u64) -> Result<MutexGuard<'_, Option<Fenced>>, Errno> {
         let fenced = lock(&self.swap.fenced);
         match Fenced::has(fenced.as_ref(), address) {
-            Some(KeptOut::All) => Err(Errno::AGAIN),
-            Some(KeptOut::Writers) | None => Ok(fenced),
+            Some(KeptOut::All) if !is_left_out(Step::NoneComes) => Err(Errno::AGAIN),
+            _ => Ok(fenced),
         }
     }
 
     /// Puts a page that was read into memory. Until it is written its record is kept.
     fn put(&self, record: &Located, content: &PageBytes, is_write: bool) -> Result<(), Errno> {
         let (gfn, generation) = (record.gfn, record.generation);
-        let protection = match is_write {
+        let protection = match is_write || is_left_out(Step::ReadComesProtected) {
             true => Protection::Lifted,
             false => Protection::Protected,
         };

@@ -1,6 +1,7 @@
 //! Pages that go out and come back under threads that write to them, in real memory with the agent and the pager.
 
 use crate::memory::agent::{AgentHandle, Fence, LargePageOrder, Outs};
+use crate::memory::left_out::{Step, is_missed};
 use crate::memory::ram::GuestRam;
 use page::{Gfn, GfnRange, PAGE_SIZE, PageCount, Random};
 use policy::LargePages;
@@ -300,6 +301,7 @@ fn hammer(bench: &Bench, is_noise: bool, seconds: u64) {
         for own in 0..3 {
             let (ram, stop, done) = (&bench.ram, &stop, &done);
             scope.spawn(move || {
+                let _stop = StopAtEnd(stop);
                 let mut random = Random::new(own);
                 let mut versions = vec![0u64; usize::try_from(PAGES).unwrap()];
                 while !stop.load(Ordering::Relaxed) {
@@ -336,9 +338,11 @@ fn hammer(bench: &Bench, is_noise: bool, seconds: u64) {
             let counters = bench.agent.swap().unwrap().counters();
             counters.out > PAGES && counters.stored_in > 1000
         };
-        while begin.elapsed() < Duration::from_secs(seconds)
-            || (!has_done_much() && begin.elapsed() < PATIENCE)
-        {
+        let is_over = || {
+            let has_had_time = begin.elapsed() >= Duration::from_secs(seconds);
+            has_had_time && (has_done_much() || begin.elapsed() >= PATIENCE)
+        };
+        while !stop.load(Ordering::Relaxed) && !is_over() {
             sample += 1;
             let limit = match random.next() % 4 {
                 0 => None,
@@ -512,4 +516,54 @@ fn what_is_written_without_a_limit_is_not_taken_for_what_came_back() {
     bench.limit(Some(HOLD));
     bench.wait("much goes out again", |bench| bench.held() <= HOLD);
     (0..PAGES).for_each(|page| check(&bench.ram, page, 2));
+}
+
+fn a_step_is_missed(step: Step) {
+    is_missed(step, || {
+        let ram = GuestRam::with_large_pages(PageCount(PAGES)).unwrap();
+        hammer(&Bench::new(ram), false, 4);
+    });
+}
+
+#[test]
+fn that_holes_wait_is_missed() {
+    a_step_is_missed(Step::HolesWait);
+}
+
+#[test]
+fn that_writers_wait_is_missed() {
+    a_step_is_missed(Step::WritersWait);
+}
+
+#[test]
+fn that_what_comes_to_be_read_is_protected_is_missed() {
+    a_step_is_missed(Step::ReadComesProtected);
+}
+
+#[test]
+fn that_it_stays_protected_is_missed() {
+    a_step_is_missed(Step::StaysProtected);
+}
+
+#[test]
+fn that_what_is_written_is_forgotten_is_missed() {
+    a_step_is_missed(Step::WrittenIsForgotten);
+}
+
+#[test]
+fn that_what_is_let_go_is_forgotten_is_missed() {
+    a_step_is_missed(Step::LetGoIsForgotten);
+}
+
+#[test]
+fn that_what_is_large_is_whole_is_missed() {
+    a_step_is_missed(Step::LargeIsWhole);
+}
+
+#[test]
+fn that_what_is_given_up_is_forgotten_is_missed() {
+    is_missed(
+        Step::GivenUpIsForgotten,
+        what_a_guest_gives_up_is_not_brought_back,
+    );
 }

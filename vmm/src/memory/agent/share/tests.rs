@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::memory::agent::{AgentHandle, LargePageOrder, Outs};
+use crate::memory::left_out::{self, is_missed};
 use crate::memory::pagemap::Pagemap;
 use crate::memory::store::Store;
 use page::{Gfn, GfnRange};
@@ -656,6 +657,71 @@ fn nothing_is_lost_where_pages_are_shared_of_which_some_are_out() {
         println!("{swap:?}");
         assert!(swap.out > 1000 && swap.stored_in > 100, "{swap:?}");
     }
+}
+
+/// Of memory that is guarded.
+#[test]
+fn what_is_written_to_a_hole_that_is_taken_for_zeros_is_kept() {
+    let ram = GuestRam::new(PageCount(PAGES)).unwrap();
+    let mut bench = Bench::with_outs(ram, Outs::GoToLog);
+    bench.agent.limit_held(Some(PageCount(2 * PAGES)));
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let (ram, agent) = (bench.ram.clone(), bench.agent.clone());
+        let stop = Arc::clone(&stop);
+        thread::spawn(move || {
+            let mut last = None;
+            for write in (0u64..).take_while(|_| !stop.load(Ordering::Relaxed)) {
+                let (page, written) = (write * 7 % 512, 1 + write % 3);
+                let range = GfnRange {
+                    start: Gfn(page),
+                    count: PageCount(1),
+                };
+                agent.give_back(vec![range]);
+                // What was asked when it was written has been carried out.
+                if let Some((page, written)) = last.replace((page, written)) {
+                    assert_eq!(value(&ram, page), written);
+                }
+                let address = GuestAddress(page * PAGE_SIZE);
+                let content = content(written);
+                ram.memory().write_slice(&content, address).unwrap();
+            }
+        })
+    };
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(2) && !writer.is_finished() {
+        let zeros = PageSet::ALL;
+        bench.ask(BlockRequest {
+            zeros,
+            ..request(0)
+        });
+    }
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+}
+
+#[test]
+fn that_none_comes_where_all_are_kept_out_is_missed() {
+    is_missed(
+        left_out::Step::NoneComes,
+        what_is_written_to_a_hole_that_is_taken_for_zeros_is_kept,
+    );
+}
+
+#[test]
+fn that_what_is_out_is_not_compared_is_missed() {
+    is_missed(
+        left_out::Step::OutIsNotCompared,
+        nothing_is_lost_where_pages_are_shared_of_which_some_are_out,
+    );
+}
+
+#[test]
+fn that_what_lies_elsewhere_is_forgotten_is_missed() {
+    is_missed(
+        left_out::Step::MovedIsForgotten,
+        what_was_shared_and_written_since_it_came_back_goes_out_as_it_is,
+    );
 }
 
 fn lose_nothing(mut bench: Bench, also: impl Fn(&Bench, &mut StdRng)) {
