@@ -60,7 +60,7 @@ pub enum HostError {
     },
     #[error("cannot make {} for what VMs print: give another folder as --console-log, or console_log in the configuration", .folder.display())]
     ConsoleFolder { folder: PathBuf, source: io::Error },
-    #[error("cannot make {} for swap files: give another folder as --swap, or swap in the configuration", .folder.display())]
+    #[error("cannot make swap files in {}: give another folder as --swap, or swap in the configuration", .folder.display())]
     SwapFolder { folder: PathBuf, source: io::Error },
     #[error("the workload is refused: {0}")]
     Workload(String),

@@ -168,7 +168,8 @@ impl Host {
             })?;
         }
         if let Some(folder) = &options.swap {
-            make_private_folders(folder).map_err(|source| HostError::SwapFolder {
+            let made = make_private_folders(folder).and_then(|()| swap_dir::try_out(folder));
+            made.map_err(|source| HostError::SwapFolder {
                 folder: folder.clone(),
                 source,
             })?;

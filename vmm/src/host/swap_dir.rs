@@ -5,6 +5,7 @@ use page::{PAGE_SIZE, PageCount};
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, open, statvfs};
 use rustix::io::Errno;
 use std::fs::File;
+use std::io;
 use std::path::Path;
 
 /// Why there is no swap file, in words, with the remedy.
@@ -29,6 +30,14 @@ pub(super) fn make_file(
         Ok(()) => Ok(file),
         Err(error) => Err(no_room(folder, bytes, error)),
     }
+}
+
+/// Whether such files can be made there at all.
+///
+/// # Errors
+/// When they cannot.
+pub(super) fn try_out(folder: &Path) -> io::Result<()> {
+    unnamed(folder).map(drop).map_err(io::Error::from)
 }
 
 /// By direct access, where the file system has that.
@@ -76,6 +85,7 @@ mod tests {
             why.contains("its swap file needs") && why.contains("--min"),
             "{why}"
         );
+        assert!(try_out(folder.path()).is_ok() && try_out(Path::new("/proc")).is_err());
         let why = make_file(Path::new("/proc"), PageCount(512), PageCount(512)).unwrap_err();
         assert!(why.contains("/proc") && why.contains("--swap"), "{why}");
     }

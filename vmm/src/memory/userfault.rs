@@ -46,6 +46,11 @@ const IOCTL_COPY: u32 = opcode::read_write::<uffdio_copy>(0xaa, 0x03);
 const IOCTL_ZERO: u32 = opcode::read_write::<uffdio_zeropage>(0xaa, 0x04);
 const IOCTL_WRITE_PROTECT: u32 = opcode::read_write::<uffdio_writeprotect>(0xaa, 0x06);
 
+/// What the kernel says of one that waits.
+type Message = [u8; size_of::<uffd_msg>()];
+/// Messages taken in one call.
+const AT_ONCE: usize = 16;
+
 /// Somebody waits at a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
@@ -260,15 +265,19 @@ impl Userfault {
         unsafe { ask::<IOCTL_ZERO, _>(&self.fd, &mut request) }
     }
 
-    /// The next that waits, if somebody does.
+    /// Adds those that wait to `found`, as many as come in one call. Whether there may be more.
     ///
     /// # Errors
     /// When the kernel's answer cannot be read.
-    pub(super) fn next_fault(&self) -> Result<Option<Fault>, MemoryError> {
-        let mut message = [0u8; size_of::<uffd_msg>()];
-        match rustix::io::read(&self.fd, &mut message) {
-            Ok(_) => Ok(decode(&message)),
-            Err(Errno::AGAIN) => Ok(None),
+    pub(super) fn take_faults(&self, found: &mut Vec<Fault>) -> Result<bool, MemoryError> {
+        let mut messages = [Message::default(); AT_ONCE];
+        match rustix::io::read(&self.fd, messages.as_flattened_mut()) {
+            Ok(bytes) => {
+                let taken = &messages[..bytes / size_of::<Message>()];
+                found.extend(taken.iter().filter_map(decode));
+                Ok(taken.len() == AT_ONCE)
+            }
+            Err(Errno::AGAIN) => Ok(false),
             Err(error) => Err(MemoryError::ReadUserfault(error)),
         }
     }
@@ -297,7 +306,7 @@ fn range_of(addresses: Range<u64>) -> uffdio_range {
 }
 
 /// The layout of `struct uffd_msg`: the event at 0, flags at 8, the address at 16.
-fn decode(message: &[u8; size_of::<uffd_msg>()]) -> Option<Fault> {
+fn decode(message: &Message) -> Option<Fault> {
     let word = |at: usize| {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&message[at..at + 8]);

@@ -113,11 +113,14 @@ fn host_lines(model: &Model, width: u16) -> Vec<Line<'static>> {
     if host.swap_curr + host.swap_target + host.zip_zipped > 0 {
         let saved = host.zip_zipped.saturating_sub(host.pool);
         lines.push(Line::from(format!(
-            "SWAP   /{name}: {:>7} curr,  {:>7} target,{:>7} r/s, {:>6} w/s;   ZIP {} zipped, {} saved",
+            "SWAP   /{name}: {:>7} curr,  {:>7} target,{:>7} r/s,    {:>7} w/s",
             m(host.swap_curr),
             m(host.swap_target),
             m(host.swap_read_per_s),
             m(host.swap_written_per_s),
+        )));
+        lines.push(Line::from(format!(
+            "ZIP    /{name}: {:>7} zipped,{:>7} saved",
             m(host.zip_zipped),
             m(saved),
         )));
@@ -440,6 +443,7 @@ mod tests {
             rows.iter()
                 .any(|row| row.starts_with("SWAP") && row.contains(" 1.0 curr"))
         );
+        assert!(rows.iter().any(|row| row.starts_with("ZIP")), "{rows:#?}");
     }
 
     #[test]

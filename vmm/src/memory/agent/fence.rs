@@ -252,11 +252,9 @@ impl Fence {
 
     /// Takes the kernel's messages about writers that wait; they go on waiting.
     pub(super) fn count_waiting(&self) -> u64 {
-        let mut count = 0;
-        while let Ok(Some(_)) = self.guard.next_fault() {
-            count += 1;
-        }
-        count
+        let mut waiting = Vec::new();
+        while let Ok(true) = self.guard.take_faults(&mut waiting) {}
+        waiting.len() as u64
     }
 }
 

@@ -351,6 +351,15 @@ impl Swap {
         pages.filter(|&index| log.is_out(Gfn(index))).collect()
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_in_file(&self, index: u64) -> bool {
+        use swap::{Found, Source};
+        match lock(&self.log).find(Gfn(index), 0) {
+            Some(Found::Stored(stored)) => matches!(stored.source, Source::File(_)),
+            _ => false,
+        }
+    }
+
     /// Pages that are out.
     pub(crate) fn out(&self) -> PageCount {
         lock(&self.log).out()

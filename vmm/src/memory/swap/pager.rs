@@ -66,6 +66,8 @@ enum Brought {
 
 struct Pager {
     swap: Arc<Swap>,
+    /// Taken from the kernel and not answered yet: none, but for its room.
+    faults: Vec<Fault>,
     /// Who reads the swap file, if there is one.
     readers: Option<Readers>,
     /// Those whose pages are being read, by page.
@@ -88,6 +90,7 @@ pub(super) fn start(swap: Arc<Swap>) -> io::Result<()> {
     let readers = swap.file.as_ref();
     let readers = readers.map(|file| Readers::start(file, &swap.pager));
     let pager = Pager {
+        faults: Vec::new(),
         readers: readers.transpose()?,
         reading: BTreeMap::new(),
         swap,
@@ -113,13 +116,23 @@ impl Pager {
             for touch in std::mem::take(&mut self.queue) {
                 self.serve(touch);
             }
-            while let Ok(Some(fault)) = self.swap.userfault.next_fault() {
-                self.answer(fault);
-            }
+            self.answer_all();
             self.note_queue();
             self.fetch_in_time();
             self.is_read_later = self.readers.as_mut().is_some_and(Readers::begin);
         }
+    }
+
+    fn answer_all(&mut self) {
+        let mut faults = std::mem::take(&mut self.faults);
+        loop {
+            let may_be_more = self.swap.userfault.take_faults(&mut faults);
+            faults.drain(..).for_each(|fault| self.answer(fault));
+            if !may_be_more.unwrap_or(false) {
+                break;
+            }
+        }
+        self.faults = faults;
     }
 
     fn wait(&self) {
@@ -141,7 +154,9 @@ impl Pager {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => panic!("the pager cannot wait: {error}"),
         }
-        self.swap.pager.drain();
+        if sources[1].revents().contains(PollFlags::IN) {
+            self.swap.pager.drain();
+        }
     }
 
     fn note_queue(&mut self) {
@@ -274,7 +289,7 @@ impl Pager {
             }
         };
         lock(&self.swap.counters).read_bytes += bytes.len() as u64;
-        let brought = self.bring_record(touch, &done.records[0], &mut bytes);
+        let brought = self.bring_record(touch, &done.records[0], &mut bytes, !touch.is_write);
         self.end(touch, brought.map(|()| Brought::FromFile));
         for record in &done.records[1..] {
             if !self.has_room() {
@@ -289,7 +304,7 @@ impl Pager {
     /// One that nobody waits for, so what is wrong with it is for who will.
     fn bring_neighbour(&self, record: &Located, bytes: &mut [u8]) -> Result<(), Errno> {
         let content = self.open(record, bytes).map_err(|_damage| Errno::IO)?;
-        self.put(record, &content, false)?;
+        self.put(record, &content, true)?;
         lock(&self.swap.counters).unasked_in += 1;
         Ok(())
     }
@@ -352,13 +367,19 @@ impl Pager {
             }
             (Source::File(_), None) => unreachable!("there is no file"),
             (Source::Memory(mut bytes), _) => {
-                self.bring_record(touch, &stored.records[0], &mut bytes)?;
+                self.bring_record(touch, &stored.records[0], &mut bytes, false)?;
                 Ok(Brought::FromPool)
             }
         }
     }
 
-    fn bring_record(&self, touch: Touch, record: &Located, bytes: &mut [u8]) -> Result<(), Errno> {
+    fn bring_record(
+        &self,
+        touch: Touch,
+        record: &Located,
+        bytes: &mut [u8],
+        is_kept: bool,
+    ) -> Result<(), Errno> {
         let content = match self.open(record, bytes) {
             Ok(content) => content,
             Err(damage) => {
@@ -371,7 +392,7 @@ impl Pager {
                 return Err(Errno::AGAIN);
             }
         };
-        self.put(record, &content, touch.is_write)?;
+        self.put(record, &content, is_kept)?;
         if touch.is_awaited {
             lock(&self.swap.counters).stored_in += 1;
         }
@@ -427,12 +448,13 @@ impl Pager {
         }
     }
 
-    /// Puts a page that was read into memory. Until it is written its record is kept.
-    fn put(&self, record: &Located, content: &PageBytes, is_write: bool) -> Result<(), Errno> {
+    /// Puts a page that was read into memory. Until it is written its record is kept, or it goes at once: to hear of a write costs
+    /// the guest ten times what it takes to seal a page anew. What was written to a disk, and would be again, is worth that.
+    fn put(&self, record: &Located, content: &PageBytes, is_kept: bool) -> Result<(), Errno> {
         let (gfn, generation) = (record.gfn, record.generation);
-        let protection = match is_write || is_left_out(Step::ReadComesProtected) {
-            true => Protection::Lifted,
-            false => Protection::Protected,
+        let protection = match is_kept && !is_left_out(Step::ReadComesProtected) {
+            true => Protection::Protected,
+            false => Protection::Lifted,
         };
         let address = self.address(gfn.0);
         let _admission = self.admit(address)?;
@@ -442,8 +464,8 @@ impl Pager {
         }
         let made = self.swap.userfault.copy_as(address, content, protection);
         match made {
-            Ok(()) if is_write => log.forget(gfn),
-            Ok(()) => {}
+            Ok(()) if is_kept => {}
+            Ok(()) => log.forget(gfn),
             // Also where it is there still: the agent is about to punch it.
             Err(_) => assert!(log.keep_out(gfn), "what was kept a moment ago is there"),
         }

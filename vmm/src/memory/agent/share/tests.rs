@@ -5,6 +5,7 @@ use crate::memory::agent::{AgentHandle, LargePageOrder, Outs};
 use crate::memory::left_out::{self, is_missed};
 use crate::memory::pagemap::Pagemap;
 use crate::memory::store::Store;
+use crate::memory::swap::Swap;
 use page::{Gfn, GfnRange};
 use policy::LargePages;
 use protocol::page_sharing::{FromAgent, SharingSocket, TableCheck, ToAgent};
@@ -594,27 +595,46 @@ fn nothing_is_lost_where_blocks_become_large_and_small_again() {
     }
 }
 
-/// A page that came back as it left keeps its record, until it lies elsewhere.
+/// A page that came back from the file as it left keeps its record, until it lies elsewhere.
 #[test]
 fn what_was_shared_and_written_since_it_came_back_goes_out_as_it_is() {
-    let ram = GuestRam::new(PageCount(PAGES + BALLOONED)).unwrap();
-    let mut bench = Bench::with_outs(ram, Outs::GoToLog);
-    bench.fill();
-    (0..PAGES + BALLOONED).for_each(|page| bench.write(page, 1));
-    let goes_out = |bench: &Bench| {
-        bench.agent.limit_held(Some(PageCount(400)));
+    let size = PageCount(16 << 10);
+    let ram = GuestRam::new(size).unwrap();
+    let outs = Outs::GoToFile(tempfile::tempfile().unwrap(), size);
+    let mut bench = Bench::with_outs(ram, outs);
+    // What does not shrink goes there.
+    let noise = |seed: u64| {
+        let mut noise = [0u8; PAGE_BYTES];
+        StdRng::seed_from_u64(seed).fill(&mut noise[..]);
+        noise
+    };
+    for page in 0..size.0 {
+        let address = GuestAddress(page * PAGE_SIZE);
+        let written = bench.ram.memory().write_slice(&noise(page), address);
+        written.unwrap();
+    }
+    bench.store.fill(Frame(1), &noise(5)).unwrap();
+    let goes_out = |bench: &Bench, is_out: &dyn Fn(&Swap) -> bool| {
+        bench.agent.limit_held(Some(PageCount(4000)));
         let begin = Instant::now();
-        while bench.agent.swap().unwrap().out_among(5..6).is_empty() {
+        while !is_out(bench.agent.swap().unwrap()) {
             assert!(begin.elapsed() < Duration::from_secs(60));
             // Others are used.
-            (100..1000).for_each(|page| _ = bench.value(page));
+            for page in 100..size.0 {
+                let address = GuestAddress(page * PAGE_SIZE);
+                let _: u8 = bench.ram.memory().read_obj(address).unwrap();
+            }
         }
     };
-    goes_out(&bench);
+    goes_out(&bench, &|swap| swap.is_in_file(5));
     // It may be on its way out again when it is asked for.
     let begin = Instant::now();
     loop {
-        assert_eq!(bench.value(5), 1);
+        let mut found = [0; PAGE_BYTES];
+        let address = GuestAddress(5 * PAGE_SIZE);
+        let read = bench.ram.memory().read_slice(&mut found, address);
+        read.unwrap();
+        assert!(found == noise(5));
         let mut share = request(0);
         share.spans.push(span(5, 1, 1, &[]));
         if bench.ask(share).done.count() == 1 {
@@ -626,7 +646,7 @@ fn what_was_shared_and_written_since_it_came_back_goes_out_as_it_is() {
     let mut rehome = request(0);
     rehome.rehomes.insert(5);
     assert_eq!(bench.ask(rehome).done.count(), 1);
-    goes_out(&bench);
+    goes_out(&bench, &|swap| !swap.out_among(5..6).is_empty());
     assert_eq!(bench.value(5), 2);
 }
 
