@@ -30,7 +30,7 @@ use crate::event::Event;
 use crate::lock::lock;
 use crate::memory::MemoryError;
 use crate::memory::left_out::{Step, is_left_out};
-use crate::memory::mapping::{Addresses, BLOCK_BYTES};
+use crate::memory::mapping::Addresses;
 use crate::memory::pages::runs;
 use crate::memory::ram::GuestRam;
 use crate::memory::userfault::{Protection, Userfault};
@@ -42,7 +42,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use swap::{Config, Key, Log, PageBytes, Refused, Sealer};
+use swap::{Config, Key, LEAST_POOL_BYTES, Log, PageBytes, Refused, Sealer};
 
 /// What a VM may hold in any case, be its limit lower: with less a guest cannot go on, for what it needs for one step
 /// would take away what it needed for the last.
@@ -53,8 +53,6 @@ pub(crate) const AHEAD: i64 = 256;
 
 /// The part of what a VM may hold that its pool takes at most, if that is less than a tenth of its size.
 const POOL_DIVISOR: u64 = 4;
-/// But for this: a large page goes out as a whole, and the next must find room while it is written.
-const LEAST_POOL: u64 = 3 * BLOCK_BYTES as u64;
 
 /// No limit.
 const ALL: u64 = u64::MAX;
@@ -170,7 +168,7 @@ impl Swap {
         self.hold.store(pages, Ordering::Relaxed);
         // What is held is to be the guest's for the most part.
         let pool = pages.saturating_mul(PAGE_SIZE) / POOL_DIVISOR;
-        lock(&self.log).limit_pool(pool.max(LEAST_POOL));
+        lock(&self.log).limit_pool(pool.max(LEAST_POOL_BYTES as u64));
         self.pager.signal();
     }
 

@@ -416,6 +416,19 @@ fn the_same_with_a_file_that_fails_now_and_then() {
     assert_eq!(bench.agent.why_it_ends(), None);
 }
 
+/// A block goes out as a whole, though a tenth of the VM is less.
+#[test]
+fn of_a_small_vm_blocks_go_out_that_do_not_shrink() {
+    const SMALL: u64 = 4096;
+    const HELD: PageCount = PageCount(2048);
+    let bench = Bench::with_file(GuestRam::with_large_pages(PageCount(SMALL)).unwrap());
+    (0..SMALL).for_each(|page| write_noise(&bench.ram, page, 1));
+    bench.limit(Some(HELD));
+    bench.wait("what is above goes out", |bench| bench.held() <= HELD);
+    (0..SMALL).for_each(|page| check_noise(&bench.ram, page, 1));
+    bench.check_log();
+}
+
 /// Much more than memory and the pool have room for.
 #[test]
 fn what_the_pool_has_no_room_for_goes_to_the_file() {

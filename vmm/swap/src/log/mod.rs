@@ -36,6 +36,9 @@ use thiserror::Error;
 const CLEANING_SEGMENTS: usize = 5;
 /// These, two that pages are appended to, and one that is written.
 pub const LEAST_POOL_SEGMENTS: usize = CLEANING_SEGMENTS + 3;
+/// Bytes that a VM's pool may always have, be the VM small: three blocks of 2 MiB. Of a large page all goes out or nothing, and
+/// the next must find room while it is written.
+pub const LEAST_POOL_BYTES: usize = 6 << 20;
 const LARGE_SEGMENT: usize = 1 << 20;
 const SMALL_SEGMENT: usize = 256 << 10;
 /// What an offset in the index can say.
@@ -59,7 +62,7 @@ pub struct Config {
 
 impl Config {
     /// The defaults for a VM of `size` whose file has so many slots; 0 for none. The pool is a tenth of the size, as ESX's
-    /// compression cache (`Mem.MemZipMaxPct`). Segments are of 1 MiB, which a disk takes in one go; of a small VM of 256 KiB,
+    /// compression cache (`Mem.MemZipMaxPct`), but at least [`LEAST_POOL_BYTES`]. Segments are of 1 MiB, which a disk takes in one go; of a small VM of 256 KiB,
     /// so that its pool has several.
     #[must_use]
     pub fn of_vm(size: PageCount, file_slots: u32) -> Self {
@@ -72,7 +75,7 @@ impl Config {
         Self {
             pages: size,
             segment_bytes,
-            pool_segments: (tenth / segment_bytes).max(LEAST_POOL_SEGMENTS),
+            pool_segments: tenth.max(LEAST_POOL_BYTES) / segment_bytes,
             file_slots,
             policy: CleaningPolicy::CostBenefit,
         }
