@@ -297,9 +297,9 @@ fn a_guest_that_runs_out_of_memory_takes_it_from_its_balloon_and_kills_nothing()
 }
 
 /// Checks a file that all guests have and one that only it has, again and again, until told to stop;
-/// a wrong sum ends it early.
+/// a wrong sum ends it early. How often is never read half written.
 const CHECK_UNTIL_STOPPED: &str = "md5sum same own >sums; (n=0; \
-    while [ ! -e stop ] && md5sum -c -s sums; do n=$((n+1)); echo $n >checks; sleep 0.5; done; touch stopped) &";
+    while [ ! -e stop ] && md5sum -c -s sums; do n=$((n+1)); echo $n >count; mv count checks; sleep 0.5; done; touch stopped) &";
 
 /// Debian's memory tester, meanwhile; its status is in a file when it has ended.
 const TEST_MEMORY: &str = "(memtester 1M 1 >tested 2>&1; echo $? >tester) &";
