@@ -381,54 +381,6 @@ fn guests_of_one_kernel_and_disk_share_their_pages_and_keep_their_bytes() {
     });
 }
 
-/// They touch more than there is, and their balloons are left empty.
-#[test]
-fn guests_whose_pages_go_out_keep_their_bytes() {
-    let name = "guests_whose_pages_go_out_keep_their_bytes";
-    where_linux_runs(name, LIMIT, |guests| {
-        const NAMES: [&str; 2] = ["a", "b"];
-        const BUDGET: u64 = 200 * MIB;
-        let host = TestHost::start_with_swap("200M");
-        let kernel = guests.newest();
-        let disk = format!("{},ro", guests.disk());
-        let words = ["--memory", "192M", "--min", "48M", "--disk", &disk];
-        let mut all = NAMES.map(|name| kernel.boot_from_disk(&host, name, &words));
-        for (guest, name) in all.iter_mut().zip(NAMES) {
-            host.ok(&["balloon", name, "0"]);
-            guest.run(
-                "cat /usr/lib/x86_64-linux-gnu/lib[a-f]*.so* | head -c 12m >same && \
-                 head -c 24m /dev/urandom >own",
-            );
-            guest.run(CHECK_UNTIL_STOPPED);
-            guest.run(TEST_MEMORY);
-        }
-        let out = |guest: &LinuxGuest<'_>| number(&guest.vm(), "/counters/swap/out");
-        for guest in &mut all {
-            wait_until_at_least("its pages go out", 4000, || out(guest));
-            let before = checks_so_far(guest);
-            wait_until("the guest checks its files", || {
-                checks_so_far(guest) > before + 1
-            });
-        }
-        for guest in &mut all {
-            guest.run("touch stop; until [ -e stopped ]; do sleep 0.2; done; md5sum -c -s sums");
-            let status = guest.run("until [ -s tester ]; do sleep 0.5; done; cat tester");
-            assert_eq!(status.trim(), "0", "{}", guest.run("cat tested"));
-            assert_eq!(guest.complaints(), "");
-            let vm = guest.vm();
-            println!("{:#}", vm["counters"]["swap"]);
-            assert!(number(&vm, "/counters/swap/stored_in") > 1000, "{vm:#}");
-            assert_eq!(number(&vm, "/balloon/held"), 0);
-        }
-        let overview = host.overview();
-        let used = number(&overview, "/host/used_max_bytes");
-        assert!(used <= BUDGET, "{used} bytes: {overview:#}");
-        for name in NAMES {
-            host.ok(&["stop", name]);
-        }
-    });
-}
-
 /// A file of that size among a test's temporary files; its path.
 fn new_disk(place: &Place, name: &str, size: u64) -> String {
     let path = place.temporary_folder().join(name);
