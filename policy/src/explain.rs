@@ -494,7 +494,7 @@ impl Explanation {
         if self.has_swap && self.touch_limit.is_some() {
             return write!(
                 f,
-                " No large pages are made of its memory as long as it has a limit."
+                " As long as it has a limit only what it uses whole is made large pages."
             );
         }
         let which = match self.large_pages {

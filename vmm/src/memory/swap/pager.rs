@@ -55,7 +55,9 @@ struct Touch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Brought {
     /// It is there, made of nothing,
-    Made,
+    Zero,
+    /// of a word,
+    Filled,
     /// of a record in memory,
     FromPool,
     /// or of one in the file.
@@ -218,11 +220,10 @@ impl Pager {
 
     fn serve(&mut self, touch: Touch) {
         if let Some(reading) = self.reading.get_mut(&touch.index) {
-            let is_write = reading.is_write || touch.is_write;
-            if !reading.is_awaited {
-                *reading = touch;
+            match reading.is_awaited {
+                true => reading.is_write |= touch.is_write,
+                false => *reading = touch,
             }
-            reading.is_write = is_write;
             return;
         }
         if !self.has_room() {
@@ -258,12 +259,18 @@ impl Pager {
     fn count(&self, brought: Brought, took: Duration) {
         let mut counters = lock(&self.swap.counters);
         match brought {
+            Brought::Zero => counters.zero_in += 1,
+            Brought::Filled => counters.filled_in += 1,
             Brought::FromPool => {
+                counters.stored_in += 1;
                 counters.unzipped += 1;
                 counters.pool_waits.add(took);
             }
-            Brought::FromFile => counters.file_waits.add(took),
-            Brought::Made | Brought::Reading => {}
+            Brought::FromFile => {
+                counters.stored_in += 1;
+                counters.file_waits.add(took);
+            }
+            Brought::Reading => {}
         }
         counters.waited_us += u64::try_from(took.as_micros()).unwrap_or(0);
     }
@@ -340,18 +347,12 @@ impl Pager {
             // It was never there, or was given up; or it came meanwhile.
             None => {
                 self.swap.userfault.zero(address)?;
-                drop(log);
-                lock(&self.swap.counters).zero_in += 1;
-                return Ok(Brought::Made);
+                return Ok(Brought::Zero);
             }
             Some(Found::Filled(word)) => {
                 self.swap.userfault.copy(address, &filled_page(word))?;
                 log.forget(gfn);
-                drop(log);
-                if touch.is_awaited {
-                    lock(&self.swap.counters).filled_in += 1;
-                }
-                return Ok(Brought::Made);
+                return Ok(Brought::Filled);
             }
             Some(Found::Stored(stored)) => stored,
         };
@@ -392,11 +393,7 @@ impl Pager {
                 return Err(Errno::AGAIN);
             }
         };
-        self.put(record, &content, is_kept)?;
-        if touch.is_awaited {
-            lock(&self.swap.counters).stored_in += 1;
-        }
-        Ok(())
+        self.put(record, &content, is_kept)
     }
 
     fn open(&self, record: &Located, bytes: &mut [u8]) -> Result<PageBytes, Damaged> {
@@ -428,12 +425,14 @@ impl Pager {
             };
             self.next_fetched = Gfn(gfn.0 + 1);
             if !self.reading.contains_key(&gfn.0) {
-                self.serve(Touch {
+                let touch = Touch {
                     index: gfn.0,
                     is_write: false,
                     since: begin,
                     is_awaited: false,
-                });
+                };
+                let brought = self.bring(touch);
+                self.end(touch, brought);
             }
         }
         self.fetch_at = Some(Instant::now() + pause);
