@@ -85,7 +85,10 @@ impl Side for Ours<'_> {
         let counters = &self.0.stats()?["counters"]["swap"];
         let count = |name: &str| counters[name].as_u64().context("stats have it");
         Ok(Moved {
-            pages_in: count("stored_in")? + count("filled_in")? + count("unasked_in")?,
+            pages_in: count("stored_in")?
+                + count("filled_in")?
+                + count("disk_in")?
+                + count("unasked_in")?,
             pages_out: count("out")?,
         })
     }

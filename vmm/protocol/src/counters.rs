@@ -188,6 +188,10 @@ pub struct SwapCounters {
     pub stored_in: u64,
     /// Pages of one repeated word that came back.
     pub filled_in: u64,
+    /// Pages that went out and were left to the guest's own disks, which it can only read,
+    pub left_to_disks: u64,
+    /// and those that came back from there.
+    pub disk_in: u64,
     /// Pages that a guest touched for the first time, or after it had given them up.
     pub zero_in: u64,
     /// Pages that came back though nobody had touched them: they lay beside another, or there was room for all.
@@ -230,7 +234,7 @@ pub struct SwapCounters {
     pub file_used_bytes: u64,
     /// Touches by how long they waited for a page that lay in memory,
     pub pool_waits: Latencies,
-    /// and for one that lay in the file.
+    /// and for one that lay in the file or on a disk of the guest.
     pub file_waits: Latencies,
 }
 
@@ -299,7 +303,12 @@ impl SwapCounters {
     /// Pages that came back, however.
     #[must_use]
     pub fn came_back(&self) -> u64 {
-        let ways = [self.stored_in, self.filled_in, self.unasked_in];
+        let ways = [
+            self.stored_in,
+            self.filled_in,
+            self.disk_in,
+            self.unasked_in,
+        ];
         ways.into_iter().fold(0, u64::saturating_add)
     }
 }

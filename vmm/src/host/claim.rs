@@ -169,6 +169,8 @@ fn counters(said: VmCounters) -> VmCounters {
             filled_in: most(swap.filled_in),
             zero_in: most(swap.zero_in),
             unasked_in: most(swap.unasked_in),
+            left_to_disks: most(swap.left_to_disks),
+            disk_in: most(swap.disk_in),
             write_errors: most(swap.write_errors),
             refused: most(swap.refused),
             waiting: most(swap.waiting),

@@ -4,6 +4,7 @@
 use crate::event::Event;
 use crate::memory::agent::AgentHandle;
 use crate::memory::ram::GuestRam;
+use crate::memory::swap::GuestDisks;
 use crate::virtio::balloon::Balloon;
 use crate::virtio::blk::{Disk, DiskImage, DiskWires, EngineKind};
 use crate::virtio::mmio::MmioTransport;
@@ -163,7 +164,11 @@ impl<'a> Devices<'a> {
     }
 
     /// Connects disks, each of which has a thread of its own.
-    pub(super) fn add_disks(&mut self, images: Vec<DiskImage>) -> Result<Vec<Arc<Disk>>, VmError> {
+    pub(super) fn add_disks(
+        &mut self,
+        images: Vec<DiskImage>,
+        agent: &AgentHandle,
+    ) -> Result<Vec<Arc<Disk>>, VmError> {
         let mut disks = Vec::new();
         for (number, image) in images.into_iter().enumerate() {
             let wires = Wires::new(Disk::QUEUES)?;
@@ -171,6 +176,7 @@ impl<'a> Devices<'a> {
                 memory: self.ram.memory().clone(),
                 interrupt: wires.interrupt.clone(),
                 notified: wires.queues[0].clone(),
+                reads: listener(&image, number, agent),
             };
             let disk = Arc::new(Disk::start(image, number, to_disk, EngineKind::Best)?);
             self.add(Arc::clone(&disk) as Arc<dyn Device>, &wires)?;
@@ -198,4 +204,15 @@ impl<'a> Devices<'a> {
     pub(super) fn finish(self) -> (Vec<MmioTransport<dyn Device>>, Vec<ServedQueue>) {
         (self.transports, self.served)
     }
+}
+
+/// Who hears what the guest reads from a disk that it can only read.
+fn listener(
+    image: &DiskImage,
+    number: usize,
+    agent: &AgentHandle,
+) -> Option<(Arc<GuestDisks>, u8)> {
+    image.read_only_file()?;
+    let number = u8::try_from(number).ok()?;
+    agent.guest_disks().map(|disks| (Arc::clone(disks), number))
 }

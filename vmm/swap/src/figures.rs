@@ -41,6 +41,8 @@ pub struct Totals {
     pub appended: Flow,
     /// Pages of one repeated word that went out.
     pub filled_pages: u64,
+    /// Pages that went out and were left to the guest's disks.
+    pub disk_pages: u64,
     /// Pages that went out again with the record they had.
     pub kept_used: u64,
     /// Kept records that were given up for room.
@@ -125,6 +127,8 @@ pub struct Figures {
     pub file: Tier,
     /// Pages of one repeated word that are out.
     pub filled_pages: u64,
+    /// Pages that are out and on the guest's disks.
+    pub disk_pages: u64,
     /// What the pages that are out in records were, in bytes.
     pub original_bytes: u64,
     /// What their records are.

@@ -26,17 +26,18 @@
 //! * A record is *needed* while its page is nowhere else. A page that came back keeps its record until it is written:
 //!   if it leaves again unchanged nothing has to be stored. Kept records are never copied, so the cleaner drops them, and
 //!   where room is wanted segments of nothing else go first.
+//! * A page that the guest has from a disk which it can only read is left to that disk: the index says where it is there.
 //! * The cleaner picks [by cost and benefit](CleaningPolicy) and parts old records from young, so that what dies
 //!   together lies together.
 //! * The file is [reserved](reserved_slots) so large that a page that must go out always can.
 //!
 //! What a pager does:
 //! * *Out*, with the page write-protected: [`Log::keep_out`] if it was not written since it came back; else [`Sealer::seal`],
-//!   and [`Log::append`] under the mutex. Refused with [`Refused::Wait`], it does or awaits work and appends again; with
+//!   and [`Log::append`] under the mutex, or [`Log::leave_to_disk`]. Refused with [`Refused::Wait`], it does or awaits work and appends again; with
 //!   [`Refused::Full`], the page stays. Only then the page is punched.
 //! * *In*: [`Log::find`] under the mutex; without it the read, if there is one, and [`Sealer::open`]; then [`Log::bring`] under
 //!   the mutex, and the page is put in place only if that says so: else it is looked for again. A page of one repeated word
-//!   is put in place after [`Log::forget`]. Nobody else may bring or give up the page in between.
+//!   is put in place and then forgotten ([`Log::forget`]), as one that was read from its guest's disk, if it is out as that still. Nobody else may bring or give up the page in between.
 //! * *Written*, and given up by the guest: [`Log::forget`], before anything reads the log for that page again. A page that
 //!   came back must therefore be watched for writes as long as [`Log::keep_out`] is to be used.
 //! * *Work*, on a thread of its own: [`Log::next_work`], as [`When::Now`] after appends and when they wait, as [`When::Idle`]
@@ -59,6 +60,7 @@
 #![forbid(unsafe_code)]
 
 mod cleaner;
+mod disk_page;
 pub mod figures;
 mod index;
 mod log;
@@ -69,6 +71,7 @@ pub mod segment;
 mod slots;
 
 pub use cleaner::CleaningPolicy;
+pub use disk_page::DiskPage;
 pub use figures::Figures;
 pub use log::*;
 pub use record::Generation;

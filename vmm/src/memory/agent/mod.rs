@@ -23,7 +23,7 @@ use crate::lock::lock;
 use crate::memory::MemoryError;
 use crate::memory::ram::GuestRam;
 use crate::memory::store::StoreView;
-use crate::memory::swap::{KeptOut, Swap};
+use crate::memory::swap::{GuestDisks, KeptOut, Swap};
 pub(crate) use fence::Fence;
 pub use large::LargePageOrder;
 use large::{LargeBlocks, Reason};
@@ -173,22 +173,23 @@ impl AgentHandle {
     /// # Errors
     /// When the kernel gives no userfaultfd, or it turns out not to stop a writer.
     pub fn start(ram: &GuestRam, scanner: Option<SharingSocket>) -> Result<Self, MemoryError> {
-        Self::start_behind(Fence::new(ram)?, ram, scanner, Outs::Stay)
+        Self::start_behind(Fence::new(ram)?, ram, scanner, Outs::Stay, Vec::new())
     }
 
-    /// As [`Self::start`], with a fence that was opened before.
+    /// As [`Self::start`], with a fence that was opened before. `disks` by number, those that the guest can only read.
     pub(crate) fn start_behind(
         fence: Fence,
         ram: &GuestRam,
         scanner: Option<SharingSocket>,
         outs: Outs,
+        disks: Vec<Option<Arc<File>>>,
     ) -> Result<Self, MemoryError> {
         let wake = Event::new().map_err(MemoryError::StartAgent)?;
         let swap = match outs {
             Outs::Stay => None,
-            Outs::GoToLog => Some(Swap::start(ram, wake.clone(), None)?),
+            Outs::GoToLog => Some(Swap::start(ram, wake.clone(), None, disks)?),
             Outs::GoToFile(file, pages) => {
-                Some(Swap::start(ram, wake.clone(), Some((file, pages)))?)
+                Some(Swap::start(ram, wake.clone(), Some((file, pages)), disks)?)
             }
         };
         let (requests, inbox) = channel();
@@ -256,6 +257,12 @@ impl AgentHandle {
     pub fn swap_counters(&self) -> SwapCounters {
         let swap = self.swap.as_ref();
         swap.map(|swap| swap.counters()).unwrap_or_default()
+    }
+
+    /// Hears what the guest reads from its disks, if that is worth knowing.
+    pub(crate) fn guest_disks(&self) -> Option<&Arc<GuestDisks>> {
+        let disks = self.swap.as_ref().map(|swap| swap.guest_disks());
+        disks.filter(|disks| !disks.is_empty())
     }
 
     /// Signalled when a page that is out cannot be had again.

@@ -1,9 +1,11 @@
 //! The VM's swap file, by direct access where its file system has that: what is swapped out is not to stay in the kernel's cache.
 
-use rustix::fd::{AsFd, BorrowedFd};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+#[cfg(test)]
+use std::sync::Mutex;
 #[cfg(test)]
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +14,10 @@ const SECTOR: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct SwapFile {
-    file: File,
+    file: Arc<File>,
+    /// What is read from, if it is not the file.
+    #[cfg(test)]
+    pub(super) instead: Mutex<Option<Arc<File>>>,
     /// Of so many writes one fails; of none, if 0.
     #[cfg(test)]
     pub(super) fails_one_of: AtomicU64,
@@ -23,7 +28,9 @@ pub(super) struct SwapFile {
 impl SwapFile {
     pub(super) fn new(file: File) -> Self {
         Self {
-            file,
+            file: Arc::new(file),
+            #[cfg(test)]
+            instead: Mutex::default(),
             #[cfg(test)]
             fails_one_of: AtomicU64::new(0),
             #[cfg(test)]
@@ -57,12 +64,13 @@ impl SwapFile {
         }
     }
 
-    /// Reads whole sectors and returns what was asked for of them.
-    pub(super) fn read(&self, position: u64, length: usize) -> io::Result<Vec<u8>> {
-        let mut sectors = Sectors::of(position, length);
-        let (start, bytes) = sectors.left();
-        self.file.read_exact_at(bytes, start)?;
-        Ok(sectors.into_bytes())
+    /// The file, for those who read it.
+    pub(super) fn to_read(&self) -> Arc<File> {
+        #[cfg(test)]
+        if let Some(instead) = &*crate::lock::lock(&self.instead) {
+            return Arc::clone(instead);
+        }
+        Arc::clone(&self.file)
     }
 
     #[cfg(test)]
@@ -71,10 +79,12 @@ impl SwapFile {
     }
 }
 
-impl AsFd for SwapFile {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
+/// Reads whole sectors and returns what was asked for of them.
+pub(super) fn read(file: &File, position: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut sectors = Sectors::of(position, length);
+    let (start, bytes) = sectors.left();
+    file.read_exact_at(bytes, start)?;
+    Ok(sectors.into_bytes())
 }
 
 /// Room for the whole sectors that some bytes of the file are in, as direct access wants it.
@@ -150,13 +160,13 @@ mod tests {
             .collect();
         file.write(0, &content).unwrap();
         for (position, length) in [(0, 1), (4095, 2), (100, 5000), (8192, 4096), (1, 12_287)] {
-            let read = file.read(position as u64, length).unwrap();
+            let read = read(&file.to_read(), position as u64, length).unwrap();
             assert!(
                 read == content[position..position + length],
                 "{position} {length}"
             );
         }
-        let beyond = file.read(3 * SECTOR as u64 - 1, 2);
+        let beyond = read(&file.to_read(), 3 * SECTOR as u64 - 1, 2);
         assert_eq!(beyond.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

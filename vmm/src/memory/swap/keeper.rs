@@ -1,5 +1,6 @@
 //! Does what the log wants done besides: writes segments to the file, and cleans, so that what is needed of several lies in one.
 
+use super::file::read;
 use super::{Swap, lock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -92,7 +93,7 @@ fn after(error: &io::Error) -> AfterFailure {
 
 fn clean(swap: &Swap, victim: Victim) {
     let read = match (victim.read(), &swap.file) {
-        (Some(range), Some(file)) => file.read(range.position, range.length),
+        (Some(range), Some(file)) => read(&file.to_read(), range.position, range.length),
         _ => Ok(Vec::new()),
     };
     let mut job = match read {

@@ -15,11 +15,14 @@
 //! knows what the hole means. **A page is only ever taken out of the memory file while it is there, behind the fence**: a hole
 //! is nothing to be taken out, though its page be on the way.
 //!
+//! What the guest's own disks have is left to them ([`guest_disks`]).
+//!
 //! A third thread does what the log wants done besides ([`keeper`]): it writes segments to the swap file, if there is one, and
 //! cleans. Others read that file for the pager ([`readers`]).
 
 mod allocator;
 mod file;
+mod guest_disks;
 mod keeper;
 mod pager;
 mod readers;
@@ -35,6 +38,7 @@ use crate::memory::pages::runs;
 use crate::memory::ram::GuestRam;
 use crate::memory::userfault::{Protection, Userfault};
 use file::SwapFile;
+pub(crate) use guest_disks::GuestDisks;
 use page::{Gfn, PAGE_SIZE, PageCount};
 use policy::shared_of_limit;
 use protocol::SwapCounters;
@@ -66,6 +70,7 @@ pub(crate) struct Swap {
     sealer: Sealer,
     /// Where segments go that memory has no room for.
     file: Option<Arc<SwapFile>>,
+    guest_disks: Arc<GuestDisks>,
     /// What the agent keeps others out of.
     fenced: Mutex<Option<Fenced>>,
     /// Pages that the VM may hold at most, its log among them.
@@ -120,7 +125,7 @@ pub(crate) enum Stays {
 
 impl Swap {
     /// Starts the pager and the keeper of a guest. `agent` wakes its agent. Of so many pages the swap file always has room,
-    /// if there is one.
+    /// if there is one. Of `disks` those are none that the guest can write.
     ///
     /// # Errors
     /// When the kernel gives no userfaultfd, thread or random numbers.
@@ -128,6 +133,7 @@ impl Swap {
         ram: &GuestRam,
         agent: Event,
         file: Option<(File, PageCount)>,
+        disks: Vec<Option<Arc<File>>>,
     ) -> Result<Arc<Self>, MemoryError> {
         allocator::give_back_what_is_freed();
         let event = || Event::new().map_err(MemoryError::StartAgent);
@@ -143,6 +149,7 @@ impl Swap {
             log: Mutex::new(log),
             sealer: Sealer::new(&random_key()?),
             file: file.map(|(file, _)| Arc::new(SwapFile::new(file))),
+            guest_disks: Arc::new(GuestDisks::new(ram.layout(), disks)?),
             fenced: Mutex::new(None),
             hold: AtomicU64::new(ALL),
             shared: AtomicU64::new(0),
@@ -170,6 +177,11 @@ impl Swap {
         let pool = pages.saturating_mul(PAGE_SIZE) / POOL_DIVISOR;
         lock(&self.log).limit_pool(pool.max(LEAST_POOL_BYTES as u64));
         self.pager.signal();
+    }
+
+    /// Hears what the guest reads from its disks.
+    pub(crate) fn guest_disks(&self) -> &Arc<GuestDisks> {
+        &self.guest_disks
     }
 
     /// Whether the VM keeps within its limit.
@@ -324,6 +336,10 @@ impl Swap {
         if lock(&self.log).keep_out(gfn) {
             return Ok(());
         }
+        if let Some(page) = self.guest_disks.find(index, content) {
+            lock(&self.log).leave_to_disk(gfn, page);
+            return Ok(());
+        }
         let Ok(sealed) = self.sealer.seal(gfn, content) else {
             return Err(Stays::ForGood);
         };
@@ -363,14 +379,16 @@ impl Swap {
         lock(&self.log).out()
     }
 
-    /// Of those, the ones in the file.
+    /// Of those, the ones in the file or on the guest's disks.
     pub(crate) fn in_file(&self) -> PageCount {
         let log = lock(&self.log);
-        // To count them all segments are looked at.
-        match &self.file {
-            Some(_) if log.out() > PageCount::ZERO => PageCount(log.figures().file.needed.records),
-            _ => PageCount::ZERO,
+        let is_all_in_memory = self.file.is_none() && self.guest_disks.is_empty();
+        if is_all_in_memory || log.out() == PageCount::ZERO {
+            return PageCount::ZERO;
         }
+        // To count them all segments are looked at.
+        let figures = log.figures();
+        PageCount(figures.file.needed.records + figures.disk_pages)
     }
 
     /// Pages went out, so there may be room for others.
@@ -389,6 +407,7 @@ impl Swap {
         drop(log);
         let (memory, file, totals) = (figures.memory, figures.file, figures.totals);
         SwapCounters {
+            left_to_disks: totals.disk_pages,
             zipped: totals.appended.records,
             written_bytes: totals.written_bytes,
             rewritten_bytes: totals.rewritten_bytes,
@@ -429,10 +448,16 @@ impl Swap {
 
 fn random_key() -> Result<Key, MemoryError> {
     let mut key = Key([0; 32]);
+    fill_at_random(&mut key.0)?;
+    Ok(key)
+}
+
+/// At most 256 bytes, which the kernel gives at once.
+fn fill_at_random(bytes: &mut [u8]) -> Result<(), MemoryError> {
+    let length = bytes.len();
     let flags = rustix::rand::GetRandomFlags::empty();
-    let count = rustix::rand::getrandom(&mut key.0[..], flags);
-    match count {
-        Ok(32) => Ok(key),
+    match rustix::rand::getrandom(bytes, flags) {
+        Ok(count) if count == length => Ok(()),
         Ok(_) => Err(MemoryError::Random(rustix::io::Errno::AGAIN)),
         Err(error) => Err(MemoryError::Random(error)),
     }

@@ -7,7 +7,7 @@
 //! Once nothing limits the VM any more it brings back what nobody asks for, too, for a bounded part of a core: as long as a page
 //! is out memory is guarded, and what is guarded is mapped in small pages for the most part.
 
-use super::readers::{Done, Read, Readers};
+use super::readers::{Done, Read, Readers, Wanted};
 use super::{AHEAD, Fenced, KeptOut, Swap, lock};
 use crate::memory::left_out::{Step, is_left_out};
 use crate::memory::userfault::{Fault, FaultKind, Protection};
@@ -15,11 +15,12 @@ use page::{Gfn, PAGE_BYTES, PAGE_SIZE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::io;
 use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
-use swap::{Damaged, Found, Located, PageBytes, Source, filled_page};
+use swap::{Damaged, DiskPage, Found, Located, PageBytes, Source, filled_page};
 
 /// How soon those in the queue are looked at again if nobody says that there is room: the memory file also shrinks by what
 /// the guest gives up.
@@ -60,8 +61,10 @@ enum Brought {
     Filled,
     /// of a record in memory,
     FromPool,
-    /// or of one in the file.
+    /// of one in the file,
     FromFile,
+    /// or a page of the guest's disk.
+    FromDisk,
     /// It is being read.
     Reading,
 }
@@ -70,7 +73,7 @@ struct Pager {
     swap: Arc<Swap>,
     /// Taken from the kernel and not answered yet: none, but for its room.
     faults: Vec<Fault>,
-    /// Who reads the swap file, if there is one.
+    /// Who reads the swap file and the guest's disks, if there is anything to read.
     readers: Option<Readers>,
     /// Those whose pages are being read, by page.
     reading: BTreeMap<u64, Touch>,
@@ -89,8 +92,8 @@ struct Pager {
 
 /// Starts the thread, which ends with the process: closed, its userfaultfd would let whoever waits read zeros.
 pub(super) fn start(swap: Arc<Swap>) -> io::Result<()> {
-    let readers = swap.file.as_ref();
-    let readers = readers.map(|file| Readers::start(file, &swap.pager));
+    let may_read = swap.file.is_some() || !swap.guest_disks.is_empty();
+    let readers = may_read.then(|| Readers::start(&swap.pager));
     let pager = Pager {
         faults: Vec::new(),
         readers: readers.transpose()?,
@@ -270,6 +273,10 @@ impl Pager {
                 counters.stored_in += 1;
                 counters.file_waits.add(took);
             }
+            Brought::FromDisk => {
+                counters.disk_in += 1;
+                counters.file_waits.add(took);
+            }
             Brought::Reading => {}
         }
         counters.waited_us += u64::try_from(took.as_micros()).unwrap_or(0);
@@ -286,19 +293,29 @@ impl Pager {
             Err(_) if !touch.is_awaited => return,
             Err(error) => {
                 if lock(&self.swap.log).is_out(Gfn(done.index)) {
-                    let why = format!(
-                        "page {:#x} cannot be read from the swap file: {error}",
-                        done.index
-                    );
-                    self.swap.lose(why);
+                    let place = match done.wanted {
+                        Wanted::Records { .. } => "the swap file".into(),
+                        Wanted::OnDisk(page) => format!("the guest's disk {}", page.disk()),
+                    };
+                    let page = done.index;
+                    self.swap.lose(format!(
+                        "page {page:#x} cannot be read from {place}: {error}"
+                    ));
                 }
                 return self.queue.push_back(touch);
             }
         };
+        let records = match done.wanted {
+            Wanted::Records { records, .. } => records,
+            Wanted::OnDisk(page) => {
+                let brought = self.bring_from_disk(touch, page, &bytes);
+                return self.end(touch, brought.map(|()| Brought::FromDisk));
+            }
+        };
         lock(&self.swap.counters).read_bytes += bytes.len() as u64;
-        let brought = self.bring_record(touch, &done.records[0], &mut bytes, !touch.is_write);
+        let brought = self.bring_record(touch, &records[0], &mut bytes, !touch.is_write);
         self.end(touch, brought.map(|()| Brought::FromFile));
-        for record in &done.records[1..] {
+        for record in &records[1..] {
             if !self.has_room() {
                 return;
             }
@@ -306,6 +323,33 @@ impl Pager {
                 self.room -= 1;
             }
         }
+    }
+
+    /// Puts a page into memory that was read from the guest's own disk.
+    fn bring_from_disk(&self, touch: Touch, page: DiskPage, bytes: &[u8]) -> Result<(), Errno> {
+        let gfn = Gfn(touch.index);
+        let content: &PageBytes = bytes.try_into().expect("a page was read");
+        if !self.swap.guest_disks.is(page, content) {
+            if touch.is_awaited && lock(&self.swap.log).is_on_disk(gfn, page) {
+                self.swap.lose(format!(
+                    "page {:#x} is lost: the guest read it from its disk {}, byte {}, which somebody has changed since; give a \
+                     disk that is written to without ',ro'",
+                    gfn.0,
+                    page.disk(),
+                    page.page() * PAGE_SIZE
+                ));
+            }
+            return Err(Errno::AGAIN);
+        }
+        let address = self.address(gfn.0);
+        let _admission = self.admit(address)?;
+        let mut log = lock(&self.swap.log);
+        if !log.is_on_disk(gfn, page) {
+            return Err(Errno::AGAIN);
+        }
+        self.swap.userfault.copy(address, content)?;
+        log.forget(gfn);
+        Ok(())
     }
 
     /// One that nobody waits for, so what is wrong with it is for who will.
@@ -354,24 +398,37 @@ impl Pager {
                 log.forget(gfn);
                 return Ok(Brought::Filled);
             }
+            Some(Found::OnDisk(page)) => {
+                drop((log, admission));
+                let file = self.swap.guest_disks.file(page.disk());
+                let file = Arc::clone(file.expect("one of its disks"));
+                return Ok(self.order(touch, Wanted::OnDisk(page), file));
+            }
             Some(Found::Stored(stored)) => stored,
         };
         drop((log, admission));
-        match (stored.source, &mut self.readers) {
-            (Source::File(range), Some(readers)) => {
-                readers.order(Read {
-                    index: touch.index,
-                    records: stored.records,
-                    range,
-                });
-                Ok(Brought::Reading)
+        let records = stored.records;
+        match stored.source {
+            Source::File(range) => {
+                let file = self.swap.file.as_ref().expect("some of it is there");
+                let file = file.to_read();
+                Ok(self.order(touch, Wanted::Records { records, range }, file))
             }
-            (Source::File(_), None) => unreachable!("there is no file"),
-            (Source::Memory(mut bytes), _) => {
-                self.bring_record(touch, &stored.records[0], &mut bytes, false)?;
+            Source::Memory(mut bytes) => {
+                self.bring_record(touch, &records[0], &mut bytes, false)?;
                 Ok(Brought::FromPool)
             }
         }
+    }
+
+    fn order(&mut self, touch: Touch, wanted: Wanted, file: Arc<File>) -> Brought {
+        let readers = self.readers.as_mut();
+        readers.expect("there is something to read").order(Read {
+            index: touch.index,
+            wanted,
+            file,
+        });
+        Brought::Reading
     }
 
     fn bring_record(

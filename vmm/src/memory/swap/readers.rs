@@ -1,38 +1,63 @@
-//! Reads the swap file for the pager, many pages at a time, so that nobody waits for another's: by io_uring ([`ring`]), or where
+//! Reads the swap file and the guest's disks for the pager, many pages at a time, so that nobody waits for another's: by io_uring ([`ring`]), or where
 //! the kernel has none or forbids it, by threads that wait.
 
 mod ring;
 
-use super::file::SwapFile;
+use super::file::read;
 use crate::event::Event;
 use crate::lock::lock;
+use page::{PAGE_BYTES, PAGE_SIZE};
 use ring::Ring;
 use rustix::fd::BorrowedFd;
+use std::fs::File;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use swap::{FileRange, Located};
+use swap::{DiskPage, FileRange, Located};
 
 /// Threads that read, where there must be some; a disk that does better is one of a machine with more processors than guests
 /// are given here.
 const THREADS: usize = 4;
 
-/// A page to be read, with neighbours beside it.
+/// What is read.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    /// A page's record, and those of neighbours beside it, in the swap file.
+    Records {
+        records: Vec<Located>,
+        /// Keeps its place from being written until it has been read.
+        range: FileRange,
+    },
+    /// A page as a disk of the guest has it.
+    OnDisk(DiskPage),
+}
+
+impl Wanted {
+    /// Which bytes of the file these are: from where, and how many.
+    fn extent(&self) -> (u64, usize) {
+        match self {
+            Self::Records { range, .. } => (range.position, range.length),
+            Self::OnDisk(page) => (page.page() * PAGE_SIZE, PAGE_BYTES),
+        }
+    }
+}
+
+/// A page to be read.
 #[derive(Debug)]
 pub(super) struct Read {
     /// Who waits for it.
     pub(super) index: u64,
-    pub(super) records: Vec<Located>,
-    /// Keeps its place from being written until it has been read.
-    pub(super) range: FileRange,
+    pub(super) wanted: Wanted,
+    /// Where it is.
+    pub(super) file: Arc<File>,
 }
 
 /// What was read.
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) index: u64,
-    pub(super) records: Vec<Located>,
+    pub(super) wanted: Wanted,
     pub(super) bytes: io::Result<Vec<u8>>,
 }
 
@@ -44,16 +69,16 @@ pub(super) enum Readers {
 }
 
 impl Readers {
-    /// Of a file. `wake` is signalled when something was read, unless [`Self::readiness`] says so.
+    /// `wake` is signalled when something was read, unless [`Self::readiness`] says so.
     ///
     /// # Errors
     /// When there are no threads to be had.
-    pub(super) fn start(file: &Arc<SwapFile>, wake: &Event) -> io::Result<Self> {
-        match Ring::new(Arc::clone(file)) {
+    pub(super) fn start(wake: &Event) -> io::Result<Self> {
+        match Ring::new() {
             Ok(ring) => Ok(Self::Ring(Box::new(ring))),
             Err(error) => {
-                tracing::debug!("a swap file without io_uring: {error}");
-                Threads::start(file, wake).map(Self::Threads)
+                tracing::debug!("reads without io_uring: {error}");
+                Threads::start(wake).map(Self::Threads)
             }
         }
     }
@@ -97,21 +122,16 @@ pub(super) struct Threads {
 
 impl Threads {
     /// Starts them; they end with this.
-    fn start(file: &Arc<SwapFile>, wake: &Event) -> io::Result<Self> {
+    fn start(wake: &Event) -> io::Result<Self> {
         let (orders, inbox) = channel();
         let (tell, done) = channel();
         let inbox = Arc::new(Mutex::new(inbox));
         for _ in 0..THREADS {
-            let (file, inbox, tell, wake) = (
-                Arc::clone(file),
-                Arc::clone(&inbox),
-                tell.clone(),
-                wake.clone(),
-            );
+            let (inbox, tell, wake) = (Arc::clone(&inbox), tell.clone(), wake.clone());
             let thread = thread::Builder::new().name("swap reader".into());
             thread.spawn(move || {
                 while let Some(order) = next(&inbox) {
-                    if tell.send(read(&file, order)).is_err() {
+                    if tell.send(carry_out(order)).is_err() {
                         return;
                     }
                     wake.signal();
@@ -132,19 +152,20 @@ fn next(inbox: &Mutex<Receiver<Read>>) -> Option<Read> {
     lock(inbox).recv().ok()
 }
 
-fn read(file: &SwapFile, order: Read) -> Done {
-    let bytes = file.read(order.range.position, order.range.length);
+fn carry_out(order: Read) -> Done {
+    let (position, length) = order.wanted.extent();
     Done {
+        bytes: read(&order.file, position, length),
         index: order.index,
-        records: order.records,
-        bytes,
+        wanted: order.wanted,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::file::SwapFile;
     use super::*;
-    use page::{Gfn, PAGE_BYTES, PageCount, Random};
+    use page::{Gfn, PageCount, Random};
     use rustix::event::{PollFd, PollFlags, poll};
     use std::collections::BTreeSet;
     use swap::{
@@ -188,8 +209,11 @@ mod tests {
             Some(Found::Stored(stored)) => match stored.source {
                 Source::File(range) => Some(Read {
                     index: gfn,
-                    records: stored.records,
-                    range,
+                    wanted: Wanted::Records {
+                        records: stored.records,
+                        range,
+                    },
+                    file: file.to_read(),
                 }),
                 Source::Memory(_) => None,
             },
@@ -205,7 +229,10 @@ mod tests {
         reads.into_iter().for_each(|read| readers.order(read));
         while !waiting.is_empty() {
             while let Some(done) = readers.next_done() {
-                let (record, mut bytes) = (done.records[0], done.bytes.unwrap());
+                let Wanted::Records { records, .. } = done.wanted else {
+                    panic!("nothing else was ordered");
+                };
+                let (record, mut bytes) = (records[0], done.bytes.unwrap());
                 let mut page = [0; PAGE_BYTES];
                 let whose = (record.gfn, record.generation);
                 sealer
@@ -230,24 +257,24 @@ mod tests {
 
     #[test]
     fn however_it_is_done_all_that_was_ordered_is_read_once_and_is_right() {
-        let file = Arc::new(SwapFile::new(tempfile::tempfile().unwrap()));
+        let file = SwapFile::new(tempfile::tempfile().unwrap());
         let (sealer, wake) = (Sealer::new(&Key([1; 32])), Event::new().unwrap());
         let orders = reads(&file, &sealer);
-        let threads = Threads::start(&file, &wake).map(Readers::Threads);
+        let threads = Threads::start(&wake).map(Readers::Threads);
         all_are_read(threads.unwrap(), &wake, &sealer, orders);
         let orders = reads(&file, &sealer);
-        let ring = Ring::new(Arc::clone(&file)).map(|ring| Readers::Ring(Box::new(ring)));
+        let ring = Ring::new().map(|ring| Readers::Ring(Box::new(ring)));
         all_are_read(ring.unwrap(), &wake, &sealer, orders);
     }
 
     #[test]
     fn what_the_file_does_not_have_is_an_error() {
-        let file = Arc::new(SwapFile::new(tempfile::tempfile().unwrap()));
+        let file = SwapFile::new(tempfile::tempfile().unwrap());
         let (sealer, wake) = (Sealer::new(&Key([1; 32])), Event::new().unwrap());
         let mut orders = reads(&file, &sealer);
         let order = orders.pop().unwrap();
         file.cut();
-        let mut readers = Readers::start(&file, &wake).unwrap();
+        let mut readers = Readers::start(&wake).unwrap();
         readers.order(order);
         let done = loop {
             readers.begin();

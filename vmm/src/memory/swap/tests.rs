@@ -7,6 +7,7 @@ use page::{Gfn, GfnRange, PAGE_SIZE, PageCount, Random};
 use policy::LargePages;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -36,8 +37,12 @@ impl Bench {
     }
 
     fn of(ram: GuestRam, outs: Outs) -> Self {
+        Self::with_disks(ram, outs, Vec::new())
+    }
+
+    fn with_disks(ram: GuestRam, outs: Outs, disks: Vec<Option<Arc<File>>>) -> Self {
         let fence = Fence::new(&ram).unwrap();
-        let agent = AgentHandle::start_behind(fence, &ram, None, outs).unwrap();
+        let agent = AgentHandle::start_behind(fence, &ram, None, outs, disks).unwrap();
         Self { ram, agent }
     }
 
@@ -63,6 +68,19 @@ impl Bench {
             );
             thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Reads all of it, until it is said what is lost.
+    fn loses_a_page(&self) -> String {
+        let ram = self.ram.clone();
+        // Whoever touches what is lost waits until the process ends, so nobody waits for this thread.
+        thread::spawn(move || (0..PAGES).for_each(|page| check_noise(&ram, page, 1)));
+        self.wait("it is said what is lost", |bench| {
+            bench.agent.why_it_ends().is_some()
+        });
+        let why = self.agent.why_it_ends().unwrap();
+        assert!(why.contains("page 0x"), "{why}");
+        why
     }
 
     fn check_log(&self) {
@@ -460,14 +478,7 @@ fn is_the_end(happens: impl FnOnce(&File)) {
         bench.agent.page_states(false).unwrap().swapped > PageCount(PAGES / 2)
     });
     happens(&spoiler);
-    let ram = bench.ram.clone();
-    // Whoever touches what is lost waits until the process ends, so nobody waits for this thread.
-    thread::spawn(move || (0..PAGES).for_each(|page| check_noise(&ram, page, 1)));
-    bench.wait("it is said what is lost", |bench| {
-        bench.agent.why_it_ends().is_some()
-    });
-    let why = bench.agent.why_it_ends().unwrap();
-    assert!(why.contains("page 0x"), "{why}");
+    bench.loses_a_page();
 }
 
 #[test]
@@ -529,6 +540,120 @@ fn what_is_written_without_a_limit_is_not_taken_for_what_came_back() {
     bench.limit(Some(HOLD));
     bench.wait("much goes out again", |bench| bench.held() <= HOLD);
     (0..PAGES).for_each(|page| check_noise(&bench.ram, page, 2));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_the_end_and_never_a_wrong_byte() {
+    let ram = GuestRam::new(PageCount(PAGES)).unwrap();
+    let bench = Bench::with_file(ram);
+    (0..PAGES).for_each(|page| write_noise(&bench.ram, page, 1));
+    bench.limit(Some(PageCount(3 << 10)));
+    bench.wait("much is in the file", |bench| {
+        bench.agent.page_states(false).unwrap().swapped > PageCount(PAGES / 2)
+    });
+    // Where nothing is mapped the kernel reads EIO.
+    let unreadable = Arc::new(File::open("/proc/self/mem").unwrap());
+    let swap = bench.agent.swap().unwrap();
+    *super::lock(&swap.file.as_ref().unwrap().instead) = Some(unreadable);
+    let why = bench.loses_a_page();
+    assert!(why.contains("Input/output error"), "{why}");
+}
+
+/// A disk of noise, all of which a guest has read: each of its pages into that of the same number.
+struct ReadDisk {
+    bench: Bench,
+    image: File,
+}
+
+impl ReadDisk {
+    const NUMBER: u8 = 1;
+
+    fn new() -> Self {
+        let (ram, image) = (
+            GuestRam::new(PageCount(PAGES)).unwrap(),
+            tempfile::tempfile().unwrap(),
+        );
+        let disks = vec![None, Some(Arc::new(image.try_clone().unwrap()))];
+        let outs = Outs::GoToFile(tempfile::tempfile().unwrap(), PageCount(PAGES));
+        let bench = Bench::with_disks(ram, outs, disks);
+        (0..PAGES).for_each(|page| write_noise(&bench.ram, page, 1));
+        let mut content = vec![0; 1 << 20];
+        for position in (0..PAGES * PAGE_SIZE).step_by(content.len()) {
+            let (memory, start) = (bench.ram.memory(), GuestAddress(position));
+            memory.read_slice(&mut content, start).unwrap();
+            image.write_all_at(&content, position).unwrap();
+            let disks = bench.agent.guest_disks().unwrap();
+            disks.was_read(
+                Self::NUMBER,
+                position,
+                memory,
+                (start, content.len() as u64),
+            );
+        }
+        Self { bench, image }
+    }
+}
+
+#[test]
+fn what_a_disk_has_is_left_to_it_unless_it_was_written_since() {
+    const HELD: PageCount = PageCount(3 << 10);
+    let ReadDisk { bench, .. } = ReadDisk::new();
+    let version = |page: u64| if page.is_multiple_of(5) { 2 } else { 1 };
+    (0..PAGES)
+        .step_by(5)
+        .for_each(|page| write_noise(&bench.ram, page, 2));
+    bench.limit(Some(HELD));
+    bench.wait("all but what may be held goes out", |bench| {
+        bench.held() <= HELD
+    });
+    let swap = bench.agent.swap().unwrap();
+    assert!(
+        swap.counters().left_to_disks > PAGES / 2,
+        "{:?}",
+        swap.counters()
+    );
+    let states = bench.agent.page_states(true).unwrap();
+    assert!(states.swapped > PageCount(PAGES / 2), "{states:?}");
+    assert_eq!(states.total(), PageCount(PAGES));
+    for page in 0..PAGES {
+        check_noise(&bench.ram, page, version(page));
+    }
+    assert!(swap.counters().disk_in > PAGES / 2, "{:?}", swap.counters());
+    bench.check_log();
+    bench.limit(None);
+    bench.wait("all is back", |bench| {
+        bench.agent.swap().unwrap().out() == PageCount(0)
+    });
+    (0..PAGES).for_each(|page| check_noise(&bench.ram, page, version(page)));
+}
+
+#[test]
+fn a_disk_that_somebody_changes_is_the_end_and_never_a_wrong_byte() {
+    let ReadDisk { bench, image } = ReadDisk::new();
+    bench.limit(Some(PageCount(3 << 10)));
+    bench.wait("much is left to the disk", |bench| {
+        bench.agent.swap().unwrap().counters().left_to_disks > PAGES / 2
+    });
+    for position in (8..PAGES * PAGE_SIZE).step_by(1024) {
+        image.write_all_at(&[0x5a, 0xa5, 0x5a], position).unwrap();
+    }
+    let why = bench.loses_a_page();
+    assert!(why.contains("its disk 1, byte"), "{why}");
+}
+
+#[test]
+fn a_disk_that_is_cut_is_the_end_and_never_a_wrong_byte() {
+    let ReadDisk { bench, image } = ReadDisk::new();
+    bench.limit(Some(PageCount(3 << 10)));
+    bench.wait("much is left to the disk", |bench| {
+        bench.agent.swap().unwrap().counters().left_to_disks > PAGES / 2
+    });
+    image.set_len(0).unwrap();
+    let why = bench.loses_a_page();
+    assert!(
+        why.contains("cannot be read from the guest's disk 1"),
+        "{why}"
+    );
 }
 
 fn a_step_is_missed(step: Step) {

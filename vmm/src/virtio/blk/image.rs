@@ -113,6 +113,12 @@ pub struct DiskImage {
 }
 
 impl DiskImage {
+    /// The file, if its guest can only read it.
+    #[must_use]
+    pub fn read_only_file(&self) -> Option<Arc<File>> {
+        self.spec.read_only.then(|| Arc::clone(&self.file))
+    }
+
     /// Opens and locks it.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 mod agent;
 mod honest;
 mod hostile;
+mod reads;
 mod threads;
 
 use super::wire::{F_DISCARD, F_FLUSH, F_WRITE_ZEROES, SECTOR};
@@ -88,6 +89,7 @@ fn wires(ram: &GuestRam, interrupt: &Interrupt) -> DiskWires {
         memory: ram.memory().clone(),
         interrupt: interrupt.clone(),
         notified: Event::new().unwrap(),
+        reads: None,
     }
 }
 

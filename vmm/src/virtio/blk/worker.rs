@@ -9,9 +9,10 @@ use super::engine::{Ended, Engine, EngineKind, Submission};
 use super::image::DiskImage;
 use super::operation::{After, Bounce, Operation};
 use super::plan::{self, BOUNCE_BYTES, Manner, Step};
-use super::request::{self, Fault, Kind, Refused, Request, Rules};
+use super::request::{self, Fault, Kind, Refused, Request, Rules, Stretches};
 use super::wire::{F_FLUSH, Status};
 use crate::event::Event;
+use crate::memory::swap::GuestDisks;
 use crate::virtio::chain::Chain;
 use crate::virtio::{Interrupt, InterruptCause, lock};
 use protocol::{DiskCounters, DiskFigures};
@@ -62,6 +63,8 @@ pub struct DiskWires {
     pub interrupt: Interrupt,
     /// Becomes ready when the guest notifies the queue.
     pub notified: Event,
+    /// Hears what the guest reads, if its memory may be left to disks, and under which number.
+    pub(crate) reads: Option<(Arc<GuestDisks>, u8)>,
 }
 
 /// All that the thread has from the start.
@@ -118,6 +121,8 @@ struct Task {
     head: u16,
     status: GuestAddress,
     deed: Deed,
+    /// What is read and from where, for who hears of it.
+    read: Option<(u64, Stretches)>,
     steps: VecDeque<Step>,
     retries: u32,
 }
@@ -362,10 +367,17 @@ impl Worker {
             Kind::Discard(_) => Deed::Discard,
             Kind::WriteZeroes(_) => Deed::WriteZeroes,
         };
+        let read = match &request.kind {
+            Kind::Read { offset, data } if self.wires.reads.is_some() => {
+                Some((*offset, data.clone()))
+            }
+            _ => None,
+        };
         self.tasks[number] = Some(Task {
             head,
             status: request.status,
             deed,
+            read,
             steps: plan::steps(&request.kind, manner),
             retries: 0,
         });
@@ -436,6 +448,9 @@ impl Worker {
             return;
         };
         self.free.push(number);
+        if let (Ok(()), Some((offset, data))) = (result, &task.read) {
+            self.tell_of_read(*offset, data);
+        }
         let status = match result {
             Ok(()) => Status::Ok,
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => Status::Unsupported,
@@ -451,6 +466,18 @@ impl Worker {
             _ => 0,
         };
         self.answer(task.head, Some((task.status, status)), data_bytes);
+    }
+
+    /// Before the guest knows, so that what is there is what was read.
+    fn tell_of_read(&self, mut offset: u64, data: &Stretches) {
+        let Some((disks, number)) = &self.wires.reads else {
+            return;
+        };
+        for stretch in data.iter() {
+            let into = (stretch.start, stretch.bytes);
+            disks.was_read(*number, offset, &self.wires.memory, into);
+            offset += stretch.bytes;
+        }
     }
 
     fn refuse(&mut self, head: u16, refused: Refused) {

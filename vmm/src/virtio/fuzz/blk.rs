@@ -63,6 +63,7 @@ impl Guest {
                 memory: ram.memory().clone(),
                 interrupt: interrupt.clone(),
                 notified: Event::new().expect("an event descriptor"),
+                reads: None,
             };
             let image = DiskImage::open(&spec).expect("a disk");
             Disk::start(image, 0, wires, engine).expect("its thread")

@@ -4,6 +4,7 @@ use super::open::Opened;
 use super::run::Process;
 use crate::event::Event;
 use crate::memory::agent::{AgentHandle, Outs};
+use crate::virtio::blk::DiskImage;
 use crate::vm::boot;
 use crate::vm::bus::Bus;
 use crate::vm::console::Console;
@@ -33,10 +34,11 @@ pub(super) fn build(
         _ if config.has_swap => Outs::GoToLog,
         _ => Outs::Stay,
     };
-    let agent = AgentHandle::start_behind(opened.fence, &ram, opened.scanner, outs)?;
+    let read_only = opened.disks.iter().map(DiskImage::read_only_file).collect();
+    let agent = AgentHandle::start_behind(opened.fence, &ram, opened.scanner, outs, read_only)?;
     let mut devices = Devices::new(&machine, &ram);
     let balloon = devices.add_balloon(agent.clone(), config.balloon_target)?;
-    let disks = devices.add_disks(opened.disks)?;
+    let disks = devices.add_disks(opened.disks, &agent)?;
     let nets = devices.add_nets(&config.nets, opened.taps)?;
     if config.kernel.is_some() {
         devices.add_rng()?;

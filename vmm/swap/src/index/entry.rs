@@ -4,8 +4,10 @@
 //!  0 ┬ 2 ──────────── 50 ───────── 74 ───────── 95 ──────── 108   bits
 //!    state  generation    segment      offset       length
 //!    state  word ─────────────── 66
+//!    state  hash ─────────────── 66 page ────────── 106 disk ── 112
 //! ```
 
+use crate::disk_page::{DISK_BITS, DiskPage, PAGE_BITS};
 use crate::record::Generation;
 
 pub(crate) const BYTES: usize = 14;
@@ -18,10 +20,19 @@ const GENERATION: Field = Field { at: 2, bits: 48 };
 const SEGMENT: Field = Field { at: 50, bits: 24 };
 const OFFSET: Field = Field { at: 74, bits: 21 };
 const LENGTH: Field = Field { at: 95, bits: 13 };
+const DISK_PAGE: Field = Field {
+    at: 66,
+    bits: PAGE_BITS,
+};
+const DISK: Field = Field {
+    at: 106,
+    bits: DISK_BITS,
+};
 
 const FILLED: u64 = 0;
 const NEEDED: u64 = 1;
 const KEPT: u64 = 2;
+const ON_DISK: u64 = 3;
 
 /// Where a record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +54,14 @@ pub(crate) enum Entry {
     Needed(Place),
     /// It is in guest memory, and was not written since; the record may be dropped.
     Kept(Place),
+    /// A disk of the guest has it.
+    OnDisk(DiskPage),
 }
 
 impl Entry {
     pub(crate) fn place(self) -> Option<Place> {
         match self {
-            Self::Filled(_) => None,
+            Self::Filled(_) | Self::OnDisk(_) => None,
             Self::Needed(place) | Self::Kept(place) => Some(place),
         }
     }
@@ -58,6 +71,7 @@ impl Entry {
             Self::Filled(word) => STATE.put(FILLED) | WORD.put(word),
             Self::Needed(place) => STATE.put(NEEDED) | pack_place(place),
             Self::Kept(place) => STATE.put(KEPT) | pack_place(place),
+            Self::OnDisk(page) => STATE.put(ON_DISK) | pack_disk_page(page),
         };
         let bytes = bits.to_le_bytes();
         Packed(*bytes.first_chunk().expect("16 bytes are more than 14"))
@@ -69,6 +83,10 @@ fn pack_place(place: Place) -> u128 {
         | SEGMENT.put(place.segment.into())
         | OFFSET.put(place.offset.into())
         | LENGTH.put(place.length.into())
+}
+
+fn pack_disk_page(page: DiskPage) -> u128 {
+    WORD.put(page.hash) | DISK_PAGE.put(page.page()) | DISK.put(page.disk().into())
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +101,8 @@ impl Packed {
             FILLED => Entry::Filled(WORD.get(bits)),
             NEEDED => Entry::Needed(unpack_place(bits)),
             KEPT => Entry::Kept(unpack_place(bits)),
-            state => panic!("state {state} in the index of pages"),
+            ON_DISK => Entry::OnDisk(unpack_disk_page(bits)),
+            state => unreachable!("state {state} of two bits"),
         }
     }
 }
@@ -99,6 +118,12 @@ fn unpack_place(bits: u128) -> Place {
         length: LENGTH.get(bits) as u16,
         generation: Generation(GENERATION.get(bits)),
     }
+}
+
+fn unpack_disk_page(bits: u128) -> DiskPage {
+    let disk = u8::try_from(DISK.get(bits)).expect("the field has fewer bits");
+    let page = DiskPage::new(disk, DISK_PAGE.get(bits), WORD.get(bits));
+    page.expect("it was one when it was packed")
 }
 
 /// A range of bits.

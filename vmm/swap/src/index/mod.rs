@@ -167,6 +167,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk_page::DiskPage;
     use crate::record::Generation;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -175,8 +176,8 @@ mod tests {
 
     fn entry() -> impl Strategy<Value = Entry> {
         let place = (0..MOST_SEGMENTS, 0u32..1 << 21, 33u16..=4128, 1u64..1 << 48);
-        (any::<u64>(), place, 0..3).prop_map(
-            |(word, (segment, offset, length, generation), kind)| {
+        (any::<u64>(), place, (0u8..64, 0u64..1 << 40), 0..4).prop_map(
+            |(word, (segment, offset, length, generation), (disk, number), kind)| {
                 let place = Place {
                     segment,
                     offset,
@@ -186,6 +187,7 @@ mod tests {
                 match kind {
                     0 => Entry::Filled(word),
                     1 => Entry::Needed(place),
+                    2 => Entry::OnDisk(DiskPage::new(disk, number, word).unwrap()),
                     _ => Entry::Kept(place),
                 }
             },

@@ -2,6 +2,7 @@
 
 use super::segments::Stream;
 use super::{CLEANING_SEGMENTS, Log, When};
+use crate::disk_page::DiskPage;
 use crate::index::{Entry, Place};
 use crate::record::{Generation, Kind};
 use crate::seal::{Record, Sealed};
@@ -45,6 +46,16 @@ impl Log {
             Sealed::Record(record) => self.append_record(record)?,
         }
         Ok(())
+    }
+
+    /// A page is out from here on, and nothing is stored: a disk of the guest has it. What the log had of it before is dead.
+    ///
+    /// # Panics
+    /// If the VM has no such page.
+    pub fn leave_to_disk(&mut self, gfn: Gfn, page: DiskPage) {
+        self.disk_pages += 1;
+        self.totals.disk_pages += 1;
+        self.replace(gfn, Entry::OnDisk(page));
     }
 
     fn append_record(&mut self, record: &Record) -> Result<(), Refused> {

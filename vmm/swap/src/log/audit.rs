@@ -24,15 +24,17 @@ impl Log {
     pub fn audit(&self) -> Result<(), Disagreement> {
         let mut needed: HashMap<u32, Amount> = HashMap::new();
         let mut kept = needed.clone();
-        let mut filled = 0;
+        let [mut filled, mut on_disk] = [0; 2];
         for (_, entry) in self.index.iter() {
             match entry {
                 Entry::Filled(_) => filled += 1,
+                Entry::OnDisk(_) => on_disk += 1,
                 Entry::Needed(place) => needed.entry(place.segment).or_default().add(place.length),
                 Entry::Kept(place) => kept.entry(place.segment).or_default().add(place.length),
             }
         }
         agree("filled pages", filled, self.filled_pages)?;
+        agree("pages on disks", on_disk, self.disk_pages)?;
         let records: u64 = needed.values().map(|it| u64::from(it.records)).sum();
         agree("needed records", records, self.needed_records)?;
         for (id, segment) in self.segments.iter() {

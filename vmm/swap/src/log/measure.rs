@@ -24,6 +24,7 @@ impl Log {
             memory,
             file,
             filled_pages: self.filled_pages,
+            disk_pages: self.disk_pages,
             original_bytes: (memory.needed.records + file.needed.records) * PAGE_SIZE,
             stored_bytes: memory.needed.bytes + file.needed.bytes,
             slots: self.slot_figures(),

@@ -125,6 +125,7 @@ pub struct Log {
     /// Pages in records that are needed.
     needed_records: u64,
     filled_pages: u64,
+    disk_pages: u64,
     /// Writes that were handed out and not reported.
     writes: usize,
     /// Alive while a segment is being cleaned.
@@ -167,6 +168,7 @@ impl Log {
             now: Generation(0),
             needed_records: 0,
             filled_pages: 0,
+            disk_pages: 0,
             writes: 0,
             job: Weak::new(),
             victim: 0,
@@ -207,6 +209,7 @@ impl Log {
     fn release(&mut self, entry: Entry) {
         match entry {
             Entry::Filled(_) => self.filled_pages -= 1,
+            Entry::OnDisk(_) => self.disk_pages -= 1,
             Entry::Needed(place) => {
                 self.needed_records -= 1;
                 self.segments

@@ -2,6 +2,7 @@
 
 use super::segments::{Segment, State};
 use super::{Entry, Log};
+use crate::disk_page::DiskPage;
 use crate::index::{Index, Place};
 use crate::record::Generation;
 use crate::slots::Pin;
@@ -15,6 +16,8 @@ pub enum Found {
     Filled(u64),
     /// In a record.
     Stored(Stored),
+    /// On a disk of the guest.
+    OnDisk(DiskPage),
 }
 
 /// Records, and the bytes they are in.
@@ -86,6 +89,7 @@ impl Log {
     pub fn find(&self, gfn: Gfn, together: usize) -> Option<Found> {
         match self.index.get(gfn)? {
             Entry::Filled(word) => Some(Found::Filled(word)),
+            Entry::OnDisk(page) => Some(Found::OnDisk(page)),
             Entry::Needed(place) => Some(Found::Stored(self.stored(gfn, place, together))),
             Entry::Kept(_) => None,
         }
@@ -190,7 +194,7 @@ impl Log {
     }
 
     /// What the log has of a page is worth nothing any more: it was written, or given up by the guest, or a page of one repeated
-    /// word is back. Nothing is done if the log has nothing.
+    /// word is back, or one that its disk had. Nothing is done if the log has nothing.
     ///
     /// # Panics
     /// If the VM has no such page.
@@ -204,6 +208,12 @@ impl Log {
     #[must_use]
     pub fn is_out_as(&self, gfn: Gfn, generation: Generation) -> bool {
         matches!(self.index.get(gfn), Some(Entry::Needed(place)) if place.generation == generation)
+    }
+
+    /// Whether the page is out, and this page of a disk has it.
+    #[must_use]
+    pub fn is_on_disk(&self, gfn: Gfn, page: DiskPage) -> bool {
+        self.index.get(gfn) == Some(Entry::OnDisk(page))
     }
 
     /// Whether there is a record of the page as it came back: it is to be told when that is written.
@@ -221,10 +231,10 @@ impl Log {
         self.index.first(from, is_out)
     }
 
-    /// Pages that are out, those of one repeated word among them.
+    /// Pages that are out, those of one repeated word and those on the guest's disks among them.
     #[must_use]
     pub fn out(&self) -> PageCount {
-        PageCount(self.needed_records + self.filled_pages)
+        PageCount(self.needed_records + self.filled_pages + self.disk_pages)
     }
 
     /// Memory that segments take, in bytes: each counts whole.
@@ -248,7 +258,7 @@ impl Log {
         leaving.count() as u64 * self.config.segment_bytes as u64
     }
 
-    /// Whether the page is out: nowhere but in the log.
+    /// Whether the page is out: not in guest memory.
     ///
     /// # Panics
     /// If the VM has no such page.
@@ -259,7 +269,10 @@ impl Log {
 }
 
 fn is_out(entry: &Entry) -> bool {
-    matches!(entry, Entry::Filled(_) | Entry::Needed(_))
+    matches!(
+        entry,
+        Entry::Filled(_) | Entry::Needed(_) | Entry::OnDisk(_)
+    )
 }
 
 fn bytes_of(place: Place) -> Range<usize> {

@@ -11,6 +11,7 @@ const PAGES: u64 = 60;
 enum Step {
     Write(u64, u64, usize),
     Out(u64),
+    LeaveToDisk(u64),
     Bring(u64),
     GiveUp(u64),
     Find(u64, usize),
@@ -34,6 +35,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (gfn.clone(), any::<u64>(), distinct).prop_map(|(gfn, seed, distinct)| Step::Write(gfn, seed, distinct)),
         12 => gfn.clone().prop_map(Step::Out),
+        2 => gfn.clone().prop_map(Step::LeaveToDisk),
         4 => gfn.clone().prop_map(Step::Bring),
         1 => gfn.clone().prop_map(Step::GiveUp),
         2 => (gfn, 0..2 * SEGMENT).prop_map(|(gfn, together)| Step::Find(gfn, together)),
@@ -52,6 +54,7 @@ fn take(world: &mut World, reads: &mut Vec<(u64, Stored)>, step: Step) {
             world.write(gfn, contents(seed, distinct));
         }
         Step::Out(gfn) if is_out(world, gfn) == Some(false) => drop(world.out(gfn)),
+        Step::LeaveToDisk(gfn) if is_out(world, gfn) == Some(false) => world.leave_to_disk(gfn),
         Step::Bring(gfn) if is_out(world, gfn) == Some(true) => world.bring(gfn),
         Step::GiveUp(gfn) => world.give_up(gfn),
         Step::Find(gfn, together) => {
@@ -121,6 +124,6 @@ proptest! {
         world.work_until_at_rest();
         let figures = world.log.figures();
         prop_assert_eq!(figures.slots.free + figures.slots.retired, figures.slots.total);
-        prop_assert_eq!(figures.stored_bytes + figures.filled_pages, 0);
+        prop_assert_eq!(figures.stored_bytes + figures.filled_pages + figures.disk_pages, 0);
     }
 }

@@ -39,7 +39,7 @@ fn the_coldest_leave_the_pool_first() {
     }
     let is_in_memory = |gfn| match world.log.find(Gfn(gfn), 0).unwrap() {
         swap::Found::Stored(stored) => matches!(stored.source, swap::Source::Memory(_)),
-        swap::Found::Filled(_) => panic!("page {gfn} is no repeated word"),
+        _ => panic!("page {gfn} is no record"),
     };
     let in_memory: Vec<u64> = (0..400).filter(|&gfn| is_in_memory(gfn)).collect();
     assert!(in_memory.len() > 80);

@@ -17,7 +17,7 @@ fn world(slots: u32) -> World {
 fn find(world: &World, gfn: u64, together: usize) -> Stored {
     match world.log.find(Gfn(gfn), together).unwrap() {
         Found::Stored(stored) => stored,
-        Found::Filled(_) => panic!("page {gfn} is no repeated word"),
+        _ => panic!("page {gfn} is no record"),
     }
 }
 

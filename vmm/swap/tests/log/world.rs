@@ -3,8 +3,8 @@
 use page::{Gfn, PAGE_BYTES, PageCount, Random};
 use std::collections::BTreeMap;
 use swap::{
-    AfterFailure, CleanJob, Cleaning, CleaningPolicy, Config, Damaged, FileRange, Found, Key,
-    Located, Log, PageBytes, Refused, Sealed, Sealer, Source, Stored, Victim, When, Work,
+    AfterFailure, CleanJob, Cleaning, CleaningPolicy, Config, Damaged, DiskPage, FileRange, Found,
+    Key, Located, Log, PageBytes, Refused, Sealed, Sealer, Source, Stored, Victim, When, Work,
     WriteOrder, filled_page,
 };
 
@@ -42,6 +42,8 @@ pub(crate) struct World {
     pub(crate) log: Log,
     pub(crate) sealer: Sealer,
     pub(crate) disk: Vec<u8>,
+    /// A disk of the guest's own, page by page.
+    pub(crate) guest_disk: Vec<PageBytes>,
     pub(crate) pages: BTreeMap<u64, Page>,
     pub(crate) writes: Vec<WriteOrder>,
     pub(crate) job: Option<CleanJob>,
@@ -51,6 +53,7 @@ impl World {
     pub(crate) fn new(config: Config) -> Self {
         Self {
             disk: vec![0; config.file_slots as usize * config.segment_bytes],
+            guest_disk: Vec::new(),
             log: Log::new(config).unwrap(),
             sealer: Sealer::new(&Key([9; 32])),
             pages: BTreeMap::new(),
@@ -91,6 +94,22 @@ impl World {
         Ok(())
     }
 
+    /// A page that is in memory goes out, for a disk of the guest has it.
+    pub(crate) fn leave_to_disk(&mut self, gfn: u64) {
+        let number = self.guest_disk.len() as u64;
+        let page = self.pages.get_mut(&gfn).unwrap();
+        self.guest_disk.push(page.contents);
+        page.is_out = true;
+        let there = DiskPage::new(63, number, u64::MAX - number).unwrap();
+        self.log.leave_to_disk(Gfn(gfn), there);
+        assert!(self.log.is_on_disk(Gfn(gfn), there));
+    }
+
+    fn read_disk(&self, page: DiskPage) -> PageBytes {
+        assert_eq!((page.disk(), page.hash), (63, u64::MAX - page.page()));
+        self.guest_disk[usize::try_from(page.page()).unwrap()]
+    }
+
     /// The same, with all the work that it takes.
     pub(crate) fn out_with_work(&mut self, gfn: u64) -> Result<(), Refused> {
         for _ in 0..1000 {
@@ -119,6 +138,7 @@ impl World {
         match self.log.find(Gfn(gfn), together).expect("it is out") {
             Found::Filled(word) => Ok(filled_page(word)),
             Found::Stored(stored) => self.open(&stored, &self.fetch(&stored)),
+            Found::OnDisk(page) => Ok(self.read_disk(page)),
         }
     }
 
@@ -160,6 +180,11 @@ impl World {
                 let contents = self.open(&stored, &self.fetch(&stored)).unwrap();
                 assert!(self.log.bring(Gfn(gfn), stored.records[0].generation));
                 contents
+            }
+            Found::OnDisk(page) => {
+                assert!(self.log.is_on_disk(Gfn(gfn), page));
+                self.log.forget(Gfn(gfn));
+                self.read_disk(page)
             }
         };
         let page = self.pages.get_mut(&gfn).unwrap();
@@ -272,7 +297,10 @@ impl World {
         let (memory, file) = (figures.memory, figures.file);
         let stored = memory.needed.records + file.needed.records;
         let out = self.pages.values().filter(|page| page.is_out).count();
-        assert_eq!(stored + figures.filled_pages, out as u64);
+        assert_eq!(
+            stored + figures.filled_pages + figures.disk_pages,
+            out as u64
+        );
         assert_eq!(self.log.out().0, out as u64);
         assert_eq!(figures.original_bytes, stored * PAGE_BYTES as u64);
         assert!(memory.segments <= self.log.config().pool_segments as u64);

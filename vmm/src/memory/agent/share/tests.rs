@@ -48,7 +48,7 @@ impl Bench {
     fn with_outs(ram: GuestRam, outs: Outs) -> Self {
         let (host, vm) = SharingSocket::pair().unwrap();
         let fence = Fence::new(&ram).unwrap();
-        let agent = AgentHandle::start_behind(fence, &ram, Some(vm), outs).unwrap();
+        let agent = AgentHandle::start_behind(fence, &ram, Some(vm), outs, Vec::new()).unwrap();
         let store = Store::new(FRAMES).unwrap();
         let message = ToAgent::Store { frames: FRAMES };
         let file = store.read_only().unwrap();

@@ -8,20 +8,18 @@
 )]
 
 use super::{Done, Read};
-use crate::memory::swap::file::{Sectors, SwapFile};
+use crate::memory::swap::file::Sectors;
 use io_uring::{IoUring, opcode, types};
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
+use rustix::fd::{AsRawFd, BorrowedFd};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 
 /// Reads at once; what is more waits for its turn here.
 const AT_ONCE: usize = 64;
 
 pub(in crate::memory::swap) struct Ring {
     ring: IoUring,
-    file: Arc<SwapFile>,
     /// By number, which the kernel is told.
     started: Vec<Option<Started>>,
     waiting: VecDeque<Read>,
@@ -35,11 +33,10 @@ struct Started {
 impl Ring {
     /// # Errors
     /// When the kernel has no io_uring, or not for this process.
-    pub(super) fn new(file: Arc<SwapFile>) -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         let entries = u32::try_from(AT_ONCE).map_err(io::Error::other)?;
         Ok(Self {
             ring: IoUring::new(entries)?,
-            file,
             started: std::iter::repeat_with(|| None).take(AT_ONCE).collect(),
             waiting: VecDeque::new(),
         })
@@ -55,7 +52,8 @@ impl Ring {
             let Some(read) = self.waiting.pop_front() else {
                 break;
             };
-            let sectors = Sectors::of(read.range.position, read.range.length);
+            let (position, length) = read.wanted.extent();
+            let sectors = Sectors::of(position, length);
             self.started[number] = Some(Started { read, sectors });
             self.push(number);
         }
@@ -75,13 +73,13 @@ impl Ring {
         };
         let (position, left) = started.sectors.left();
         let length = u32::try_from(left.len()).expect("at most a segment");
-        let file = types::Fd(self.file.as_fd().as_raw_fd());
+        let file = types::Fd(started.read.file.as_raw_fd());
         let entry = opcode::Read::new(file, left.as_mut_ptr(), length)
             .offset(position)
             .build()
             .user_data(number as u64);
         // SAFETY: the memory that the entry points to belongs to `started[number]`, which stays untouched until its completion
-        // was taken; `drop` waits for those that are left. The file is open as long as this has it.
+        // was taken; `drop` waits for those that are left. The file too is its own.
         let pushed = unsafe { self.ring.submission().push(&entry) };
         assert!(pushed.is_ok(), "the ring has room for all that are started");
     }
@@ -109,7 +107,7 @@ impl Ring {
             let Started { read, sectors } = self.started[number].take()?;
             return Some(Done {
                 index: read.index,
-                records: read.records,
+                wanted: read.wanted,
                 bytes: outcome.map(|_is_whole| sectors.into_bytes()),
             });
         }
