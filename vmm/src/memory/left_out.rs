@@ -25,6 +25,8 @@ pub(super) enum Step {
     MovedIsForgotten,
     /// A page that is out is no hole: it is not compared.
     OutIsNotCompared,
+    /// The pager makes no page where a frame is shown.
+    FrameStays,
     /// Only blocks of which nothing is out become large.
     LargeIsWhole,
 }

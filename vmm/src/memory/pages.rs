@@ -10,6 +10,8 @@
 
 use sharing::{BLOCK_PAGES, Frame, PageSet};
 use std::ops::{Add, Range};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// No frame has this number: stores are smaller.
 const NONE: u32 = u32::MAX;
@@ -25,10 +27,43 @@ pub(super) enum Place {
     Shared(Frame),
 }
 
+/// Which pages have a frame over them, for those who may only read. Behind a fence that keeps all out it may be about to change;
+/// elsewhere no page is missing there that shows a frame.
+#[derive(Debug)]
+pub(super) struct FramesShown(Vec<AtomicU64>);
+
+impl FramesShown {
+    fn none_of(pages: u64) -> Self {
+        let words = pages.div_ceil(u64::BITS.into());
+        Self((0..words).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// Whether a page has one.
+    pub(super) fn contains(&self, index: u64) -> bool {
+        let (word, bit) = Self::find(index);
+        self.0[word].load(Ordering::Acquire) & bit != 0
+    }
+
+    fn set(&self, index: u64, is_shown: bool) {
+        let (word, bit) = Self::find(index);
+        match is_shown {
+            true => self.0[word].fetch_or(bit, Ordering::Release),
+            false => self.0[word].fetch_and(!bit, Ordering::Release),
+        };
+    }
+
+    fn find(index: u64) -> (usize, u64) {
+        let word =
+            usize::try_from(index / u64::from(u64::BITS)).expect("as many as can be indexed");
+        (word, 1 << (index % u64::from(u64::BITS)))
+    }
+}
+
 /// The table.
 #[derive(Debug)]
 pub(super) struct PageTable {
     blocks: Vec<Block>,
+    shown: Arc<FramesShown>,
     ballooned: u64,
     shared: u64,
 }
@@ -47,9 +82,15 @@ impl PageTable {
         let blocks = pages.div_ceil(BLOCK_PAGES as u64);
         Self {
             blocks: (0..blocks).map(|_| Block::default()).collect(),
+            shown: Arc::new(FramesShown::none_of(pages)),
             ballooned: 0,
             shared: 0,
         }
+    }
+
+    /// Those that have a frame over them.
+    pub(super) fn frames_shown(&self) -> &Arc<FramesShown> {
+        &self.shown
     }
 
     /// Pages in the balloon.
@@ -110,6 +151,7 @@ impl PageTable {
         let frames = frames.get_or_insert_with(|| Box::new([NONE; BLOCK_PAGES]));
         let before = std::mem::replace(&mut frames[page], frame.0);
         self.shared += u64::from(before == NONE);
+        self.shown.set(index, true);
         has_popped
     }
 
@@ -121,6 +163,7 @@ impl PageTable {
         };
         let before = std::mem::replace(&mut frames[page], NONE);
         self.shared -= u64::from(before != NONE);
+        self.shown.set(index, false);
         if frames.iter().all(|&frame| frame == NONE) {
             self.blocks[block].frames = None;
         }
@@ -307,6 +350,9 @@ mod tests {
                 let start = number as u64 * 512;
                 let is_own = !model.range(start..start + 512).any(|_| true);
                 prop_assert_eq!(table.is_own(number), is_own);
+            }
+            for index in 0..PAGES {
+                prop_assert_eq!(table.frames_shown().contains(index), table.frame(index).is_some());
             }
             for index in 0..PAGES + 100 {
                 prop_assert_eq!(table.place(index), model.get(&index).copied().unwrap_or(Place::Own));

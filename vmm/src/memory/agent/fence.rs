@@ -71,7 +71,7 @@ impl Fence {
     /// When the process has no memory areas left to split. Nothing has changed then.
     pub(super) fn raise(&self, addresses: &Addresses, out: KeptOut) -> Result<(), MemoryError> {
         if let Some(swap) = &self.swap {
-            return swap.raise(addresses, out);
+            return swap.raise(std::slice::from_ref(addresses), out);
         }
         self.tracker.unregister(addresses.clone())?;
         let guarded = self
@@ -90,7 +90,7 @@ impl Fence {
     /// If they cannot be let in: a guest must not wait for ever.
     pub(super) fn lower(&self, addresses: &Addresses) -> u64 {
         if let Some(swap) = &self.swap {
-            swap.lower(addresses);
+            swap.lower(std::slice::from_ref(addresses));
             return 0;
         }
         let waited = self.count_waiting();

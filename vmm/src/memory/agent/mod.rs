@@ -185,19 +185,25 @@ impl AgentHandle {
         disks: Vec<Option<Arc<File>>>,
     ) -> Result<Self, MemoryError> {
         let wake = Event::new().map_err(MemoryError::StartAgent)?;
+        let sharer = Sharer::new(ram.clone());
+        let shown = Arc::clone(sharer.pages.frames_shown());
         let swap = match outs {
             Outs::Stay => None,
-            Outs::GoToLog => Some(Swap::start(ram, wake.clone(), None, disks)?),
-            Outs::GoToFile(file, pages) => {
-                Some(Swap::start(ram, wake.clone(), Some((file, pages)), disks)?)
-            }
+            Outs::GoToLog => Some(Swap::start(ram, wake.clone(), None, disks, shown)?),
+            Outs::GoToFile(file, pages) => Some(Swap::start(
+                ram,
+                wake.clone(),
+                Some((file, pages)),
+                disks,
+                shown,
+            )?),
         };
         let (requests, inbox) = channel();
         let counters = Arc::new(AgentCounters::default());
         let agent = Agent {
             ram: ram.clone(),
             fence,
-            sharer: Sharer::new(ram.clone()),
+            sharer,
             large: LargeBlocks::new(ram.layout().size()),
             out: swap.clone().map(|swap| Out::new(swap, ram.layout().size())),
             scanner,

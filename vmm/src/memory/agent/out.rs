@@ -2,8 +2,8 @@
 //!
 //! Which those are, [`clock`] decides.
 //!
-//! Pages go out behind the fence, a block at a time and few at once, so that whoever writes to one of its neighbours waits
-//! for half a millisecond at most. Frames of the store and what guests wrote over them stay, and sharing goes on: what it maps
+//! Pages go out behind the fence, few of one block at once, so that whoever writes to one of them waits for half a millisecond at
+//! most; what its guest uses between them stays outside, for to protect it would cost its guest a fault. Frames of the store and what guests wrote over them stay, and sharing goes on: what it maps
 //! counts as held until it is half of what may be.
 //!
 //! **What the host samples it finds as it left it**: those mappings are not dropped again.
@@ -17,6 +17,7 @@ mod clock;
 
 use super::Agent;
 use super::balloon::place_in_block;
+use crate::memory::MemoryError;
 use crate::memory::mapping::{Addresses, drop_mappings};
 use crate::memory::pages::{Place, runs};
 use crate::memory::swap::{AHEAD, KeptOut, Stays, Swap};
@@ -229,7 +230,7 @@ impl Agent {
             .choose(number, &own, &mapped, wanted, Instant::now());
         match chosen.is_empty() {
             true => Ok(0),
-            false => self.take_out_behind_fence(&pages, &chosen),
+            false => self.take_out_behind_fence(&pages, &chosen, &mapped),
         }
     }
 
@@ -315,7 +316,8 @@ impl Agent {
     fn take_out_behind_fence(
         &mut self,
         pages: &Range<u64>,
-        unused: &PageSet,
+        chosen: &PageSet,
+        mapped: &PageSet,
     ) -> Result<u64, Stays> {
         let number = pages.start / BLOCK;
         let is_whole = self
@@ -324,17 +326,17 @@ impl Agent {
             .is_some_and(|out| out.clock.may_be_large(number));
         let Some(out) = &self.out else { return Ok(0) };
         let swap = Arc::clone(&out.swap);
-        let indexes: Vec<u64> = unused.iter().map(|at| pages.start + at as u64).collect();
-        let hull = match is_whole {
-            true => pages.clone(),
-            false => indexes[0]..indexes[indexes.len() - 1] + 1,
+        let at = |place: usize| pages.start + place as u64;
+        let indexes: Vec<u64> = chosen.iter().map(at).collect();
+        let (out, stretches) = match is_whole {
+            true => (KeptOut::All, vec![self.ram.addresses(pages.clone())]),
+            false => {
+                let runs = stretches(chosen, mapped).into_iter();
+                let addresses = |run: Range<usize>| self.ram.addresses(at(run.start)..at(run.end));
+                (KeptOut::Writers, runs.map(addresses).collect())
+            }
         };
-        let addresses = self.ram.addresses(hull.clone());
-        let out = match is_whole {
-            true => KeptOut::All,
-            false => KeptOut::Writers,
-        };
-        if self.sharer.raise(&hull, &self.fence, out).is_err() {
+        if self.raise_for(&swap, pages, &stretches, out).is_err() {
             return Ok(0);
         }
         // What came meanwhile goes too, or it would be punched with the rest.
@@ -372,12 +374,26 @@ impl Agent {
                 self.block_is_out(pages);
             }
         }
-        self.fence.lower(&addresses);
+        swap.lower(&stretches);
         swap.went_out(gone.len() as u64, u64::from(stays.is_some()));
         match (gone.len() as u64, stays) {
             (0, Some(why)) => Err(why),
             (count, _) => Ok(count),
         }
+    }
+
+    fn raise_for(
+        &self,
+        swap: &Swap,
+        pages: &Range<u64>,
+        stretches: &[Addresses],
+        out: KeptOut,
+    ) -> Result<(), MemoryError> {
+        swap.raise(stretches, out).or_else(|_| {
+            // There may have been no areas left when something was mapped here.
+            self.sharer.guard(pages.clone(), &self.fence)?;
+            swap.raise(stretches, out)
+        })
     }
 
     /// What the memory file holds is read from there: through the mapping this thread would wait for itself.
@@ -392,6 +408,47 @@ impl Agent {
             Err(error) => {
                 tracing::debug!("not read: {error}");
                 Err(Stays::ForNow)
+            }
+        }
+    }
+}
+
+/// The chosen pages of a block in as few stretches as there can be without a page that is mapped and not chosen: to protect what
+/// is not mapped costs nothing.
+fn stretches(chosen: &PageSet, mapped: &PageSet) -> Vec<Range<usize>> {
+    let mut stretches: Vec<Range<usize>> = Vec::new();
+    for place in chosen.iter() {
+        match stretches.last_mut() {
+            Some(last) if !(last.end..place).any(|between| mapped.contains(between)) => {
+                last.end = place + 1;
+            }
+            _ => stretches.push(place..place + 1),
+        }
+    }
+    stretches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pages() -> impl Strategy<Value = PageSet> {
+        prop::collection::vec(0..BLOCK_PAGES, 0..40).prop_map(|places| places.into_iter().collect())
+    }
+
+    proptest! {
+        #[test]
+        fn stretches_hold_what_is_chosen_nothing_else_that_is_mapped_and_cannot_be_joined(
+            chosen in pages(), mapped in pages()
+        ) {
+            let stretches = stretches(&chosen, &mapped);
+            let within: PageSet = stretches.iter().cloned().flatten().collect();
+            prop_assert_eq!(chosen.without(&within), PageSet::EMPTY);
+            let others = mapped.without(&chosen);
+            prop_assert_eq!(others.without(&within), others);
+            for pair in stretches.windows(2) {
+                prop_assert!((pair[0].end..pair[1].start).any(|between| others.contains(between)));
             }
         }
     }

@@ -34,7 +34,7 @@ use crate::lock::lock;
 use crate::memory::MemoryError;
 use crate::memory::left_out::{Step, is_left_out};
 use crate::memory::mapping::Addresses;
-use crate::memory::pages::runs;
+use crate::memory::pages::{FramesShown, runs};
 use crate::memory::ram::GuestRam;
 use crate::memory::userfault::{Protection, Userfault};
 use file::SwapFile;
@@ -71,6 +71,7 @@ pub(crate) struct Swap {
     /// Where segments go that memory has no room for.
     file: Option<Arc<SwapFile>>,
     guest_disks: Arc<GuestDisks>,
+    shown: Arc<FramesShown>,
     /// What the agent keeps others out of.
     fenced: Mutex<Option<Fenced>>,
     /// Pages that the VM may hold at most, its log among them.
@@ -129,11 +130,12 @@ impl Swap {
     ///
     /// # Errors
     /// When the kernel gives no userfaultfd, thread or random numbers.
-    pub(crate) fn start(
+    pub(in crate::memory) fn start(
         ram: &GuestRam,
         agent: Event,
         file: Option<(File, PageCount)>,
         disks: Vec<Option<Arc<File>>>,
+        shown: Arc<FramesShown>,
     ) -> Result<Arc<Self>, MemoryError> {
         allocator::give_back_what_is_freed();
         let event = || Event::new().map_err(MemoryError::StartAgent);
@@ -150,6 +152,7 @@ impl Swap {
             sealer: Sealer::new(&random_key()?),
             file: file.map(|(file, _)| Arc::new(SwapFile::new(file))),
             guest_disks: Arc::new(GuestDisks::new(ram.layout(), disks)?),
+            shown,
             fenced: Mutex::new(None),
             hold: AtomicU64::new(ALL),
             shared: AtomicU64::new(0),
@@ -275,19 +278,21 @@ impl Swap {
         done
     }
 
-    /// From here on nobody writes to these addresses until [`Self::lower`]; who reads what is there goes on.
-    pub(crate) fn raise(&self, addresses: &Addresses, out: KeptOut) -> Result<(), MemoryError> {
+    /// From here on nobody writes to these stretches of a block until [`Self::lower`] with the same; who reads what is there goes
+    /// on. The kernel takes the guest's mappings of all that is protected, and of nothing else.
+    pub(crate) fn raise(&self, stretches: &[Addresses], out: KeptOut) -> Result<(), MemoryError> {
         *lock(&self.fenced) = Some(Fenced {
-            addresses: addresses.clone(),
+            addresses: hull(stretches),
             out,
         });
         let protection = match is_left_out(Step::WritersWait) {
             true => Protection::Lifted,
             false => Protection::Protected,
         };
-        let protected = self.userfault.protect(addresses.clone(), protection);
+        let mut each = stretches.iter().cloned();
+        let protected = each.try_for_each(|stretch| self.userfault.protect(stretch, protection));
         if protected.is_err() {
-            self.lower(addresses);
+            self.lower(stretches);
         }
         protected
     }
@@ -297,11 +302,11 @@ impl Swap {
     ///
     /// # Panics
     /// If they cannot be let in: a guest must not wait for ever.
-    pub(crate) fn lower(&self, addresses: &Addresses) {
+    pub(crate) fn lower(&self, stretches: &[Addresses]) {
         let mut fenced = lock(&self.fenced);
         // Held all the time: what comes back meanwhile is protected, and is to stay so.
         let log = lock(&self.log);
-        let pages = self.pages_at(addresses);
+        let pages = stretches.iter().flat_map(|stretch| self.pages_at(stretch));
         let is_let_in = |index: u64| !log.is_kept(Gfn(index)) || is_left_out(Step::StaysProtected);
         for run in runs(pages.filter(|&index| is_let_in(index))) {
             let run = self.ram.addresses(run);
@@ -310,7 +315,7 @@ impl Swap {
             }
         }
         drop(log);
-        self.let_in(&mut fenced, addresses);
+        self.let_in(&mut fenced, &hull(stretches));
     }
 
     /// Who was kept out goes on.
@@ -363,6 +368,11 @@ impl Swap {
     pub(crate) fn out_among(&self, pages: Range<u64>) -> Vec<u64> {
         let log = lock(&self.log);
         pages.filter(|&index| log.is_out(Gfn(index))).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn answer_late(self: &Arc<Self>, index: u64) {
+        pager::answer_late(self, index);
     }
 
     #[cfg(test)]
@@ -444,6 +454,12 @@ impl Swap {
     pub(crate) fn end(&self) {
         self.pager.signal();
     }
+}
+
+/// From the first of some stretches, which are in order, to the last.
+fn hull(stretches: &[Addresses]) -> Addresses {
+    let ends = stretches.first().zip(stretches.last());
+    ends.map_or(0..0, |(first, last)| first.start..last.end)
 }
 
 fn random_key() -> Result<Key, MemoryError> {

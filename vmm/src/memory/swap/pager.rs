@@ -94,23 +94,41 @@ struct Pager {
 pub(super) fn start(swap: Arc<Swap>) -> io::Result<()> {
     let may_read = swap.file.is_some() || !swap.guest_disks.is_empty();
     let readers = may_read.then(|| Readers::start(&swap.pager));
-    let pager = Pager {
-        faults: Vec::new(),
-        readers: readers.transpose()?,
-        reading: BTreeMap::new(),
-        swap,
-        queue: VecDeque::new(),
-        looked: Instant::now(),
-        room: 0,
-        is_read_later: false,
-        next_fetched: Gfn(0),
-        fetch_at: None,
-    };
+    let readers = readers.transpose()?;
+    let pager = Pager::new(swap, readers);
     let thread = thread::Builder::new().name("pager".into());
     thread.spawn(move || pager.run()).map(drop)
 }
 
+/// Answers somebody who touched a hole once, and was served since: messages of the kernel may be so old.
+#[cfg(test)]
+pub(super) fn answer_late(swap: &Arc<Swap>, index: u64) {
+    let mut pager = Pager::new(Arc::clone(swap), None);
+    pager.serve(Touch {
+        index,
+        is_write: false,
+        since: Instant::now(),
+        is_awaited: true,
+    });
+    assert!(pager.queue.is_empty(), "it was answered");
+}
+
 impl Pager {
+    fn new(swap: Arc<Swap>, readers: Option<Readers>) -> Self {
+        Self {
+            faults: Vec::new(),
+            readers,
+            reading: BTreeMap::new(),
+            swap,
+            queue: VecDeque::new(),
+            looked: Instant::now(),
+            room: 0,
+            is_read_later: false,
+            next_fetched: Gfn(0),
+            fetch_at: None,
+        }
+    }
+
     fn run(mut self) {
         while Arc::strong_count(&self.swap) > 1 || self.swap.is_anything_out() {
             self.wait();
@@ -388,6 +406,10 @@ impl Pager {
         // What is put into memory here cannot leave while the log is held.
         let stored = match log.find(gfn, together) {
             None if !touch.is_awaited => return Err(Errno::NOENT),
+            // Somebody waited for it before, and it came, and was shared: here, where it is mapped now, zeros would hide the frame.
+            None if self.swap.shown.contains(touch.index) && !is_left_out(Step::FrameStays) => {
+                return Err(Errno::EXIST);
+            }
             // It was never there, or was given up; or it came meanwhile.
             None => {
                 self.swap.userfault.zero(address)?;

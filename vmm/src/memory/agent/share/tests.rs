@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 use rustix::fd::AsFd;
 use sharing::Ticket;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use vm_memory::{Bytes, GuestAddress};
@@ -471,18 +471,17 @@ fn senseless_requests_change_nothing() {
     assert!(bench.agent.counters().sharing().stale.0 > 0);
 }
 
-/// Writes every page again and again, checks each before, until told to stop. Returns the writes.
-fn rewrite(ram: &GuestRam, seed: u64, stop: &AtomicBool) -> u64 {
+/// Writes every page again and again, checks each before, until told to stop. Counts the writes.
+fn rewrite(ram: &GuestRam, seed: u64, stop: &AtomicBool, writes: &AtomicU64) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut expected = vec![0; usize::try_from(PAGES).unwrap()];
-    let mut writes = 0;
     while !stop.load(Ordering::Relaxed) {
         let index = random.random_range(0..PAGES);
         let place = usize::try_from(index).unwrap();
         assert_eq!(
             value(ram, index),
             expected[place],
-            "page {index} after {writes} writes"
+            "page {index} after {writes:?} writes"
         );
         // What is only read is as it left when it comes back.
         if random.random_ratio(1, 2) {
@@ -492,12 +491,11 @@ fn rewrite(ram: &GuestRam, seed: u64, stop: &AtomicBool) -> u64 {
         let address = GuestAddress(index * PAGE_SIZE);
         let page = content(expected[place]);
         ram.memory().write_slice(&page, address).unwrap();
-        writes += 1;
+        writes.fetch_add(1, Ordering::Relaxed);
     }
     for (index, expected) in (0..).zip(expected) {
         assert_eq!(value(ram, index), expected, "page {index} at the end");
     }
-    writes
 }
 
 fn random_set(random: &mut StdRng, percent: u32) -> PageSet {
@@ -564,7 +562,7 @@ fn go_into_the_balloon_and_back(bench: &Bench, random: &mut StdRng) {
 /// The heart of it: no write is lost and no page is mixed up, whatever is asked while a guest writes.
 #[test]
 fn a_guest_that_never_stops_writing_loses_nothing() {
-    lose_nothing(Bench::new(), |_, _| {});
+    lose_nothing(Bench::new(), |_, _| {}, |_| true);
 }
 
 fn order(bench: &Bench, pages: LargePages) {
@@ -583,14 +581,15 @@ fn nothing_is_lost_where_blocks_become_large_and_small_again() {
         let bench = Bench::of(ram.unwrap());
         let agent = bench.agent.clone();
         order(&bench, LargePages::Fill);
-        lose_nothing(bench, |bench, random| {
+        let any = |bench: &Bench, random: &mut StdRng| {
             use LargePages::{Fill, Full, Off};
             let orders = [Fill, Fill, Fill, Full, Off];
             order(bench, orders[random.random_range(0..orders.len())]);
+        };
+        lose_nothing(bench, any, |agent| {
+            let large = agent.counters().large();
+            large.made + large.no_memory + large.refused > 0
         });
-        let large = agent.counters().large();
-        println!("{large:?}");
-        assert!(large.made + large.no_memory + large.refused > 0);
         assert_eq!(agent.counters().popped(), 0);
     }
 }
@@ -661,8 +660,7 @@ fn nothing_is_lost_where_pages_are_shared_of_which_some_are_out() {
         (GuestRam::with_large_pages(size), Outs::GoToLog),
     ] {
         let bench = Bench::with_outs(ram.unwrap(), outs);
-        let agent = bench.agent.clone();
-        lose_nothing(bench, |bench, random| {
+        let limit = |bench: &Bench, random: &mut StdRng| {
             if random.random_ratio(1, 8) {
                 let most = PageCount(random.random_range(700..2000));
                 let is_limited = random.random_ratio(7, 8);
@@ -672,11 +670,26 @@ fn nothing_is_lost_where_pages_are_shared_of_which_some_are_out() {
                 bench,
                 [LargePages::Fill, LargePages::Off][random.random_range(0..2)],
             );
+        };
+        lose_nothing(bench, limit, |agent| {
+            let swap = agent.swap_counters();
+            swap.out > 1000 && swap.stored_in > 100
         });
-        let swap = agent.swap_counters();
-        println!("{swap:?}");
-        assert!(swap.out > 1000 && swap.stored_in > 100, "{swap:?}");
     }
+}
+
+/// It waits in the pager, twice: who is woken with all others of a block and finds his hole still there asks again.
+#[test]
+fn a_touch_that_is_answered_late_makes_no_page_where_a_frame_is_shown() {
+    let mut bench = Bench::with_outs(GuestRam::new(PageCount(PAGES)).unwrap(), Outs::GoToLog);
+    bench.fill();
+    bench.agent.limit_held(Some(PageCount(2 * PAGES)));
+    bench.write(5, 1);
+    let mut share = request(0);
+    share.spans.push(span(5, 1, 1, &[]));
+    assert_eq!(bench.ask(share).done.count(), 1);
+    bench.agent.swap().unwrap().answer_late(5);
+    assert_eq!(bench.value(5), 1);
 }
 
 /// Of memory that is guarded.
@@ -721,6 +734,14 @@ fn what_is_written_to_a_hole_that_is_taken_for_zeros_is_kept() {
 }
 
 #[test]
+fn that_a_frame_stays_is_missed() {
+    is_missed(
+        left_out::Step::FrameStays,
+        a_touch_that_is_answered_late_makes_no_page_where_a_frame_is_shown,
+    );
+}
+
+#[test]
 fn that_none_comes_where_all_are_kept_out_is_missed() {
     is_missed(
         left_out::Step::NoneComes,
@@ -744,17 +765,48 @@ fn that_what_lies_elsewhere_is_forgotten_is_missed() {
     );
 }
 
-fn lose_nothing(mut bench: Bench, also: impl Fn(&Bench, &mut StdRng)) {
+/// Of the pages with which each kind of thing was done, those of the rarest.
+fn each_kind(bench: &Bench) -> u64 {
+    let counters = bench.agent.counters().sharing();
+    let counts = [
+        counters.shared,
+        counters.copied,
+        counters.dropped,
+        counters.zeroed,
+        counters.rehomed,
+    ];
+    counts.iter().map(|count| count.0).min().unwrap_or(0)
+}
+
+/// Until `is_enough` has been done besides.
+fn lose_nothing(
+    mut bench: Bench,
+    also: impl Fn(&Bench, &mut StdRng),
+    is_enough: impl Fn(&AgentHandle) -> bool,
+) {
     bench.fill();
     let stop = Arc::new(AtomicBool::new(false));
+    let writes = Arc::new(AtomicU64::new(0));
     let writer = {
-        let (ram, stop) = (bench.ram.clone(), Arc::clone(&stop));
-        thread::spawn(move || rewrite(&ram, 1, &stop))
+        let (ram, stop, writes) = (bench.ram.clone(), Arc::clone(&stop), Arc::clone(&writes));
+        thread::spawn(move || rewrite(&ram, 1, &stop, &writes))
     };
     let mut random = StdRng::seed_from_u64(2);
     let begin = Instant::now();
     let mut requests = 0;
-    while begin.elapsed() < Duration::from_secs(4) && !writer.is_finished() {
+    let has_done_enough = |bench: &Bench, requests: u64| {
+        let writes = writes.load(Ordering::Relaxed);
+        requests > 50
+            && writes > 1000
+            && bench.sampled > 1000
+            && each_kind(bench) > 20
+            && is_enough(&bench.agent)
+    };
+    // On a machine that has other work to do it takes longer.
+    while !writer.is_finished()
+        && (begin.elapsed() < Duration::from_secs(4) || !has_done_enough(&bench, requests))
+    {
+        assert!(begin.elapsed() < Duration::from_secs(120));
         bench.sample((0..64).map(|_| random.random_range(0..1280)).collect());
         go_into_the_balloon_and_back(&bench, &mut random);
         also(&bench, &mut random);
@@ -765,20 +817,10 @@ fn lose_nothing(mut bench: Bench, also: impl Fn(&Bench, &mut StdRng)) {
         assert_eq!(table.wrong, PageCount(0), "{table:?}");
     }
     stop.store(true, Ordering::Relaxed);
-    let writes = writer.join().unwrap();
+    writer.join().unwrap();
     let counters = bench.agent.counters().sharing();
     let sampled = bench.sampled;
-    println!("{requests} requests, {writes} writes, {sampled} sampled, {counters:?}");
-    assert!(requests > 50 && writes > 1000 && sampled > 1000);
-    for count in [
-        counters.shared,
-        counters.copied,
-        counters.dropped,
-        counters.zeroed,
-        counters.rehomed,
-    ] {
-        assert!(count.0 > 20, "{counters:?}");
-    }
+    println!("{requests} requests, {writes:?} writes, {sampled} sampled, {counters:?}");
     let all = |number| BlockRequest {
         rehomes: PageSet::ALL,
         ..request(number)
