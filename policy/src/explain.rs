@@ -65,6 +65,9 @@ pub struct Explanation {
     /// Whether what it holds above that goes out of its memory.
     #[serde(default)]
     pub has_swap: bool,
+    /// Whether its guest waits because that finds no room there.
+    #[serde(default)]
+    pub waits_for_room: bool,
     /// What it has touched and still has.
     #[serde(default)]
     pub backed: PageCount,
@@ -188,6 +191,7 @@ pub fn explain(
         by_other_means: step.by_other_means,
         touch_limit: step.touch_limit,
         has_swap: vm.evidence.has_swap,
+        waits_for_room: vm.evidence.waits_for_room,
         backed: vm.backed(),
         has_no_driver: vm.evidence.has_no_driver,
         large_pages: plan.large_pages_of(&vm.settings),
@@ -649,11 +653,18 @@ impl Explanation {
         };
         let backed = self.backed;
         if self.has_swap {
-            return write!(
+            write!(
                 f,
                 " It has {backed} in memory, and what it holds above {slow_above} goes out of it, compressed or swapped, \
                  because {why}."
-            );
+            )?;
+            return match self.waits_for_room {
+                true => f.write_str(
+                    " But no more of it finds room outside of memory now, so its guest waits: what it has does not shrink and the \
+                     host has no swap folder (`ballonet host --swap DIR`), or its swap file takes nothing.",
+                ),
+                false => Ok(()),
+            };
         }
         write!(
             f,
@@ -854,6 +865,24 @@ mod tests {
             assert!(text.contains(part), "{part:?} is not in: {text}");
         }
         assert!(!text.contains("as soon as others"), "{text}");
+    }
+
+    #[test]
+    fn who_waits_for_room_outside_of_memory_is_told_what_makes_some() {
+        let mut explanation = explained(&figure_7(), 1, 1);
+        explanation.touch_limit = Some(TouchLimit {
+            slow_above: mebibytes(100),
+            stop_above: mebibytes(120),
+        });
+        explanation.has_swap = true;
+        assert!(!text(&explanation).contains("finds room"));
+        explanation.waits_for_room = true;
+        let text = text(&explanation);
+        assert!(
+            text.contains("so its guest waits: what it has does not shrink"),
+            "{text}"
+        );
+        assert!(text.contains("host --swap DIR"), "{text}");
     }
 
     #[test]

@@ -110,7 +110,7 @@ prop_compose! {
         has_no_driver: bool,
         backed in prop::option::of(0..=size),
         touch_limit in prop::option::of(0..=size),
-        has_swap: bool,
+        (has_swap, waits_for_room) in any::<(bool, bool)>(),
     ) -> Evidence {
         let active = active.map(|(pages, below, above, held)| ActiveSet {
             pages: PageCount(pages),
@@ -130,7 +130,7 @@ prop_compose! {
             held.into_iter().fold(watch, |watch, held| watch.observe(PageCount(asked), PageCount(held)))
         });
         let (backed, touch_limit) = (backed.map(PageCount), touch_limit.map(PageCount));
-        Evidence { active, guest, balloon, has_no_driver, backed, touch_limit, has_swap }
+        Evidence { active, guest, balloon, has_no_driver, backed, touch_limit, has_swap, waits_for_room }
     }
 }
 

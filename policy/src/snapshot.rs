@@ -91,6 +91,8 @@ pub struct Evidence {
     pub touch_limit: Option<PageCount>,
     /// Whether that is kept by taking pages out of its memory, and not by stopping it.
     pub has_swap: bool,
+    /// Whether its guest waits because what would have to go out finds no room there.
+    pub waits_for_room: bool,
 }
 
 impl Evidence {

@@ -291,14 +291,21 @@ fn out_of_memory(vm: &VmView) -> String {
     let cost = swap
         .write_cost
         .map(|cost| format!(", write cost {cost:.2}"));
+    let left_to_disks = (counters.left_to_disks > 0).then(|| {
+        format!(
+            ", {} pages so far left to its read-only disks",
+            counters.left_to_disks
+        )
+    });
     format!(
-        "{} compressed in {} ({}); {} in the swap file ({}{}); {} pages went out, {} came back; a second: {} compressed, {} back, {} written, {} read",
+        "{} compressed in {} ({}); {} in the swap file ({}{}){}; {} pages went out, {} came back; a second: {} compressed, {} back, {} written, {} read",
         with_unit(vm.states.compressed),
         with_unit(swap.pool_bytes),
         wait(swap.pool_wait_us),
         with_unit(vm.states.swapped),
         wait(swap.file_wait_us),
         cost.unwrap_or_default(),
+        left_to_disks.unwrap_or_default(),
         counters.out,
         counters.came_back(),
         with_unit(swap.zipped_per_s),

@@ -182,7 +182,13 @@ impl Vm {
                 false => self.config.touch_limit.map(|limit| limit.slow_above),
             },
             has_swap: self.config.has_swap,
+            waits_for_room: self.waits_for_room(),
         }
+    }
+
+    fn waits_for_room(&self) -> bool {
+        let observation = self.seen.observation.as_ref();
+        observation.is_some_and(|seen| seen.counters.swap.is_stalled)
     }
 
     /// What its guest has not given up.
