@@ -309,6 +309,56 @@ fn checks_so_far(guest: &mut LinuxGuest<'_>) -> u64 {
     count.trim().parse().expect("a number")
 }
 
+/// They use more than there is, have no balloon, and what they read from their disk is left to it.
+#[test]
+fn guests_whose_pages_go_out_keep_their_bytes() {
+    let name = "guests_whose_pages_go_out_keep_their_bytes";
+    where_linux_runs(name, LIMIT, |guests| {
+        const NAMES: [&str; 2] = ["a", "b"];
+        const BUDGET: u64 = 160 * MIB;
+        let host = TestHost::start_with_swap("160M");
+        let kernel = guests.newest();
+        let disk = format!("{},ro", guests.disk());
+        let words = ["--memory", "192M", "--disk", &disk];
+        let mut all = NAMES.map(|name| kernel.boot_from_disk(&host, name, &words));
+        for guest in &mut all {
+            guest.run("rmmod virtio_balloon");
+            guest.run(
+                "cat /usr/lib/x86_64-linux-gnu/lib[a-f]*.so* | head -c 12m >same && \
+                 head -c 24m /dev/urandom >own",
+            );
+            guest.run(CHECK_UNTIL_STOPPED);
+            guest.run(TEST_MEMORY);
+        }
+        let out = |guest: &LinuxGuest<'_>| number(&guest.vm(), "/counters/swap/out");
+        for guest in &mut all {
+            wait_until_at_least("its pages go out", 4000, || out(guest));
+            let before = checks_so_far(guest);
+            wait_until("the guest checks its files", || {
+                checks_so_far(guest) > before + 1
+            });
+        }
+        for guest in &mut all {
+            guest.run("touch stop; until [ -e stopped ]; do sleep 0.2; done; md5sum -c -s sums");
+            let status = guest.run("until [ -s tester ]; do sleep 0.5; done; cat tester");
+            assert_eq!(status.trim(), "0", "{}", guest.run("cat tested"));
+            assert_eq!(guest.complaints(), "");
+            let vm = guest.vm();
+            println!("{:#}", vm["counters"]["swap"]);
+            for figure in ["stored_in", "left_to_disks", "disk_in"] {
+                let count = number(&vm, &format!("/counters/swap/{figure}"));
+                assert!(count > 100, "{figure}: {vm:#}");
+            }
+        }
+        let overview = host.overview();
+        let used = number(&overview, "/host/used_max_bytes");
+        assert!(used <= BUDGET, "{used} bytes: {overview:#}");
+        for name in NAMES {
+            host.ok(&["stop", name]);
+        }
+    });
+}
+
 #[test]
 fn guests_of_one_kernel_and_disk_share_their_pages_and_keep_their_bytes() {
     let name = "guests_of_one_kernel_and_disk_share_their_pages_and_keep_their_bytes";
