@@ -249,19 +249,20 @@ impl Agent {
                 .as_mut()
                 .and_then(|out| out.clock.next_to_drop(begin));
             let Some(number) = next else { return };
-            let faults = self.drop_mappings_of(number);
+            let (faults, unmapped) = self.drop_mappings_of(number);
             if let Some(out) = &mut self.out {
-                out.clock.dropped(faults, begin);
+                out.clock.dropped(faults, unmapped, begin);
             }
         }
     }
 
-    /// How many faults map them again, if all are used.
-    fn drop_mappings_of(&mut self, number: u64) -> u64 {
+    /// How many faults map them again, if all are used, and how many were not mapped.
+    fn drop_mappings_of(&mut self, number: u64) -> (u64, usize) {
         let pages = self.pages_of(number);
         let Some((own, mapped)) = self.own_and_mapped(&pages) else {
-            return 0;
+            return (0, 0);
         };
+        let unmapped = own.without(&mapped).count();
         let is_watched = |at: usize| self.is_sampled(pages.start + at as u64);
         let used = own
             .iter()
@@ -276,7 +277,7 @@ impl Agent {
             .map(|run| self.ram.addresses(run))
             .collect();
         drop_mappings(&stretches);
-        faults
+        (faults, unmapped)
     }
 
     fn pages_of(&self, number: u64) -> Range<u64> {

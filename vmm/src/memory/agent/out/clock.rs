@@ -4,12 +4,13 @@
 //! of use, for the kernel's is not to be had from here.) That costs the guest a fault for each page that it uses, so **one hand
 //! drops mappings, at a bounded rate**, and another, which goes as fast as pages must leave, takes what the first left and
 //! nobody touched. Where it finds none for a while, the guest uses what it has faster than can be seen, and which page goes
-//! matters little: any does, drawn at random, for that costs nothing.
+//! matters little: any does, drawn at random, for that costs nothing. A block of which nearly all was touched again is looked at
+//! less often: what is used stays so, mostly, and the faults tell more elsewhere.
 //!
 //! Pure: what is mapped is told, and what is to be done returned.
 
 use page::Random;
-use sharing::PageSet;
+use sharing::{BLOCK_PAGES, PageSet};
 use std::time::{Duration, Instant};
 
 /// Pages that go out behind one fence.
@@ -23,6 +24,10 @@ const FAULTS_A_PAGE: i64 = 4;
 /// Of which so many may be saved up.
 const MOST_FAULTS: i64 = FAULTS_PER_S / 4;
 const BILLION: i64 = 1_000_000_000;
+/// Of so many pages no more than one was left when a block counts as used.
+const NEARLY_ALL: usize = 16;
+/// Rounds that such a block is passed by: one, and three if it is so again.
+const MOST_USED: u8 = 2;
 /// How long a page whose mapping was dropped is given to be touched.
 const LEAST_AGE: Duration = Duration::from_millis(500);
 
@@ -48,6 +53,10 @@ struct Block {
     /// All of it was, and nothing made a large page there since.
     is_punched: bool,
     dropped: Option<Instant>,
+    /// How often in a row nearly all of it had been touched again,
+    used: u8,
+    /// and how many rounds of the hand pass it by from now on.
+    rests: u8,
 }
 
 impl Clock {
@@ -169,17 +178,34 @@ impl Clock {
             .faults
             .saturating_add(earned)
             .min(MOST_FAULTS * BILLION);
-        (self.faults > 0 && self.worth > 0).then_some(self.dropping)
+        if self.faults <= 0 || self.worth <= 0 {
+            return None;
+        }
+        for _ in 0..self.count() {
+            match self.block_mut(self.dropping) {
+                Some(block) if block.rests > 0 => block.rests -= 1,
+                _ => break,
+            }
+            self.dropping = (self.dropping + 1) % self.count();
+        }
+        Some(self.dropping)
     }
 
-    /// They were, of pages that take so many faults to be mapped again.
-    pub(super) fn dropped(&mut self, faults: u64, now: Instant) {
+    /// They were, of pages that take so many faults to be mapped again; so many of its pages were not mapped.
+    pub(super) fn dropped(&mut self, faults: u64, unmapped: usize, now: Instant) {
         let number = self.dropping;
         self.dropping = (number + 1) % self.count().max(1);
         let faults = i64::try_from(faults).unwrap_or(i64::MAX);
         self.faults = self.faults.saturating_sub(faults.saturating_mul(BILLION));
         self.worth = self.worth.saturating_sub(faults);
         if let Some(block) = self.block_mut(number) {
+            // Before that it may have been touched long ago.
+            let is_used = block.dropped.is_some() && unmapped <= BLOCK_PAGES / NEARLY_ALL;
+            block.used = match is_used {
+                true => (block.used + 1).min(MOST_USED),
+                false => 0,
+            };
+            block.rests = (1 << block.used) - 1;
             block.dropped = Some(now);
         }
     }
@@ -209,7 +235,7 @@ mod tests {
         assert_eq!(clock.next_to_drop(begin), None, "nothing is saved up");
         let later = begin + Duration::from_secs(1);
         assert_eq!(clock.next_to_drop(later), Some(0));
-        clock.dropped(490, later);
+        clock.dropped(490, 10, later);
         let number = clock.next_to_take().unwrap();
         let soon = later + LEAST_AGE / 2;
         assert_eq!(
@@ -275,7 +301,7 @@ mod tests {
             clock.took(if ms % 10 == 0 { pages } else { 0 });
             while clock.next_to_drop(now).is_some() {
                 faults += 512;
-                clock.dropped(512, now);
+                clock.dropped(512, 100, now);
             }
         }
         faults
@@ -292,6 +318,30 @@ mod tests {
             (9 * FAULTS_PER_S..=10 * FAULTS_PER_S + 512).contains(&faults),
             "{faults}"
         );
+    }
+
+    #[test]
+    fn a_block_that_is_used_is_looked_at_less_often_and_again_when_it_is_not() {
+        let (mut clock, begin) = (clock(), Instant::now());
+        let mut looked = Vec::new();
+        for second in 0..15 * BLOCKS as u64 {
+            clock.took(1000);
+            let now = begin + Duration::from_secs(second);
+            if let Some(number) = clock.next_to_drop(now) {
+                // One is used for some time, all others are in part.
+                let is_used = number == 7 && looked.len() < 8 * BLOCKS;
+                clock.dropped(100, if is_used { 3 } else { 300 }, now);
+                looked.push(number);
+            }
+        }
+        let round = |at: usize| looked[..at].iter().filter(|&&number| number == 6).count();
+        let of_used: Vec<usize> = (0..looked.len())
+            .filter(|&at| looked[at] == 7)
+            .map(round)
+            .collect();
+        assert_eq!(of_used[..4], [1, 2, 4, 8], "{of_used:?}");
+        assert_eq!(of_used[4] - of_used[3], 4, "{of_used:?}");
+        assert_eq!(of_used[6] - of_used[5], 1, "{of_used:?}");
     }
 
     #[test]
