@@ -101,7 +101,10 @@ impl Sharer {
     pub(super) fn carry_out(&mut self, request: &BlockRequest, fence: &Fence) -> Done {
         let first = u64::from(request.number) * BLOCK_PAGES as u64;
         let named = named(request);
-        let Some(hull) = self.hull(request, &named, first) else {
+        let Some((named, hull)) = named.and_then(|named| {
+            let hull = self.hull(request, &named, first)?;
+            Some((named, hull))
+        }) else {
             self.counters.stale += PageCount(1);
             return Done::default();
         };
@@ -617,17 +620,22 @@ impl Step<'_> {
     }
 }
 
-/// All pages that a request is about.
-fn named(request: &BlockRequest) -> PageSet {
-    let spans = request
+/// The pages that a request is about. None if it names one for a span and for something else, too: what is mapped from the store
+/// is protected by nobody before the request has been carried out.
+fn named(request: &BlockRequest) -> Option<PageSet> {
+    let mut spans = PageSet::EMPTY;
+    for place in request
         .spans
         .iter()
-        .flat_map(|span| span.start..span.start + span.count);
-    let spans: PageSet = spans.collect();
-    spans
-        .union(&request.drops)
-        .union(&request.zeros)
-        .union(&request.rehomes)
+        .flat_map(|span| span.start..span.start + span.count)
+    {
+        if spans.contains(place) {
+            return None;
+        }
+        spans.insert(place);
+    }
+    let others = request.drops.union(&request.zeros).union(&request.rehomes);
+    (others.without(&spans) == others).then(|| others.union(&spans))
 }
 
 /// The pages at these addresses that were written, the first of them at place `start` of its block.

@@ -436,15 +436,28 @@ fn a_sample_leaves_alone_what_is_not_private() {
 
 /// No host asks for both, but what a wrong host asks must cost no byte.
 #[test]
-fn a_page_that_is_mapped_and_brought_home_by_one_request_keeps_its_content() {
+fn a_request_that_names_a_page_twice_is_refused() {
     let mut bench = Bench::new();
     bench.fill();
     bench.write(5, 1);
-    let mut both = request(0);
-    both.spans.push(span(5, 1, 1, &[]));
-    both.rehomes.insert(5);
-    bench.ask(both);
+    let both = |change: fn(&mut BlockRequest)| {
+        let mut both = request(0);
+        both.spans.push(span(5, 1, 1, &[]));
+        change(&mut both);
+        both
+    };
+    let all: [fn(&mut BlockRequest); 4] = [
+        |both| both.rehomes.insert(5),
+        |both| both.zeros.insert(5),
+        |both| both.drops.insert(5),
+        |both| both.spans.push(span(3, 3, 9, &[])),
+    ];
+    for change in all {
+        assert_eq!(bench.ask(both(change)), Outcome::default());
+    }
+    assert_eq!(bench.agent.counters().sharing().stale, PageCount(4));
     assert_eq!(bench.value(5), 1);
+    assert_eq!(bench.ask(both(|_| {})).done.count(), 1);
 }
 
 #[test]
