@@ -53,6 +53,14 @@ impl TestHost {
         Self::start_by(place, command)
     }
 
+    /// Removes that folder. No swap file has a name, so nothing lies there.
+    ///
+    /// # Panics
+    /// If something does.
+    pub fn remove_swap_folder(&self) {
+        std::fs::remove_dir(self.path().join("swap")).expect("it is empty");
+    }
+
     /// A host in a network of its own, in which there are `tap0` and `tap1`, and `tun0`, which is no tap.
     #[must_use]
     pub fn start_with_taps(budget: &str) -> Self {

@@ -26,11 +26,6 @@ const VM: [&str; 8] = [
 /// How long they are watched.
 const WATCHED: Duration = Duration::from_secs(20);
 
-/// No swap file has a name, so nothing lies there.
-fn remove_folder(place: &Path) {
-    fs::remove_dir(place.join("swap")).expect("it is empty");
-}
-
 fn host() -> TestHost {
     TestHost::start_with_swap("400M")
 }
@@ -97,7 +92,7 @@ fn guests_that_touch_twice_what_there_is_all_run_on_and_read_what_they_wrote() {
     for name in ["a", "b"] {
         checks(&host, name);
     }
-    remove_folder(host.path());
+    host.remove_swap_folder();
 }
 
 /// Two whose pages are equal beside two that check theirs: what is there of the first is shared while the rest is out.
@@ -129,7 +124,7 @@ fn of_guests_whose_pages_are_out_what_is_there_is_shared() {
         let least = checks(&host, name) + 1000;
         wait_until_at_least("it checks more pages", least, || checks(&host, name));
     }
-    remove_folder(host.path());
+    host.remove_swap_folder();
 }
 
 /// What others may touch and have not is there for it, before their balloons have taken it.
@@ -160,7 +155,7 @@ fn a_vm_starts_while_others_have_given_up_less_than_it_needs() {
     lower.expect_failure(1, &["'c' is not changed", "swap file", "100 MiB or more"]);
     host.ok(&["set", "c", "min=120M"]);
     host.ok(&["set", "c", "min=100M"]);
-    remove_folder(host.path());
+    host.remove_swap_folder();
 }
 
 /// Its VMs need no host to find their pages.
@@ -201,7 +196,7 @@ fn a_host_that_stands_still_or_dies_stalls_no_guest_whose_pages_are_out() {
         pids.iter()
             .all(|pid| !Path::new(&format!("/proc/{pid}")).exists())
     });
-    remove_folder(host.path());
+    host.remove_swap_folder();
     // Another host finds nobody there, and takes away what the first left.
     drop(TestHost::start_in(host.into_place(), "64M"));
 }
@@ -231,5 +226,5 @@ fn a_disk_without_room_for_a_swap_file_refuses_the_vm_and_leaves_nothing() {
     );
     assert!(vms(&host.overview()).is_empty());
     host.ok(&["run", "--name", "a", "--memory", "64M", "--min", "48M"]);
-    remove_folder(host.path());
+    host.remove_swap_folder();
 }
