@@ -176,6 +176,7 @@ impl Swap {
     pub(crate) fn set_hold(&self, hold: Option<PageCount>) {
         let pages = hold.map_or(ALL, |pages| pages.max(LEAST_HOLD).0);
         self.hold.store(pages, Ordering::Relaxed);
+        self.guest_disks.set_limited(hold.is_some());
         // What is held is to be the guest's for the most part.
         let pool = pages.saturating_mul(PAGE_SIZE) / POOL_DIVISOR;
         lock(&self.log).limit_pool(pool.max(LEAST_POOL_BYTES as u64));

@@ -568,7 +568,8 @@ struct ReadDisk {
 impl ReadDisk {
     const NUMBER: u8 = 1;
 
-    fn new() -> Self {
+    /// While the VM had a limit, or before.
+    fn new(is_limited: bool) -> Self {
         let (ram, image) = (
             GuestRam::new(PageCount(PAGES)).unwrap(),
             tempfile::tempfile().unwrap(),
@@ -583,6 +584,7 @@ impl ReadDisk {
             memory.read_slice(&mut content, start).unwrap();
             image.write_all_at(&content, position).unwrap();
             let disks = bench.agent.guest_disks().unwrap();
+            disks.set_limited(is_limited);
             disks.was_read(
                 Self::NUMBER,
                 position,
@@ -594,10 +596,9 @@ impl ReadDisk {
     }
 }
 
-#[test]
-fn what_a_disk_has_is_left_to_it_unless_it_was_written_since() {
+fn is_left_to_the_disk_unless_it_was_written(is_limited: bool) {
     const HELD: PageCount = PageCount(3 << 10);
-    let ReadDisk { bench, .. } = ReadDisk::new();
+    let ReadDisk { bench, .. } = ReadDisk::new(is_limited);
     let version = |page: u64| if page.is_multiple_of(5) { 2 } else { 1 };
     (0..PAGES)
         .step_by(5)
@@ -628,8 +629,18 @@ fn what_a_disk_has_is_left_to_it_unless_it_was_written_since() {
 }
 
 #[test]
+fn what_a_disk_has_is_left_to_it_unless_it_was_written_since() {
+    is_left_to_the_disk_unless_it_was_written(true);
+}
+
+#[test]
+fn what_was_read_before_there_was_a_limit_is_compared_with_the_kernels_cache() {
+    is_left_to_the_disk_unless_it_was_written(false);
+}
+
+#[test]
 fn a_disk_that_somebody_changes_is_the_end_and_never_a_wrong_byte() {
-    let ReadDisk { bench, image } = ReadDisk::new();
+    let ReadDisk { bench, image } = ReadDisk::new(true);
     bench.limit(Some(PageCount(3 << 10)));
     bench.wait("much is left to the disk", |bench| {
         bench.agent.swap().unwrap().counters().left_to_disks > PAGES / 2
@@ -643,7 +654,7 @@ fn a_disk_that_somebody_changes_is_the_end_and_never_a_wrong_byte() {
 
 #[test]
 fn a_disk_that_is_cut_is_the_end_and_never_a_wrong_byte() {
-    let ReadDisk { bench, image } = ReadDisk::new();
+    let ReadDisk { bench, image } = ReadDisk::new(true);
     bench.limit(Some(PageCount(3 << 10)));
     bench.wait("much is left to the disk", |bench| {
         bench.agent.swap().unwrap().counters().left_to_disks > PAGES / 2

@@ -18,6 +18,7 @@ fn with_listener(engine: EngineKind) -> (Bench, Arc<GuestDisks>) {
         let image = DiskImage::open(&spec).unwrap();
         let read_only = vec![None, None, None, image.read_only_file()];
         let listener = Arc::new(GuestDisks::new(ram.layout(), read_only).unwrap());
+        listener.set_limited(true);
         disks = Some(Arc::clone(&listener));
         let wires = DiskWires {
             reads: Some((listener, NUMBER)),
