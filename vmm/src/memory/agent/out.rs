@@ -52,8 +52,10 @@ const DROP_EVERY: Duration = Duration::from_millis(20);
 pub(super) struct Out {
     pub(super) swap: Arc<Swap>,
     clock: Clock,
-    /// How long to wait when the log takes nothing.
+    /// How long to wait when the log takes nothing,
     pause: Duration,
+    /// and until when, whoever wakes the agent meanwhile.
+    in_vain_until: Option<Instant>,
     /// When a page went out last, and when mappings were dropped.
     took: Option<Instant>,
     dropped: Option<Instant>,
@@ -69,6 +71,7 @@ impl Out {
             swap,
             clock: Clock::new(blocks),
             pause: PAUSE,
+            in_vain_until: None,
             took: None,
             dropped: None,
             sampled: BTreeSet::new(),
@@ -77,9 +80,27 @@ impl Out {
     }
 
     /// The log has taken nothing once more.
-    fn pause_in_vain(&mut self) -> Duration {
-        let next = (self.pause * 2).min(LONG_PAUSE);
-        std::mem::replace(&mut self.pause, next)
+    fn pause_in_vain(&mut self, why: Stays) -> Duration {
+        let pause = match why {
+            Stays::ForNow => {
+                let next = (self.pause * 2).min(LONG_PAUSE);
+                std::mem::replace(&mut self.pause, next)
+            }
+            Stays::ForGood => LONG_PAUSE,
+        };
+        self.in_vain_until = Some(Instant::now() + pause);
+        pause
+    }
+
+    /// For how long it would be in vain to take anything out, as far as is known.
+    fn time_in_vain(&mut self) -> Option<Duration> {
+        if self.swap.has_made_room() {
+            self.in_vain_until = None;
+        }
+        let left = self
+            .in_vain_until?
+            .saturating_duration_since(Instant::now());
+        (left > Duration::ZERO).then_some(left)
     }
 
     /// How long until it is to be looked again, if ever.
@@ -176,8 +197,10 @@ impl Agent {
             }
             return;
         }
+        let in_vain = out.time_in_vain();
         let pause = match out.swap.room_soon() {
             Ok(room) if room >= AHEAD => LOOK_EVERY,
+            Ok(_) if let Some(left) = in_vain => left,
             Ok(room) => self.take_out(AHEAD.saturating_sub(room).unsigned_abs()),
             Err(error) => {
                 tracing::debug!("not known how much is held: {error}");
@@ -209,8 +232,10 @@ impl Agent {
                         out.pause = PAUSE;
                     }
                 }
-                Err(Stays::ForNow) => return self.out.as_mut().map_or(PAUSE, Out::pause_in_vain),
-                Err(Stays::ForGood) => return LONG_PAUSE,
+                Err(why) => {
+                    let out = self.out.as_mut();
+                    return out.map_or(PAUSE, |out| out.pause_in_vain(why));
+                }
             }
         }
         Duration::ZERO

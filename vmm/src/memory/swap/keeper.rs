@@ -40,7 +40,7 @@ fn run(swap: &Weak<Swap>) {
                 Work::Clean(victim) => clean(&swap, victim),
                 Work::Write(order) => write(&swap, order),
             }
-            // There may be room for pages that are to leave.
+            swap.has_made_room.store(true, Ordering::Relaxed);
             swap.agent.signal();
         }
         swap.agent.signal();

@@ -44,7 +44,7 @@ use policy::shared_of_limit;
 use protocol::SwapCounters;
 use std::fs::File;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use swap::{Config, Key, LEAST_POOL_BYTES, Log, PageBytes, Refused, Sealer};
 
@@ -54,6 +54,10 @@ pub(crate) const LEAST_HOLD: PageCount = PageCount::from_mebibytes(4);
 
 /// Pages that are kept free beyond what is asked for when pages go out, so that those that come back find room: 1 MiB.
 pub(crate) const AHEAD: i64 = 256;
+
+/// Where nothing can leave any more, so many pages may come beyond the fewest that the VM has held: then what they were stored in
+/// is free, and others can leave.
+const EXCHANGED: i64 = 64;
 
 /// The part of what a VM may hold that its pool takes at most, if that is less than a tenth of its size.
 const POOL_DIVISOR: u64 = 4;
@@ -76,6 +80,12 @@ pub(crate) struct Swap {
     fenced: Mutex<Option<Fenced>>,
     /// Pages that the VM may hold at most, its log among them.
     hold: AtomicU64,
+    /// The most room that there was beside what is needed in the log, while nothing could leave; moved with the limit.
+    best_room: AtomicI64,
+    /// Whether the last page that should have left found no place.
+    takes_nothing: AtomicBool,
+    /// Whether something was done since that may have made some.
+    has_made_room: AtomicBool,
     /// Pages that are mapped from the store.
     shared: AtomicU64,
     /// Whether the last write to the file failed.
@@ -155,6 +165,9 @@ impl Swap {
             shown,
             fenced: Mutex::new(None),
             hold: AtomicU64::new(ALL),
+            best_room: AtomicI64::new(i64::MIN),
+            takes_nothing: AtomicBool::new(false),
+            has_made_room: AtomicBool::new(false),
             shared: AtomicU64::new(0),
             is_writing_in_vain: AtomicBool::new(false),
             agent,
@@ -175,7 +188,15 @@ impl Swap {
     /// Pages that the VM may hold at most; any number, if none is given.
     pub(crate) fn set_hold(&self, hold: Option<PageCount>) {
         let pages = hold.map_or(ALL, |pages| pages.max(LEAST_HOLD).0);
-        self.hold.store(pages, Ordering::Relaxed);
+        let before = self.hold.swap(pages, Ordering::Relaxed);
+        let best = match before {
+            ALL => i64::MIN,
+            _ => self
+                .best_room
+                .load(Ordering::Relaxed)
+                .saturating_add(most(pages) - most(before)),
+        };
+        self.best_room.store(best, Ordering::Relaxed);
         self.guest_disks.set_limited(hold.is_some());
         // What is held is to be the guest's for the most part.
         let pool = pages.saturating_mul(PAGE_SIZE) / POOL_DIVISOR;
@@ -204,12 +225,31 @@ impl Swap {
 
     /// How many pages the VM may still take; negative where it holds too many.
     pub(crate) fn room(&self) -> Result<i64, MemoryError> {
+        self.room_beside(self.log_pages())
+    }
+
+    /// The same, if the log took so many.
+    fn room_beside(&self, log: PageCount) -> Result<i64, MemoryError> {
         let hold = self.hold.load(Ordering::Relaxed);
         let shared = PageCount(self.shared.load(Ordering::Relaxed));
-        let held =
-            self.ram.allocated()? + self.log_pages() + shared_of_limit(PageCount(hold), shared);
-        let most = |pages: u64| i64::try_from(pages).unwrap_or(i64::MAX);
+        let held = self.ram.allocated()? + log + shared_of_limit(PageCount(hold), shared);
         Ok(most(hold).saturating_sub(most(held.0)))
+    }
+
+    /// How many pages may come. Where the VM holds too many and none can leave, some all the same, for a guest that never runs
+    /// never gives anything up either. It does not come to hold more by that: what came back is needed in the log no more.
+    pub(crate) fn room_to_come(&self) -> Result<i64, MemoryError> {
+        let room = self.room()?;
+        if room > 0 || !self.takes_nothing.load(Ordering::Relaxed) {
+            return Ok(room);
+        }
+        let needed = lock(&self.log).figures().memory.needed.bytes;
+        let needed = self.room_beside(PageCount(needed.div_ceil(PAGE_SIZE)))?;
+        let best = self
+            .best_room
+            .fetch_max(needed, Ordering::Relaxed)
+            .max(needed);
+        Ok(needed.saturating_sub(best.min(0)).saturating_add(EXCHANGED))
     }
 
     /// As [`Self::room`], once what is on its way to the file is there. None of that is, where the file takes nothing.
@@ -359,6 +399,11 @@ impl Swap {
         }
     }
 
+    /// Whether there may be room in the log that was not there when this was asked last.
+    pub(crate) fn has_made_room(&self) -> bool {
+        self.has_made_room.swap(false, Ordering::Relaxed)
+    }
+
     /// The guest gives up pages: what the log has of them is worth nothing.
     pub(crate) fn forget(&self, pages: impl Iterator<Item = u64>) {
         let mut log = lock(&self.log);
@@ -408,6 +453,8 @@ impl Swap {
         counters.out += count;
         counters.refused += refused;
         drop(counters);
+        self.takes_nothing
+            .store(count == 0 && refused > 0, Ordering::Relaxed);
         self.pager.signal();
     }
 
@@ -455,6 +502,10 @@ impl Swap {
     pub(crate) fn end(&self) {
         self.pager.signal();
     }
+}
+
+fn most(pages: u64) -> i64 {
+    i64::try_from(pages).unwrap_or(i64::MAX)
 }
 
 /// From the first of some stretches, which are in order, to the last.

@@ -381,7 +381,7 @@ impl Pager {
     fn has_room(&mut self) -> bool {
         if self.room <= 0 {
             let coming = i64::try_from(self.reading.len()).unwrap_or(i64::MAX);
-            let room = self.swap.room().unwrap_or(0) - coming;
+            let room = self.swap.room_to_come().unwrap_or(0) - coming;
             if room < AHEAD / 2 {
                 // Before anybody has to wait.
                 self.swap.agent.signal();

@@ -496,6 +496,46 @@ fn a_file_that_is_cut_is_the_end_and_never_a_wrong_byte() {
     is_the_end(|file| file.set_len(0).unwrap());
 }
 
+/// All of what there is does not shrink, and there is no file.
+#[test]
+fn where_nothing_more_can_leave_its_guest_goes_on_slowly_and_holds_no_more_by_that() {
+    let bench = Bench::new(GuestRam::new(PageCount(PAGES)).unwrap());
+    (0..PAGES).for_each(|page| write_noise(&bench.ram, page, 1));
+    bench.limit(Some(HOLD));
+    let swap = bench.agent.swap().unwrap();
+    bench.wait("the pool is full", |_| {
+        swap.takes_nothing.load(Ordering::Relaxed)
+    });
+    let out = swap.out();
+    assert!(out > PageCount(500), "{out:?}");
+    let most = bench.held() + PageCount(super::EXCHANGED.unsigned_abs()) + SEGMENT;
+    let ram = bench.ram.clone();
+    let read = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&read);
+    let reader = thread::spawn(move || {
+        for page in 0..PAGES {
+            check_noise(&ram, page, 1);
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let mut last = (0, Instant::now());
+    while !reader.is_finished() {
+        assert!(bench.held() <= most, "{:?} of {most:?}", bench.held());
+        let now = read.load(Ordering::Relaxed);
+        if now > last.0 {
+            last = (now, Instant::now());
+        }
+        assert!(
+            last.1.elapsed() < PATIENCE,
+            "{now} pages: {:?}",
+            swap.counters()
+        );
+        thread::sleep(Duration::from_millis(1));
+    }
+    reader.join().unwrap();
+    bench.check_log();
+}
+
 /// As a file system does whose disk fails: what is in memory stays there.
 #[test]
 fn where_the_file_takes_nothing_nothing_is_lost_and_nobody_goes_on_beyond_his_limit() {
