@@ -553,10 +553,13 @@ fn where_the_file_takes_nothing_nothing_is_lost_and_nobody_goes_on_beyond_his_li
     bench.check_log();
     let ram = bench.ram.clone();
     let reader = thread::spawn(move || (0..PAGES).for_each(|page| check_noise(&ram, page, 1)));
-    bench.wait("who touches what is out waits for room", |bench| {
-        let swap = bench.agent.swap().unwrap();
-        swap.counters().is_stalled || swap.out() == PageCount::ZERO
-    });
+    bench.wait(
+        "who touches what is out comes in its place, or waits for room",
+        |bench| {
+            let is_stalled = bench.agent.swap().unwrap().counters().is_stalled;
+            is_stalled || reader.is_finished()
+        },
+    );
     bench.limit(None);
     reader.join().unwrap();
     bench.check_log();
