@@ -405,7 +405,8 @@ impl Agent {
             self.large.unchanged = 0;
             pause = pause.or(Some(IDLE_PAUSE));
         }
-        let rest = (begin.elapsed() * (CORE_DIVISOR - 1)).max(SHORTEST_PAUSE);
+        // Where other work has the processors, most of that time was not spent here.
+        let rest = (begin.elapsed() * (CORE_DIVISOR - 1)).clamp(SHORTEST_PAUSE, IDLE_PAUSE);
         self.large.due = Some(Instant::now() + pause.unwrap_or(rest));
         self.publish();
     }
