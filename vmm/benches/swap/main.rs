@@ -27,6 +27,7 @@ mod qemu;
 use anyhow::{Context, Result, bail};
 use kernel::{MemoryGroup, SwapDevice};
 use machine::{Machine, PATIENCE};
+use protocol::SwapCounters;
 use qemu::Qemu;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -82,14 +83,11 @@ impl Side for Ours<'_> {
     }
 
     fn moved(&mut self) -> Result<Moved> {
-        let counters = &self.0.stats()?["counters"]["swap"];
-        let count = |name: &str| counters[name].as_u64().context("stats have it");
+        let counters = self.0.stats()?["counters"]["swap"].take();
+        let counters: SwapCounters = serde_json::from_value(counters)?;
         Ok(Moved {
-            pages_in: count("stored_in")?
-                + count("filled_in")?
-                + count("disk_in")?
-                + count("unasked_in")?,
-            pages_out: count("out")?,
+            pages_in: counters.came_back(),
+            pages_out: counters.out,
         })
     }
 

@@ -103,11 +103,6 @@ impl PageTable {
         self.shared
     }
 
-    fn find(index: u64) -> (usize, usize) {
-        let index = usize::try_from(index).expect("as many pages as can be indexed");
-        (index / BLOCK_PAGES, index % BLOCK_PAGES)
-    }
-
     /// Whether all of a block is the guest's own.
     pub(super) fn is_own(&self, block: usize) -> bool {
         let block = &self.blocks[block];
@@ -123,7 +118,7 @@ impl PageTable {
 
     /// Where a page is.
     pub(super) fn place(&self, index: u64) -> Place {
-        let (block, page) = Self::find(index);
+        let (block, page) = place_of(index);
         let Some(block) = self.blocks.get(block) else {
             return Place::Own;
         };
@@ -146,7 +141,7 @@ impl PageTable {
     /// same: it has taken it back without a word then. Returns whether it has.
     pub(super) fn share(&mut self, index: u64, frame: Frame) -> bool {
         let has_popped = self.deflate(index..index + 1) > 0;
-        let (block, page) = Self::find(index);
+        let (block, page) = place_of(index);
         let frames = &mut self.blocks[block].frames;
         let frames = frames.get_or_insert_with(|| Box::new([NONE; BLOCK_PAGES]));
         let before = std::mem::replace(&mut frames[page], frame.0);
@@ -157,7 +152,7 @@ impl PageTable {
 
     /// No frame is mapped over a page any more.
     pub(super) fn unshare(&mut self, index: u64) {
-        let (block, page) = Self::find(index);
+        let (block, page) = place_of(index);
         let Some(frames) = &mut self.blocks[block].frames else {
             return;
         };
@@ -231,7 +226,7 @@ impl PageTable {
         let mut sum = 0;
         let mut at = pages.start;
         while at < pages.end {
-            let (number, first) = Self::find(at);
+            let (number, first) = place_of(at);
             let left = usize::try_from(pages.end - at).unwrap_or(BLOCK_PAGES);
             let count = left.min(BLOCK_PAGES - first);
             sum += act(&mut self.blocks[number], PageSet::run(first, count));
@@ -239,6 +234,12 @@ impl PageTable {
         }
         sum
     }
+}
+
+/// The block that a page is in, and which it is there.
+pub(super) fn place_of(index: u64) -> (usize, usize) {
+    let index = usize::try_from(index).expect("as many pages as can be indexed");
+    (index / BLOCK_PAGES, index % BLOCK_PAGES)
 }
 
 /// Ascending numbers as runs of neighbours, each of which one call serves.

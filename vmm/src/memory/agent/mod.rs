@@ -187,16 +187,11 @@ impl AgentHandle {
         let wake = Event::new().map_err(MemoryError::StartAgent)?;
         let sharer = Sharer::new(ram.clone());
         let shown = Arc::clone(sharer.pages.frames_shown());
+        let start = |file| Swap::start(ram, wake.clone(), file, disks, shown);
         let swap = match outs {
             Outs::Stay => None,
-            Outs::GoToLog => Some(Swap::start(ram, wake.clone(), None, disks, shown)?),
-            Outs::GoToFile(file, pages) => Some(Swap::start(
-                ram,
-                wake.clone(),
-                Some((file, pages)),
-                disks,
-                shown,
-            )?),
+            Outs::GoToLog => Some(start(None)?),
+            Outs::GoToFile(file, pages) => Some(start(Some((file, pages)))?),
         };
         let (requests, inbox) = channel();
         let counters = Arc::new(AgentCounters::default());

@@ -3,8 +3,8 @@
 //! Which those are, [`clock`] decides.
 //!
 //! Pages go out behind the fence, few of one block at once, so that whoever writes to one of them waits for half a millisecond at
-//! most; what its guest uses between them stays outside, for to protect it would cost its guest a fault. Frames of the store and what guests wrote over them stay, and sharing goes on: what it maps
-//! counts as held until it is half of what may be.
+//! most; what its guest uses between them stays outside, for to protect it would cost its guest a fault. Frames of the store and
+//! what guests wrote over them stay, and sharing goes on: what it maps counts as held until it is half of what may be.
 //!
 //! **What the host samples it finds as it left it**: those mappings are not dropped again.
 //!
@@ -17,7 +17,6 @@ mod clock;
 
 use super::Agent;
 use super::balloon::place_in_block;
-use crate::memory::MemoryError;
 use crate::memory::mapping::{Addresses, drop_mappings};
 use crate::memory::pages::{Place, runs};
 use crate::memory::swap::{AHEAD, KeptOut, Stays, Swap};
@@ -362,7 +361,10 @@ impl Agent {
                 (KeptOut::Writers, runs.map(addresses).collect())
             }
         };
-        if self.raise_for(&swap, pages, &stretches, out).is_err() {
+        let raised = self
+            .sharer
+            .raise_by(pages, &self.fence, || swap.raise(&stretches, out));
+        if raised.is_err() {
             return Ok(0);
         }
         // What came meanwhile goes too, or it would be punched with the rest.
@@ -406,20 +408,6 @@ impl Agent {
             (0, Some(why)) => Err(why),
             (count, _) => Ok(count),
         }
-    }
-
-    fn raise_for(
-        &self,
-        swap: &Swap,
-        pages: &Range<u64>,
-        stretches: &[Addresses],
-        out: KeptOut,
-    ) -> Result<(), MemoryError> {
-        swap.raise(stretches, out).or_else(|_| {
-            // There may have been no areas left when something was mapped here.
-            self.sharer.guard(pages.clone(), &self.fence)?;
-            swap.raise(stretches, out)
-        })
     }
 
     /// What the memory file holds is read from there: through the mapping this thread would wait for itself.

@@ -100,11 +100,7 @@ impl Sharer {
     /// Does what is asked with one block, as far as it can be done.
     pub(super) fn carry_out(&mut self, request: &BlockRequest, fence: &Fence) -> Done {
         let first = u64::from(request.number) * BLOCK_PAGES as u64;
-        let named = named(request);
-        let Some((named, hull)) = named.and_then(|named| {
-            let hull = self.hull(request, &named, first)?;
-            Some((named, hull))
-        }) else {
+        let Some((named, hull)) = self.hull(request, first) else {
             self.counters.stale += PageCount(1);
             return Done::default();
         };
@@ -185,10 +181,23 @@ impl Sharer {
         out: KeptOut,
     ) -> Result<(), MemoryError> {
         let addresses = self.ram.addresses(pages.clone());
-        fence.raise(&addresses, out).or_else(|_| {
+        self.raise_by(pages, fence, || fence.raise(&addresses, out))
+    }
+
+    /// As [`Self::raise`], by another way of keeping writers out of some of these pages.
+    ///
+    /// # Errors
+    /// As [`Self::raise`].
+    pub(super) fn raise_by(
+        &self,
+        pages: &Range<u64>,
+        fence: &Fence,
+        raise: impl Fn() -> Result<(), MemoryError>,
+    ) -> Result<(), MemoryError> {
+        raise().or_else(|_| {
             // There may have been none left when something was mapped here.
             self.guard(pages.clone(), fence)?;
-            fence.raise(&addresses, out)
+            raise()
         })
     }
 
@@ -213,8 +222,10 @@ impl Sharer {
         }
     }
 
-    /// The pages from the first to the last that the request is about. None if some are not there.
-    fn hull(&self, request: &BlockRequest, named: &PageSet, first: u64) -> Option<Range<usize>> {
+    /// The pages that the request is about, and all from the first to the last of them. None if some are not there, or it names one
+    /// twice.
+    fn hull(&self, request: &BlockRequest, first: u64) -> Option<(PageSet, Range<usize>)> {
+        let named = named(request)?;
         let store = self.store.as_ref();
         let is_there = |span: &Span| store.is_some_and(|store| store.holds(span.frame, span.count));
         if !request.spans.iter().all(is_there) {
@@ -222,7 +233,7 @@ impl Sharer {
         }
         let (start, last) = (named.iter().next()?, named.iter().last()?);
         let is_there = first + (last as u64) < self.ram.layout().size().0;
-        is_there.then_some(start..last + 1)
+        is_there.then_some((named, start..last + 1))
     }
 
     /// Puts the memory file back under pages that the guest gives up. Returns the runs that had been

@@ -10,6 +10,7 @@
 
 use crate::lock::lock;
 use crate::memory::MemoryError;
+use crate::memory::pages::place_of;
 use crate::memory::ram::{ClaimedGfn, RamLayout};
 use page::{PAGE_BYTES, PAGE_SIZE};
 use rustix::fs::{OFlags, fcntl_getfl};
@@ -58,12 +59,12 @@ impl ReadOnlyDisk {
         Self { file, is_direct }
     }
 
-    /// A page of it, if the kernel has that in its cache.
+    /// A page of it, if the kernel has that in its cache. Not of one that is direct: it would be read from the disk.
     fn cached(&self, page: u64) -> Option<PageBytes> {
         let mut content = [0; PAGE_BYTES];
         let (mut buffers, at_once) = ([IoSliceMut::new(&mut content)], ReadWriteFlags::NOWAIT);
         let count = preadv2(&self.file, &mut buffers, page * PAGE_SIZE, at_once);
-        (!self.is_direct && count == Ok(PAGE_BYTES)).then_some(content)
+        (count == Ok(PAGE_BYTES)).then_some(content)
     }
 }
 
@@ -170,12 +171,15 @@ impl GuestDisks {
             NOT_HASHED => self.disk(page.disk())?.cached(page.page())? == *content,
             _ => self.is(page, content),
         };
-        if is_same {
-            return DiskPage::new(page.disk(), page.page(), self.hash(content));
+        match (is_same, page.hash) {
+            (true, NOT_HASHED) => DiskPage::new(page.disk(), page.page(), self.hash(content)),
+            (true, _) => Some(page),
+            (false, _) => {
+                // It is not compared again and again.
+                self.note(&[(index, None)]);
+                None
+            }
         }
-        // It is not compared again and again.
-        self.note(&[(index, None)]);
-        None
     }
 
     /// Whether that is the page.
@@ -186,11 +190,6 @@ impl GuestDisks {
     fn hash(&self, content: &PageBytes) -> u64 {
         xxh3_64_with_secret(content, &self.secret).max(NOT_HASHED + 1)
     }
-}
-
-fn place_of(index: u64) -> (usize, usize) {
-    let index = usize::try_from(index).expect("as many pages as can be indexed");
-    (index / BLOCK_PAGES, index % BLOCK_PAGES)
 }
 
 impl fmt::Debug for GuestDisks {

@@ -1,5 +1,5 @@
-//! Reads the swap file and the guest's disks for the pager, many pages at a time, so that nobody waits for another's: by io_uring ([`ring`]), or where
-//! the kernel has none or forbids it, by threads that wait.
+//! Reads the swap file and the guest's disks for the pager, many pages at a time, so that nobody waits for another's: by io_uring
+//! ([`ring`]), or where the kernel has none or forbids it, by threads that wait.
 
 mod ring;
 

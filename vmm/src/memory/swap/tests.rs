@@ -467,7 +467,7 @@ fn what_the_pool_has_no_room_for_goes_to_the_file() {
 }
 
 /// All pages of a guest, most of them in a file to which something happens: what is lost is named, and nothing wrong is read.
-fn is_the_end(happens: impl FnOnce(&File)) {
+fn is_the_end(happens: impl FnOnce(&Bench, &File)) -> String {
     let file = tempfile::tempfile().unwrap();
     let spoiler = file.try_clone().unwrap();
     let ram = GuestRam::new(PageCount(PAGES)).unwrap();
@@ -477,13 +477,13 @@ fn is_the_end(happens: impl FnOnce(&File)) {
     bench.wait("much is in the file", |bench| {
         bench.agent.page_states(false).unwrap().swapped > PageCount(PAGES / 2)
     });
-    happens(&spoiler);
-    bench.loses_a_page();
+    happens(&bench, &spoiler);
+    bench.loses_a_page()
 }
 
 #[test]
 fn a_spoilt_record_is_the_end_and_never_a_wrong_byte() {
-    is_the_end(|file| {
+    is_the_end(|_, file| {
         let length = file.metadata().unwrap().len();
         for position in (64..length).step_by(1024) {
             file.write_all_at(&[0x5a], position).unwrap();
@@ -493,7 +493,7 @@ fn a_spoilt_record_is_the_end_and_never_a_wrong_byte() {
 
 #[test]
 fn a_file_that_is_cut_is_the_end_and_never_a_wrong_byte() {
-    is_the_end(|file| file.set_len(0).unwrap());
+    is_the_end(|_, file| file.set_len(0).unwrap());
 }
 
 /// All of what there is does not shrink, and there is no file.
@@ -589,18 +589,12 @@ fn what_is_written_without_a_limit_is_not_taken_for_what_came_back() {
 
 #[test]
 fn a_file_that_cannot_be_read_is_the_end_and_never_a_wrong_byte() {
-    let ram = GuestRam::new(PageCount(PAGES)).unwrap();
-    let bench = Bench::with_file(ram);
-    (0..PAGES).for_each(|page| write_noise(&bench.ram, page, 1));
-    bench.limit(Some(PageCount(3 << 10)));
-    bench.wait("much is in the file", |bench| {
-        bench.agent.page_states(false).unwrap().swapped > PageCount(PAGES / 2)
+    let why = is_the_end(|bench, _| {
+        // Where nothing is mapped the kernel reads EIO.
+        let unreadable = Arc::new(File::open("/proc/self/mem").unwrap());
+        let swap = bench.agent.swap().unwrap();
+        *super::lock(&swap.file.as_ref().unwrap().instead) = Some(unreadable);
     });
-    // Where nothing is mapped the kernel reads EIO.
-    let unreadable = Arc::new(File::open("/proc/self/mem").unwrap());
-    let swap = bench.agent.swap().unwrap();
-    *super::lock(&swap.file.as_ref().unwrap().instead) = Some(unreadable);
-    let why = bench.loses_a_page();
     assert!(why.contains("Input/output error"), "{why}");
 }
 
@@ -638,6 +632,16 @@ impl ReadDisk {
             );
         }
         Self { bench, image }
+    }
+
+    /// What becomes of it when something happens to the disk that has most of its memory.
+    fn loses_a_page_when(&self, happens: impl FnOnce(&File)) -> String {
+        self.bench.limit(Some(PageCount(3 << 10)));
+        self.bench.wait("much is left to the disk", |bench| {
+            bench.agent.swap().unwrap().counters().left_to_disks > PAGES / 2
+        });
+        happens(&self.image);
+        self.bench.loses_a_page()
     }
 }
 
@@ -685,27 +689,17 @@ fn what_was_read_before_there_was_a_limit_is_compared_with_the_kernels_cache() {
 
 #[test]
 fn a_disk_that_somebody_changes_is_the_end_and_never_a_wrong_byte() {
-    let ReadDisk { bench, image } = ReadDisk::new(true);
-    bench.limit(Some(PageCount(3 << 10)));
-    bench.wait("much is left to the disk", |bench| {
-        bench.agent.swap().unwrap().counters().left_to_disks > PAGES / 2
+    let why = ReadDisk::new(true).loses_a_page_when(|image| {
+        for position in (8..PAGES * PAGE_SIZE).step_by(1024) {
+            image.write_all_at(&[0x5a, 0xa5, 0x5a], position).unwrap();
+        }
     });
-    for position in (8..PAGES * PAGE_SIZE).step_by(1024) {
-        image.write_all_at(&[0x5a, 0xa5, 0x5a], position).unwrap();
-    }
-    let why = bench.loses_a_page();
     assert!(why.contains("its disk 1, byte"), "{why}");
 }
 
 #[test]
 fn a_disk_that_is_cut_is_the_end_and_never_a_wrong_byte() {
-    let ReadDisk { bench, image } = ReadDisk::new(true);
-    bench.limit(Some(PageCount(3 << 10)));
-    bench.wait("much is left to the disk", |bench| {
-        bench.agent.swap().unwrap().counters().left_to_disks > PAGES / 2
-    });
-    image.set_len(0).unwrap();
-    let why = bench.loses_a_page();
+    let why = ReadDisk::new(true).loses_a_page_when(|image| image.set_len(0).unwrap());
     assert!(
         why.contains("cannot be read from the guest's disk 1"),
         "{why}"

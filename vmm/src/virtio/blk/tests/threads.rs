@@ -44,7 +44,6 @@ fn bench_and_event(engine: EngineKind) -> (Bench, Event) {
     let driver = FakeDriver::with_device(SMALL, |ram, interrupt| {
         let wires = DiskWires {
             notified: notified.clone(),
-            reads: None,
             ..wires(ram, interrupt)
         };
         let image = DiskImage::open(&spec(file.path())).unwrap();
