@@ -178,7 +178,7 @@ impl AgentHandle {
 
     /// As [`Self::start`], with a fence that was opened before. `disks` by number, those that the guest can only read.
     pub(crate) fn start_behind(
-        fence: Fence,
+        mut fence: Fence,
         ram: &GuestRam,
         scanner: Option<SharingSocket>,
         outs: Outs,
@@ -189,9 +189,17 @@ impl AgentHandle {
         let shown = Arc::clone(sharer.pages.frames_shown());
         let swap = match outs {
             Outs::Stay => None,
-            Outs::GoToLog => Some(Swap::start(ram, wake.clone(), None, disks, shown)?),
+            Outs::GoToLog => Some(Swap::start(
+                ram,
+                fence.take_pager()?,
+                wake.clone(),
+                None,
+                disks,
+                shown,
+            )?),
             Outs::GoToFile(file, pages) => Some(Swap::start(
                 ram,
+                fence.take_pager()?,
                 wake.clone(),
                 Some((file, pages)),
                 disks,
