@@ -10,6 +10,7 @@ mod host;
 mod lock;
 mod memory;
 mod regular_file;
+mod restricted_ring;
 mod signals;
 mod virtio;
 mod vm;

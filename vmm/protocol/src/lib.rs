@@ -9,6 +9,7 @@ mod channel;
 mod counters;
 mod cursor;
 mod disk_spec;
+mod jail;
 mod mac;
 mod name;
 mod packets;
@@ -22,6 +23,7 @@ pub use counters::{
     LargePageCounters, Latencies, NetCounters, SharingCounters, SwapCounters,
 };
 pub use disk_spec::{DiskSpec, InvalidDisk};
+pub use jail::{Holding, InvalidJail, JailLayer, JailMode, JailReport};
 pub use mac::{InvalidMac, MacAddress};
 pub use name::{InvalidName, VmName};
 pub use peek::take_bytes;
@@ -77,6 +79,9 @@ pub struct VmConfig {
     /// Of how many of its pages a swap file always has room, if one comes with this, behind the agent's socket.
     #[serde(default)]
     pub swap_file_for: Option<PageCount>,
+    /// How its process is jailed.
+    #[serde(default)]
+    pub jail: JailMode,
     /// What it does when its host dies.
     pub on_host_death: OnHostDeath,
 }
@@ -173,6 +178,9 @@ pub struct Description {
     pub userfault_pages: PageCount,
     /// Where its whole memory file is mapped in its process.
     pub ram_address: u64,
+    /// What holds of its jail.
+    #[serde(default)]
+    pub jail: JailReport,
 }
 
 /// The sequence number of an observation that answers no question: a VM's last.

@@ -190,6 +190,8 @@ pub(super) enum Command {
         /// The socket of its host.
         #[arg(allow_hyphen_values = true)]
         of: PathBuf,
+        /// The file tree of its host.
+        in_tree: Option<String>,
     },
 }
 

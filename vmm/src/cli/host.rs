@@ -65,6 +65,7 @@ async fn serve_as_told(
         exit_when_empty: args.exit_when_empty,
         console_log: absolute(args.console_log.as_deref())?,
         swap: absolute(args.swap.as_deref())?,
+        jail: args.jail.unwrap_or_default(),
         http: http(args)?,
     };
     let socket = claim.place().socket();

@@ -8,6 +8,7 @@ use api::{HostChange, ScanChange, ScanPriority, on_or_off};
 use clap::ValueHint;
 use page::Size;
 use policy::TaxRate;
+use protocol::JailMode;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use std::fmt::Display;
@@ -88,6 +89,11 @@ pub(super) struct HostArgs {
     /// as large as it may have to be, before its VM starts. Pages are compressed then, too.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(super) swap: Option<PathBuf>,
+    /// How VM processes are jailed: enforce, as without this; log, where system calls that are none of theirs are left to the
+    /// kernel's audit log and done; or off.
+    #[arg(long, value_name = "enforce|log|off")]
+    #[serde(deserialize_with = "parsed")]
+    pub(super) jail: Option<JailMode>,
     /// End when the last VM has ended.
     #[arg(long)]
     #[serde(deserialize_with = "flag")]
@@ -147,6 +153,7 @@ impl HostArgs {
         }
         self.console_log = self.console_log.take().or_else(|| file.console_log.clone());
         self.swap = self.swap.take().or_else(|| file.swap.clone());
+        self.jail = self.jail.or(file.jail);
         self.exit_when_empty |= file.exit_when_empty;
     }
 
@@ -244,6 +251,7 @@ mod tests {
             exit_when_empty: _,
             console_log: Some(_),
             swap: Some(_),
+            jail: Some(_),
             sharing: Some(_),
             large_pages: Some(_),
             compression: Some(_),
@@ -273,6 +281,7 @@ mod tests {
             ("interval_ms = 1", "interval_ms = 1"),
             ("sample_period_s = -1", "'-1'"),
             ("idle_tax = \"100\"", "100"),
+            ("jail = \"on\"", "'on'"),
             ("[scan]\nfast = true", "fast"),
             ("[scan]\npriority = \"high\"", "high"),
             ("http = \"nowhere\"", "'nowhere'"),

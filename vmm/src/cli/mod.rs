@@ -169,6 +169,7 @@ async fn audit(client: &Client, json: bool) -> Result<()> {
 /// A VM process: its host has put the connection at standard input and the console at standard
 /// output, so no descriptor numbers have to be passed.
 fn vm() -> Result<()> {
+    crate::vm::close_inherited();
     let owned = |fd: rustix::fd::BorrowedFd<'static>| -> Result<OwnedFd> {
         fd.try_clone_to_owned()
             .context("cannot take the host's descriptors")

@@ -6,6 +6,7 @@ use api::{
     DiskView, EventView, HostView, NetView, Overview, QueuedView, SharingPace, SharingView,
     VmPhase, VmSharingView, VmView, WaitView,
 };
+use protocol::JailReport;
 
 /// Events shown below an overview.
 const EVENTS: usize = 5;
@@ -214,6 +215,7 @@ pub(super) fn vm(vm: &VmView) -> String {
         ("out of memory", out_of_memory(vm)),
         ("uses", working_set(vm)),
     ];
+    lines.extend(vm.jail.iter().map(|report| ("jail", jail(report))));
     lines.extend(vm.disks.iter().map(|of_vm| ("disk", disk(of_vm))));
     lines.extend(vm.nets.iter().map(|net| ("network", network(net))));
     let console_log = vm.console_log.iter();
@@ -233,6 +235,13 @@ pub(super) fn vm(vm: &VmView) -> String {
         text.push_str(&format!("  {name:<16} {value}\n"));
     }
     text
+}
+
+fn jail(report: &JailReport) -> String {
+    match report.lack() {
+        None => report.mode.to_string(),
+        Some(lack) => format!("{}; this machine cannot: {lack}", report.mode),
+    }
 }
 
 fn large_pages(vm: &VmView) -> String {

@@ -7,8 +7,8 @@
 
 use page::{PAGE_SIZE, PageCount, PageStates};
 use protocol::{
-    BalloonCounters, BalloonView, BlockedTime, Description, LargePageCounters, Latencies,
-    Observation, SharingCounters, SwapCounters, VmConfig, VmCounters,
+    BalloonCounters, BalloonView, BlockedTime, Description, JailReport, LargePageCounters,
+    Latencies, Observation, SharingCounters, SwapCounters, VmConfig, VmCounters,
 };
 use sharing::BLOCK_PAGES;
 use std::ops::Deref;
@@ -211,6 +211,7 @@ pub(super) struct CheckedStart {
     pub(super) start_us: u64,
     pub(super) userfault_pages: PageCount,
     pub(super) ram_address: u64,
+    pub(super) jail: JailReport,
 }
 
 impl CheckedStart {
@@ -227,6 +228,7 @@ impl CheckedStart {
             start_us: said.start_us,
             userfault_pages: said.userfault_pages,
             ram_address: said.ram_address,
+            jail: said.jail,
         })
     }
 }

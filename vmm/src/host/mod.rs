@@ -54,7 +54,7 @@ use api::{
 };
 use console::Console;
 use page::PageCount;
-use protocol::ToVm;
+use protocol::{JailMode, ToVm};
 use publication::Publication;
 use recording::Recorder;
 use request::{check_budget, pinned};
@@ -96,6 +96,8 @@ pub struct HostOptions {
     pub console_log: Option<PathBuf>,
     /// A folder for VMs' swap files, if their pages may go there.
     pub swap: Option<PathBuf>,
+    /// How VM processes are jailed.
+    pub jail: JailMode,
 }
 
 impl HostOptions {
@@ -109,6 +111,7 @@ impl HostOptions {
             http: None,
             console_log: None,
             swap: None,
+            jail: JailMode::default(),
         }
     }
 }

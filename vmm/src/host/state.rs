@@ -22,7 +22,7 @@ use policy::{
     BalloonRound, BalloonSettings, LargePages, MemoryState, Rebalance, Scale, Snapshot, Stage,
     Step, Thresholds, VmSnapshot,
 };
-use protocol::{VmConfig, VmName};
+use protocol::{JailMode, JailReport, VmConfig, VmName};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -39,6 +39,8 @@ pub(super) struct Durable {
     console_log: Option<PathBuf>,
     /// Where their swap files lie.
     pub(super) swap: Option<PathBuf>,
+    /// How VM processes that start are jailed.
+    jail: JailMode,
 }
 
 /// All that a host knows. But for `durable` it begins anew with each host.
@@ -55,6 +57,8 @@ pub(super) struct State {
     pub(super) used_max: PageCount,
     pub(super) samples: u64,
     pub(super) state_sum_violations: u64,
+    /// Whether it was told what this machine cannot do of a jail.
+    is_jail_told: bool,
     pub(super) events: Events,
     /// What was counted, now and before.
     pub(super) record: Record,
@@ -87,6 +91,7 @@ impl State {
                 next_id: 1,
                 console_log: options.console_log.clone(),
                 swap: options.swap.clone(),
+                jail: options.jail,
             },
             machine,
             queue: Queue::default(),
@@ -97,6 +102,7 @@ impl State {
             used_max: PageCount::ZERO,
             samples: 0,
             state_sum_violations: 0,
+            is_jail_told: false,
             events: Events::default(),
             record: Record::default(),
             published: Arc::default(),
@@ -111,6 +117,16 @@ impl State {
         };
         state.publish_change();
         state
+    }
+
+    /// Once is enough: it is the machine's doing, and the same for all VMs.
+    pub(super) fn tell_of_jail(&mut self, jail: &JailReport) {
+        if let Some(lack) = jail.lack()
+            && !std::mem::replace(&mut self.is_jail_told, true)
+        {
+            let what = format!("this machine cannot jail VM processes whole: {lack}");
+            self.events.add(None, what);
+        }
     }
 
     /// Who keeps what others wait for.
@@ -253,6 +269,7 @@ impl State {
             large_pages: LargePages::Off,
             has_swap: self.durable.settings.compression || self.durable.swap.is_some(),
             swap_file_for: None,
+            jail: self.durable.jail,
             settings,
             on_host_death: request.on_host_death,
         })
@@ -360,6 +377,7 @@ impl State {
             large_pages: self.durable.settings.large_pages,
             // What goes to a file is compressed first.
             compression: self.durable.settings.compression || self.durable.swap.is_some(),
+            jail: self.durable.jail,
             sharing: self.sharing_view(),
             state: self.memory_state,
             min_free_bytes: self.thresholds().clear.bytes(),

@@ -1,8 +1,12 @@
 //! The memory areas of a process, as the kernel lists them.
 
-use page::PAGE_SIZE;
+use crate::memory::MemoryError;
+use page::{PAGE_BYTES, PAGE_SIZE};
 use rustix::fd::AsFd;
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
+use std::fs::File;
+use std::io;
 use std::ops::Range;
 
 /// A line of `/proc/PID/maps` (proc_pid_maps(5)): `start-end perms offset dev inode path`.
@@ -39,6 +43,36 @@ impl FileId {
             ),
             inode: stat.st_ino,
         })
+    }
+}
+
+/// The memory areas of this process, whatever it may open later.
+#[derive(Debug)]
+pub(crate) struct AreaList {
+    file: File,
+}
+
+impl AreaList {
+    /// # Errors
+    /// When the kernel does not let this process have it.
+    pub(crate) fn open() -> Result<Self, MemoryError> {
+        let file = File::open("/proc/self/maps").map_err(MemoryError::ReadAreas)?;
+        Ok(Self { file })
+    }
+
+    /// A line for each area.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub(crate) fn read(&self) -> io::Result<String> {
+        let mut text = Vec::new();
+        let mut piece = [0; 4 * PAGE_BYTES];
+        rustix::fs::seek(&self.file, SeekFrom::Start(0))?;
+        // Not by the standard library: it asks for the file's size first, by a call that a jailed process has not.
+        while let bytes @ 1.. = rustix::io::read(&self.file, &mut piece)? {
+            text.extend_from_slice(&piece[..bytes]);
+        }
+        String::from_utf8(text).map_err(io::Error::other)
     }
 }
 

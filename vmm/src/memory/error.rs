@@ -34,6 +34,8 @@ pub enum MemoryError {
     WriteProtect(#[source] rustix::io::Errno),
     #[error("cannot read which pages were written")]
     ReadPagemap(#[source] io::Error),
+    #[error("cannot read which memory areas this process has")]
+    ReadAreas(#[source] io::Error),
     #[error("cannot use the store of shared pages")]
     Store(#[source] rustix::io::Errno),
     #[error("cannot change what backs the guest's memory")]

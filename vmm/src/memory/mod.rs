@@ -21,4 +21,6 @@ mod userfault;
 pub use agent::AgentHandle;
 pub use error::MemoryError;
 pub use large_file::hindrance as large_page_hindrance;
+pub(crate) use pagemap::IOCTL as PAGEMAP_IOCTL;
 pub use ram::GuestRam;
+pub(crate) use userfault::IOCTLS as USERFAULT_IOCTLS;

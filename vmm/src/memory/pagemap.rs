@@ -21,6 +21,8 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 
+/// All that is asked of one that is open.
+pub(crate) const IOCTL: u32 = SCAN;
 const SCAN: u32 = opcode::read_write::<pm_scan_arg>(b'f', 16);
 const IS_WRITTEN: u64 = PAGE_IS_WRITTEN as u64;
 const IS_FILE: u64 = PAGE_IS_FILE as u64;

@@ -46,6 +46,16 @@ const IOCTL_COPY: u32 = opcode::read_write::<uffdio_copy>(0xaa, 0x03);
 const IOCTL_ZERO: u32 = opcode::read_write::<uffdio_zeropage>(0xaa, 0x04);
 const IOCTL_WRITE_PROTECT: u32 = opcode::read_write::<uffdio_writeprotect>(0xaa, 0x06);
 
+/// All that is asked of one that is open.
+pub(crate) const IOCTLS: &[u32] = &[
+    IOCTL_REGISTER,
+    IOCTL_UNREGISTER,
+    IOCTL_WAKE,
+    IOCTL_COPY,
+    IOCTL_ZERO,
+    IOCTL_WRITE_PROTECT,
+];
+
 /// What the kernel says of one that waits.
 type Message = [u8; size_of::<uffd_msg>()];
 /// Messages taken in one call.

@@ -22,6 +22,7 @@ mod devices;
 mod end_signals;
 pub mod error;
 mod gate;
+mod jail;
 mod machine;
 mod process;
 mod throttle;
@@ -29,5 +30,6 @@ mod vcpu;
 
 pub use boot::EMBEDDED_GUEST;
 pub use devices::MOST_NETS;
+pub use jail::close_inherited;
 pub use machine::MOST_VCPUS;
 pub use process::{POWER_OFF_PATIENCE, main};

@@ -3,7 +3,7 @@
 use super::{SharingView, VmView};
 use crate::StateThresholds;
 use policy::{MemoryState, TaxRate};
-use protocol::VmName;
+use protocol::{JailMode, VmName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -70,6 +70,9 @@ pub struct HostView {
     /// Whether VMs that start now may have pages compressed that they may not hold.
     #[serde(default)]
     pub compression: bool,
+    /// How VM processes that start now are jailed.
+    #[serde(default)]
+    pub jail: JailMode,
     /// Page sharing.
     pub sharing: SharingView,
     /// How short memory is.

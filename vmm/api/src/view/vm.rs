@@ -4,7 +4,8 @@ use super::{DiskView, NetView, VmSharingView};
 use page::{PageStates, VmId};
 use policy::{BalloonHealth, Explanation, SharesSpec, TaxRate, TouchLimit, Witness};
 use protocol::{
-    BalloonCounters, BalloonView as Balloon, GuestStatistics, Latencies, VmCounters, VmName,
+    BalloonCounters, BalloonView as Balloon, GuestStatistics, JailReport, Latencies, VmCounters,
+    VmName,
 };
 use serde::{Deserialize, Serialize};
 use sharing::TrustGroup;
@@ -115,6 +116,9 @@ pub struct VmView {
     pub start_us: Option<u64>,
     /// Memory whose faults its agent holds.
     pub userfault_bytes: u64,
+    /// How its process is jailed, and which layers of that hold on this machine.
+    #[serde(default)]
+    pub jail: Option<JailReport>,
 }
 
 /// Of a VM of which nothing else is known.

@@ -49,6 +49,7 @@ fn config() -> VmConfig {
         large_pages: policy::LargePages::Off,
         has_swap: true,
         swap_file_for: None,
+        jail: protocol::JailMode::default(),
         on_host_death: OnHostDeath::default(),
     }
 }
@@ -211,6 +212,7 @@ fn add_vm(host: &Host) -> (Channel, UnixStream) {
         since: Instant::now(),
         start_us: 0,
         userfault_pages: SIZE,
+        jail: protocol::JailReport::default(),
         kill: Arc::default(),
         gone: watch::Sender::new(()),
     });

@@ -167,6 +167,7 @@ mod tests {
             blocked_permille: 0,
             blocked_us: 0,
             start_us: None,
+            jail: None,
             userfault_bytes: 0,
         }
     }

@@ -463,6 +463,7 @@ mod tests {
             large_pages: LargePages::Off,
             has_swap: false,
             swap_file_for: None,
+            jail: protocol::JailMode::default(),
             on_host_death: OnHostDeath::default(),
         };
         Vm::new(config, oneshot::channel().0)

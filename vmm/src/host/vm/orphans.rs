@@ -2,7 +2,8 @@
 //! does not know them yet, so their memory would be missing from its budget.
 //!
 //! Which host a VM process had is told by its arguments: the true path of that host's socket. Two paths are of one
-//! place if the kernel finds the same folder by them, each in the file tree of its own process.
+//! place if the kernel finds the same folder by them, each in the file tree of its own process. A jailed process has an empty
+//! one: then the paths must be the same, and the trees that the two hosts had.
 
 use crate::host::runtime_dir::Place;
 use std::ffi::OsStr;
@@ -23,14 +24,17 @@ pub(in crate::host) fn find(place: &Place) -> Vec<Orphan> {
     let Ok(processes) = fs::read_dir("/proc") else {
         return Vec::new();
     };
+    let own_tree = own_tree();
     processes
         .filter_map(|entry| {
             let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
             let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-            let (name, socket) = vm_in(&command)?;
+            let vm = vm_in(&command)?;
             let root = format!("/proc/{pid}/root");
-            is_same(Path::new(&root), socket, place.true_socket()).then(|| Orphan {
-                name: String::from_utf8_lossy(name).into_owned(),
+            let is_same_tree = vm.tree.is_none() || vm.tree == own_tree.as_deref();
+            let (theirs, ours) = (vm.socket, place.true_socket());
+            is_same(Path::new(&root), theirs, ours, is_same_tree).then(|| Orphan {
+                name: String::from_utf8_lossy(vm.name).into_owned(),
                 pid,
             })
         })
@@ -46,20 +50,38 @@ pub(super) fn arguments<'a>(name: &'a str, place: &'a Place) -> [&'a OsStr; 3] {
     ]
 }
 
-/// The VM's name and its host's socket, if the arguments are those of a VM process.
-fn vm_in(command: &[u8]) -> Option<(&[u8], &Path)> {
+/// Which file tree this process sees, as one word: by its root's numbers. The last argument of a VM process.
+pub(super) fn own_tree() -> Option<String> {
+    let root = fs::metadata("/").ok()?;
+    Some(format!("{}:{}", root.dev(), root.ino()))
+}
+
+/// What the arguments of a VM process say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Said<'a> {
+    name: &'a [u8],
+    /// Its host's socket,
+    socket: &'a Path,
+    /// and the tree that the host saw.
+    tree: Option<&'a str>,
+}
+
+fn vm_in(command: &[u8]) -> Option<Said<'_>> {
     let words: Vec<&[u8]> = command
         .strip_suffix(&[0])?
         .split(|&byte| byte == 0)
         .collect();
-    match words[..] {
-        [_, b"vm", name, socket] => Some((name, Path::new(OsStr::from_bytes(socket)))),
-        _ => None,
-    }
+    let (name, socket, tree) = match words[..] {
+        [_, b"vm", name, socket] => (name, socket, None),
+        [_, b"vm", name, socket, tree] => (name, socket, std::str::from_utf8(tree).ok()),
+        _ => return None,
+    };
+    let socket = Path::new(OsStr::from_bytes(socket));
+    Some(Said { name, socket, tree })
 }
 
 /// Whether a path in a file tree with another root is `ours`.
-fn is_same(root: &Path, theirs: &Path, ours: &Path) -> bool {
+fn is_same(root: &Path, theirs: &Path, ours: &Path, is_same_tree: bool) -> bool {
     let (Some(their_folder), Some(our_folder)) = (theirs.parent(), ours.parent()) else {
         return false;
     };
@@ -68,9 +90,11 @@ fn is_same(root: &Path, theirs: &Path, ours: &Path) -> bool {
     }
     let inside = their_folder.strip_prefix("/").unwrap_or(their_folder);
     match (fs::metadata(root.join(inside)), fs::metadata(our_folder)) {
-        (Ok(theirs), Ok(ours)) => (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()),
-        // It may not be looked at, or the process has just ended.
-        _ => their_folder == our_folder,
+        (Ok(theirs), Ok(ours)) if inside != Path::new("") => {
+            (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino())
+        }
+        // It is empty or may not be looked at, or the process has just ended.
+        _ => their_folder == our_folder && is_same_tree,
     }
 }
 
@@ -84,11 +108,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let claim = Claim::take(&folder.path().join("./x.sock")).unwrap();
         let words = arguments("a", claim.place()).map(OsStr::as_bytes);
-        let command = [b"ballonet", &words.join(&0)[..], b""].join(&0);
-        let (name, socket) = vm_in(&command).unwrap();
-        assert_eq!(name, b"a");
-        assert_eq!(socket, claim.place().true_socket());
-        for other in ["a\0vm\0", "", "vi\0vm\0a\0b\0c\0"] {
+        let tree = own_tree().unwrap();
+        for tree in [None, Some(tree.as_str())] {
+            let mut words = [&[b"ballonet".as_slice()], &words[..]].concat();
+            words.extend(tree.map(str::as_bytes));
+            let command = [&words.join(&0)[..], b""].join(&0);
+            let said = Said {
+                name: b"a",
+                socket: claim.place().true_socket(),
+                tree,
+            };
+            assert_eq!(vm_in(&command), Some(said));
+        }
+        for other in ["a\0vm\0", "", "vi\0vm\0a\0b\0c\0d\0"] {
             assert_eq!(vm_in(other.as_bytes()), None);
         }
     }
@@ -102,11 +134,25 @@ mod tests {
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&a, &link).unwrap();
         let root = Path::new("/");
-        assert!(is_same(root, &link.join("x"), &a.join("x")));
-        assert!(!is_same(root, &b.join("x"), &a.join("x")));
-        assert!(!is_same(root, &a.join("y"), &a.join("x")));
+        assert!(is_same(root, &link.join("x"), &a.join("x"), true));
+        assert!(!is_same(root, &b.join("x"), &a.join("x"), true));
+        assert!(!is_same(root, &a.join("y"), &a.join("x"), true));
         // In a tree of its own, /a is another folder than ours of that name.
-        assert!(is_same(folder.path(), Path::new("/a/x"), &a.join("x")));
-        assert!(!is_same(folder.path(), Path::new("/b/x"), &a.join("x")));
+        assert!(is_same(
+            folder.path(),
+            Path::new("/a/x"),
+            &a.join("x"),
+            false
+        ));
+        assert!(!is_same(
+            folder.path(),
+            Path::new("/b/x"),
+            &a.join("x"),
+            true
+        ));
+        // In an empty one nothing is found: then it counts where the hosts were.
+        assert!(is_same(&b, &a.join("x"), &a.join("x"), true));
+        assert!(!is_same(&b, &a.join("x"), &a.join("x"), false));
+        assert!(!is_same(&b, Path::new("/a/x"), &a.join("x"), true));
     }
 }

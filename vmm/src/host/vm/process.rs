@@ -15,7 +15,7 @@ use crate::host::swap_dir;
 use crate::memory::ram::{allocated_pages, punch_all};
 use page::{PageCount, VmId};
 use protocol::page_sharing::SharingSocket;
-use protocol::{Channel, ChannelError, FromVm, Observation, Received, ToVm, UNASKED};
+use protocol::{Channel, ChannelError, FromVm, JailReport, Observation, Received, ToVm, UNASKED};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::fs::{File, Metadata};
 use std::os::fd::{AsFd, OwnedFd};
@@ -56,6 +56,7 @@ pub(in crate::host) struct Running {
     pub(in crate::host) since: Instant,
     pub(in crate::host) start_us: u64,
     pub(in crate::host) userfault_pages: PageCount,
+    pub(in crate::host) jail: JailReport,
     /// Ends it by force.
     pub(in crate::host) kill: Arc<Notify>,
     /// Dropped, as all of this, when nothing of the VM is left.
@@ -141,6 +142,7 @@ fn spawn(
     let mut child = Command::new(OWN_PROGRAM)
         .arg0("ballonet")
         .args(orphans::arguments(name, place))
+        .args(orphans::own_tree())
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::from(their_console))
         .stderr(Stdio::piped())
@@ -331,6 +333,7 @@ fn adopt(host: &Host, id: VmId, spawned: Spawned, start: CheckedStart, memory_fi
         since: Instant::now(),
         start_us: start.start_us,
         userfault_pages: start.userfault_pages,
+        jail: start.jail.clone(),
         kill,
         gone: watch::Sender::new(()),
     });
@@ -342,6 +345,7 @@ fn adopt(host: &Host, id: VmId, spawned: Spawned, start: CheckedStart, memory_fi
     state
         .events
         .add(Some(&name), format!("started as process {pid}"));
+    state.tell_of_jail(&start.jail);
     drop(state);
     host.shared.sharing.add_vm(to_scan);
     tokio::spawn(attend(host.clone(), id, child, stderr));

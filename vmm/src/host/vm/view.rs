@@ -55,6 +55,7 @@ impl Vm {
             blocked_permille: self.blocked_permille(),
             blocked_us: self.seen.blocked.last.total_us,
             start_us: running.map(|running| running.start_us),
+            jail: running.map(|running| running.jail.clone()),
             userfault_bytes: running.map_or(0, |running| running.userfault_pages.bytes()),
         }
     }

@@ -15,7 +15,6 @@ use protocol::page_sharing::TableCheck;
 use rustix::io::Errno;
 use sharing::{BLOCK_PAGES, Frame, PageSet};
 use std::collections::BTreeMap;
-use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
@@ -23,7 +22,7 @@ impl Agent {
     /// Compares all pages.
     pub(super) fn check_table(&mut self) -> TableCheck {
         self.remove_hidden_or_tell();
-        let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let maps = self.fence.areas();
         let size = self.ram.layout().size().0;
         let mapped = mapped_frames(&self.ram.addresses(0..size), &maps);
         // Of the file: what is mapped over it hides it.

@@ -6,6 +6,7 @@
 //! ([`Fence::arm`]).
 
 use crate::memory::MemoryError;
+use crate::memory::areas::AreaList;
 use crate::memory::mapping::Addresses;
 use crate::memory::pagemap::{Pagemap, Touch};
 use crate::memory::ram::GuestRam;
@@ -18,12 +19,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
-/// The userfaultfds and the pagemap of this process.
+/// The userfaultfds, the pagemap and the list of areas of this process: it opens none of them later.
 #[derive(Debug)]
 pub(crate) struct Fence {
     guard: Userfault,
     tracker: Userfault,
     pagemap: Pagemap,
+    areas: AreaList,
+    /// For memory of which pages may be out, until that begins.
+    pager: Option<Userfault>,
     /// Of memory of which pages may be out: in the place of both.
     swap: Option<Arc<Swap>>,
 }
@@ -31,10 +35,21 @@ pub(crate) struct Fence {
 impl Fence {
     /// Registers all of a guest's memory with the tracker.
     pub(crate) fn new(ram: &GuestRam) -> Result<Self, MemoryError> {
+        Self::with(ram, None)
+    }
+
+    /// The same, of memory of which pages may be out.
+    pub(crate) fn with_pager(ram: &GuestRam) -> Result<Self, MemoryError> {
+        Self::with(ram, Some(Userfault::pager()?))
+    }
+
+    fn with(ram: &GuestRam, pager: Option<Userfault>) -> Result<Self, MemoryError> {
         let fence = Self {
             guard: Userfault::guard()?,
             tracker: Userfault::tracker()?,
             pagemap: Pagemap::open(std::process::id())?,
+            areas: AreaList::open()?,
+            pager,
             swap: None,
         };
         for region in ram.memory().iter() {
@@ -42,6 +57,19 @@ impl Fence {
             fence.tracker.register(start..start + region.len())?;
         }
         Ok(fence)
+    }
+
+    /// What the pager is to hold.
+    ///
+    /// # Errors
+    /// When none was opened before, and the kernel gives none now.
+    pub(super) fn take_pager(&mut self) -> Result<Userfault, MemoryError> {
+        self.pager.take().map_or_else(Userfault::pager, Ok)
+    }
+
+    /// The memory areas of this process, in the words of the kernel; none where it does not tell.
+    pub(super) fn areas(&self) -> String {
+        self.areas.read().unwrap_or_default()
     }
 
     /// Calls `found` with what was written, or is not watched, since the host armed it. At most 512 pages.

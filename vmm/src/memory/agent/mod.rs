@@ -178,7 +178,7 @@ impl AgentHandle {
 
     /// As [`Self::start`], with a fence that was opened before. `disks` by number, those that the guest can only read.
     pub(crate) fn start_behind(
-        fence: Fence,
+        mut fence: Fence,
         ram: &GuestRam,
         scanner: Option<SharingSocket>,
         outs: Outs,
@@ -187,7 +187,10 @@ impl AgentHandle {
         let wake = Event::new().map_err(MemoryError::StartAgent)?;
         let sharer = Sharer::new(ram.clone());
         let shown = Arc::clone(sharer.pages.frames_shown());
-        let start = |file| Swap::start(ram, wake.clone(), file, disks, shown);
+        let start = |file| {
+            let pager = fence.take_pager()?;
+            Swap::start(ram, pager, wake.clone(), file, disks, shown)
+        };
         let swap = match outs {
             Outs::Stay => None,
             Outs::GoToLog => Some(start(None)?),

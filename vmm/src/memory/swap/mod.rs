@@ -135,13 +135,14 @@ pub(crate) enum Stays {
 }
 
 impl Swap {
-    /// Starts the pager and the keeper of a guest. `agent` wakes its agent. Of so many pages the swap file always has room,
+    /// Starts the pager and the keeper of a guest; the pager holds `userfault`. `agent` wakes its agent. Of so many pages the swap file always has room,
     /// if there is one. Of `disks` those are none that the guest can write.
     ///
     /// # Errors
-    /// When the kernel gives no userfaultfd, thread or random numbers.
+    /// When the kernel gives no thread or random numbers.
     pub(in crate::memory) fn start(
         ram: &GuestRam,
+        userfault: Userfault,
         agent: Event,
         file: Option<(File, PageCount)>,
         disks: Vec<Option<Arc<File>>>,
@@ -157,7 +158,7 @@ impl Swap {
         let log = Log::new(config).expect("the default is a log for any VM");
         let swap = Arc::new(Self {
             ram: ram.clone(),
-            userfault: Userfault::pager()?,
+            userfault,
             log: Mutex::new(log),
             sealer: Sealer::new(&random_key()?),
             file: file.map(|(file, _)| Arc::new(SwapFile::new(file))),

@@ -9,6 +9,7 @@
 )]
 
 use super::operation::{Operation, Transfer};
+use crate::restricted_ring;
 use io_uring::{IoUring, opcode, squeue, types};
 use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
@@ -17,6 +18,14 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+
+/// What [`entry`] makes of an operation.
+const OPERATIONS: &[u8] = &[
+    opcode::Readv::CODE,
+    opcode::Writev::CODE,
+    opcode::Fallocate::CODE,
+    opcode::Fsync::CODE,
+];
 
 /// Which engine a disk has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +138,7 @@ impl Ring {
     fn new(file: Arc<File>, most: usize) -> io::Result<Self> {
         let entries = u32::try_from(most).map_err(io::Error::other)?;
         Ok(Self {
-            ring: IoUring::new(entries)?,
+            ring: restricted_ring::new(entries, OPERATIONS)?,
             file,
             started: std::iter::repeat_with(|| None).take(most).collect(),
             refused: VecDeque::new(),

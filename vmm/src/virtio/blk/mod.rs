@@ -58,7 +58,8 @@ impl Disk {
     /// How many queues it has.
     pub const QUEUES: usize = QUEUE_SIZES.len();
 
-    /// Starts the thread of a disk: `disk0` for number 0.
+    /// Starts the thread of a disk: `disk0` for number 0. It has its ring when this returns, for a process may be
+    /// forbidden to make one later.
     ///
     /// # Errors
     /// When there can be no thread.
@@ -87,6 +88,7 @@ impl Disk {
             orders,
             wake: wake.clone(),
         };
+        let (ready, made) = sync_channel(1);
         let parts = WorkerParts {
             image,
             wires,
@@ -94,11 +96,15 @@ impl Disk {
             wake,
             figures: Arc::clone(&disk.figures),
             engine,
+            ready,
         };
         thread::Builder::new()
             .name(format!("disk{number}"))
             .spawn(move || worker::run(parts))
             .map_err(no_thread)?;
+        if made.recv().is_err() {
+            tracing::debug!("the disk's thread has ended at once");
+        }
         Ok(disk)
     }
 

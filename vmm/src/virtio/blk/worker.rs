@@ -76,11 +76,16 @@ pub(super) struct WorkerParts {
     pub(super) wake: Event,
     pub(super) figures: Arc<Mutex<DiskFigures>>,
     pub(super) engine: EngineKind,
+    /// Is told when the thread has made all that it ever makes.
+    pub(super) ready: SyncSender<()>,
 }
 
 /// Runs until it is told to end, or nobody is left that could tell.
 pub(super) fn run(parts: WorkerParts) {
-    Worker::new(parts).run();
+    let ready = parts.ready.clone();
+    let worker = Worker::new(parts);
+    tell(&ready);
+    worker.run();
 }
 
 #[derive(Debug)]

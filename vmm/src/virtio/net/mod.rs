@@ -25,6 +25,7 @@ mod transmit;
 mod wire;
 mod worker;
 
+pub(crate) use tap::IOCTL as TAP_IOCTL;
 pub use tap::{Tap, TapError};
 pub use worker::NetThread;
 

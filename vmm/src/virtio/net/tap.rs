@@ -18,6 +18,8 @@ const TUN_FILE: &str = "/dev/net/tun";
 // From the kernel's include/uapi/linux/if_tun.h and sockios.h.
 const SET_INTERFACE: Opcode = opcode::write::<i32>(b'T', 202);
 const SET_OFFLOAD: Opcode = opcode::write::<u32>(b'T', 208);
+/// All that is asked of one that was set up.
+pub(crate) const IOCTL: Opcode = SET_OFFLOAD;
 const SET_HEADER_SIZE: Opcode = opcode::write::<i32>(b'T', 216);
 const GET_MTU: Opcode = 0x8921;
 const TAP: u16 = 0x0002;

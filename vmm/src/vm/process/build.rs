@@ -1,4 +1,5 @@
-//! Builds a VM from what was opened: its machine, devices, agent and threads. No vCPU runs yet.
+//! Builds a VM from what was opened: its machine, devices, agent and threads. No vCPU runs yet, and
+//! the jail is closed last.
 
 use super::open::Opened;
 use super::run::Process;
@@ -12,6 +13,7 @@ use crate::vm::devices::Devices;
 use crate::vm::end_signals::EndSignals;
 use crate::vm::error::VmError;
 use crate::vm::gate::Gate;
+use crate::vm::jail::{Jail, VcpuJail};
 use crate::vm::machine::Machine;
 use crate::vm::throttle::Throttle;
 use crate::vm::vcpu::{self, Ending};
@@ -26,6 +28,7 @@ pub(super) fn build(
     channel: &Channel,
     signals: EndSignals,
     opened: Opened,
+    jail: Jail,
 ) -> Result<Process<'_>, VmError> {
     let (config, ram) = (opened.config, opened.ram);
     let machine = Machine::new(opened.kvm, &ram)?;
@@ -56,16 +59,27 @@ pub(super) fn build(
     let ended = Event::new().map_err(VmError::StartThread)?;
     let (tell, endings) = mpsc::channel();
     let gate = Arc::new(Gate::closed());
+    let start = Start {
+        bus: &bus,
+        gate: &gate,
+        jail: jail.of_vcpus(),
+        tell,
+        ended: &ended,
+    };
     let vcpus = (0..).zip(machine.vcpus(config.vcpus, entry)?);
     let vcpus = vcpus
-        .map(|(index, vcpu)| start_vcpu(index, vcpu, &bus, &gate, (tell.clone(), ended.clone())))
+        .map(|(index, vcpu)| start_vcpu(index, vcpu, &start))
         .collect::<Result<_, _>>()?;
+    let throttle =
+        Throttle::start(ram.clone(), Arc::clone(&gate), vcpus).map_err(VmError::StartThread)?;
+    let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(VmError::Wait)?;
+    let jail = jail.close();
     Ok(Process {
         channel,
         start_us: u64::try_from(opened.begin.elapsed().as_micros()).unwrap_or(u64::MAX),
         config,
-        throttle: Throttle::start(ram.clone(), Arc::clone(&gate), vcpus)
-            .map_err(VmError::StartThread)?,
+        jail,
+        throttle,
         gate,
         ram,
         agent,
@@ -79,23 +93,32 @@ pub(super) fn build(
         ended,
         signals,
         power_off_by: None,
-        epoll: epoll::create(CreateFlags::CLOEXEC).map_err(VmError::Wait)?,
+        epoll,
         _machine: machine,
     })
 }
 
-/// Its thread waits at the gate first, and tells of the guest's end.
-fn start_vcpu(
-    index: usize,
-    vcpu: VcpuFd,
-    bus: &Arc<Bus>,
-    gate: &Arc<Gate>,
-    (tell, ended): (Sender<Ending>, Event),
-) -> Result<JoinHandle<()>, VmError> {
-    let (bus, gate) = (Arc::clone(bus), Arc::clone(gate));
+/// What all vCPUs' threads are given.
+struct Start<'a> {
+    bus: &'a Arc<Bus>,
+    gate: &'a Arc<Gate>,
+    jail: VcpuJail,
+    tell: Sender<Ending>,
+    ended: &'a Event,
+}
+
+/// Its thread waits at the gate first, enters its part of the jail, and tells of the guest's end.
+fn start_vcpu(index: usize, vcpu: VcpuFd, start: &Start<'_>) -> Result<JoinHandle<()>, VmError> {
+    let (bus, gate) = (Arc::clone(start.bus), Arc::clone(start.gate));
+    let (jail, tell, ended) = (start.jail.clone(), start.tell.clone(), start.ended.clone());
     let body = move || {
+        gate.pass();
+        let ending = match jail.enter() {
+            Ok(()) => vcpu::run(vcpu, &bus, &gate),
+            Err(error) => Ending::Died(format!("its processor cannot be jailed: {error}")),
+        };
         // Nobody listens any more only when the process is ending already.
-        if tell.send(vcpu::run(vcpu, &bus, &gate)).is_ok() {
+        if tell.send(ending).is_ok() {
             ended.signal();
         }
     };

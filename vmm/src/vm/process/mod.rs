@@ -1,4 +1,5 @@
-//! A VM process from its first message to its end: it opens everything, then builds the machine, then runs it.
+//! A VM process from its first message to its end: it opens everything, enters its jail, builds the
+//! machine, closes the jail, and runs.
 
 mod build;
 mod open;
@@ -8,6 +9,7 @@ pub use run::POWER_OFF_PATIENCE;
 
 use crate::vm::end_signals::EndSignals;
 use crate::vm::error::VmError;
+use crate::vm::jail::Jail;
 use open::Opened;
 use protocol::{Channel, ChannelError, FromVm};
 use rustix::fd::OwnedFd;
@@ -28,8 +30,8 @@ pub fn main(channel: Channel, console: OwnedFd) -> Result<(), VmError> {
 fn open_build_run(channel: &Channel, console: OwnedFd) -> Result<(), VmError> {
     let signals = EndSignals::take().map_err(VmError::StartThread)?;
     let opened = Opened::by_first_message(channel, console)?;
-    // Here is the place for a jail: what follows opens no path, and threads that start later inherit it.
-    build::build(channel, signals, opened)?.run()
+    let jail = Jail::enter(opened.config.jail);
+    build::build(channel, signals, opened, jail)?.run()
 }
 
 /// The host may have died: the VM's own end is the same then.

@@ -60,7 +60,10 @@ impl Opened {
             swap_file: descriptors.next().map(File::from),
             console,
             kvm: machine::open_kvm()?,
-            fence: Fence::new(&ram)?,
+            fence: match config.has_swap {
+                true => Fence::with_pager(&ram)?,
+                false => Fence::new(&ram)?,
+            },
             ram,
             disks: config
                 .disks

@@ -21,8 +21,8 @@ use crate::vm::throttle::Throttle;
 use crate::vm::vcpu::Ending;
 use policy::LargePages;
 use protocol::{
-    BalloonView, BlockedTime, Channel, ChannelError, Description, FromVm, Observation, OnHostDeath,
-    SwapCounters, ToVm, UNASKED, VmConfig, VmCounters,
+    BalloonView, BlockedTime, Channel, ChannelError, Description, FromVm, JailReport, Observation,
+    OnHostDeath, SwapCounters, ToVm, UNASKED, VmConfig, VmCounters,
 };
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
@@ -86,6 +86,8 @@ pub(super) struct Process<'a> {
     pub(super) channel: &'a Channel,
     pub(super) config: VmConfig,
     pub(super) start_us: u64,
+    /// What holds of it.
+    pub(super) jail: JailReport,
     pub(super) ram: GuestRam,
     pub(super) agent: AgentHandle,
     pub(super) bus: Arc<Bus>,
@@ -384,6 +386,7 @@ impl Process<'_> {
             start_us: self.start_us,
             userfault_pages: self.ram.layout().size(),
             ram_address: self.ram.addresses(0..0).start,
+            jail: self.jail.clone(),
         }
     }
 

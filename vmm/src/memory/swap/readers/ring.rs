@@ -9,6 +9,7 @@
 
 use super::{Done, Read};
 use crate::memory::swap::file::Sectors;
+use crate::restricted_ring;
 use io_uring::{IoUring, opcode, types};
 use rustix::fd::{AsRawFd, BorrowedFd};
 use std::collections::VecDeque;
@@ -36,7 +37,7 @@ impl Ring {
     pub(super) fn new() -> io::Result<Self> {
         let entries = u32::try_from(AT_ONCE).map_err(io::Error::other)?;
         Ok(Self {
-            ring: IoUring::new(entries)?,
+            ring: restricted_ring::new(entries, &[opcode::Read::CODE])?,
             started: std::iter::repeat_with(|| None).take(AT_ONCE).collect(),
             waiting: VecDeque::new(),
         })
