@@ -6,7 +6,7 @@ use crate::wait::{wait_for, wait_until};
 use crate::{TestHost, Value, json, number};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::sockopt::{set_socket_linger, socket_type};
+use rustix::net::sockopt::{set_socket_linger, socket_acceptconn, socket_type};
 use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketType, recv, send,
     sendmsg,
@@ -52,6 +52,12 @@ impl Hijacked {
         let sockets: Vec<OwnedFd> = sockets
             .collect::<Result<_, _>>()
             .expect("its descriptors can be had");
+        // At one it listens for other hosts.
+        let listens = |socket: &OwnedFd| socket_acceptconn(socket) == Ok(true);
+        let sockets: Vec<OwnedFd> = sockets
+            .into_iter()
+            .filter(|socket| !listens(socket))
+            .collect();
         let kinds: Vec<_> = sockets.iter().map(socket_type).collect();
         let packets = Ok(SocketType::SEQPACKET);
         assert_eq!(kinds, [packets, Ok(SocketType::STREAM), packets]);

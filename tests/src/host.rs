@@ -22,6 +22,8 @@ const MAKE_TAPS: &str = "for tap in tap0 tap1; do ip tuntap add $tap mode tap &&
 #[derive(Debug)]
 pub struct TestHost {
     child: Option<Child>,
+    /// How it was started.
+    command: Command,
     place: Place,
 }
 
@@ -87,24 +89,40 @@ impl TestHost {
     /// # Panics
     /// If it does not serve.
     #[must_use]
-    pub fn start_by(place: Place, mut command: Command) -> Self {
-        let log = File::create(place.path().join("host.log")).expect("a file can be made");
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("the program can be run");
+    pub fn start_by(place: Place, command: Command) -> Self {
         let mut host = Self {
-            child: Some(child),
+            child: None,
+            command,
             place,
         };
-        wait_until("the host serves", || {
-            let ended = host.child().try_wait().expect("a child can be waited for");
-            assert!(ended.is_none(), "the host ended: {ended:?}");
-            host.place.run(&["ps"]).status == Some(0)
-        });
+        host.start_again();
         host
+    }
+
+    /// Starts it as before, once it has ended.
+    ///
+    /// # Panics
+    /// If it does not serve.
+    pub fn start_again(&mut self) {
+        let log = File::options()
+            .append(true)
+            .create(true)
+            .open(self.place.path().join("host.log"))
+            .expect("a file can be made");
+        let command = self.command.stdin(Stdio::null()).stdout(Stdio::null());
+        let child = command.stderr(log).spawn().expect("the program can be run");
+        self.child = Some(child);
+        wait_until("the host serves", || {
+            let ended = self.child().try_wait().expect("a child can be waited for");
+            assert!(ended.is_none(), "the host ended: {ended:?}");
+            self.place.run(&["ps"]).status == Some(0)
+        });
+    }
+
+    /// Kills it, and starts another in its place.
+    pub fn die_and_start_again(&mut self) {
+        self.end_by(Signal::KILL);
+        self.start_again();
     }
 
     fn child(&mut self) -> &mut Child {
@@ -159,9 +177,14 @@ impl TestHost {
     /// # Panics
     /// If one does not end.
     pub fn stop_all_but(&self, kept: &str) {
+        self.stop_all_but_these(&[kept]);
+    }
+
+    /// Stops all VMs but these.
+    pub fn stop_all_but_these(&self, kept: &[&str]) {
         for vm in vms(&self.overview()) {
             let name = text(vm, "/name");
-            if name != kept {
+            if !kept.contains(&name) {
                 wait_until("it is stopped or has gone by itself", || {
                     let is_there = |vm: &Value| text(vm, "/name") == name;
                     self.run(&["stop", name]).status == Some(0)

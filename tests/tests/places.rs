@@ -205,14 +205,19 @@ fn one_place_is_one_however_it_is_spelled() {
     let vm: tests::Value = serde_json::from_str(&printed).expect("it is JSON");
     let pid = u32::try_from(tests::number(&vm, "/pid")).expect("a small number");
     host.end_by(Signal::KILL);
+    let (mut host, mut pids) = (None::<At>, Vec::new());
     for (folder, socket) in spellings {
-        let run = [&["run", "--name", "b"], &SMALL[..]].concat();
-        let done = run_to_end(&mut command_at(&place, folder, socket, &run));
-        done.expect_failure(1, &["'a'", &format!("process {pid}"), "kill"]);
+        if let Some(host) = host.take() {
+            host.end_by(Signal::KILL);
+        }
+        let next = At::start(&place, folder, socket);
+        let printed = next.ok(&["stats", "a", "--json"]);
+        let vm: tests::Value = serde_json::from_str(&printed).expect("it is JSON");
+        pids.push(tests::number(&vm, "/pid"));
+        host = Some(next);
     }
-    process::signal(pid, Signal::KILL);
-    wait_until("it has ended", || !process::is_alive(pid));
-    At::start(&place, &folder, "link/h.sock").end_by(Signal::TERM);
+    assert_eq!(pids, [u64::from(pid); 4]);
+    host.expect("there are spellings").end_by(Signal::TERM);
     assert!(names_in(&real).is_empty());
     fs::remove_file(link).expect("it was made above");
     remove_folder(&real);

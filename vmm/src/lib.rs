@@ -20,7 +20,7 @@ pub use cli::main;
 /// What benchmarks measure by itself, and fuzz targets feed. Not an interface of the program's.
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::host::sharing::{Conditions, PageSharing, Report, ScannedVmSpec};
+    pub use crate::host::sharing::{Conditions, PageSharing, Report, ScannedVmSpec, StoreNotes};
     pub use crate::memory::store::read_all;
     pub use crate::memory::{AgentHandle, GuestRam};
     pub use crate::vm::EMBEDDED_GUEST;

@@ -135,6 +135,60 @@ impl Frames {
         self.references(key.frame) > 0 && self.key(key.frame) == key
     }
 
+    /// Windows in which these frames lie are given to nobody, if nobody has them yet, until [`Self::take_over`] or
+    /// [`Self::all_have_come`].
+    pub(crate) fn expect(&mut self, range: FrameRange) {
+        let first = range.start.0 as usize;
+        let windows = first / BLOCK_PAGES..(first + range.count as usize).div_ceil(BLOCK_PAGES);
+        for number in windows.start..windows.end.min(self.window_limit) {
+            self.keep_free_of_others(number);
+        }
+    }
+
+    /// Windows that nobody came for may be given to others.
+    pub(crate) fn all_have_come(&mut self) {
+        let windows = self.windows.iter().enumerate();
+        let unowned = windows.filter(|(_, window)| window.owner.is_none());
+        self.free = unowned.map(|(number, _)| number).collect();
+    }
+
+    fn keep_free_of_others(&mut self, number: usize) {
+        while self.windows.len() <= number {
+            self.free.push(self.windows.len());
+            self.windows.push(Window::new());
+        }
+        self.free.retain(|&free| free != number);
+    }
+
+    /// A page of the domain's shows a frame that another host filled, or has written over it: then the frame is only below.
+    /// A page that shows it is a reference. False, and nothing done, if that cannot be: there is no such frame, it is another
+    /// domain's, or has as many references as can be counted.
+    pub(crate) fn take_over(&mut self, domain: Domain, frame: Frame, is_shown: bool) -> bool {
+        let number = frame.window();
+        if number >= self.window_limit {
+            return false;
+        }
+        self.keep_free_of_others(number);
+        match self.windows[number].owner {
+            None => {
+                self.windows[number].owner = Some((domain, Layout::Loose));
+                self.loose.entry(domain).or_default().push(number);
+            }
+            Some((owner, _)) if owner != domain => return false,
+            Some(_) => {}
+        }
+        let (window, index) = (&mut self.windows[number], frame.index());
+        match is_shown {
+            true if window.is_free(index) => {
+                window.take(index);
+                self.live += 1;
+                true
+            }
+            true => window.add_reference(index),
+            false => true,
+        }
+    }
+
     /// Opens a window for an image of a block. Its frames are taken with [`Self::take_at`].
     pub(crate) fn reserve_window(&mut self, domain: Domain) -> Option<Frame> {
         self.open((domain, Layout::Image)).map(first_frame)

@@ -6,6 +6,7 @@ mod examine;
 mod kept;
 mod lonely;
 mod settle;
+mod take_over;
 
 use crate::block::{BLOCK_PAGES, Block, Page, PageSet};
 use crate::content::{ContentHash, Domain};

@@ -5,7 +5,7 @@ use crate::cpu;
 use crate::holder::{Holder, Job, Kind};
 use anyhow::{Context, Result, bail, ensure};
 use ballonet::internals::ScanPriority;
-use ballonet::internals::{Conditions, PageSharing, Report, ScannedVmSpec};
+use ballonet::internals::{Conditions, PageSharing, Report, ScannedVmSpec, StoreNotes};
 use page::{PAGE_SIZE, PageCount, VmId};
 use sharing::{Pace, Pressure, RateSettings, TrustGroup};
 use std::fs::File;
@@ -41,6 +41,8 @@ pub(crate) struct Ours {
     anonymous_before: u64,
     before: u64,
     agents_before: Duration,
+    /// In which its stores are noted.
+    _notes: tempfile::TempDir,
 }
 
 /// What was reached, and what it took of a core.
@@ -71,8 +73,11 @@ impl Ours {
         let mut vms = vms?;
         vms.iter_mut().try_for_each(Holder::wait_until_filled)?;
         let files: Result<Vec<File>> = vms.iter().map(Holder::memory_file).collect();
+        let folder = tempfile::tempdir()?;
+        let notes = StoreNotes::in_folder(folder.path().into());
         let mut ours = Self {
-            sharing: Some(PageSharing::start(MACHINE, FULL_SPEED)?),
+            sharing: Some(PageSharing::start(MACHINE, FULL_SPEED, notes)?),
+            _notes: folder,
             vms,
             files: files?,
             anonymous_before: 0,
@@ -110,6 +115,7 @@ impl Ours {
                 ram_address: vm.ram_address()?,
                 memory_file: Arc::new(file.try_clone()?),
                 socket: vm.take_socket()?,
+                store: None,
             };
             self.sharing
                 .as_ref()

@@ -1,12 +1,14 @@
 //! Messages over a socket that keeps packets whole and in order (SOCK_SEQPACKET).
 
-use super::{VERSION, packets, take_bytes};
+use super::{OLDEST_VERSION, VERSION, packets, take_bytes};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use thiserror::Error;
 
 /// Largest message in bytes.
@@ -24,7 +26,7 @@ pub enum ChannelError {
     #[error("a message of {0} bytes is above the limit of {LARGEST}")]
     TooLarge(usize),
     #[error(
-        "the other side speaks version {theirs} of the protocol, this one version {VERSION}: use one version of ballonet for both"
+        "the other side speaks version {theirs} of the protocol, this one versions {OLDEST_VERSION} to {VERSION}: use neighbouring versions of ballonet"
     )]
     Version { theirs: u32 },
     #[error("not a message of this protocol")]
@@ -50,15 +52,12 @@ pub struct Received<T> {
     pub descriptors: Vec<OwnedFd>,
 }
 
-/// The bytes of a packet for `message`.
+/// The bytes of a packet for `message`, in a version.
 ///
 /// # Errors
 /// When it is larger than a packet may be.
-fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, ChannelError> {
-    let envelope = Envelope {
-        version: VERSION,
-        message,
-    };
+fn encode<T: Serialize>(message: &T, version: u32) -> Result<Vec<u8>, ChannelError> {
+    let envelope = Envelope { version, message };
     let bytes = serde_json::to_vec(&envelope).map_err(ChannelError::Garbage)?;
     match bytes.len() {
         0..=LARGEST => Ok(bytes),
@@ -66,26 +65,28 @@ fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, ChannelError> {
     }
 }
 
-/// The message in a packet.
+/// The message in a packet, and its version.
 ///
 /// # Errors
-/// When it is of another version, or no message. The version is looked at first, so that a newer
+/// When it is of a version that is not understood, or no message. The version is looked at first, so that a newer
 /// peer is named as such and not as garbage.
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ChannelError> {
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, u32), ChannelError> {
     let envelope: Envelope<serde_json::Value> =
         serde_json::from_slice(bytes).map_err(ChannelError::Garbage)?;
-    if envelope.version != VERSION {
-        return Err(ChannelError::Version {
-            theirs: envelope.version,
-        });
+    let theirs = envelope.version;
+    if !(OLDEST_VERSION..=VERSION).contains(&theirs) {
+        return Err(ChannelError::Version { theirs });
     }
-    serde_json::from_value(envelope.message).map_err(ChannelError::Garbage)
+    let message = serde_json::from_value(envelope.message).map_err(ChannelError::Garbage)?;
+    Ok((message, theirs))
 }
 
 /// One end of the connection between a host and a VM process.
 #[derive(Debug)]
 pub struct Channel {
     socket: OwnedFd,
+    /// In which version is spoken: the one that the other side spoke last.
+    version: AtomicU32,
 }
 
 impl Channel {
@@ -108,7 +109,38 @@ impl Channel {
         message: &T,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), ChannelError> {
-        packets::send(&self.socket, &encode(message)?, descriptors)
+        let version = self.version.load(Ordering::Relaxed);
+        packets::send(&self.socket, &encode(message, version)?, descriptors)
+    }
+
+    /// To one of whom is not known which versions it understands: the oldest will do until it has spoken.
+    #[must_use]
+    pub fn to_a_stranger(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            version: OLDEST_VERSION.into(),
+        }
+    }
+
+    /// From here on, to one who speaks no newer version than this.
+    pub fn speak_to(&self, newest: u32) {
+        let version = newest.clamp(OLDEST_VERSION, VERSION);
+        self.version.store(version, Ordering::Relaxed);
+    }
+
+    /// Whether a message has come, or the other side has gone.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn is_readable(&self) -> Result<bool, ChannelError> {
+        let mut ready = [PollFd::new(&self.socket, PollFlags::IN)];
+        Ok(poll(&mut ready, Some(&Timespec::default()))? > 0)
+    }
+
+    fn understand<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, ChannelError> {
+        let (message, version) = decode(bytes)?;
+        self.version.store(version, Ordering::Relaxed);
+        Ok(message)
     }
 
     /// The next message, of one who is not to send descriptors.
@@ -119,7 +151,7 @@ impl Channel {
     pub fn hear<T: DeserializeOwned>(&self) -> Result<T, ChannelError> {
         let mut bytes = vec![0; LARGEST];
         let length = take_bytes(&self.socket, &mut bytes)?;
-        decode(&bytes[..length])
+        self.understand(&bytes[..length])
     }
 
     /// The next message, with the descriptors of one who is trusted.
@@ -130,7 +162,7 @@ impl Channel {
         let mut bytes = vec![0; LARGEST];
         let (length, descriptors) = packets::receive(&self.socket, &mut bytes)?;
         Ok(Received {
-            message: decode(&bytes[..length])?,
+            message: self.understand(&bytes[..length])?,
             descriptors,
         })
     }
@@ -138,7 +170,10 @@ impl Channel {
 
 impl From<OwnedFd> for Channel {
     fn from(socket: OwnedFd) -> Self {
-        Self { socket }
+        Self {
+            socket,
+            version: VERSION.into(),
+        }
     }
 }
 
@@ -180,11 +215,29 @@ mod tests {
 
     #[test]
     fn another_version_is_named_before_its_message_is_looked_at() {
-        let packet = br#"{"version": 3, "message": "something new"}"#;
-        assert!(matches!(
-            decode::<ToVm>(packet),
-            Err(ChannelError::Version { theirs: 3 })
-        ));
+        for theirs in [OLDEST_VERSION - 1, VERSION + 1] {
+            let packet = format!(r#"{{"version": {theirs}, "message": "something else"}}"#);
+            assert!(matches!(
+                decode::<ToVm>(packet.as_bytes()),
+                Err(ChannelError::Version { theirs: named }) if named == theirs
+            ));
+        }
+    }
+
+    #[test]
+    fn each_speaks_as_the_older_one_does() {
+        let (one, other) = packets::pair(SocketFlags::empty()).unwrap();
+        let (host, vm) = (Channel::to_a_stranger(one), Channel::from(other));
+        let version = |channel: &Channel| channel.version.load(Ordering::Relaxed);
+        host.send(&ToVm::Describe, &[]).unwrap();
+        assert!(vm.is_readable().unwrap());
+        vm.hear::<ToVm>().unwrap();
+        assert!(!vm.is_readable().unwrap());
+        assert_eq!(version(&vm), OLDEST_VERSION);
+        vm.speak_to(VERSION + 1);
+        vm.send(&ToVm::Describe, &[]).unwrap();
+        host.hear::<ToVm>().unwrap();
+        assert_eq!(version(&host), VERSION);
     }
 
     proptest! {

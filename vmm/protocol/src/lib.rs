@@ -36,8 +36,11 @@ use sharing::TrustGroup;
 use std::path::PathBuf;
 use utoipa::ToSchema;
 
-/// The version of the messages below. A message of another version is refused.
-pub const VERSION: u32 = 2;
+/// The version of the messages below,
+pub const VERSION: u32 = 3;
+/// and the oldest that is understood besides: hosts and VM processes of neighbouring versions speak with each other, each as
+/// the older one does. What a version said is kept in `messages/`.
+pub const OLDEST_VERSION: u32 = 2;
 
 /// What a VM is: all that its process must know to start, and all that a host must know of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -112,9 +115,18 @@ pub enum OnHostDeath {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToVm {
-    /// The first message: be this VM. Comes with the agent's end of the socket to the host's scanner.
-    /// Answered by `Started` or `Failed`.
+    /// The first message: be this VM. Comes with the agent's end of the socket to the host's scanner, and with a
+    /// socket to listen at for other hosts. Answered by `Started` or `Failed`.
     Boot(Box<VmConfig>),
+    /// The first message of another host: obey this one from now on. Comes with the agent's end of the socket to its
+    /// scanner, with a stream socket for the console, and with a pipe for what the process prints as errors. Answered by
+    /// `Description`; not at all, and the connection closed, if a later host was obeyed before.
+    TakeOver {
+        /// Which host of its place this is: each has a higher number than those before it.
+        epoch: u64,
+        /// The newest version that it speaks.
+        speaks: u32,
+    },
     /// Ask the guest for a balloon of this many pages.
     SetBalloon {
         /// Pages to hold in the balloon.
@@ -135,7 +147,7 @@ pub enum ToVm {
         /// Also ask the guest for new statistics; they come with a later observation.
         statistics: bool,
     },
-    /// Say who you are. Answered by `Description`.
+    /// Say how you are. Answered by `Description`.
     Describe,
     /// Press the guest's power button: a kernel that listens switches itself off.
     PressPowerButton,
@@ -149,7 +161,7 @@ pub enum ToVm {
 pub enum FromVm {
     /// The guest runs. Comes with the descriptor of its memory file.
     Started(Box<Description>),
-    /// Who this is. Comes with the descriptor of its memory file.
+    /// How this VM is.
     Description(Box<Description>),
     /// How things stand.
     Observation(Box<Observation>),

@@ -145,6 +145,12 @@ pub enum HostError {
     Stopping,
     #[error("nothing was decided about VM '{0}' yet: try again in a moment")]
     NotDecided(VmName),
+    #[error("what was agreed about {name} cannot be written to {}: see that there is room; all is as before", .folder.display())]
+    NotWrittenDown {
+        name: VmName,
+        folder: PathBuf,
+        source: io::Error,
+    },
     #[error("cannot start the scanner of page sharing")]
     StartScanner(#[source] io::Error),
     #[error("the audit was given up: the VMs' agents did not come to rest in time; try again")]
@@ -249,7 +255,9 @@ impl HostError {
             Self::TooManyStreams => ProblemKind::TooManyStreams,
             Self::TooManyConsoles => ProblemKind::TooManyConsoles,
             Self::NoAudit => ProblemKind::NoAudit,
-            Self::MachineMemory(_) | Self::StartScanner(_) => ProblemKind::HostError,
+            Self::MachineMemory(_) | Self::StartScanner(_) | Self::NotWrittenDown { .. } => {
+                ProblemKind::HostError
+            }
             Self::DidNotStart { .. } => ProblemKind::DidNotStart,
             Self::Number(_)
             | Self::LargerThanMachine { .. }

@@ -15,6 +15,8 @@
 //! * One thread runs everything here; no call blocks, and a VM process or client that does not
 //!   answer holds up nobody.
 
+mod arrivals;
+mod bundles;
 mod claim;
 pub mod console;
 mod console_log;
@@ -52,6 +54,7 @@ use api::{
     BalloonRequest, EventView, ExplanationView, Figures, HistoryQuery, HistoryView, HostChange,
     HostSettings, HostView, Overview, VmChange, VmView, whole_pages,
 };
+use bundles::Agreed;
 use console::Console;
 use page::PageCount;
 use protocol::{JailMode, ToVm};
@@ -66,6 +69,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use vm::Vm;
 
 /// How long shared pages may take to be brought home before the rest is left to go on by itself.
 const SHARING_PATIENCE: Duration = Duration::from_secs(30);
@@ -177,8 +181,8 @@ impl Host {
                 source,
             })?;
         }
-        let sharing =
-            PageSharing::start(machine, settings.rates).map_err(HostError::StartScanner)?;
+        let sharing = PageSharing::start(machine, settings.rates, place.store_notes())
+            .map_err(HostError::StartScanner)?;
         sharing.set_rates(settings.rates, settings.scan_priority);
         if !settings.sharing {
             sharing.direct(Direction::BringHome);
@@ -271,9 +275,30 @@ impl Host {
             }
         })?;
         let vm = state.vm_mut(id)?;
-        vm.config.settings = settings.clone();
+        let before = std::mem::replace(&mut vm.config.settings, settings.clone());
+        if let Err(error) = self.write_down_of(vm) {
+            vm.config.settings = before;
+            return Err(error);
+        }
         vm.send(&ToVm::SetSettings(settings));
         self.changed(state, name)
+    }
+
+    /// What was agreed about a VM is there from here on, whatever becomes of this host.
+    fn write_down_of(&self, vm: &Vm) -> Result<(), HostError> {
+        if vm.running().is_none() {
+            return Ok(());
+        }
+        self.write_agreed(&vm.agreed())
+    }
+
+    fn write_agreed(&self, agreed: &Agreed) -> Result<(), HostError> {
+        let written = self.shared.place.bundles().write(agreed);
+        written.map_err(|source| HostError::NotWrittenDown {
+            name: agreed.config.name.clone(),
+            folder: self.shared.place.folder(),
+            source,
+        })
     }
 
     /// Shows what has changed of a VM.
@@ -375,10 +400,15 @@ impl Host {
     pub fn set_balloon(&self, name: &str, request: BalloonRequest) -> Result<VmView, HostError> {
         let mut state = self.lock();
         let vm = state.find(name)?;
-        vm.pinned = match request.balloon_bytes {
+        let wanted = match request.balloon_bytes {
             Some(bytes) => Some(pinned(vm, whole_pages(bytes)?)?),
             None => None,
         };
+        let before = std::mem::replace(&mut vm.pinned, wanted);
+        if let Err(error) = self.write_down_of(vm) {
+            vm.pinned = before;
+            return Err(error);
+        }
         self.changed(state, name)
     }
 

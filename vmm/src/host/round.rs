@@ -217,6 +217,10 @@ impl State {
             let Some(vm) = self.durable.vms.get_mut(id) else {
                 continue;
             };
+            // What it was told is not known.
+            if vm.running().is_some_and(|running| !running.is_described) {
+                continue;
+            }
             vm.target = *target;
             vm.set_large_pages(plan.large_pages_of(&vm.config.settings));
             vm.broken_blocks = plan.broken_blocks_of(&vm.config.settings);

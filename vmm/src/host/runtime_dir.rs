@@ -6,6 +6,9 @@
 //!   PATH.d/log, log.old           what a host in the background logs
 //!   PATH.d/decisions, .old        what was decided
 //!   PATH.d/token                  what changes over --http need
+//!   PATH.d/vms/NAME/              what a later host must know of a VM (`bundles`)
+//!   PATH.d/stores/                which stores of shared pages are this place's (`sharing::store_notes`)
+//!   PATH.d/epoch                  how many hosts there were, this one included
 //! ```
 //!
 //! So nothing of anybody else's is ever overwritten: at PATH only a socket is replaced that nobody serves, and a
@@ -15,6 +18,8 @@
 //! A place can be spelled in many ways. Its folder's true path is what processes are told, and the lock, being one
 //! file, is the same by every spelling. The socket alone is used as it was given, for the kernel takes no long paths.
 
+use super::bundles::Bundles;
+use super::sharing::StoreNotes;
 use crate::regular_file::if_there;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -32,6 +37,9 @@ const LONGEST_SOCKET: usize = 107;
 /// Clients that wait to be accepted.
 const BACKLOG: i32 = 1024;
 const LOCK: &str = "lock";
+const VMS: &str = "vms";
+const STORES: &str = "stores";
+const EPOCH: &str = "epoch";
 /// What the default socket lies in.
 const FOLDER: &str = "ballonet";
 
@@ -238,6 +246,27 @@ impl Place {
         self.folder().join(LOCK)
     }
 
+    /// What was agreed about VMs.
+    pub(super) fn bundles(&self) -> Bundles {
+        Bundles::in_folder(self.folder().join(VMS))
+    }
+
+    /// Which stores are this place's.
+    pub(super) fn store_notes(&self) -> StoreNotes {
+        StoreNotes::in_folder(self.folder().join(STORES))
+    }
+
+    /// Counts this host. The number is written before it is used: no two hosts have the same.
+    fn next_epoch(&self) -> io::Result<u64> {
+        let (path, new) = (self.folder().join(EPOCH), self.folder().join("epoch.new"));
+        let before = if_there(fs::read_to_string(&path))?;
+        let before = before.and_then(|text| text.trim().parse::<u64>().ok());
+        let epoch = before.unwrap_or(0) + 1;
+        fs::write(&new, epoch.to_string())?;
+        fs::rename(new, path)?;
+        Ok(epoch)
+    }
+
     /// Listens at the socket, which nobody but its owner can connect to at any moment.
     pub(super) fn listen(&self) -> io::Result<UnixListener> {
         let listener = new_socket()?;
@@ -331,6 +360,7 @@ fn new_socket() -> io::Result<rustix::fd::OwnedFd> {
 #[derive(Debug)]
 pub struct Claim {
     place: Place,
+    epoch: u64,
     _lock: File,
 }
 
@@ -352,8 +382,13 @@ impl Claim {
         };
         let written = lock
             .set_len(0)
-            .and_then(|()| write!(lock, "{}", std::process::id()));
-        let claim = Self { place, _lock: lock };
+            .and_then(|()| write!(lock, "{}", std::process::id()))
+            .and_then(|()| place.next_epoch());
+        let claim = Self {
+            epoch: *written.as_ref().unwrap_or(&0),
+            place,
+            _lock: lock,
+        };
         written.map_err(|source| PlaceError::prepare(&claim.place.lock(), source))?;
         claim.place.remove_dead_socket()?;
         Ok(claim)
@@ -363,6 +398,11 @@ impl Claim {
     #[must_use]
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// Which host of its place this is: each has a higher number than those before it.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// Removes what the host has written for those who look why it ended.
@@ -382,6 +422,11 @@ impl Drop for Claim {
         // whose folder this is.
         drop(self.place.remove_dead_socket());
         let folder = self.place.folder();
+        // Folders stay if a VM, or frames that one shows, are left: then the next host must know how many there were.
+        let left = [VMS, STORES].map(|name| if_there(fs::remove_dir(folder.join(name))));
+        if left.iter().all(Result::is_ok) {
+            drop(fs::remove_file(folder.join(EPOCH)));
+        }
         if names_in(&folder).is_ok_and(|names| names == [LOCK]) {
             drop(fs::remove_file(self.place.lock()));
             drop(fs::remove_dir(folder));

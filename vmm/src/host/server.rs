@@ -3,7 +3,7 @@
 use super::routes::{self, Hangup};
 use super::runtime_dir::{Claim, Place};
 use super::untrusted_stream::UntrustedStream;
-use super::vm::orphans;
+use super::vm::take_over;
 use super::web::{self, Token, TokenFile};
 use super::{Host, HostError, HostOptions, HttpOptions, descriptors};
 use axum::Router;
@@ -37,8 +37,13 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 pub enum ServerError {
     #[error(transparent)]
     Host(#[from] HostError),
-    #[error("VMs of an earlier host still run without one: {}; end them with `kill PID` first, for their memory would be missing from this host's budget", .0.join(", "))]
+    #[error("VMs of an earlier host still run and cannot be taken over: {}; end them with `kill PID` first, for their memory would be missing from this host's budget", .0.join(", "))]
     Orphans(Vec<String>),
+    #[error("cannot read what the host before has left in {}: move that away", .folder.display())]
+    Bundles {
+        folder: std::path::PathBuf,
+        source: io::Error,
+    },
     #[error("cannot serve HTTP at {address}: give another --http")]
     ListenHttp {
         address: SocketAddr,
@@ -69,8 +74,8 @@ pub async fn serve(
 ) -> Result<(), ServerError> {
     let place = claim.place();
     descriptors::raise_limit();
-    refuse_orphans(place)?;
     let host = Host::start(options, place)?;
+    take_over(&host, claim).await?;
     let listener = listen(place)?;
     let http = match &options.http {
         Some(http) => Some(listen_http(&host, http, place).await?),
@@ -87,8 +92,13 @@ pub async fn serve(
     Ok(())
 }
 
-fn refuse_orphans(place: &Place) -> Result<(), ServerError> {
-    let orphans = orphans::find(place);
+async fn take_over(host: &Host, claim: &Claim) -> Result<(), ServerError> {
+    let place = claim.place();
+    let orphans = take_over::all(host, place, claim.epoch()).await;
+    let orphans = orphans.map_err(|source| ServerError::Bundles {
+        folder: place.folder(),
+        source,
+    })?;
     if orphans.is_empty() {
         return Ok(());
     }

@@ -1,6 +1,7 @@
 //! What a host knows at one moment: its VMs, its budget, and what was last measured.
 
 use super::HostOptions;
+use super::arrivals::Arrivals;
 use super::console_log;
 use super::error::{HostError, Keepers, NamedRefusal};
 use super::events::{Events, now_ms};
@@ -10,8 +11,10 @@ use super::queue::Queue;
 use super::recording::{Decision, Recorder};
 use super::request::{command_line, network_cards};
 use super::settings;
+use super::sharing::ScannedVmSpec;
 use super::sharing::account::Account;
 use super::vm::Vm;
+use super::vm::take_over::Coming;
 use crate::vm::MOST_VCPUS;
 use api::{
     ExplanationView, HistoryQuery, HistoryView, HostSettings, HostView, Overview, RunRequest,
@@ -50,6 +53,10 @@ pub(super) struct State {
     pub(super) machine: PageCount,
     /// Who waits to be admitted.
     pub(super) queue: Queue,
+    /// Who shares pages once all of the host before have come.
+    pub(super) arrivals: Arrivals<ScannedVmSpec>,
+    /// Who of the host before has not said how it is.
+    pub(super) coming: BTreeMap<VmId, Coming>,
     pub(super) stopping: bool,
     pub(super) since: Instant,
     pub(super) round: u64,
@@ -95,6 +102,8 @@ impl State {
             },
             machine,
             queue: Queue::default(),
+            arrivals: Arrivals::default(),
+            coming: BTreeMap::new(),
             stopping: false,
             since: Instant::now(),
             round: 0,
@@ -127,6 +136,11 @@ impl State {
             let what = format!("this machine cannot jail VM processes whole: {lack}");
             self.events.add(None, what);
         }
+    }
+
+    /// Whether a VM of the host before has not said how it is.
+    pub(super) fn has_undescribed(&self) -> bool {
+        !self.coming.is_empty()
     }
 
     /// Who keeps what others wait for.

@@ -5,9 +5,12 @@ use page::{PAGE_BYTES, PAGE_SIZE};
 use rustix::fd::AsFd;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
-use std::fs::File;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::fs::{File, Metadata};
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 
 /// A line of `/proc/PID/maps` (proc_pid_maps(5)): `start-end perms offset dev inode path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +26,7 @@ pub struct Area {
 }
 
 /// A file, by the numbers of its device, major and minor, and of its inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FileId {
     device: (u32, u32),
     inode: u64,
@@ -36,13 +39,25 @@ impl FileId {
     /// When the kernel does not tell.
     pub fn of(file: impl AsFd) -> Result<Self, Errno> {
         let stat = rustix::fs::fstat(file)?;
-        Ok(Self {
-            device: (
-                rustix::fs::major(stat.st_dev),
-                rustix::fs::minor(stat.st_dev),
-            ),
-            inode: stat.st_ino,
-        })
+        Ok(Self::by_numbers(stat.st_dev, stat.st_ino))
+    }
+
+    /// That of a file of which this is known.
+    #[must_use]
+    pub fn of_metadata(metadata: &Metadata) -> Self {
+        Self::by_numbers(metadata.dev(), metadata.ino())
+    }
+
+    fn by_numbers(device: u64, inode: u64) -> Self {
+        let device = (rustix::fs::major(device), rustix::fs::minor(device));
+        Self { device, inode }
+    }
+}
+
+impl fmt::Display for FileId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor) = self.device;
+        write!(f, "{major}-{minor}-{}", self.inode)
     }
 }
 

@@ -38,6 +38,8 @@ pub enum MemoryError {
     ReadAreas(#[source] io::Error),
     #[error("cannot use the store of shared pages")]
     Store(#[source] rustix::io::Errno),
+    #[error("the store of shared pages that it shows is not one of this place's")]
+    ForeignStore,
     #[error("cannot change what backs the guest's memory")]
     Remap(#[source] rustix::io::Errno),
     #[error("cannot read from userfaultfd")]

@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use sharing::{Frame, FrameRange};
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
@@ -23,6 +24,55 @@ pub struct Store {
 }
 
 impl Store {
+    /// The store that another host made, from a descriptor to read it that one of its VM processes has.
+    ///
+    /// # Errors
+    /// When the kernel does not let this process write it.
+    pub fn taken_over(file: &File) -> Result<Self, MemoryError> {
+        // Whoever may write it says so for a moment: its mode is for those who may not.
+        let open = || {
+            rustix::fs::fchmod(file, Mode::RUSR | Mode::WUSR)?;
+            let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+            rustix::fs::open(own, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        };
+        let opened = open();
+        rustix::fs::fchmod(file, Mode::RUSR).map_err(MemoryError::Store)?;
+        let file = File::from(opened.map_err(MemoryError::Store)?);
+        Ok(Self { file })
+    }
+
+    /// How many frames it has room for.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn frames(&self) -> Result<u64, MemoryError> {
+        let stat = rustix::fs::fstat(&self.file).map_err(MemoryError::Store)?;
+        Ok(u64::try_from(stat.st_size).unwrap_or(0) / PAGE_SIZE)
+    }
+
+    /// Reads neighbouring frames. One that holds nothing reads as zeros.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn read(&self, frame: Frame, pages: &mut [u8]) -> Result<(), Errno> {
+        read_all(&self.file, pages, u64::from(frame.0) * PAGE_SIZE)
+    }
+
+    /// Frees all frames but those of `kept`, which lie in their order.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn punch_all_but(&self, kept: &[FrameRange]) -> Result<(), Errno> {
+        let end = self.frames().map_err(|_unknown| Errno::IO)?;
+        let mut next = 0;
+        for range in kept {
+            let start = u64::from(range.start.0);
+            punch_frames(&self.file, next..start)?;
+            next = start + u64::from(range.count);
+        }
+        punch_frames(&self.file, next..end)
+    }
+
     /// An empty store of up to `frames` frames.
     ///
     /// # Errors
@@ -76,6 +126,16 @@ impl Store {
     pub fn punch(&self, range: FrameRange) -> Result<(), Errno> {
         let offset = u64::from(range.start.0) * PAGE_SIZE;
         punch(&self.file, offset, u64::from(range.count) * PAGE_SIZE)
+    }
+}
+
+fn punch_frames(file: &File, frames: Range<u64>) -> Result<(), Errno> {
+    match frames.is_empty() {
+        true => Ok(()),
+        false => {
+            let bytes = (frames.end - frames.start) * PAGE_SIZE;
+            punch(file, frames.start * PAGE_SIZE, bytes)
+        }
     }
 }
 
@@ -141,6 +201,7 @@ pub fn is_zero(page: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_vm_can_read_a_store_and_not_write_it() {
@@ -165,6 +226,32 @@ mod tests {
         };
         store.punch(range).unwrap();
         assert_eq!(store.allocated().unwrap(), PageCount(0));
+    }
+
+    #[test]
+    fn another_host_goes_on_with_a_store_and_keeps_what_is_shown() {
+        let (before, range) = (Store::new(1024).unwrap(), |start, count| FrameRange {
+            start: Frame(start),
+            count,
+        });
+        for frame in [0, 7, 8, 9, 600, 1023] {
+            before.fill(Frame(frame), &[9; PAGE_BYTES]).unwrap();
+        }
+        let of_a_vm = File::from(before.read_only().unwrap());
+        drop(before);
+        let store = Store::taken_over(&of_a_vm).unwrap();
+        assert_eq!(store.frames().unwrap(), 1024);
+        store.punch_all_but(&[range(7, 2), range(600, 1)]).unwrap();
+        assert_eq!(store.allocated().unwrap(), PageCount(3));
+        let mut page = [0; PAGE_BYTES];
+        store.read(Frame(8), &mut page).unwrap();
+        assert_eq!(page, [9; PAGE_BYTES]);
+        store.fill(Frame(9), &page).unwrap();
+        store.punch_all_but(&[]).unwrap();
+        assert_eq!(store.allocated().unwrap(), PageCount::ZERO);
+        assert!(write_all(&of_a_vm, &[1], 0).is_err());
+        let mode = of_a_vm.metadata().unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, 0o400);
     }
 
     #[test]

@@ -54,31 +54,55 @@ pub(super) struct Console {
     line: Event,
     room: Event,
     backlog: Event,
-    input: OwnedFd,
-    /// The same socket as `input`: with two descriptors, each direction is watched for itself.
+    ends: Mutex<Ends>,
+}
+
+/// One socket by two descriptors, so that each direction is watched for itself.
+#[derive(Clone, Debug)]
+struct Ends {
+    input: Arc<OwnedFd>,
     output: Arc<OwnedFd>,
+}
+
+impl Ends {
+    fn of(socket: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            output: Arc::new(socket.try_clone()?),
+            input: Arc::new(socket),
+        })
+    }
 }
 
 impl Console {
     /// A console whose other side is `socket`.
     pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        let output = Arc::new(socket.try_clone()?);
+        let ends = Ends::of(socket)?;
         let line = Event::new()?;
         let room = Event::new()?;
         let port = Serial::with_events(
             Line(line.clone()),
             Room(room.clone()),
-            Output::new(Arc::clone(&output)),
+            Output::new(Arc::clone(&ends.output)),
         );
         Ok(Self {
             port: Mutex::new(port),
             line,
             room,
             backlog: Event::new()?,
-            input: socket,
-            output,
+            ends: Mutex::new(ends),
         })
+    }
+
+    /// Its other side is another socket from now on, which does not block. What waits goes there.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left: then all is as before.
+    pub(super) fn connect(&self, socket: OwnedFd) -> io::Result<()> {
+        let ends = Ends::of(socket)?;
+        self.lock().writer_mut().connect(Arc::clone(&ends.output));
+        *self.ends() = ends;
+        Ok(())
     }
 
     /// The interrupt line.
@@ -98,13 +122,13 @@ impl Console {
     }
 
     /// Where input comes from.
-    pub(super) fn input(&self) -> &OwnedFd {
-        &self.input
+    pub(super) fn input(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.ends().input)
     }
 
     /// Where output goes to.
-    pub(super) fn output(&self) -> &OwnedFd {
-        &self.output
+    pub(super) fn output(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.ends().output)
     }
 
     /// Bytes printed that nobody took in time.
@@ -148,7 +172,8 @@ impl Console {
     /// kernel refuses.
     fn wait_for_output(&self, limit: Duration) -> bool {
         let limit = Timespec::try_from(limit).expect("limits are short");
-        let mut sockets = [PollFd::new(&self.output, PollFlags::OUT)];
+        let output = self.output();
+        let mut sockets = [PollFd::new(&output, PollFlags::OUT)];
         matches!(
             rustix::event::poll(&mut sockets, Some(&limit)),
             Ok(_) | Err(Errno::INTR)
@@ -170,7 +195,7 @@ impl Console {
         if bytes.is_empty() {
             return InputState::Full;
         }
-        match rustix::io::read(&self.input, &mut bytes) {
+        match rustix::io::read(self.input(), &mut bytes) {
             Ok(0) => InputState::Closed,
             Ok(count) => {
                 // There is room for all of it. Only in loopback mode the port takes no input: what
@@ -181,6 +206,10 @@ impl Console {
             Err(Errno::AGAIN | Errno::INTR) => InputState::Open,
             Err(_) => InputState::Closed,
         }
+    }
+
+    fn ends(&self) -> MutexGuard<'_, Ends> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Serial<Line, Room, Output>> {

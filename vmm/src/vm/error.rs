@@ -72,6 +72,8 @@ pub enum VmError {
     Tap(#[from] crate::virtio::net::TapError),
     #[error("cannot speak with the host")]
     Channel(#[source] protocol::ChannelError),
+    #[error("cannot listen for another host")]
+    Listen(#[source] rustix::io::Errno),
     #[error("the host told a running VM to boot")]
     BootTwice,
     #[error("the host spoke before it said which VM to be")]

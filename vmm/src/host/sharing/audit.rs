@@ -195,7 +195,7 @@ impl Auditor {
 }
 
 /// The areas of a VM's process, and by page the frame that is mapped there.
-fn mapped_frames(vm: &ScannedVm) -> Option<(u64, BTreeMap<u64, Frame>)> {
+pub(super) fn mapped_frames(vm: &ScannedVm) -> Option<(u64, BTreeMap<u64, Frame>)> {
     let store = vm.store.file_id().ok()?;
     let text = fs::read_to_string(format!("/proc/{}/maps", vm.pid())).ok()?;
     let mut mapped = BTreeMap::new();
@@ -208,7 +208,11 @@ fn mapped_frames(vm: &ScannedVm) -> Option<(u64, BTreeMap<u64, Frame>)> {
     Some((text.lines().count() as u64, mapped))
 }
 
-fn anonymous_pages(vm: &ScannedVm, mapped: &BTreeMap<u64, Frame>) -> Option<BTreeSet<u64>> {
+/// Of pages over which a frame is mapped, those that their guest has written to.
+pub(super) fn anonymous_pages(
+    vm: &ScannedVm,
+    mapped: &BTreeMap<u64, Frame>,
+) -> Option<BTreeSet<u64>> {
     let mut anonymous = BTreeSet::new();
     let blocks: BTreeSet<u64> = mapped
         .keys()

@@ -8,23 +8,28 @@ mod listener;
 mod priority;
 mod registry;
 mod scanner;
+mod store_notes;
 mod vm;
 
 pub use audit::Audit;
 #[cfg(test)]
 pub(crate) use audit::NotCompared;
 pub use scanner::Totals;
+pub use store_notes::StoreNotes;
 pub use vm::{SampleOrder, SampleReport, ScannedVmSpec, VmFigures};
 
 use crate::event::Event;
+use crate::memory::MemoryError;
+use crate::memory::areas::FileId;
 use api::ScanPriority;
 use listener::Listener;
 use page::{PageCount, VmId};
 use priority::Loan;
 use registry::{Registry, Stores};
 use scanner::Scanner;
-use sharing::{Counts, Pace, Pressure, RateSettings, VmCounts};
+use sharing::{Counts, FrameRange, Pace, Pressure, RateSettings, VmCounts};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +48,12 @@ pub enum Direction {
 
 enum Command {
     AddVm(Box<ScannedVmSpec>),
+    /// Another host's VMs, not taken over yet, have mapped these frames.
+    Expect(Vec<FrameRange>),
+    /// All VMs of one domain that another host had.
+    TakeOver(Vec<ScannedVmSpec>),
+    /// All have come.
+    AllHaveCome,
     RemoveVm(VmId),
     Rates(RateSettings, ScanPriority),
     Direct(Direction),
@@ -151,15 +162,15 @@ pub struct PageSharing {
 }
 
 impl PageSharing {
-    /// Starts the scanner of a machine with so much memory.
+    /// Starts the scanner of a machine with so much memory. Its stores are noted in `notes`.
     ///
     /// # Errors
     /// When the kernel gives no thread.
-    pub fn start(machine: PageCount, rates: RateSettings) -> io::Result<Self> {
+    pub fn start(machine: PageCount, rates: RateSettings, notes: StoreNotes) -> io::Result<Self> {
         let (commands, inbox): (Sender<Command>, Receiver<Command>) = channel();
         let wake = Event::new()?;
         let report = Arc::new(Mutex::new(Report::default()));
-        let stores = Stores::default();
+        let stores = Stores::new(notes);
         let loan = Arc::new(Loan::default());
         let listener = Listener::new(wake.clone())?;
         let registry = Registry::new(machine, stores.clone());
@@ -178,6 +189,31 @@ impl PageSharing {
     /// A VM has started.
     pub fn add_vm(&self, spec: ScannedVmSpec) {
         self.say(Command::AddVm(Box::new(spec)));
+    }
+
+    /// A VM of another host has mapped these frames of the store in this file. The number by which that is known from now
+    /// on.
+    ///
+    /// # Errors
+    /// When the store is none of this place's.
+    pub(crate) fn expect(
+        &self,
+        store: &File,
+        frames: Vec<FrameRange>,
+    ) -> Result<FileId, MemoryError> {
+        let id = self.stores.arrives(store)?;
+        self.say(Command::Expect(frames));
+        Ok(id)
+    }
+
+    /// No VM of another host is expected any more.
+    pub(crate) fn all_have_come(&self) {
+        self.say(Command::AllHaveCome);
+    }
+
+    /// All VMs of one domain that another host had have come, and each obeys this host.
+    pub(crate) fn take_over(&self, vms: Vec<ScannedVmSpec>) {
+        self.say_and_wait(Command::TakeOver(vms));
     }
 
     /// A VM's process has ended. The frames that it alone showed are freed soon, however busy the machine is.

@@ -11,21 +11,23 @@
 //! frame freed while somebody maps it, so frames are freed on the agents' own words alone, or when a
 //! VM's process has ended.
 
-use super::audit::{Audit, Auditor, Walk, walk};
+use super::audit::{Audit, Auditor, Walk, anonymous_pages, mapped_frames, walk};
+use super::hash::PageHash;
 use super::listener::Listener;
 use super::priority::{Loan, Place};
 use super::registry::Registry;
 use super::vm::{Keep, Look, PageReader, SampleOrder, ScannedVm, ScannedVmSpec, Source};
 use super::{Command, Conditions, Direction, Report, VmReport};
+use crate::memory::store::Store;
 use api::ScanPriority;
-use page::{PageCount, VmId};
+use page::{Gfn, PageCount, VmId};
 use protocol::VmName;
 use protocol::page_sharing::FromAgent;
 use rustix::event::epoll::EventFlags;
 use rustix::time::{ClockId, clock_gettime};
 use sharing::{
-    BLOCK_PAGES, Block, BlockPlan, Content, Counts, Fill, Next, Pace, Page, PageSet, Pressure,
-    RateSettings, Request, Schedule, Seen, Sharing, needed_at_home,
+    BLOCK_PAGES, Block, BlockPlan, Content, Counts, Fill, Frame, FrameRange, Next, Pace, Page,
+    PageSet, Pressure, RateSettings, Request, Schedule, Seen, Sharing, needed_at_home,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
@@ -193,6 +195,17 @@ impl Scanner {
     fn obey_one(&mut self, command: Command) {
         match command {
             Command::AddVm(spec) => self.add_vm(*spec),
+            Command::Expect(frames) => {
+                for range in frames {
+                    self.sharing.expect(range);
+                }
+            }
+            Command::AllHaveCome => self.sharing.all_have_come(),
+            Command::TakeOver(specs) => {
+                self.take_over(specs);
+                self.publish();
+                self.loan.done();
+            }
             Command::RemoveVm(id) => {
                 self.remove_vm(id);
                 self.loan.done();
@@ -343,6 +356,81 @@ impl Scanner {
         let now = self.now();
         self.schedule.add_vm(id, size, now);
         self.listen_to(id);
+    }
+
+    /// Takes in what another host's VMs of one domain show of their store. Who maps which frame is the kernel's word: each
+    /// agent has left the requests of the host before by then, so that nothing is mapped but on this one's word.
+    fn take_over(&mut self, specs: Vec<ScannedVmSpec>) {
+        let ids: Vec<VmId> = specs.iter().map(|spec| spec.id).collect();
+        specs.into_iter().for_each(|spec| self.add_vm(spec));
+        let taken = ids.iter().try_for_each(|&id| self.take_in_mapped(id));
+        let store = ids.iter().find_map(|id| self.registry.vms.get(id));
+        let Some((store, hash)) = store.map(|vm| (Arc::clone(&vm.store), Arc::clone(&vm.hash)))
+        else {
+            return;
+        };
+        if let Err(why) = taken {
+            // A frame may be shown that is not known to be: none may be filled anew or freed.
+            self.registry.leave_as_it_is(store);
+            ids.into_iter().for_each(|id| self.leave_outside(id, why));
+            return;
+        }
+        let domain = ids.iter().find_map(|&id| self.sharing.domain_of(id));
+        let shown = domain.map_or_else(Vec::new, |domain| self.sharing.frames_of(domain));
+        if let Err(error) = store.punch_all_but(&shown) {
+            tracing::warn!("frames that nobody shows are not freed: {error}");
+        }
+        for range in shown {
+            self.look_into(&store, &hash, range);
+        }
+    }
+
+    fn take_in_mapped(&mut self, id: VmId) -> Result<(), &'static str> {
+        if !self.sync(id) {
+            return Err("its agent does not answer, or its process has ended");
+        }
+        let vm = self.registry.vms.get(&id).ok_or("it cannot share pages")?;
+        let unread = "its memory map cannot be read";
+        let (_, mapped) = mapped_frames(vm).ok_or(unread)?;
+        let anonymous = anonymous_pages(vm, &mapped).ok_or(unread)?;
+        for (gfn, frame) in mapped {
+            let page = Page {
+                vm: id,
+                gfn: Gfn(gfn),
+            };
+            if !self
+                .sharing
+                .take_over(page, frame, anonymous.contains(&gfn))
+            {
+                return Err("it shows a frame that cannot be its own");
+            }
+        }
+        Ok(())
+    }
+
+    /// What frames hold, for equal pages to find them.
+    fn look_into(&mut self, store: &Store, hash: &PageHash, range: FrameRange) {
+        let mut bytes = vec![0; PAGE_BYTES];
+        for frame in (range.start.0..range.start.0 + range.count).map(Frame) {
+            if store.read(frame, &mut bytes).is_ok()
+                && let Content::Hash(hash) = hash.content(&bytes)
+            {
+                self.sharing.found_in_frame(frame, hash);
+            }
+        }
+    }
+
+    /// A VM goes on without sharing any more. What it shows stays.
+    fn leave_outside(&mut self, id: VmId, why: &str) {
+        let Some(vm) = self.registry.vms.get(&id) else {
+            return;
+        };
+        let name = vm.name.clone();
+        tracing::warn!("{name} does not share pages: {why}");
+        self.remove_vm(id);
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.not_sharing.insert(id, why.into());
+        self.outsiders.insert(id, (name, why.into()));
     }
 
     /// The VM's process has ended, and its mappings with it.

@@ -16,6 +16,7 @@ use super::super::rate_limit::RateLimit;
 use super::hash::PageHash;
 use super::{KeptBlocks, VmConditions};
 use crate::memory::MemoryError;
+use crate::memory::areas::FileId;
 use crate::memory::pagemap::Pagemap;
 use crate::memory::residency::FileResidency;
 use crate::memory::store::{Store, read_all};
@@ -67,6 +68,8 @@ pub struct ScannedVmSpec {
     pub memory_file: Arc<File>,
     /// The way to its agent.
     pub socket: SharingSocket,
+    /// The store of which it shows frames already, if another host had it.
+    pub store: Option<FileId>,
 }
 
 /// A VM that is scanned.

@@ -19,6 +19,15 @@ pub(super) struct Grant {
 }
 
 impl Grant {
+    /// What a VM was told by another host, and acts on.
+    pub(super) fn taken_over(pages: PageCount) -> Self {
+        Self {
+            latest: pages,
+            highest_unconfirmed: pages,
+            confirmed_rounds: 0,
+        }
+    }
+
     fn set(&mut self, pages: PageCount) {
         self.latest = pages;
         self.highest_unconfirmed = self.highest_unconfirmed.max(pages);

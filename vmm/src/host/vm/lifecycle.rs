@@ -238,6 +238,7 @@ impl Host {
         state.events.add(Some(&vm.config.name), what);
         state.publish_change();
         self.shared.count.send_replace(state.count());
+        self.remove_bundle(&vm.config.name);
         drop(state);
         self.shared.round_wanted.notify_one();
     }

@@ -2,6 +2,7 @@
 
 mod blocked;
 mod grant;
+mod handle;
 mod kept_limit;
 mod lifecycle;
 mod link;
@@ -10,18 +11,21 @@ pub(super) mod process;
 pub(super) mod sampling;
 mod silence;
 mod swap_rates;
+pub(super) mod take_over;
 mod view;
 
 pub(super) use lifecycle::{Admitted, Life};
 pub(super) use link::Link;
 pub(super) use process::Running;
 
+use crate::host::bundles::Agreed;
 use crate::host::claim::{Checked, Untrue};
 use crate::host::device_watch::DeviceWatch;
 use crate::host::error::HostError;
 use crate::host::kernel::VmUse;
 use crate::host::sharing::KeptBlocks;
 use crate::host::sharing::account::VmRound;
+use crate::memory::areas::FileId;
 use crate::memory::swap::LEAST_HOLD;
 use blocked::Blocked;
 use grant::Grant;
@@ -104,6 +108,43 @@ impl Vm {
             grant: Grant::default(),
             seen: Seen::default(),
         }
+    }
+
+    /// One that another host started, so long ago.
+    fn taken_over(agreed: Agreed, running: Running, age: Duration) -> Self {
+        let mut vm = Self {
+            life: Life::Running(running),
+            since: Instant::now().checked_sub(age).unwrap_or_else(Instant::now),
+            config: agreed.config,
+            pinned: agreed.pinned,
+            target: PageCount::ZERO,
+            broken_blocks: BrokenBlocks::default(),
+            grant: Grant::default(),
+            seen: Seen::default(),
+        };
+        vm.config.touch_limit = None;
+        // Until it says what it was told.
+        vm.read_use();
+        vm.grant = Grant::taken_over(vm.seen.used.memory_file.min(vm.config.settings.size));
+        vm
+    }
+
+    /// What its process says that the host before has told it.
+    fn take_described(&mut self, said: &VmConfig) {
+        let size = self.config.settings.size;
+        self.config.balloon_target = said.balloon_target.min(size);
+        self.grant = Grant::taken_over(size - self.config.balloon_target);
+        self.config.touch_limit = said.touch_limit;
+        self.config.large_pages = said.large_pages;
+        let kept = said.touch_limit.map(|limit| limit.slow_above);
+        self.seen.kept_limit = KeptLimit::at_boot(kept);
+    }
+
+    /// What another host must know of it.
+    pub(super) fn agreed(&self) -> Agreed {
+        let file = self.running().map(|running| &running.memory_file);
+        let file = file.and_then(|file| FileId::of(file).ok());
+        Agreed::new(self.config.clone(), self.pinned, file)
     }
 
     /// Its process, while its guest runs.
@@ -440,13 +481,17 @@ impl Vm {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use policy::{ActiveSet, SharesSpec, VmSettings, Witness};
     use protocol::{GuestStatistics, OnHostDeath};
 
     fn vm(size: PageCount) -> Vm {
-        let config = VmConfig {
+        Vm::new(config(size), oneshot::channel().0)
+    }
+
+    pub(in crate::host) fn config(size: PageCount) -> VmConfig {
+        VmConfig {
             id: page::VmId(1),
             name: "a".parse().unwrap(),
             settings: VmSettings::new(size, None, None, SharesSpec::Normal).unwrap(),
@@ -465,8 +510,7 @@ mod tests {
             swap_file_for: None,
             jail: protocol::JailMode::default(),
             on_host_death: OnHostDeath::default(),
-        };
-        Vm::new(config, oneshot::channel().0)
+        }
     }
 
     fn observation(states: PageStates) -> Observation {

@@ -28,17 +28,21 @@ pub(in crate::host) fn find(place: &Place) -> Vec<Orphan> {
     processes
         .filter_map(|entry| {
             let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
-            let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-            let vm = vm_in(&command)?;
-            let root = format!("/proc/{pid}/root");
-            let is_same_tree = vm.tree.is_none() || vm.tree == own_tree.as_deref();
-            let (theirs, ours) = (vm.socket, place.true_socket());
-            is_same(Path::new(&root), theirs, ours, is_same_tree).then(|| Orphan {
-                name: String::from_utf8_lossy(vm.name).into_owned(),
-                pid,
-            })
+            of_process(pid, place, own_tree.as_deref())
         })
         .collect()
+}
+
+fn of_process(pid: u32, place: &Place, own_tree: Option<&str>) -> Option<Orphan> {
+    let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let vm = vm_in(&command)?;
+    let root = format!("/proc/{pid}/root");
+    let is_same_tree = vm.tree.is_none() || vm.tree == own_tree;
+    let (theirs, ours) = (vm.socket, place.true_socket());
+    is_same(Path::new(&root), theirs, ours, is_same_tree).then(|| Orphan {
+        name: String::from_utf8_lossy(vm.name).into_owned(),
+        pid,
+    })
 }
 
 /// The arguments of a VM process; [`vm_in`] recognizes them.
@@ -48,6 +52,11 @@ pub(super) fn arguments<'a>(name: &'a str, place: &'a Place) -> [&'a OsStr; 3] {
         name.as_ref(),
         place.true_socket().as_os_str(),
     ]
+}
+
+/// Whether a process is the VM of that name of a host at that place.
+pub(super) fn is_vm_at(pid: u32, name: &str, place: &Place) -> bool {
+    of_process(pid, place, own_tree().as_deref()).is_some_and(|orphan| orphan.name == name)
 }
 
 /// Which file tree this process sees, as one word: by its root's numbers. The last argument of a VM process.

@@ -2,6 +2,7 @@
 //!
 //! A child that is dropped is killed (`kill_on_drop`): no process outlives the task that waits for its end.
 
+use super::handle::ProcessHandle;
 use super::{Life, Link, Vm, orphans};
 use crate::host::Host;
 use crate::host::claim::{CheckedStart, Untrue};
@@ -12,6 +13,7 @@ use crate::host::rate_limit::RateLimit;
 use crate::host::runtime_dir::Place;
 use crate::host::sharing::ScannedVmSpec;
 use crate::host::swap_dir;
+use crate::memory::areas::FileId;
 use crate::memory::ram::{allocated_pages, punch_all};
 use page::{PageCount, VmId};
 use protocol::page_sharing::SharingSocket;
@@ -24,9 +26,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::UnixStream;
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::process::{Child, Command};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
@@ -57,6 +59,8 @@ pub(in crate::host) struct Running {
     pub(in crate::host) start_us: u64,
     pub(in crate::host) userfault_pages: PageCount,
     pub(in crate::host) jail: JailReport,
+    /// Whether it has said how it is. One that was taken over does so when it can.
+    pub(in crate::host) is_described: bool,
     /// Ends it by force.
     pub(in crate::host) kill: Arc<Notify>,
     /// Dropped, as all of this, when nothing of the VM is left.
@@ -102,27 +106,48 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
         None => None,
     };
     let boot = ToVm::Boot(Box::new(config));
+    let door = {
+        let mut state = host.lock();
+        let agreed = state.vm_mut(id)?.agreed();
+        host.shared.place.bundles().make(&agreed)
+    };
+    let door = door.map_err(|error| failed(format!("its socket cannot be made: {error}")))?;
     let (mut spawned, agent_socket) = spawn(name.as_str(), &host.shared.place, console_log)
         .map_err(|error| failed(crate::error_chain(&error)))?;
-    let mut descriptors = vec![agent_socket.as_fd()];
+    let mut descriptors = vec![agent_socket.as_fd(), door.as_fd()];
     descriptors.extend(swap_file.as_ref().map(AsFd::as_fd));
     let sent = spawned.link.send_with(&boot, &descriptors);
-    drop((agent_socket, swap_file));
+    drop((agent_socket, door, swap_file));
     let started = match sent {
         Ok(()) => first_words(&spawned, size).await,
         Err(error) => Err(NotStarted::Silent(crate::error_chain(&error))),
     };
     match started {
         Ok((start, memory_file)) => {
+            if let Err(error) = write_down(host, id, &memory_file) {
+                drop(spawned.link.send(&ToVm::Stop));
+                exit_status(&mut ProcessHandle::Child(spawned.child)).await;
+                return Err(failed(crate::error_chain(&error)));
+            }
             adopt(host, id, spawned, start, memory_file);
             Ok(())
         }
         Err(why) => {
-            exit_status(&mut spawned.child).await;
+            let mut process = ProcessHandle::Child(spawned.child);
+            exit_status(&mut process).await;
             let said = spawned.stderr.last().await;
             Err(failed(why.with(&said)))
         }
     }
+}
+
+/// Its guest runs: a host that comes later is to know it by this.
+fn write_down(host: &Host, id: VmId, memory_file: &File) -> Result<(), HostError> {
+    let mut state = host.lock();
+    let vm = state.vm_mut(id)?;
+    let mut agreed = vm.agreed();
+    agreed.memory_file = FileId::of(memory_file).ok();
+    host.write_agreed(&agreed)
 }
 
 /// Starts a process. Also returns the end of the scanner's socket that its agent is to have.
@@ -133,12 +158,7 @@ fn spawn(
 ) -> std::io::Result<(Spawned, SharingSocket)> {
     let (sharing, agent_socket) = SharingSocket::pair().map_err(std::io::Error::other)?;
     let (ours, theirs) = Channel::pair().map_err(std::io::Error::other)?;
-    let kinds = (
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-    );
-    let (our_console, their_console) = socketpair(kinds.0, kinds.1, kinds.2, None)?;
+    let (our_console, their_console) = new_console()?;
     let mut child = Command::new(OWN_PROGRAM)
         .arg0("ballonet")
         .args(orphans::arguments(name, place))
@@ -150,8 +170,6 @@ fn spawn(
         .process_group(0)
         .kill_on_drop(true)
         .spawn()?;
-    let our_console = StdUnixStream::from(our_console);
-    our_console.set_nonblocking(true)?;
     let stderr = child
         .stderr
         .take()
@@ -160,20 +178,33 @@ fn spawn(
         child,
         link: Arc::new(Link::new(ours)?),
         sharing,
-        console: Console::new(UnixStream::from_std(our_console)?, console_log),
+        console: console(our_console, console_log)?,
         stderr: ErrorOutput::of(stderr),
     };
     Ok((spawned, agent_socket))
 }
 
+/// Both ends of a socket for a console: neither blocks.
+pub(super) fn new_console() -> std::io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let ends = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok(ends)
+}
+
+/// A console over the host's end of such a socket.
+pub(super) fn console(socket: OwnedFd, log: Option<ConsoleLog>) -> std::io::Result<Console> {
+    let socket = UnixStream::from_std(StdUnixStream::from(socket))?;
+    Ok(Console::new(socket, log))
+}
+
 /// The newest part of what a VM process prints as errors.
-struct ErrorOutput {
+pub(super) struct ErrorOutput {
     kept: Arc<Mutex<Vec<u8>>>,
     reader: JoinHandle<()>,
 }
 
 impl ErrorOutput {
-    fn of(mut pipe: ChildStderr) -> Self {
+    pub(super) fn of(mut pipe: impl AsyncRead + Send + Unpin + 'static) -> Self {
         let kept = Arc::new(Mutex::new(Vec::new()));
         let all = Arc::clone(&kept);
         let reader = tokio::spawn(async move {
@@ -324,6 +355,7 @@ fn adopt(host: &Host, id: VmId, spawned: Spawned, start: CheckedStart, memory_fi
         ram_address: start.ram_address,
         memory_file: Arc::clone(&memory_file),
         socket: sharing,
+        store: None,
     };
     vm.life = Life::Running(Running {
         pid,
@@ -334,6 +366,7 @@ fn adopt(host: &Host, id: VmId, spawned: Spawned, start: CheckedStart, memory_fi
         start_us: start.start_us,
         userfault_pages: start.userfault_pages,
         jail: start.jail.clone(),
+        is_described: true,
         kill,
         gone: watch::Sender::new(()),
     });
@@ -346,13 +379,22 @@ fn adopt(host: &Host, id: VmId, spawned: Spawned, start: CheckedStart, memory_fi
         .events
         .add(Some(&name), format!("started as process {pid}"));
     state.tell_of_jail(&start.jail);
+    // Others of its group may still be on their way from the host before.
+    let group = to_scan.group.clone();
+    let whole = state.arrivals.come(id, group, to_scan);
     drop(state);
-    host.shared.sharing.add_vm(to_scan);
+    host.share_in(whole);
+    let child = ProcessHandle::Child(child);
     tokio::spawn(attend(host.clone(), id, child, stderr));
 }
 
 /// Listens to a VM until its process has ended, then frees what it held.
-async fn attend(host: Host, id: VmId, mut child: Child, mut stderr: ErrorOutput) {
+pub(super) async fn attend(
+    host: Host,
+    id: VmId,
+    mut process: ProcessHandle,
+    mut stderr: ErrorOutput,
+) {
     let shared = |vm: &Vm| {
         let running = vm.running()?;
         let (link, kill) = (Arc::clone(&running.link), Arc::clone(&running.kill));
@@ -369,12 +411,12 @@ async fn attend(host: Host, id: VmId, mut child: Child, mut stderr: ErrorOutput)
                 Ok(message) => if !hear(&host, id, message, &mut last_words) {
                     unasked.charge(1, Instant::now());
                 },
-                Err(ChannelError::Closed | ChannelError::Socket(_)) => break exit_status(&mut child).await,
+                Err(ChannelError::Closed | ChannelError::Socket(_)) => break exit_status(&mut process).await,
                 // It is not what was started any more, and there is no way past that message.
                 Err(error @ ChannelError::Descriptors) => {
                     last_words = Some(format!("its process was ended, for it sent {error}"));
-                    drop(child.start_kill());
-                    break exit_status(&mut child).await;
+                    process.kill();
+                    break exit_status(&mut process).await;
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut is_garbled, true) {
@@ -383,19 +425,25 @@ async fn attend(host: Host, id: VmId, mut child: Child, mut stderr: ErrorOutput)
                     unasked.charge(1, Instant::now());
                 }
             },
-            () = kill.notified() => drop(child.start_kill()),
+            () = kill.notified() => process.kill(),
             // Its end of the channel may live on, and what it said in vain before its end is not waited for.
-            status = child.wait() => {
+            status = process.wait() => {
                 for _ in 0..MESSAGES_AT_ONCE {
                     let Ok(message) = link.hear_now() else { break };
                     hear(&host, id, message, &mut last_words);
                 }
-                break status.ok();
+                break status;
             }
         }
     };
     // Only now: the process's mappings of the store are gone with it.
     host.shared.sharing.remove_vm(id);
+    let whole = {
+        let mut state = host.lock();
+        state.coming.remove(&id);
+        state.arrivals.ended(id)
+    };
+    host.share_in(whole);
     let freed = free_memory(memory_file).await;
     let said = stderr.last().await;
     let stopping = host
@@ -420,7 +468,8 @@ fn hear(host: &Host, id: VmId, message: FromVm, last_words: &mut Option<String>)
         FromVm::Observation(observation) => return take_answer(host, id, *observation),
         FromVm::Ended { reason } => *last_words = Some(reason),
         FromVm::Failed { error } => *last_words = Some(error),
-        FromVm::Started(_) | FromVm::Description(_) => {}
+        FromVm::Description(description) => return host.described(id, *description),
+        FromVm::Started(_) => {}
     }
     false
 }
@@ -452,12 +501,12 @@ pub(in crate::host) fn take_answer(host: &Host, id: VmId, said: Observation) -> 
 }
 
 /// Waits for the end of a process, and ends it if that takes too long.
-async fn exit_status(child: &mut Child) -> Option<ExitStatus> {
-    match tokio::time::timeout(EXIT_PATIENCE, child.wait()).await {
-        Ok(status) => status.ok(),
+async fn exit_status(process: &mut ProcessHandle) -> Option<ExitStatus> {
+    match tokio::time::timeout(EXIT_PATIENCE, process.wait()).await {
+        Ok(status) => status,
         Err(_) => {
-            drop(child.start_kill());
-            child.wait().await.ok()
+            process.kill();
+            process.wait().await
         }
     }
 }

@@ -149,6 +149,11 @@ enum Request {
         recount: bool,
         answer: SyncSender<Result<PageStates, MemoryError>>,
     },
+    /// Obey another scanner.
+    MeetScanner {
+        scanner: SharingSocket,
+        answer: SyncSender<()>,
+    },
     /// Protect a page, answer, and wait for a writer to it.
     Prove {
         gfn: Gfn,
@@ -254,6 +259,12 @@ impl AgentHandle {
     /// none is given. Nothing is done where no page may be out.
     pub fn limit_held(&self, most: Option<PageCount>) {
         self.ask(|answer| Request::LimitHeld { most, answer });
+    }
+
+    /// From the answer on, another scanner is obeyed. What the one before has asked is forgotten, if it was not begun: what
+    /// was done shows in the memory map.
+    pub(crate) fn meet_scanner(&self, scanner: SharingSocket) {
+        self.ask(|answer| Request::MeetScanner { scanner, answer });
     }
 
     /// Pages that went out, and came back.
@@ -421,6 +432,11 @@ impl Agent {
             }
             Request::LimitHeld { most, answer } => {
                 self.limit_held(most);
+                tell(&answer, ());
+            }
+            Request::MeetScanner { scanner, answer } => {
+                self.scanner = Some(scanner);
+                self.unsent.clear();
                 tell(&answer, ());
             }
             Request::Count { recount, answer } => tell(&answer, self.count(recount)),

@@ -44,6 +44,11 @@ impl Output {
         }
     }
 
+    /// To another socket from now on.
+    pub(super) fn connect(&mut self, socket: Arc<OwnedFd>) {
+        self.socket = socket;
+    }
+
     pub(super) fn backlog(&self) -> Backlog {
         match self.waiting.is_empty() {
             true => Backlog::Empty,

@@ -160,6 +160,11 @@ const DEVICES: &[Allowed] = &[
     always(libc::SYS_recvfrom),
     always(libc::SYS_recvmsg),
     always(libc::SYS_sendmsg),
+    // Another host comes, and takes what is printed.
+    always(libc::SYS_accept4),
+    one_of(libc::SYS_dup2, 1, &[libc::STDERR_FILENO.unsigned_abs()]),
+    // A console is one socket by two descriptors.
+    one_of(libc::SYS_fcntl, 1, &[libc::F_DUPFD_CLOEXEC.unsigned_abs()]),
     always(libc::SYS_epoll_ctl),
     always(libc::SYS_epoll_wait),
     always(libc::SYS_epoll_pwait),

@@ -25,7 +25,7 @@ use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 
 pub(super) fn build(
-    channel: &Channel,
+    channel: &mut Channel,
     signals: EndSignals,
     opened: Opened,
     jail: Jail,
@@ -76,6 +76,7 @@ pub(super) fn build(
     let jail = jail.close();
     Ok(Process {
         channel,
+        door: opened.door,
         start_us: u64::try_from(opened.begin.elapsed().as_micros()).unwrap_or(u64::MAX),
         config,
         jail,

@@ -2,6 +2,7 @@
 //! machine, closes the jail, and runs.
 
 mod build;
+mod door;
 mod open;
 mod run;
 
@@ -18,8 +19,8 @@ use rustix::fd::OwnedFd;
 ///
 /// # Errors
 /// When the VM cannot start or go on. The host has been told then, if it is still there.
-pub fn main(channel: Channel, console: OwnedFd) -> Result<(), VmError> {
-    let result = open_build_run(&channel, console);
+pub fn main(mut channel: Channel, console: OwnedFd) -> Result<(), VmError> {
+    let result = open_build_run(&mut channel, console);
     if let Err(error) = &result {
         let error = crate::error_chain(error);
         ignore_gone_host(channel.send(&FromVm::Failed { error }, &[]));
@@ -27,7 +28,8 @@ pub fn main(channel: Channel, console: OwnedFd) -> Result<(), VmError> {
     result
 }
 
-fn open_build_run(channel: &Channel, console: OwnedFd) -> Result<(), VmError> {
+/// The channel is to another host in the end, if one has come.
+fn open_build_run(channel: &mut Channel, console: OwnedFd) -> Result<(), VmError> {
     let signals = EndSignals::take().map_err(VmError::StartThread)?;
     let opened = Opened::by_first_message(channel, console)?;
     let jail = Jail::enter(opened.config.jail);

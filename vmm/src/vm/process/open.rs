@@ -1,5 +1,6 @@
 //! Opens all that a VM process needs of the world outside: what is built from it opens no path any more.
 
+use super::door::Door;
 use crate::memory::agent::Fence;
 use crate::memory::ram::GuestRam;
 use crate::virtio::blk::DiskImage;
@@ -24,6 +25,8 @@ pub(super) struct Opened {
     pub(super) config: VmConfig,
     /// Where the host's scanner speaks to the agent.
     pub(super) scanner: Option<SharingSocket>,
+    /// Where other hosts come.
+    pub(super) door: Option<Door>,
     pub(super) swap_file: Option<File>,
     pub(super) console: OwnedFd,
     pub(super) ram: GuestRam,
@@ -57,6 +60,7 @@ impl Opened {
         Ok(Self {
             begin,
             scanner: descriptors.next().map(SharingSocket::from),
+            door: descriptors.next().map(Door::open).transpose()?,
             swap_file: descriptors.next().map(File::from),
             console,
             kvm: machine::open_kvm()?,

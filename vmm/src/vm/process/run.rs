@@ -4,6 +4,7 @@
 //! A signal that tells the process to end does what the host's `stop` does: a kernel's power button is pressed and
 //! it has some time, the embedded guest has nothing to put in order.
 
+use super::door::{Door, NewHost};
 use super::ignore_gone_host;
 use crate::event::Event as Wake;
 use crate::memory::agent::{AgentHandle, LargePageOrder};
@@ -49,6 +50,10 @@ enum Source {
     EndSignal,
     /// A page that is out cannot be had again.
     LostPage,
+    /// Another host comes,
+    Door,
+    /// and speaks.
+    NewHost,
     Queue(usize),
 }
 
@@ -63,7 +68,9 @@ impl Source {
             Self::Ending => 4,
             Self::EndSignal => 5,
             Self::LostPage => 6,
-            Self::Queue(index) => 7 + index as u64,
+            Self::Door => 7,
+            Self::NewHost => 8,
+            Self::Queue(index) => 9 + index as u64,
         })
     }
 
@@ -76,14 +83,18 @@ impl Source {
             4 => Self::Ending,
             5 => Self::EndSignal,
             6 => Self::LostPage,
-            queue => Self::Queue(usize::try_from(queue - 7).unwrap_or(usize::MAX)),
+            7 => Self::Door,
+            8 => Self::NewHost,
+            queue => Self::Queue(usize::try_from(queue - 9).unwrap_or(usize::MAX)),
         }
     }
 }
 
 /// A VM that is built, and runs.
 pub(super) struct Process<'a> {
-    pub(super) channel: &'a Channel,
+    pub(super) channel: &'a mut Channel,
+    /// None if its host wants no other to come.
+    pub(super) door: Option<Door>,
     pub(super) config: VmConfig,
     pub(super) start_us: u64,
     /// What holds of it.
@@ -110,7 +121,10 @@ pub(super) struct Process<'a> {
 
 impl Process<'_> {
     fn watch_all(&self) -> Result<(), VmError> {
-        self.watch(self.channel, Source::Message)?;
+        self.watch(&*self.channel, Source::Message)?;
+        if let Some(door) = &self.door {
+            self.watch(door.listener(), Source::Door)?;
+        }
         self.watch(self.bus.console.input(), Source::ConsoleInput)?;
         self.watch(self.bus.console.room(), Source::ConsoleRoom)?;
         self.watch(self.bus.console.backlog(), Source::ConsoleOutput)?;
@@ -233,6 +247,8 @@ impl Process<'_> {
             }
             Source::ConsoleOutput => self.send_console_output()?,
             Source::Queue(index) => self.serve(index),
+            Source::Door => return self.let_a_host_in(),
+            Source::NewHost => return self.hear_new_host(),
             Source::Ending => return Ok(self.take_ending()),
             Source::EndSignal => return Ok(self.take_end_signal()),
             Source::LostPage => {
@@ -294,6 +310,10 @@ impl Process<'_> {
     }
 
     fn take_message(&mut self) -> Result<Next, VmError> {
+        // What the host before had said, perhaps.
+        if !self.channel.is_readable().map_err(VmError::Channel)? {
+            return Ok(Next::GoOn);
+        }
         match self.channel.receive() {
             Ok(received) => self.obey(received.message),
             Err(ChannelError::Closed) => Ok(self.outlive_host()),
@@ -301,13 +321,69 @@ impl Process<'_> {
         }
     }
 
+    fn let_a_host_in(&mut self) -> Result<Next, VmError> {
+        let Some(door) = &mut self.door else {
+            return Ok(Next::GoOn);
+        };
+        // Who had come before and is gone now is watched no more.
+        door.let_in();
+        if let Some(guest) = self.door.as_ref().and_then(Door::guest) {
+            self.watch(guest, Source::NewHost)?;
+        }
+        self.hear_new_host()
+    }
+
+    fn hear_new_host(&mut self) -> Result<Next, VmError> {
+        match self.door.as_mut().and_then(Door::hear) {
+            Some(host) => self.obey_new_host(host),
+            None => Ok(Next::GoOn),
+        }
+    }
+
+    /// What the host before has said and was not heard yet comes first: somebody may have been told that it holds.
+    fn obey_new_host(&mut self, host: NewHost) -> Result<Next, VmError> {
+        while self
+            .channel
+            .is_readable()
+            .is_ok_and(|is_readable| is_readable)
+            && let Ok(received) = self.channel.receive()
+        {
+            match self.obey(received.message)? {
+                Next::GoOn => {}
+                Next::End => return Ok(Next::End),
+            }
+        }
+        self.unwatch(&*self.channel);
+        self.unwatch(&host.channel);
+        *self.channel = host.channel;
+        self.watch(&*self.channel, Source::Message)?;
+        self.agent.meet_scanner(host.scanner);
+        let console = &self.bus.console;
+        self.unwatch(console.input());
+        self.unwatch(console.output());
+        console
+            .connect(host.console)
+            .map_err(VmError::StartThread)?;
+        self.watch(console.input(), Source::ConsoleInput)?;
+        self.watch_console_output()?;
+        self.send_console_output()?;
+        if let Err(error) = rustix::stdio::dup2_stderr(&host.errors) {
+            tracing::debug!("errors go nowhere: {error}");
+        }
+        self.answer(&FromVm::Description(Box::new(self.description())))?;
+        Ok(Next::GoOn)
+    }
+
     fn outlive_host(&mut self) -> Next {
         if self.config.on_host_death == OnHostDeath::Stop {
             return Next::End;
         }
-        self.unwatch(self.channel);
-        // Nobody would ever lift a limit that stops the guest, nor take large pages back.
-        self.throttle.set(None);
+        self.unwatch(&*self.channel);
+        // Nobody would lift a limit that stops the guest, nor take large pages back.
+        if !self.config.has_swap {
+            self.config.touch_limit = None;
+            self.limit();
+        }
         self.config.large_pages = self.config.large_pages.min(LargePages::Full);
         self.order_large_pages();
         Next::GoOn
@@ -333,6 +409,8 @@ impl Process<'_> {
     fn obey(&mut self, message: ToVm) -> Result<Next, VmError> {
         match message {
             ToVm::Boot(_) => return Err(VmError::BootTwice),
+            // Hosts come through the door.
+            ToVm::TakeOver { .. } => {}
             ToVm::SetBalloon { target } => {
                 self.config.balloon_target = target;
                 self.order_large_pages();
@@ -360,10 +438,7 @@ impl Process<'_> {
                 self.answer(&FromVm::Observation(Box::new(observation)))?;
             }
             ToVm::Describe => {
-                let description = FromVm::Description(Box::new(self.description()));
-                self.channel
-                    .send(&description, &[self.ram.file().as_fd()])
-                    .map_err(VmError::Channel)?;
+                self.answer(&FromVm::Description(Box::new(self.description())))?;
             }
             ToVm::PressPowerButton => self.power_button.signal(),
             ToVm::Stop => return Ok(Next::End),

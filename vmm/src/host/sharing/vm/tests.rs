@@ -38,6 +38,7 @@ impl Bench {
             ram_address: ram.addresses(0..0).start,
             memory_file: Arc::new(ram.file().try_clone().unwrap()),
             socket: host,
+            store: None,
         };
         let hash = Arc::new(PageHash::new().unwrap());
         let store = Arc::new(Store::new(FRAMES).unwrap());

@@ -1,0 +1,271 @@
+//! Claims about a host in whose place another comes: its VMs notice nothing, and the new one knows all that was agreed.
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use std::env;
+use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
+use tests::process::{self, Signal};
+use tests::sharing::{FULL_SPEED, boot, check_bytes, check_sums, clean_audit, sharing_host};
+use tests::{
+    GuestConsole, MIB, TestHost, Value, number, text, vms, wait_until, wait_until_at_least,
+};
+
+const SMALL: [&str; 4] = ["--memory", "64M", "--workload", "verify:size=16M"];
+
+fn pids(host: &TestHost) -> Vec<(String, u64)> {
+    let overview = host.overview();
+    let vms = vms(&overview).iter();
+    vms.map(|vm| (text(vm, "/name").to_owned(), number(vm, "/pid")))
+        .collect()
+}
+
+fn told(host: &TestHost, name: &str) -> String {
+    let overview = host.overview();
+    let events = overview["host"]["events"].as_array().expect("a list");
+    let own = events.iter().filter(|event| event["vm"] == name);
+    let told = own.map(|event| text(event, "/what").to_owned());
+    told.collect::<Vec<_>>().join("; ")
+}
+
+#[test]
+fn another_host_takes_over_what_runs_and_knows_what_was_agreed() {
+    let mut host = TestHost::start("256M");
+    for name in ["a", "b", "c"] {
+        host.boot_vm(name, &SMALL);
+    }
+    host.console("a").wait_until_held(16 * MIB);
+    host.ok(&["set", "a", "shares=high", "min=40M"]);
+    host.ok(&["balloon", "b", "30M"]);
+    host.wait_for_balloon("b", 30 * MIB);
+    let (before, a) = (pids(&host), host.vm("a"));
+    host.die_and_start_again();
+
+    assert_eq!(pids(&host), before);
+    let after = host.vm("a");
+    for figure in [
+        "/shares",
+        "/min_bytes",
+        "/max_bytes",
+        "/size_bytes",
+        "/start_us",
+    ] {
+        assert_eq!(after.pointer(figure), a.pointer(figure), "{figure}");
+    }
+    assert!(
+        number(&after, "/uptime_s") >= number(&a, "/uptime_s"),
+        "{after:#}"
+    );
+    assert!(
+        told(&host, "a").contains("taken over"),
+        "{}",
+        told(&host, "a")
+    );
+    host.wait_for_balloon("b", 30 * MIB);
+    // It answers, prints, listens, obeys, and is not mixed up with one that starts.
+    check_bytes(&mut host.console("a"));
+    host.ok(&["balloon", "b", "auto"]);
+    host.ok(&["set", "a", "min=16M"]);
+    host.boot_vm("d", &SMALL);
+    host.ok(&["stop", "b"]);
+    host.ok(&["stop", "d"]);
+    assert_eq!(pids(&host), [before[0].clone(), before[2].clone()]);
+
+    process::signal(host.pid("c"), Signal::KILL);
+    wait_until("the host notices", || pids(&host) == before[..1]);
+    assert!(
+        told(&host, "c").contains("free again"),
+        "{}",
+        told(&host, "c")
+    );
+    host.die_and_start_again();
+    assert_eq!(pids(&host), before[..1]);
+}
+
+#[test]
+fn a_process_that_hangs_delays_nobody_and_one_that_has_ended_leaves_nothing() {
+    let mut host = TestHost::start("256M");
+    for name in ["a", "b", "c"] {
+        host.boot_vm(name, &SMALL);
+        host.console(name).wait_until_held(16 * MIB);
+    }
+    let (before, hung) = (pids(&host), host.pid("b"));
+    let ended = host.pid("c");
+    host.end_by(Signal::KILL);
+    process::signal(hung, Signal::STOP);
+    process::signal(ended, Signal::KILL);
+    wait_until("it has ended", || !process::is_alive(ended));
+    host.start_again();
+
+    assert_eq!(pids(&host), before[..2]);
+    assert!(told(&host, "c").contains("ended while there was no host"));
+    assert!(!host.host_folder().join("vms/c").exists());
+    check_bytes(&mut host.console("a"));
+    // It is counted by the kernel's word.
+    let hung_vm = host.vm("b");
+    assert!(
+        number(&hung_vm, "/memory_file_bytes") >= 16 * MIB,
+        "{hung_vm:#}"
+    );
+    // A third host comes before it wakes.
+    host.die_and_start_again();
+    process::signal(hung, Signal::CONT);
+    wait_until("it says how it is", || {
+        number(&host.vm("b"), "/start_us") > 0
+    });
+    check_bytes(&mut host.console("b"));
+    host.ok(&["stop", "b"]);
+}
+
+/// Four clones, of which each writes to some of its pages all the time.
+fn boot_clones(host: &TestHost) {
+    for name in ["a", "b", "c", "d"] {
+        boot(host, name, "64M", Some("web"), "clone:size=24M,rewrite=1");
+    }
+    // Alone in its domain, with equal pages of its own.
+    boot(host, "e", "64M", None, "verify:size=16M");
+}
+
+fn wait_until_shared(host: &TestHost, least: u64) {
+    wait_until_at_least("pages are shared", least, || {
+        number(&host.overview(), "/host/sharing/shared_bytes")
+    });
+}
+
+#[test]
+fn shared_pages_stay_shared_under_another_host_and_the_books_are_right() {
+    let mut host = sharing_host("512M");
+    boot_clones(&host);
+    wait_until_shared(&host, 60 * MIB);
+    let frames = number(&clean_audit(&host), "/frames");
+    host.end_by(Signal::KILL);
+    host.start_again();
+
+    wait_until_shared(&host, 60 * MIB);
+    let audit = clean_audit(&host);
+    assert!(number(&audit, "/vms") == 5, "{audit:#}");
+    assert!(number(&audit, "/frames") <= frames + 1024, "{audit:#}");
+    check_sums(&host.overview());
+    // A VM of the group that starts now finds its pages there.
+    host.ok(&FULL_SPEED);
+    boot(&host, "f", "64M", Some("web"), "clone:size=24M,rewrite=1");
+    wait_until_shared(&host, 80 * MIB);
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        check_bytes(&mut host.console(name));
+    }
+    for name in ["a", "b", "c", "d", "f"] {
+        clean_audit(&host);
+        host.ok(&["stop", name]);
+    }
+    let audit = clean_audit(&host);
+    let stores = fs::read_dir(host.host_folder().join("stores")).expect("it was made");
+    assert!(stores.count() <= 1, "{audit:#}");
+}
+
+#[test]
+fn a_group_shares_again_when_the_last_of_it_has_come() {
+    let mut host = sharing_host("512M");
+    boot_clones(&host);
+    wait_until_shared(&host, 60 * MIB);
+    let hung = host.pid("b");
+    host.end_by(Signal::KILL);
+    process::signal(hung, Signal::STOP);
+    host.start_again();
+    host.ok(&FULL_SPEED);
+
+    let problem = || host.vm("a")["sharing"]["problem"].clone();
+    let shared = || number(&host.overview(), "/host/sharing/shared_bytes");
+    assert_eq!(problem(), Value::Null);
+    assert_eq!(
+        shared(),
+        0,
+        "frames that it may show are neither freed nor filled anew"
+    );
+    check_bytes(&mut host.console("a"));
+    process::signal(hung, Signal::CONT);
+    wait_until_shared(&host, 60 * MIB);
+    clean_audit(&host);
+    for name in ["a", "b", "c", "d"] {
+        check_bytes(&mut host.console(name));
+    }
+}
+
+/// How often a host dies below: more often where somebody has the time.
+fn deaths() -> u64 {
+    let deaths = env::var("BALLONET_TEST_DEATHS").ok();
+    deaths.and_then(|text| text.parse().ok()).unwrap_or(8)
+}
+
+fn checked_so_far(console: &mut GuestConsole) -> u64 {
+    check_bytes(console);
+    number(&console.report(), "/checks")
+}
+
+#[test]
+fn hosts_that_die_at_any_moment_lose_nothing_and_mix_nothing_up() {
+    const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+    let seed = rand::random::<u64>();
+    println!("seed {seed}");
+    let mut random = SmallRng::seed_from_u64(seed);
+    let mut host = TestHost::start_with_swap("300M");
+    host.ok(&FULL_SPEED);
+    for name in NAMES {
+        let words = ["--memory", "120M", "--min", "24M", "--trust-group", "web"];
+        let workload = ["--workload", "clone:size=90M,rewrite=2"];
+        host.start_vm(name, &[&words[..], &workload].concat());
+    }
+    let mut shares = [0; NAMES.len()];
+    for death in 0..deaths() {
+        // It may be at work on any of these when it dies.
+        let extra = format!("x{death}");
+        let run = ["run", "--name", &extra, "--memory", "32M"];
+        let mut starting = host.start_command(&run);
+        for _ in 0..random.random_range(0..4) {
+            let number = random.random_range(0..NAMES.len());
+            let name = NAMES[number];
+            match random.random_range(0..3) {
+                0 => {
+                    shares[number] = random.random_range(1..1000);
+                    host.ok(&["set", name, &format!("shares={}", shares[number])]);
+                }
+                1 => {
+                    let size = format!("{}M", random.random_range(0..90));
+                    host.ok(&["balloon", name, &size]);
+                }
+                _ => drop(host.run(&["balloon", name, "auto"])),
+            }
+        }
+        sleep(Duration::from_millis(random.random_range(0..1500)));
+        host.end_by(Signal::KILL);
+        drop(starting.wait());
+        host.start_again();
+        host.ok(&FULL_SPEED);
+
+        for (name, shares) in NAMES.into_iter().zip(shares) {
+            if shares > 0 {
+                assert_eq!(
+                    number(&host.vm(name), "/shares"),
+                    shares,
+                    "{name} after {death}"
+                );
+            }
+            check_bytes(&mut host.console(name));
+        }
+        clean_audit(&host);
+        check_sums(&host.overview());
+        host.stop_all_but_these(&NAMES);
+    }
+    for name in NAMES {
+        host.ok(&["balloon", name, "auto"]);
+        let mut console = host.console(name);
+        let least = checked_so_far(&mut console) + 1000;
+        wait_until_at_least("it goes on", least, || checked_so_far(&mut console));
+    }
+    for name in NAMES {
+        host.ok(&["stop", name]);
+    }
+    let stores = host.host_folder().join("stores");
+    assert_eq!(fs::read_dir(stores).map_or(0, Iterator::count), 0);
+    host.remove_swap_folder();
+}

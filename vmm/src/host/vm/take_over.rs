@@ -1,0 +1,330 @@
+//! Takes over the VMs of a host that has gone.
+//!
+//! What is agreed about a VM is read from its bundle, what it holds is the kernel's word: which process it is, which file is
+//! its memory, which frames it has mapped. So a process that hangs holds nobody up: it is a VM that does not answer, and is
+//! counted like the others. What its process says, once it does, is what the host before has told it.
+
+use super::handle::ProcessHandle;
+use super::orphans::{self, Orphan};
+use super::process::{self, ErrorOutput, new_console};
+use super::{Life, Link, Running, Vm};
+use crate::host::Host;
+use crate::host::bundles::Agreed;
+use crate::host::claim::CheckedStart;
+use crate::host::console_log::ConsoleLog;
+use crate::host::runtime_dir::Place;
+use crate::host::sharing::ScannedVmSpec;
+use crate::memory::areas::{Area, FileId};
+use page::{PageCount, VmId};
+use protocol::page_sharing::SharingSocket;
+use protocol::{Channel, Description, ToVm, VERSION, VmName};
+use rustix::net::sockopt::socket_peercred;
+use sharing::{Frame, FrameRange};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, watch};
+
+/// How long the first round waits for VMs to say how they are.
+const DESCRIBING_PATIENCE: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(5);
+/// In which the kernel tells since when a process runs: USER_HZ of x86.
+const TICKS_PER_S: u64 = 100;
+
+/// A VM of the host before, and the way to its scanner's agent, until it says where its memory is.
+#[derive(Debug)]
+pub(in crate::host) struct Coming {
+    socket: SharingSocket,
+    store: Option<FileId>,
+}
+
+/// Takes over all VMs that the host before has left at a place, as the host of that number. Returns those that cannot be.
+pub(in crate::host) async fn all(
+    host: &Host,
+    place: &Place,
+    epoch: u64,
+) -> io::Result<Vec<Orphan>> {
+    let orphans = orphans::find(place);
+    let mut processes: BTreeMap<String, Orphan> = orphans
+        .into_iter()
+        .map(|orphan| (orphan.name.clone(), orphan))
+        .collect();
+    for (name, agreed) in place.bundles().all()? {
+        let Some(orphan) = processes.get(name.as_str()).cloned() else {
+            forget(host, place, &name);
+            continue;
+        };
+        let taken = agreed.and_then(|agreed| one(host, &orphan, agreed, epoch));
+        match taken {
+            Ok(()) => drop(processes.remove(name.as_str())),
+            Err(error) => tracing::warn!("{name} is not taken over: {error}"),
+        }
+    }
+    let left = processes.into_values().collect::<Vec<_>>();
+    if left.is_empty() {
+        let begin = Instant::now();
+        while begin.elapsed() < DESCRIBING_PATIENCE && host.lock().has_undescribed() {
+            tokio::time::sleep(POLL).await;
+        }
+        host.taken_over();
+    }
+    Ok(left)
+}
+
+/// It ended while there was no host.
+fn forget(host: &Host, place: &Place, name: &VmName) {
+    host.lock()
+        .events
+        .add(Some(name), "ended while there was no host");
+    if let Err(error) = place.bundles().remove(name) {
+        tracing::warn!("what is left of {name} is not removed: {error}");
+    }
+}
+
+fn one(host: &Host, orphan: &Orphan, agreed: Agreed, epoch: u64) -> io::Result<()> {
+    let place = &host.shared.place;
+    let handle = ProcessHandle::of(orphan.pid)?;
+    if !orphans::is_vm_at(orphan.pid, &orphan.name, place) {
+        return Err(io::Error::other("its process has just ended"));
+    }
+    let name = agreed.config.name.clone();
+    let Some(memory_file) = agreed.memory_file else {
+        return end_half_started(host, handle, &name);
+    };
+    let socket = place.bundles().connect(&name)?;
+    let listens = socket_peercred(&socket)?.pid.as_raw_nonzero().get();
+    if listens.cast_unsigned() != orphan.pid {
+        return Err(io::Error::other("another process listens in its place"));
+    }
+    let memory_file = open_own(orphan.pid, |id| id == memory_file, Access::Write)?;
+    let memory_file = memory_file.ok_or_else(|| io::Error::other("it has not its memory open"))?;
+    let store = store_of(host, orphan.pid)?;
+
+    let (scanner, agent) = SharingSocket::pair().map_err(io::Error::other)?;
+    let (our_console, their_console) = new_console()?;
+    let (our_errors, their_errors) = std::io::pipe()?;
+    let link = Link::new(Channel::to_a_stranger(socket))?;
+    let message = ToVm::TakeOver {
+        epoch,
+        speaks: VERSION,
+    };
+    let brought = [agent.as_fd(), their_console.as_fd(), their_errors.as_fd()];
+    link.send_with(&message, &brought)
+        .map_err(io::Error::other)?;
+    let log = agreed.config.console_log.clone().map(ConsoleLog::new);
+    let running = Running {
+        pid: orphan.pid,
+        link: Arc::new(link),
+        console: process::console(our_console, log)?,
+        memory_file: Arc::new(memory_file),
+        since: Instant::now(),
+        start_us: 0,
+        userfault_pages: PageCount::ZERO,
+        jail: protocol::JailReport::default(),
+        is_described: false,
+        kill: Arc::<Notify>::default(),
+        gone: watch::Sender::new(()),
+    };
+    let age = age(orphan.pid)?;
+    let errors = ErrorOutput::of(tokio::net::unix::pipe::Receiver::from_owned_fd(
+        our_errors.into(),
+    )?);
+    let mut state = host.lock();
+    let (id, group) = (agreed.config.id, agreed.config.trust_group.clone());
+    state.durable.next_id = state.durable.next_id.max(id.0 + 1);
+    let vm = Vm::taken_over(agreed, running, age);
+    state.durable.vms.insert(id, vm);
+    state.arrivals.expect(id, group);
+    let socket = scanner;
+    state.coming.insert(id, Coming { socket, store });
+    state
+        .events
+        .add(Some(&name), format!("taken over as process {}", orphan.pid));
+    drop(state);
+    tokio::spawn(process::attend(host.clone(), id, handle, errors));
+    Ok(())
+}
+
+/// Whoever wanted it was never told that it runs.
+fn end_half_started(host: &Host, mut handle: ProcessHandle, name: &VmName) -> io::Result<()> {
+    handle.kill();
+    let (host, name) = (host.clone(), name.clone());
+    tokio::spawn(async move {
+        handle.wait().await;
+        let mut state = host.lock();
+        state.events.add(
+            Some(&name),
+            "was being started when its host ended, and was ended",
+        );
+        drop(state);
+        host.remove_bundle(&name);
+    });
+    Ok(())
+}
+
+/// How a file is to be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+}
+
+/// Opens a file that a process has open, known by its numbers.
+fn open_own(
+    pid: u32,
+    is_wanted: impl Fn(FileId) -> bool,
+    access: Access,
+) -> io::Result<Option<File>> {
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let path = entry?.path();
+        // Others open and close theirs meanwhile, and not all that is open is a file.
+        let Ok(metadata) = fs::metadata(&path) else {
+            continue;
+        };
+        if is_wanted(FileId::of_metadata(&metadata)) {
+            let mut options = File::options();
+            options.read(true).write(access == Access::Write);
+            return options.open(path).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+/// The store of which a process has frames mapped, by the kernel's word. It is expected to be shared in from here on.
+fn store_of(host: &Host, pid: u32) -> io::Result<Option<FileId>> {
+    let notes = host.shared.place.store_notes();
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let areas = maps.lines().filter_map(Area::parse);
+    let mut stores = BTreeMap::<FileId, Vec<FrameRange>>::new();
+    let mut known = BTreeMap::new();
+    for area in areas {
+        let is_store = *known
+            .entry(area.file)
+            .or_insert_with(|| notes.has(area.file));
+        if is_store && let Some(range) = frames_in(&area) {
+            stores.entry(area.file).or_default().push(range);
+        }
+    }
+    match (stores.pop_first(), stores.is_empty()) {
+        (None, _) => Ok(None),
+        (Some((id, frames)), true) => {
+            let file = open_own(pid, |other| other == id, Access::Read)?;
+            let file = file.ok_or_else(|| io::Error::other("it has not its store open"))?;
+            let store = host.shared.sharing.expect(&file, frames);
+            store.map(Some).map_err(io::Error::other)
+        }
+        _ => Err(io::Error::other("it shows frames of two stores")),
+    }
+}
+
+fn frames_in(area: &Area) -> Option<FrameRange> {
+    let mut pages = area.pages();
+    let (_, first) = pages.next()?;
+    Some(FrameRange {
+        start: Frame(u32::try_from(first).ok()?),
+        count: u32::try_from(pages.count() + 1).ok()?,
+    })
+}
+
+/// How long a process has been running.
+fn age(pid: u32) -> io::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name may have anything in it; what follows are numbers (proc_pid_stat(5)): the start is the 22nd of all.
+    let started = stat.rsplit_once(')').and_then(|(_, rest)| {
+        let ticks: u64 = rest.split_ascii_whitespace().nth(19)?.parse().ok()?;
+        Some(Duration::from_millis(ticks * 1000 / TICKS_PER_S))
+    });
+    let started = started.ok_or_else(|| io::Error::other("its start is not told"))?;
+    let uptime = fs::read_to_string("/proc/uptime")?;
+    let uptime = uptime.split(' ').next().and_then(|text| text.parse().ok());
+    let uptime = Duration::from_secs_f64(uptime.unwrap_or_default());
+    // By ticks it may have started a little later than it did.
+    Ok(uptime.saturating_sub(started) + Duration::from_secs(1))
+}
+
+impl Host {
+    /// A VM that was taken over says how it is. Whether that was expected.
+    pub(super) fn described(&self, id: VmId, said: Description) -> bool {
+        let mut state = self.lock();
+        let Some(vm) = state.durable.vms.get_mut(&id) else {
+            return false;
+        };
+        let size = vm.config.settings.size;
+        let (Life::Running(running) | Life::Stopping(running)) = &mut vm.life else {
+            return false;
+        };
+        if running.is_described {
+            return false;
+        }
+        let config = said.config.clone();
+        let start = match CheckedStart::new(said, size) {
+            Ok(start) => start,
+            Err(untrue) => {
+                let name = vm.config.name.clone();
+                state
+                    .events
+                    .warn(&name, format!("says what cannot be: {untrue}"));
+                return true;
+            }
+        };
+        running.is_described = true;
+        running.start_us = start.start_us;
+        running.userfault_pages = start.userfault_pages;
+        running.jail = start.jail;
+        let (pid, memory_file) = (running.pid, Arc::clone(&running.memory_file));
+        vm.take_described(&config);
+        let (name, group) = (vm.config.name.clone(), vm.config.trust_group.clone());
+        let Some(coming) = state.coming.remove(&id) else {
+            return true;
+        };
+        let to_scan = ScannedVmSpec {
+            id,
+            name,
+            group: group.clone(),
+            size,
+            pid,
+            ram_address: start.ram_address,
+            memory_file,
+            socket: coming.socket,
+            store: coming.store,
+        };
+        let whole = state.arrivals.come(id, group, to_scan);
+        drop(state);
+        self.share_in(whole);
+        true
+    }
+
+    /// These can share from now on: all of one group.
+    pub(super) fn share_in(&self, vms: Vec<ScannedVmSpec>) {
+        let sharing = &self.shared.sharing;
+        if !vms.is_empty() {
+            sharing.take_over(vms);
+        }
+        if self.lock().arrivals.is_empty() {
+            sharing.all_have_come();
+        }
+    }
+
+    /// All that could be taken over were.
+    fn taken_over(&self) {
+        let mut state = self.lock();
+        let count = state.count();
+        if count > 0 {
+            let what = format!("{count} VMs of the host before were taken over");
+            state.events.add(None, what);
+        }
+        state.publish_change();
+        self.shared.count.send_replace(count);
+        drop(state);
+        self.shared.round_wanted.notify_one();
+    }
+
+    pub(super) fn remove_bundle(&self, name: &VmName) {
+        if let Err(error) = self.shared.place.bundles().remove(name) {
+            tracing::warn!("what is left of {name} is not removed: {error}");
+        }
+    }
+}
