@@ -180,10 +180,10 @@ mod tests {
 
     #[test]
     fn another_version_is_named_before_its_message_is_looked_at() {
-        let packet = br#"{"version": 3, "message": "something new"}"#;
+        let packet = br#"{"version": 4, "message": "something new"}"#;
         assert!(matches!(
             decode::<ToVm>(packet),
-            Err(ChannelError::Version { theirs: 3 })
+            Err(ChannelError::Version { theirs: 4 })
         ));
     }
 

@@ -37,7 +37,7 @@ use std::path::PathBuf;
 use utoipa::ToSchema;
 
 /// The version of the messages below. A message of another version is refused.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// What a VM is: all that its process must know to start, and all that a host must know of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -147,7 +147,10 @@ pub enum ToVm {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromVm {
-    /// The guest runs. Comes with the descriptor of its memory file.
+    /// The first message. Comes with the descriptor of its memory file, before the process is jailed: from one that may have
+    /// few descriptors open the kernel takes none while other processes of its user have many on their way.
+    Memory,
+    /// The guest runs.
     Started(Box<Description>),
     /// Who this is. Comes with the descriptor of its memory file.
     Description(Box<Description>),
