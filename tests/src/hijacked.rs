@@ -74,7 +74,7 @@ impl Hijacked {
 
     /// Says something to the host. Whether it was taken.
     pub fn say(&self, message: &Value) -> bool {
-        let packet = json!({ "version": 2, "message": message }).to_string();
+        let packet = json!({ "version": 3, "message": message }).to_string();
         send(&self.channel, packet.as_bytes(), SendFlags::DONTWAIT).is_ok()
     }
 

@@ -1,7 +1,14 @@
 //! Claims about the jail of a VM's process, seen from outside. What an attacker in it can do is tried in
 //! `vmm/src/vm/jail/tests.rs`.
 
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    sendmsg, socketpair,
+};
 use std::fs;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use tests::{MIB, Place, TestHost, number};
 
 const VERIFIER: [&str; 4] = ["--memory", "64M", "--workload", "verify:size=32M"];
@@ -68,4 +75,29 @@ fn a_host_that_is_told_so_jails_nobody() {
     let vm = host.json(&["stats", "a"]);
     assert_eq!(vm["jail"]["mode"], "off");
     assert_eq!(status(host.pid("a"), "Seccomp:"), "0");
+}
+
+/// The kernel counts what is on its way of all processes of a user, and holds that against the sender's own limit, which is low
+/// in a jail.
+#[test]
+fn descriptors_on_their_way_elsewhere_keep_no_vm_from_starting() {
+    const AT_ONCE: usize = 200;
+    let flags = SocketFlags::CLOEXEC;
+    let (ours, _theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .expect("sockets can be made");
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(AT_ONCE))];
+    for _ in 0..4 {
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let many = [ours.as_fd(); AT_ONCE];
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&many)));
+        let sent = sendmsg(
+            &ours,
+            &[IoSlice::new(b"x")],
+            &mut ancillary,
+            SendFlags::empty(),
+        );
+        sent.expect("nobody takes them, and there is room");
+    }
+    let host = TestHost::start("128M");
+    host.boot_vm("a", &VERIFIER);
 }

@@ -309,8 +309,8 @@ fn checks_so_far(guest: &mut LinuxGuest<'_>) -> u64 {
     count.trim().parse().expect("a number")
 }
 
-/// Sums of what a guest has on its disk, by way of its kernel's cache.
-const READ_THE_DISK: &str = "cat /usr/lib/x86_64-linux-gnu/lib*.so* | md5sum";
+/// Some of what all guests have on their disk, by way of their kernel's cache.
+const READ_THE_DISK: &str = "cat /usr/lib/x86_64-linux-gnu/lib[a-f]*.so* | head -c 12m";
 
 /// They use more than there is, have no balloon, and what they read from their disk is left to it.
 #[test]
@@ -326,11 +326,9 @@ fn guests_whose_pages_go_out_keep_their_bytes() {
         let mut all = NAMES.map(|name| kernel.boot_from_disk(&host, name, &words));
         for guest in &mut all {
             guest.run("rmmod virtio_balloon");
-            guest.run(
-                "cat /usr/lib/x86_64-linux-gnu/lib[a-f]*.so* | head -c 12m >same && \
-                 head -c 24m /dev/urandom >own",
-            );
-            guest.run(&format!("{READ_THE_DISK} >read"));
+            guest.run(&format!(
+                "{READ_THE_DISK} >same && head -c 24m /dev/urandom >own"
+            ));
             guest.run(CHECK_UNTIL_STOPPED);
             guest.run(TEST_MEMORY);
         }
@@ -344,7 +342,7 @@ fn guests_whose_pages_go_out_keep_their_bytes() {
         }
         for guest in &mut all {
             guest.run("touch stop; until [ -e stopped ]; do sleep 0.2; done; md5sum -c -s sums");
-            guest.run(&format!("{READ_THE_DISK} | cmp - read"));
+            guest.run(&format!("{READ_THE_DISK} | cmp - same"));
             let status = guest.run("until [ -s tester ]; do sleep 0.5; done; cat tester");
             assert_eq!(status.trim(), "0", "{}", guest.run("cat tested"));
             assert_eq!(guest.complaints(), "");
@@ -395,10 +393,9 @@ fn guests_of_one_kernel_and_disk_share_their_pages_and_keep_their_bytes() {
         ]);
         for guest in &mut all {
             // What all have read from the disk, and what only one has.
-            guest.run(
-                "cat /usr/lib/x86_64-linux-gnu/lib[a-f]*.so* | head -c 12m >same && \
-                 head -c 4m /dev/urandom >own",
-            );
+            guest.run(&format!(
+                "{READ_THE_DISK} >same && head -c 4m /dev/urandom >own"
+            ));
             guest.run(CHECK_UNTIL_STOPPED);
             guest.run(TEST_MEMORY);
         }
@@ -428,7 +425,6 @@ fn guests_of_one_kernel_and_disk_share_their_pages_and_keep_their_bytes() {
         }
         for guest in &mut all {
             guest.run("touch stop; until [ -e stopped ]; do sleep 0.2; done; md5sum -c -s sums");
-            guest.run(&format!("{READ_THE_DISK} | cmp - read"));
             let status = guest.run("until [ -s tester ]; do sleep 0.5; done; cat tester");
             assert_eq!(status.trim(), "0", "{}", guest.run("cat tested"));
             assert_eq!(guest.complaints(), "");

@@ -159,7 +159,10 @@ pub enum ToVm {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromVm {
-    /// The guest runs. Comes with the descriptor of its memory file.
+    /// The first message. Comes with the descriptor of its memory file, before the process is jailed: from one that may have
+    /// few descriptors open the kernel takes none while other processes of its user have many on their way.
+    Memory,
+    /// The guest runs.
     Started(Box<Description>),
     /// How this VM is.
     Description(Box<Description>),

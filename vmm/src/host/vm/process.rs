@@ -256,29 +256,37 @@ impl From<&str> for NotStarted {
     }
 }
 
-/// What a process says first: that its guest runs, or why not.
+/// What a process says first: which file is its memory, and then that its guest runs, or why not.
 async fn first_words(
     spawned: &Spawned,
     size: PageCount,
 ) -> Result<(CheckedStart, File), NotStarted> {
     let begin = Instant::now();
-    match first_message(spawned, begin).await {
-        Ok(Ok(Received {
-            message: FromVm::Started(description),
-            descriptors,
-        })) => {
-            let file = descriptors.into_iter().next().map(File::from);
-            let file = file.filter(|file| is_memory(file, size));
-            let file = file.ok_or("its process sent no memory file of its size")?;
+    let memory = first_word(spawned, begin).await?;
+    let file = match memory.message {
+        FromVm::Memory => memory.descriptors.into_iter().next().map(File::from),
+        _ => None,
+    };
+    let file = file.filter(|file| is_memory(file, size));
+    let file = file.ok_or("its process sent no memory file of its size")?;
+    match first_word(spawned, begin).await?.message {
+        FromVm::Started(description) => {
             let start = CheckedStart::new(*description, size);
             let start = start.map_err(|untrue| NotStarted::Silent(untrue.to_string()))?;
             Ok((start, file))
         }
+        _ => Err("its process said something else first".into()),
+    }
+}
+
+/// One of them; what says why the guest does not run is an error.
+async fn first_word(spawned: &Spawned, begin: Instant) -> Result<Received<FromVm>, NotStarted> {
+    match first_message(spawned, begin).await {
         Ok(Ok(Received {
             message: FromVm::Failed { error },
             ..
         })) => Err(NotStarted::Said(error)),
-        Ok(Ok(_)) => Err("its process said something else first".into()),
+        Ok(Ok(said)) => Ok(said),
         Ok(Err(ChannelError::Closed)) => Err("its process died".into()),
         Ok(Err(error)) => Err(NotStarted::Silent(crate::error_chain(&error))),
         Err(Idle) => Err(NotStarted::Silent(format!(
@@ -469,7 +477,7 @@ fn hear(host: &Host, id: VmId, message: FromVm, last_words: &mut Option<String>)
         FromVm::Ended { reason } => *last_words = Some(reason),
         FromVm::Failed { error } => *last_words = Some(error),
         FromVm::Description(description) => return host.described(id, *description),
-        FromVm::Started(_) => {}
+        FromVm::Memory | FromVm::Started(_) => {}
     }
     false
 }

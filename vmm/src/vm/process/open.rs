@@ -12,8 +12,8 @@ use crate::vm::machine;
 use kvm_ioctls::Kvm;
 use policy::LargePages;
 use protocol::page_sharing::SharingSocket;
-use protocol::{Channel, Received, ToVm, VmConfig};
-use rustix::fd::OwnedFd;
+use protocol::{Channel, FromVm, Received, ToVm, VmConfig};
+use rustix::fd::{AsFd, OwnedFd};
 use std::fs::File;
 use std::time::Instant;
 
@@ -56,6 +56,9 @@ impl Opened {
                 GuestRam::with_large_pages(config.settings.size)?
             }
         };
+        channel
+            .send(&FromVm::Memory, &[ram.file().as_fd()])
+            .map_err(VmError::Channel)?;
         let taps = config.nets.iter().map(|card| Tap::open(&card.tap));
         Ok(Self {
             begin,

@@ -166,9 +166,7 @@ impl Process<'_> {
 
     fn announce(&self) -> Result<(), VmError> {
         let started = FromVm::Started(Box::new(self.description()));
-        self.channel
-            .send(&started, &[self.ram.file().as_fd()])
-            .map_err(VmError::Channel)
+        self.channel.send(&started, &[]).map_err(VmError::Channel)
     }
 
     /// Runs until its guest, its host or a signal ends it.
