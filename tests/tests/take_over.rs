@@ -54,7 +54,7 @@ fn another_host_takes_over_what_runs_and_knows_what_was_agreed() {
         assert_eq!(after.pointer(figure), a.pointer(figure), "{figure}");
     }
     assert!(
-        number(&after, "/uptime_s") >= number(&a, "/uptime_s"),
+        after["uptime_s"].as_f64() >= a["uptime_s"].as_f64(),
         "{after:#}"
     );
     assert!(
@@ -137,12 +137,12 @@ fn wait_until_shared(host: &TestHost, least: u64) {
 fn shared_pages_stay_shared_under_another_host_and_the_books_are_right() {
     let mut host = sharing_host("512M");
     boot_clones(&host);
-    wait_until_shared(&host, 60 * MIB);
+    wait_until_shared(&host, 30 * MIB);
     let frames = number(&clean_audit(&host), "/frames");
     host.end_by(Signal::KILL);
     host.start_again();
 
-    wait_until_shared(&host, 60 * MIB);
+    wait_until_shared(&host, 30 * MIB);
     let audit = clean_audit(&host);
     assert!(number(&audit, "/vms") == 5, "{audit:#}");
     assert!(number(&audit, "/frames") <= frames + 1024, "{audit:#}");
@@ -150,7 +150,7 @@ fn shared_pages_stay_shared_under_another_host_and_the_books_are_right() {
     // A VM of the group that starts now finds its pages there.
     host.ok(&FULL_SPEED);
     boot(&host, "f", "64M", Some("web"), "clone:size=24M,rewrite=1");
-    wait_until_shared(&host, 80 * MIB);
+    wait_until_shared(&host, 40 * MIB);
     for name in ["a", "b", "c", "d", "e", "f"] {
         check_bytes(&mut host.console(name));
     }
@@ -167,7 +167,7 @@ fn shared_pages_stay_shared_under_another_host_and_the_books_are_right() {
 fn a_group_shares_again_when_the_last_of_it_has_come() {
     let mut host = sharing_host("512M");
     boot_clones(&host);
-    wait_until_shared(&host, 60 * MIB);
+    wait_until_shared(&host, 30 * MIB);
     let hung = host.pid("b");
     host.end_by(Signal::KILL);
     process::signal(hung, Signal::STOP);
@@ -175,16 +175,13 @@ fn a_group_shares_again_when_the_last_of_it_has_come() {
     host.ok(&FULL_SPEED);
 
     let problem = || host.vm("a")["sharing"]["problem"].clone();
-    let shared = || number(&host.overview(), "/host/sharing/shared_bytes");
     assert_eq!(problem(), Value::Null);
-    assert_eq!(
-        shared(),
-        0,
-        "frames that it may show are neither freed nor filled anew"
-    );
     check_bytes(&mut host.console("a"));
+    // Frames that it may show are neither freed nor filled anew.
+    let shared = number(&host.overview(), "/host/sharing/shared_bytes");
+    assert!(shared < MIB, "{shared}: of one that shares with itself");
     process::signal(hung, Signal::CONT);
-    wait_until_shared(&host, 60 * MIB);
+    wait_until_shared(&host, 30 * MIB);
     clean_audit(&host);
     for name in ["a", "b", "c", "d"] {
         check_bytes(&mut host.console(name));
@@ -212,7 +209,7 @@ fn hosts_that_die_at_any_moment_lose_nothing_and_mix_nothing_up() {
     host.ok(&FULL_SPEED);
     for name in NAMES {
         let words = ["--memory", "120M", "--min", "24M", "--trust-group", "web"];
-        let workload = ["--workload", "clone:size=90M,rewrite=2"];
+        let workload = ["--workload", "verify:size=90M,common=50,rate=0,write=10"];
         host.start_vm(name, &[&words[..], &workload].concat());
     }
     let mut shares = [0; NAMES.len()];
@@ -237,15 +234,17 @@ fn hosts_that_die_at_any_moment_lose_nothing_and_mix_nothing_up() {
             }
         }
         sleep(Duration::from_millis(random.random_range(0..1500)));
-        host.end_by(Signal::KILL);
+        // Without its host it would start one of its own.
+        starting.kill().expect("it is a child");
         drop(starting.wait());
+        host.end_by(Signal::KILL);
         host.start_again();
         host.ok(&FULL_SPEED);
 
         for (name, shares) in NAMES.into_iter().zip(shares) {
             if shares > 0 {
                 assert_eq!(
-                    number(&host.vm(name), "/shares"),
+                    number(&host.vm(name), "/shares_count"),
                     shares,
                     "{name} after {death}"
                 );

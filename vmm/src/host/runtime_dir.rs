@@ -422,9 +422,9 @@ impl Drop for Claim {
         // whose folder this is.
         drop(self.place.remove_dead_socket());
         let folder = self.place.folder();
-        // Folders stay if a VM, or frames that one shows, are left: then the next host must know how many there were.
-        let left = [VMS, STORES].map(|name| if_there(fs::remove_dir(folder.join(name))));
-        if left.iter().all(Result::is_ok) {
+        // As long as a VM is left, the next host must know what it shows, and how many hosts there were.
+        if if_there(fs::remove_dir(folder.join(VMS))).is_ok() {
+            drop(fs::remove_dir_all(folder.join(STORES)));
             drop(fs::remove_file(folder.join(EPOCH)));
         }
         if names_in(&folder).is_ok_and(|names| names == [LOCK]) {

@@ -142,6 +142,15 @@ impl Registry {
         Ok(store)
     }
 
+    /// All VMs of the host before have come or have ended: other stores are nobody's.
+    pub(super) fn all_have_come(&self) {
+        let stores = self.stores.lock();
+        let own = stores.of_domains.values();
+        let own = own.filter_map(|store| store.file_id().ok());
+        let kept = own.chain(stores.arriving.keys().copied());
+        self.stores.notes.keep(kept);
+    }
+
     /// VMs that have come with this store cannot be taken in. It stays as it is, for they show frames of it.
     pub(super) fn leave_as_it_is(&self, store: Arc<Store>) {
         let mut stores = self.stores.lock();

@@ -200,7 +200,10 @@ impl Scanner {
                     self.sharing.expect(range);
                 }
             }
-            Command::AllHaveCome => self.sharing.all_have_come(),
+            Command::AllHaveCome => {
+                self.sharing.all_have_come();
+                self.registry.all_have_come();
+            }
             Command::TakeOver(specs) => {
                 self.take_over(specs);
                 self.publish();

@@ -6,6 +6,8 @@ use crate::memory::areas::FileId;
 use crate::memory::store::Store;
 use crate::regular_file::if_there;
 use rustix::io::Errno;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::PathBuf;
 
@@ -36,6 +38,19 @@ impl StoreNotes {
         };
         make()
             .map_err(|error| MemoryError::Store(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
+    }
+
+    /// Of others than these no VM shows a frame any more.
+    pub(super) fn keep(&self, stores: impl Iterator<Item = FileId>) {
+        let kept: BTreeSet<OsString> = stores.map(|id| id.to_string().into()).collect();
+        let Ok(entries) = fs::read_dir(&self.0) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            if !kept.contains(&entry.file_name()) {
+                drop(fs::remove_file(entry.path()));
+            }
+        }
     }
 
     /// No VM shows a frame of it any more.

@@ -193,31 +193,31 @@ fn open_own(
     Ok(None)
 }
 
-/// The store of which a process has frames mapped, by the kernel's word. It is expected to be shared in from here on.
+/// The store that a process was given, and shows frames of by the kernel's word. It is expected to be shared in from here on.
 fn store_of(host: &Host, pid: u32) -> io::Result<Option<FileId>> {
     let notes = host.shared.place.store_notes();
+    let file = open_own(pid, |id| notes.has(id), Access::Read)?;
+    let own = file.as_ref().map(FileId::of).transpose()?;
     let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
-    let areas = maps.lines().filter_map(Area::parse);
-    let mut stores = BTreeMap::<FileId, Vec<FrameRange>>::new();
     let mut known = BTreeMap::new();
-    for area in areas {
+    let mut frames = Vec::new();
+    for area in maps.lines().filter_map(Area::parse) {
         let is_store = *known
             .entry(area.file)
             .or_insert_with(|| notes.has(area.file));
-        if is_store && let Some(range) = frames_in(&area) {
-            stores.entry(area.file).or_default().push(range);
+        match is_store {
+            true if own != Some(area.file) => {
+                return Err(io::Error::other(
+                    "it shows frames of a store that it has not open",
+                ));
+            }
+            true => frames.extend(frames_in(&area)),
+            false => {}
         }
     }
-    match (stores.pop_first(), stores.is_empty()) {
-        (None, _) => Ok(None),
-        (Some((id, frames)), true) => {
-            let file = open_own(pid, |other| other == id, Access::Read)?;
-            let file = file.ok_or_else(|| io::Error::other("it has not its store open"))?;
-            let store = host.shared.sharing.expect(&file, frames);
-            store.map(Some).map_err(io::Error::other)
-        }
-        _ => Err(io::Error::other("it shows frames of two stores")),
-    }
+    let Some(file) = file else { return Ok(None) };
+    let store = host.shared.sharing.expect(&file, frames);
+    store.map(Some).map_err(io::Error::other)
 }
 
 fn frames_in(area: &Area) -> Option<FrameRange> {
@@ -300,8 +300,9 @@ impl Host {
     /// These can share from now on: all of one group.
     pub(super) fn share_in(&self, vms: Vec<ScannedVmSpec>) {
         let sharing = &self.shared.sharing;
-        if !vms.is_empty() {
-            sharing.take_over(vms);
+        match vms.iter().any(|vm| vm.store.is_some()) {
+            true => sharing.take_over(vms),
+            false => vms.into_iter().for_each(|vm| sharing.add_vm(vm)),
         }
         if self.lock().arrivals.is_empty() {
             sharing.all_have_come();
