@@ -16,8 +16,10 @@
 //!   answer holds up nobody.
 
 mod claim;
+mod comeback;
 pub mod console;
 mod console_log;
+mod definitions;
 mod descriptors;
 mod device_watch;
 mod drop_elsewhere;
@@ -39,6 +41,7 @@ mod server;
 mod settings;
 pub mod sharing;
 mod state;
+pub mod state_store;
 mod swap_dir;
 mod untrusted_stream;
 mod vm;
@@ -53,6 +56,7 @@ use api::{
     HostSettings, HostView, Overview, VmChange, VmView, whole_pages,
 };
 use console::Console;
+use definitions::Definitions;
 use page::PageCount;
 use protocol::{JailMode, ToVm};
 use publication::Publication;
@@ -61,6 +65,7 @@ use request::{check_budget, pinned};
 use runtime_dir::{Place, make_private_folders};
 use sharing::{Audit, Direction, PageSharing, Report};
 use state::State;
+use state_store::{Definition, Kept, StateStore, Step};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -98,6 +103,10 @@ pub struct HostOptions {
     pub swap: Option<PathBuf>,
     /// How VM processes are jailed.
     pub jail: JailMode,
+    /// A folder in which is kept what outlives the host, if anything is.
+    pub state: Option<PathBuf>,
+    /// What of the settings was asked for at its start. Others are as somebody last changed them, where that was kept.
+    pub given: HostChange,
 }
 
 impl HostOptions {
@@ -112,6 +121,8 @@ impl HostOptions {
             console_log: None,
             swap: None,
             jail: JailMode::default(),
+            state: None,
+            given: HostChange::default(),
         }
     }
 }
@@ -151,6 +162,10 @@ struct Shared {
     /// How many rounds there were.
     rounds: watch::Sender<u64>,
     sharing: PageSharing,
+    /// What outlives the host.
+    store: StateStore,
+    /// Held by whoever changes what must be kept: from the look at what there is until that is changed.
+    changes: tokio::sync::Mutex<()>,
 }
 
 impl Host {
@@ -162,6 +177,15 @@ impl Host {
         let machine = MachineMemory::read()
             .map_err(HostError::MachineMemory)?
             .total;
+        let (store, kept) = match &options.state {
+            Some(folder) => StateStore::open(folder, place).map_err(HostError::OpenState)?,
+            None => (StateStore::off(), Kept::default()),
+        };
+        let settings = settings::with_kept(options, &kept.settings, machine)?;
+        let options = &HostOptions {
+            settings,
+            ..options.clone()
+        };
         let settings = &options.settings;
         check_budget(settings.budget, machine)?;
         if let Some(folder) = &options.console_log {
@@ -183,15 +207,15 @@ impl Host {
         if !settings.sharing {
             sharing.direct(Direction::BringHome);
         }
+        let mut state = State::new(options, machine, Recorder::new(place.decisions()));
+        state.definitions = Definitions::of(&kept);
+        state.changed_settings = kept.settings;
+        state.publish_change();
         let host = Self {
             shared: Arc::new(Shared {
                 interval: options.interval,
                 place: place.clone(),
-                state: Mutex::new(State::new(
-                    options,
-                    machine,
-                    Recorder::new(place.decisions()),
-                )),
+                state: Mutex::new(state),
                 answered: Notify::new(),
                 round_wanted: Notify::new(),
                 count: watch::Sender::new(0),
@@ -201,6 +225,8 @@ impl Host {
                 stream_places: Arc::new(Semaphore::new(descriptors::clients(MOST_STREAM_CLIENTS))),
                 rounds: watch::Sender::new(0),
                 sharing,
+                store,
+                changes: tokio::sync::Mutex::default(),
             }),
         };
         tokio::spawn(round::run(host.clone()));
@@ -257,19 +283,14 @@ impl Host {
     ///
     /// # Errors
     /// When the change makes no sense or would break a promise.
-    pub fn set(&self, name: &str, change: &VmChange) -> Result<VmView, HostError> {
+    pub async fn set(&self, name: &str, change: &VmChange) -> Result<VmView, HostError> {
+        let _turn = self.shared.changes.lock().await;
+        let (id, name_of_vm, settings) = self.lock().checked(name, change)?;
+        let with_change = |definition: &mut Definition| {
+            definition.request = definitions::with_change(&definition.request, change);
+        };
+        self.redefine(&name_of_vm, with_change).await?;
         let mut state = self.lock();
-        let snapshot = state.snapshot();
-        let vm = state.find(name)?;
-        let settings = settings::of_vm_with(&vm.config.settings, change)?;
-        let (id, name_of_vm) = (vm.config.id, vm.config.name.clone());
-        vm.check_swap_file(&settings)?;
-        policy::admit_change(&snapshot, id, &settings).map_err(|refusal| {
-            HostError::ChangeRefused {
-                name: name_of_vm,
-                refusal: state.named(refusal),
-            }
-        })?;
         let vm = state.vm_mut(id)?;
         vm.config.settings = settings.clone();
         vm.send(&ToVm::SetSettings(settings));
@@ -288,7 +309,7 @@ impl Host {
     /// # Errors
     /// When the change makes no sense or would break a promise.
     pub async fn set_host(&self, change: &HostChange) -> Result<HostView, HostError> {
-        self.change_settings(change)?;
+        self.change_settings(change).await?;
         self.shared.round_wanted.notify_one();
         if let Some(on) = change.sharing {
             self.set_sharing(on).await;
@@ -298,12 +319,19 @@ impl Host {
         Ok(state.published.overview.host.clone())
     }
 
-    fn change_settings(&self, change: &HostChange) -> Result<(), HostError> {
+    async fn change_settings(&self, change: &HostChange) -> Result<(), HostError> {
+        let _turn = self.shared.changes.lock().await;
+        let (settings, changed) = {
+            let state = self.lock();
+            let settings = state.durable.settings.with(change)?;
+            check_budget(settings.budget, state.machine)?;
+            policy::admit_budget(&state.snapshot(), settings.budget)
+                .map_err(|refusal| HostError::BudgetRefused(state.named(refusal)))?;
+            (settings, state.changed_settings.clone().then(change))
+        };
+        self.keep(vec![Step::Settings(changed.clone())]).await?;
         let mut state = self.lock();
-        let settings = state.durable.settings.with(change)?;
-        check_budget(settings.budget, state.machine)?;
-        policy::admit_budget(&state.snapshot(), settings.budget)
-            .map_err(|refusal| HostError::BudgetRefused(state.named(refusal)))?;
+        state.changed_settings = changed;
         let (rates, priority) = (settings.rates, settings.scan_priority);
         let old = std::mem::replace(&mut state.durable.settings, settings);
         if (rates, priority) != (old.rates, old.scan_priority) {
@@ -372,13 +400,23 @@ impl Host {
     ///
     /// # Errors
     /// When the balloon would take what the VM was promised.
-    pub fn set_balloon(&self, name: &str, request: BalloonRequest) -> Result<VmView, HostError> {
-        let mut state = self.lock();
-        let vm = state.find(name)?;
-        vm.pinned = match request.balloon_bytes {
-            Some(bytes) => Some(pinned(vm, whole_pages(bytes)?)?),
-            None => None,
+    pub async fn set_balloon(
+        &self,
+        name: &str,
+        request: BalloonRequest,
+    ) -> Result<VmView, HostError> {
+        let _turn = self.shared.changes.lock().await;
+        let (id, name_of_vm, pinned) = {
+            let mut state = self.lock();
+            let vm = state.find(name)?;
+            let balloon = request.balloon_bytes.map(whole_pages).transpose()?;
+            let pinned = balloon.map(|balloon| pinned(vm, balloon)).transpose()?;
+            (vm.config.id, vm.config.name.clone(), pinned)
         };
+        let fix = |definition: &mut Definition| definition.balloon_bytes = request.balloon_bytes;
+        self.redefine(&name_of_vm, fix).await?;
+        let mut state = self.lock();
+        state.vm_mut(id)?.pinned = pinned;
         self.changed(state, name)
     }
 

@@ -12,7 +12,7 @@ mod silence;
 mod swap_rates;
 mod view;
 
-pub(super) use lifecycle::{Admitted, Life};
+pub(super) use lifecycle::{Admitted, Life, Wanted};
 pub(super) use link::Link;
 pub(super) use process::Running;
 
@@ -55,6 +55,8 @@ pub(super) struct Vm {
     /// Which of its large pages are broken to share what is equal in them.
     pub(super) broken_blocks: BrokenBlocks,
     grant: Grant,
+    /// Whether its process has said that its guest switched itself off.
+    pub(super) has_switched_off: bool,
     pub(super) seen: Seen,
 }
 
@@ -102,6 +104,7 @@ impl Vm {
             target: PageCount::ZERO,
             broken_blocks: BrokenBlocks::default(),
             grant: Grant::default(),
+            has_switched_off: false,
             seen: Seen::default(),
         }
     }
