@@ -386,3 +386,51 @@ impl Host {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::HostOptions;
+    use crate::host::runtime_dir::Claim;
+    use crate::host::state_store::StateStore;
+    use page::PageCount;
+
+    #[tokio::test]
+    async fn what_still_runs_without_its_host_is_not_started_beside_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let claim = Claim::take(&folder.path().join("x.sock")).unwrap();
+        let state = folder.path().join("state");
+        let (store, _) = StateStore::open(&state, claim.place()).unwrap();
+        let steps = ["orphan", "other"].map(|text| {
+            let name: VmName = text.parse().unwrap();
+            let definition = Definition {
+                order: 0,
+                request: RunRequest {
+                    restart: RestartPolicy::Always,
+                    memory_bytes: 32 << 20,
+                    ..RunRequest::default()
+                },
+                balloon_bytes: None,
+            };
+            Step::Define(name, Box::new(definition))
+        });
+        store.commit(steps.into()).done().await.unwrap();
+        store.close().await;
+
+        let mut options = HostOptions::new(PageCount::from_mebibytes(64));
+        options.settings.sharing = false;
+        options.state = Some(state);
+        let host = Host::start(&options, claim.place()).unwrap();
+        host.bring_back(&["orphan".into()]);
+        let overview = host.overview();
+        let queue = overview.queue.iter().map(|queued| queued.name.as_str());
+        assert_eq!(queue.collect::<Vec<_>>(), ["other"]);
+        let events = host.lock().events.list();
+        let is_told = |event: &api::EventView| {
+            let of = event.vm.as_ref().map(VmName::as_str);
+            of == Some("orphan") && event.what.contains("still runs")
+        };
+        assert!(events.iter().any(is_told), "{events:?}");
+        host.give_up_all().await;
+    }
+}

@@ -290,6 +290,12 @@ mod tests {
             let (store, kept) = open();
             assert_eq!(kept, Kept::default());
             assert_eq!(files(&state), 0, "nothing is kept, and there is no file");
+            // As a loss of power leaves it that comes while a file is made.
+            let half = StateFile::of(claim.place(), &state)
+                .path()
+                .with_extension("new");
+            std::fs::create_dir(&state).unwrap();
+            std::fs::write(half, "half").unwrap();
             let steps = vec![
                 sharing(false),
                 Step::Define(name("a"), definition(1)),
@@ -298,6 +304,7 @@ mod tests {
                 Step::Stand(name("nobody"), Standing::Stopped),
             ];
             store.commit(steps).done().await.unwrap();
+            assert_eq!(files(&state), 1);
             let error = StateStore::open(&state, claim.place()).unwrap_err();
             let told = crate::error_chain(&error);
             assert!(told.contains("another process has it open"), "{told}");
