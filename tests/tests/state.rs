@@ -66,7 +66,9 @@ fn what_was_set_outlives_a_killed_host_and_what_the_next_is_told_wins() {
     assert_eq!(number(&view, "/idle_tax_permille"), 500);
     assert_eq!(number(&view, "/rebalance_interval_s"), 9);
     assert_eq!(number(&view, "/budget_bytes"), 200 * MIB);
-    assert_eq!(view["sharing"]["on"], false);
+    wait_until("the scanner shows what it was told", || {
+        host.overview()["host"]["sharing"]["on"] == false
+    });
     let log = fs::read_to_string(host.path().join("host.log")).expect("a log");
     assert!(log.contains("idle-tax=50%, as it was set before"), "{log}");
     assert!(host.end_by(Signal::TERM).success());
@@ -150,13 +152,14 @@ fn a_vm_that_fails_is_started_again_and_one_that_switches_itself_off_is_not_unle
             let overview = host.overview();
             let mut vms = vms(&overview).iter();
             let vm = vms.find(|vm| vm["name"] == name);
-            vm.is_some_and(|vm| vm["phase"] == "running" && number(vm, "/pid") != before.into())
+            vm.is_some_and(|vm| vm["phase"] == "running" && vm["pid"] != before)
         });
     }
     let before = host.pid("s");
-    for name in ["f", "s"] {
-        host.console(name).type_line("off");
-    }
+    let mut consoles = ["f", "s"].map(|name| host.console(name));
+    consoles
+        .iter_mut()
+        .for_each(|console| console.type_line("off"));
     wait_until("it has switched itself off", || {
         state_of(&host, "f").as_deref() == Some("switched_off")
     });
@@ -233,6 +236,8 @@ fn a_run_that_is_refused_leaves_nothing_to_come_back() {
         "run",
         "--name",
         "a",
+        "--memory",
+        "64M",
         "--kernel",
         "/nowhere",
         "--restart",
@@ -252,17 +257,13 @@ fn a_run_that_is_refused_leaves_nothing_to_come_back() {
 /// The host sees a small disk, and the test the same through its process.
 #[test]
 fn where_the_disk_is_full_a_change_is_refused_and_nothing_has_changed() {
-    let script =
-        "mkdir disk && mount -t tmpfs -o size=2M none disk && export BALLONET_STATE=$PWD/disk";
+    let script = "mkdir $BALLONET_STATE && mount -t tmpfs -o size=2M none $BALLONET_STATE";
     let host = TestHost::start_after(script, "256M", "200");
     host.ok(&["set", "host", "rebalance-interval=9"]);
     host.boot_vm("a", &small(&["--restart", "always"]));
-    let root = format!(
-        "/proc/{}/root{}/disk",
-        host.host_pid(),
-        host.path().display()
-    );
-    let filler = Path::new(&root).join("filler");
+    let folder = host.state_folder();
+    let seen_by_host = format!("/proc/{}/root{}", host.host_pid(), folder.display());
+    let filler = Path::new(&seen_by_host).join("filler");
     let written = fs::write(&filler, vec![1; 4 << 20]);
     assert!(written.is_err(), "the disk is full");
     // On a disk with room it would be kept, not started, and taken back.

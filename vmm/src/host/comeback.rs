@@ -163,8 +163,10 @@ impl Host {
             let Some(wanted) = host.wanted(&name) else {
                 return;
             };
-            let place = place.unwrap_or_else(|| Place::keep(&host, &wanted));
-            let admitted = place.admit(wanted, None).await;
+            let admitted = match place {
+                Some(place) => place.admit(wanted, None).await,
+                None => host.admit_some_day(wanted).await,
+            };
             // Neither is broken off any more.
             match admitted {
                 Ok(admitted) => host.go_on(name, admitted),

@@ -183,6 +183,16 @@ impl Host {
             }
         }
     }
+
+    /// Admits a VM that comes back: at once, or however long that takes.
+    pub(super) async fn admit_some_day(&self, wanted: Wanted) -> Result<Admitted, HostError> {
+        match self.admit_now(&wanted, None).await {
+            Err(refused) if refused.may_pass() => {
+                Place::keep(self, &wanted).admit(wanted, None).await
+            }
+            answer => answer,
+        }
+    }
 }
 
 #[cfg(test)]

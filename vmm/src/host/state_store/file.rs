@@ -120,12 +120,15 @@ fn storage(file: File) -> Result<FileBackend, DatabaseError> {
     FileBackend::new(file).map_err(super::database::database)
 }
 
-/// The names in a folder outlive a loss of power from here on, and the folder's own.
+/// The names in a folder outlive a loss of power from here on, and the folder's own: those above it may be as new. Who may
+/// not read one has not made it.
 fn sync_names(folder: &Path) -> io::Result<()> {
-    for folder in [Some(folder), folder.parent()].into_iter().flatten() {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
+    File::open(folder)?.sync_all()?;
+    let above = folder
+        .ancestors()
+        .skip(1)
+        .map_while(|above| File::open(above).ok());
+    above.map(|above| above.sync_all()).collect()
 }
 
 /// A name for the socket at a path, legible and another for every path: `/` is written `-`, and what else a name should not

@@ -96,3 +96,38 @@ impl Kept {
         *self == Self::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the first version has written it: who changes what this means makes a new version.
+    #[test]
+    fn what_an_older_program_has_kept_is_read() {
+        let json = r#"{"order":7,"request":{"name":"a","memory_bytes":4096,"shares":"high","restart":"on-failure",
+            "disks":[{"path":"/d","read_only":true}]},"balloon_bytes":4096}"#;
+        let definition: Definition = serde_json::from_str(json).unwrap();
+        assert_eq!(
+            (definition.order, definition.balloon_bytes),
+            (7, Some(4096))
+        );
+        assert_eq!(definition.policy(), RestartPolicy::OnFailure);
+        assert_eq!(definition.request.disks.len(), 1);
+        let written = serde_json::to_string(&definition).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Definition>(&written).unwrap(),
+            definition
+        );
+        for (json, standing) in [
+            ("\"wanted\"", Standing::Wanted),
+            ("\"stopped\"", Standing::Stopped),
+            ("\"switched_off\"", Standing::SwitchedOff),
+        ] {
+            assert_eq!(serde_json::from_str::<Standing>(json).unwrap(), standing);
+        }
+        let settings =
+            r#"{"memory_bytes":4096,"sharing":false,"scan":{"pass_s":9},"idle_tax_permille":500}"#;
+        let settings: HostChange = serde_json::from_str(settings).unwrap();
+        assert_eq!(settings.words().len(), 4);
+    }
+}
