@@ -121,21 +121,37 @@ impl HostChange {
     /// What it changes, as it is typed for `set host`: keys and values.
     #[must_use]
     pub fn words(&self) -> Vec<(&'static str, String)> {
-        let scan = self.scan;
+        let Self {
+            memory_bytes,
+            sharing,
+            large_pages,
+            compression,
+            scan,
+            idle_tax_permille,
+            sample_period_s,
+            rebalance_interval_s,
+        } = *self;
+        let ScanChange {
+            pass_s,
+            vm_pages_per_s,
+            host_pages_per_s,
+            core_share_permille,
+            priority,
+        } = scan;
         let percent = |permille: u64| permille / 10;
         let words = [
-            ("memory", self.memory_bytes.map(typed_size)),
-            ("sharing", self.sharing.map(typed_switch)),
-            ("large-pages", self.large_pages.map(typed_switch)),
-            ("compression", self.compression.map(typed_switch)),
-            ("idle-tax", typed(self.idle_tax_permille)),
-            ("sample-period", typed(self.sample_period_s)),
-            ("rebalance-interval", typed(self.rebalance_interval_s)),
-            ("scan-pass", typed(scan.pass_s)),
-            ("scan-vm", typed(scan.vm_pages_per_s)),
-            ("scan-host", typed(scan.host_pages_per_s)),
-            ("scan-core", typed(scan.core_share_permille.map(percent))),
-            ("scan-priority", scan.priority.map(typed_priority)),
+            ("memory", memory_bytes.map(typed_size)),
+            ("sharing", sharing.map(typed_switch)),
+            ("large-pages", large_pages.map(typed_switch)),
+            ("compression", compression.map(typed_switch)),
+            ("idle-tax", typed(idle_tax_permille)),
+            ("sample-period", typed(sample_period_s)),
+            ("rebalance-interval", typed(rebalance_interval_s)),
+            ("scan-pass", typed(pass_s)),
+            ("scan-vm", typed(vm_pages_per_s)),
+            ("scan-host", typed(host_pages_per_s)),
+            ("scan-core", typed(core_share_permille.map(percent))),
+            ("scan-priority", priority.map(typed_priority)),
         ];
         let given = |(key, value): (_, Option<String>)| Some((key, value?));
         words.into_iter().filter_map(given).collect()

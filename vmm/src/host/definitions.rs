@@ -268,16 +268,23 @@ impl Default for BackOff {
 
 /// A request with a change.
 pub(super) fn with_change(request: &RunRequest, change: &VmChange) -> RunRequest {
+    let VmChange {
+        min_bytes,
+        max_bytes,
+        shares,
+        idle_tax,
+        large_pages,
+    } = *change;
     RunRequest {
-        min_bytes: change.min_bytes.or(request.min_bytes),
-        max_bytes: change.max_bytes.or(request.max_bytes),
-        shares: change.shares.or(request.shares),
-        idle_tax_permille: match change.idle_tax {
+        min_bytes: min_bytes.or(request.min_bytes),
+        max_bytes: max_bytes.or(request.max_bytes),
+        shares: shares.or(request.shares),
+        idle_tax_permille: match idle_tax {
             None => request.idle_tax_permille,
             Some(VmIdleTax::Host) => None,
             Some(VmIdleTax::Permille(rate)) => Some(rate),
         },
-        large_pages: change.large_pages.or(request.large_pages),
+        large_pages: large_pages.or(request.large_pages),
         ..request.clone()
     }
 }

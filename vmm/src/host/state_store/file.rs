@@ -124,11 +124,14 @@ fn storage(file: File) -> Result<FileBackend, DatabaseError> {
 /// not read one has not made it.
 fn sync_names(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()?;
-    let above = folder
-        .ancestors()
-        .skip(1)
-        .map_while(|above| File::open(above).ok());
-    above.map(|above| above.sync_all()).collect()
+    let above = folder.ancestors().skip(1);
+    for above in above.map_while(|above| File::open(above).ok()) {
+        // Some file systems have nothing to sync there, and say so by an error.
+        above
+            .sync_all()
+            .unwrap_or_else(|error| tracing::debug!("not synced: {error}"));
+    }
+    Ok(())
 }
 
 /// A name for the socket at a path, legible and another for every path: `/` is written `-`, and what else a name should not
