@@ -166,7 +166,7 @@ fn a_vm_that_fails_is_started_again_and_one_that_switches_itself_off_is_not_unle
     wait_until("the other is started again", || {
         is_listed(&host, "s") && {
             let pid = &wait_until_it_runs(&host, "s")["pid"];
-            *pid != Value::from(before)
+            *pid != before
         }
     });
     let host = TestHost::start_in(lose_power(host), "256M");
