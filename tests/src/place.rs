@@ -55,6 +55,12 @@ impl Place {
         self.path().join("host.sock.d")
     }
 
+    /// Where what outlives its host is kept: made when there is something.
+    #[must_use]
+    pub fn state_folder(&self) -> PathBuf {
+        self.path().join("state")
+    }
+
     /// Where commands put what is temporary; looked at in the end.
     #[must_use]
     pub fn temporary_folder(&self) -> PathBuf {
@@ -75,6 +81,7 @@ impl Place {
         command
             .env("BALLONET_SOCKET", self.socket())
             .env("TMPDIR", self.temporary_folder())
+            .env("BALLONET_STATE", self.state_folder())
             .env(PLACE_VARIABLE, self.path())
             .env_remove("RUST_LOG");
     }
@@ -155,7 +162,7 @@ impl Place {
         }
     }
 
-    /// What is left here; a log may be.
+    /// What is left here; a log may be, and what outlives hosts.
     fn left_behind(&self) -> Vec<String> {
         let files = |folder: &Path| -> Vec<String> {
             let entries = fs::read_dir(folder).expect("the folder is there");
@@ -164,7 +171,7 @@ impl Place {
         };
         let processes = self.processes();
         let mut left: Vec<String> = processes.iter().map(|&pid| describe(pid)).collect();
-        let logs = ["tmp", "host.log"];
+        let logs = ["tmp", "host.log", "state"];
         left.extend(
             files(self.path())
                 .into_iter()

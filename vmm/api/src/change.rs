@@ -6,6 +6,7 @@ use page::{PageCount, Size};
 use policy::{SharesSpec, TaxRate};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use utoipa::ToSchema;
 
 /// Changes to a running VM; what is absent stays.
@@ -92,6 +93,92 @@ pub struct ScanChange {
     pub core_share_permille: Option<u64>,
     /// The scanner's place among all that want a core.
     pub priority: Option<ScanPriority>,
+}
+
+impl HostChange {
+    /// This change and a later one, as one.
+    #[must_use]
+    pub fn then(self, later: &Self) -> Self {
+        let or = |later: ScanChange, earlier: ScanChange| ScanChange {
+            pass_s: later.pass_s.or(earlier.pass_s),
+            vm_pages_per_s: later.vm_pages_per_s.or(earlier.vm_pages_per_s),
+            host_pages_per_s: later.host_pages_per_s.or(earlier.host_pages_per_s),
+            core_share_permille: later.core_share_permille.or(earlier.core_share_permille),
+            priority: later.priority.or(earlier.priority),
+        };
+        Self {
+            memory_bytes: later.memory_bytes.or(self.memory_bytes),
+            sharing: later.sharing.or(self.sharing),
+            large_pages: later.large_pages.or(self.large_pages),
+            compression: later.compression.or(self.compression),
+            scan: or(later.scan, self.scan),
+            idle_tax_permille: later.idle_tax_permille.or(self.idle_tax_permille),
+            sample_period_s: later.sample_period_s.or(self.sample_period_s),
+            rebalance_interval_s: later.rebalance_interval_s.or(self.rebalance_interval_s),
+        }
+    }
+
+    /// What it changes, as it is typed for `set host`: keys and values.
+    #[must_use]
+    pub fn words(&self) -> Vec<(&'static str, String)> {
+        let Self {
+            memory_bytes,
+            sharing,
+            large_pages,
+            compression,
+            scan,
+            idle_tax_permille,
+            sample_period_s,
+            rebalance_interval_s,
+        } = *self;
+        let ScanChange {
+            pass_s,
+            vm_pages_per_s,
+            host_pages_per_s,
+            core_share_permille,
+            priority,
+        } = scan;
+        let percent = |permille: u64| permille / 10;
+        let words = [
+            ("memory", memory_bytes.map(typed_size)),
+            ("sharing", sharing.map(typed_switch)),
+            ("large-pages", large_pages.map(typed_switch)),
+            ("compression", compression.map(typed_switch)),
+            ("idle-tax", typed(idle_tax_permille)),
+            ("sample-period", typed(sample_period_s)),
+            ("rebalance-interval", typed(rebalance_interval_s)),
+            ("scan-pass", typed(pass_s)),
+            ("scan-vm", typed(vm_pages_per_s)),
+            ("scan-host", typed(host_pages_per_s)),
+            ("scan-core", typed(core_share_permille.map(percent))),
+            ("scan-priority", priority.map(typed_priority)),
+        ];
+        let given = |(key, value): (_, Option<String>)| Some((key, value?));
+        words.into_iter().filter_map(given).collect()
+    }
+}
+
+fn typed(value: Option<impl Display>) -> Option<String> {
+    value.map(|value| value.to_string().replace(' ', ""))
+}
+
+fn typed_size(bytes: u64) -> String {
+    match bytes.is_multiple_of(1 << 20) {
+        true => format!("{}M", bytes >> 20),
+        false => format!("{}K", bytes >> 10),
+    }
+}
+
+fn typed_switch(is_on: bool) -> String {
+    if is_on { "on" } else { "off" }.into()
+}
+
+fn typed_priority(priority: ScanPriority) -> String {
+    match priority {
+        ScanPriority::Idle => "idle",
+        ScanPriority::Normal => "normal",
+    }
+    .into()
 }
 
 /// The words of a change on the command line, `KEY=VALUE`, as a change to a VM.
@@ -232,5 +319,32 @@ mod tests {
             (change.large_pages, change.min_bytes),
             (Some(false), Some(1 << 20))
         );
+    }
+
+    #[test]
+    fn a_change_is_written_as_it_is_typed() {
+        let typed = "memory=200M sharing=off large-pages=on compression=on idle-tax=12.5 sample-period=7 \
+            rebalance-interval=9 scan-pass=60 scan-vm=2 scan-host=3 scan-core=50 scan-priority=normal";
+        let words: Vec<String> = typed.split_whitespace().map(Into::into).collect();
+        let change = parse_host_change(&words).unwrap();
+        let written = change.words().into_iter();
+        let written: Vec<String> = written
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        assert_eq!(written.len(), words.len());
+        assert_eq!(parse_host_change(&written).unwrap(), change);
+    }
+
+    #[test]
+    fn of_two_changes_the_later_counts() {
+        let change = |word: &str| parse_host_change(&[word.into()]).unwrap();
+        let both = change("scan-vm=1").then(&change("scan-host=2"));
+        let both = both.then(&change("sharing=on")).then(&change("scan-vm=3"));
+        let scan = ScanChange {
+            vm_pages_per_s: Some(3),
+            host_pages_per_s: Some(2),
+            ..ScanChange::default()
+        };
+        assert_eq!((both.scan, both.sharing), (scan, Some(true)));
     }
 }

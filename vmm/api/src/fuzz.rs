@@ -78,7 +78,7 @@ mod tests {
         fn no_random_fields_break_a_reader(
             fields in prop::collection::vec(
                 (
-                    "(name|memory_bytes|min_bytes|shares|idle_tax|scan|nets|disks|balloon_bytes)",
+                    "(name|memory_bytes|restart|min_bytes|shares|idle_tax|scan|nets|disks|balloon_bytes)",
                     "(null|[0-9]{1,20}|\"[a-z0-9.]{0,5}\"|\\{\"(pass_s|path|tap|permille)\":[0-9\"x]{1,3}\\}|\\[\\])",
                 ),
                 0..5,

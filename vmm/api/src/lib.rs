@@ -9,6 +9,7 @@ mod figures;
 pub mod fuzz;
 mod problem;
 mod request;
+mod restart;
 mod settings;
 mod view;
 
@@ -21,6 +22,7 @@ pub use figures::{
 };
 pub use problem::{Problem, ProblemKind, ProblemView};
 pub use request::{BalloonRequest, InvalidNet, NetRequest, RunRequest, object};
+pub use restart::{DefinitionState, DefinitionView, InvalidRestartPolicy, RestartPolicy};
 pub use settings::{HostSettings, InvalidNumber, whole_pages, whole_pages_or};
 pub use view::{
     BalloonView, DiskView, EventView, ExplanationView, HostView, NetView, Overview, QueuedView,

@@ -82,6 +82,7 @@ pub enum ProblemKind {
     MethodNotOffered,
     TooSlow,
     NameInUse,
+    StillRuns,
     NotAdmitted,
     NoMemoryInTime,
     NotRunningYet,
@@ -95,11 +96,12 @@ pub enum ProblemKind {
     TooManyStreams,
     TooManyConsoles,
     NoAudit,
+    NotKept,
 }
 
 impl ProblemKind {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::InvalidRequest,
         Self::TokenNeeded,
         Self::WrongAddress,
@@ -109,6 +111,7 @@ impl ProblemKind {
         Self::MethodNotOffered,
         Self::TooSlow,
         Self::NameInUse,
+        Self::StillRuns,
         Self::NotAdmitted,
         Self::NoMemoryInTime,
         Self::NotRunningYet,
@@ -122,6 +125,7 @@ impl ProblemKind {
         Self::TooManyStreams,
         Self::TooManyConsoles,
         Self::NoAudit,
+        Self::NotKept,
     ];
 
     fn meaning(self) -> (StatusCode, &'static str) {
@@ -135,6 +139,7 @@ impl ProblemKind {
             Self::MethodNotOffered => (StatusCode::METHOD_NOT_ALLOWED, "method not offered"),
             Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too slow"),
             Self::NameInUse => (StatusCode::CONFLICT, "name in use"),
+            Self::StillRuns => (StatusCode::CONFLICT, "still runs"),
             Self::NotAdmitted => (StatusCode::CONFLICT, "not admitted"),
             Self::NoMemoryInTime => (StatusCode::CONFLICT, "no memory in time"),
             Self::NotRunningYet => (StatusCode::CONFLICT, "not running yet"),
@@ -148,6 +153,7 @@ impl ProblemKind {
             Self::TooManyStreams => (StatusCode::SERVICE_UNAVAILABLE, "too many streams"),
             Self::TooManyConsoles => (StatusCode::SERVICE_UNAVAILABLE, "too many consoles"),
             Self::NoAudit => (StatusCode::SERVICE_UNAVAILABLE, "audit given up"),
+            Self::NotKept => (StatusCode::INSUFFICIENT_STORAGE, "not kept"),
         }
     }
 

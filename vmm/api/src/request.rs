@@ -1,5 +1,6 @@
 //! What clients ask for.
 
+use super::RestartPolicy;
 use page::{InvalidSize, Size};
 use policy::{SharesSpec, TaxRate};
 use protocol::{DiskSpec, InvalidMac, InvalidTapName, MacAddress, OnHostDeath, TapName, VmName};
@@ -78,6 +79,9 @@ pub struct RunRequest {
     /// What the VM does when the host dies.
     #[serde(default)]
     pub on_host_death: OnHostDeath,
+    /// When it is started again.
+    #[serde(default)]
+    pub restart: RestartPolicy,
 }
 
 /// A network card that is wanted.

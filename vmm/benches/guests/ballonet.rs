@@ -32,7 +32,7 @@ impl Host {
         let process = Command::new(PROGRAM)
             .arg("--socket")
             .arg(folder.path().join("host.sock"))
-            .args(["host", "--memory", "12G"])
+            .args(["host", "--state", "none", "--memory", "12G"])
             .args(words)
             .stderr(Stdio::null())
             .spawn()

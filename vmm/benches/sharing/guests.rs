@@ -36,6 +36,8 @@ impl Host {
             .arg(folder.path().join("host.sock"))
             .args([
                 "host",
+                "--state",
+                "none",
                 "--memory",
                 "6G",
                 "--sharing",

@@ -172,6 +172,9 @@ pub enum FromVm {
     Ended {
         /// Why, in words.
         reason: String,
+        /// Whether it has switched itself off, and nothing told it to.
+        #[serde(default)]
+        is_switched_off: bool,
     },
     /// The VM could not start or go on; the process ends after this.
     Failed {

@@ -2,7 +2,7 @@
 
 use super::host_args::{HostArgs, typed_switch};
 use crate::host::runtime_dir::{SOCKET_VARIABLE, default_socket};
-use api::NetRequest;
+use api::{NetRequest, RestartPolicy};
 use clap::{Parser, Subcommand, ValueHint};
 use page::{InvalidSize, Size};
 use policy::{SharesSpec, TaxRate};
@@ -31,16 +31,22 @@ pub(super) enum Command {
     Demo(DemoArgs),
     /// The daemon that owns the memory and starts VMs; `run` starts one if none runs.
     #[command(
-        after_help = "What a host keeps lies beside its socket, in a folder of the socket's name and .d: its decisions, the token of\n--http, the log of one that `run` started. The folder goes with a host that ends in order.\n\nSignals: SIGTERM, SIGINT (Ctrl-C), SIGQUIT and SIGHUP end a host and its VMs in order, as `stop` does; one that\n`run` started takes no notice of SIGHUP. What was ignored at its start, as by nohup, stays ignored. SIGUSR1,\nSIGUSR2 and others that are sent by habit do nothing; there is no log to be opened anew. The same signals to a\nVM's process end that VM.\n\nExamples:\n  ballonet host --memory 8G\n  ballonet host --config /etc/ballonet.toml --http 127.0.0.1:9000\n  nohup ballonet host --memory 8G 2>host.log &"
+        after_help = "What a host keeps lies beside its socket, in a folder of the socket's name and .d: its decisions, the token of\n--http, the log of one that `run` started. The folder goes with a host that ends in order. What outlives a host lies in\nthe folder of --state: what `set host` changed, and VMs of `run --restart`, which it starts again.\n\nSignals: SIGTERM, SIGINT (Ctrl-C), SIGQUIT and SIGHUP end a host and its VMs in order, as `stop` does; one that\n`run` started takes no notice of SIGHUP. What was ignored at its start, as by nohup, stays ignored. SIGUSR1,\nSIGUSR2 and others that are sent by habit do nothing; there is no log to be opened anew. The same signals to a\nVM's process end that VM.\n\nExamples:\n  ballonet host --memory 8G\n  ballonet host --config /etc/ballonet.toml --http 127.0.0.1:9000\n  nohup ballonet host --memory 8G 2>host.log &"
     )]
     Host(HostArgs),
     /// Start a VM. Without --kernel it boots the embedded guest.
     #[command(
-        after_help = "Examples:\n  ballonet run --memory 512M\n  ballonet run --name db --memory 2G --min 1G --shares high\n  ballonet run --memory 256M --workload toucher:size=64M,write=50\n  ballonet run --memory 256M --disk scratch.img --workload dbench:files=400M\n  ballonet run --kernel vmlinuz --initrd initrd.img --disk root.img --disk tools.img,ro\n  ballonet run --kernel vmlinuz --initrd initrd.img --net tap=tap0\n  ballonet run --name db --console-log db.log    what it prints, from the first word on\n\nA network card needs a tap of the host, made before with\n  ip tuntap add tap0 mode tap; ip link set tap0 up\nand an address for it, or a bridge that it is put into. The host may use it as root, or with\n`user NAME` at the end of the first command.\n\nWorkloads of the embedded guest: idle, toucher, clone, verify, breaker, and with a disk, which it\nwrites over, dbench; `help` on its console explains them."
+        after_help = "Examples:\n  ballonet run --memory 512M\n  ballonet run --name db --memory 2G --min 1G --shares high\n  ballonet run --memory 256M --workload toucher:size=64M,write=50\n  ballonet run --memory 256M --disk scratch.img --workload dbench:files=400M\n  ballonet run --kernel vmlinuz --initrd initrd.img --disk root.img --disk tools.img,ro\n  ballonet run --kernel vmlinuz --initrd initrd.img --net tap=tap0\n  ballonet run --name db --console-log db.log    what it prints, from the first word on\n  ballonet run --name db --restart always        started again when it ends, and with the next host\n\nA network card needs a tap of the host, made before with\n  ip tuntap add tap0 mode tap; ip link set tap0 up\nand an address for it, or a bridge that it is put into. The host may use it as root, or with\n`user NAME` at the end of the first command.\n\nWorkloads of the embedded guest: idle, toucher, clone, verify, breaker, and with a disk, which it\nwrites over, dbench; `help` on its console explains them."
     )]
     Run(RunArgs),
     /// List the VMs.
+    #[command(
+        after_help = "Examples:\n  ballonet ps\n  ballonet ps --all                          and those that are to come back and do not run"
+    )]
     Ps {
+        /// Also VMs of `run --restart` that do not run.
+        #[arg(long, short)]
+        all: bool,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -157,7 +163,7 @@ pub(super) enum Command {
     },
     /// Stop VMs.
     #[command(
-        after_help = "Presses the power button of a kernel first, and ends what does not listen by force. All that can be stopped\nare, also where others cannot.\n\nExamples:\n  ballonet stop web db\n  ballonet stop --all"
+        after_help = "Presses the power button of a kernel first, and ends what does not listen by force. All that can be stopped\nare, also where others cannot. One of `run --restart always` comes back with the next host, others do not.\n\nExamples:\n  ballonet stop web db\n  ballonet stop --all"
     )]
     Stop {
         /// Which VMs.
@@ -166,6 +172,27 @@ pub(super) enum Command {
         /// All of the host's.
         #[arg(long, conflicts_with = "names")]
         all: bool,
+    },
+    /// Stop VMs and start them anew; start those of `run --restart` that do not run.
+    #[command(
+        after_help = "Each is started with all that was asked for when it was run and set since. A VM that was run without --restart\ncan be started anew as long as it runs.\n\nExamples:\n  ballonet restart web\n  ballonet stop db && ballonet restart db"
+    )]
+    Restart {
+        /// Which VMs.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<VmName>,
+    },
+    /// Forget VMs of `run --restart`: they do not come back.
+    #[command(
+        after_help = "Their disks and logs stay.\n\nExamples:\n  ballonet stop web && ballonet rm web\n  ballonet rm --force web db                 stops them first"
+    )]
+    Rm {
+        /// Which VMs.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<VmName>,
+        /// Stop those that run first.
+        #[arg(long, short)]
+        force: bool,
     },
     /// Print what makes a shell complete commands.
     #[command(
@@ -308,6 +335,15 @@ pub(super) struct RunArgs {
     /// VM printed there is moved there; another file is never written over.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) console_log: Option<PathBuf>,
+    /// When it is started again: no; on-failure, if it ends otherwise than by switching itself off or by `stop`; always,
+    /// but after `stop` only with the next host. Those come back with the next host, also after a reboot of the machine.
+    #[arg(
+        long,
+        value_name = "no|on-failure|always",
+        default_value = "no",
+        hide_default_value = true
+    )]
+    pub(super) restart: RestartPolicy,
     /// Go to its console at once.
     #[arg(long)]
     pub(super) console: bool,

@@ -99,11 +99,6 @@ impl Client {
         self.call(Method::POST, "/v1/host/audit", &()).await
     }
 
-    /// All VMs.
-    pub async fn vms(&self) -> Result<Vec<VmView>, ClientError> {
-        self.get("/v1/vms").await
-    }
-
     /// A VM.
     pub async fn vm(&self, name: &VmName) -> Result<VmView, ClientError> {
         self.get(&format!("/v1/vms/{name}")).await
@@ -123,6 +118,18 @@ impl Client {
     /// Stops a VM.
     pub async fn stop(&self, name: &VmName) -> Result<(), ClientError> {
         let path = format!("/v1/vms/{name}");
+        self.call(Method::DELETE, &path, &()).await
+    }
+
+    /// Stops a VM and starts it anew.
+    pub async fn restart(&self, name: &VmName) -> Result<VmView, ClientError> {
+        let path = format!("/v1/vms/{name}/restart");
+        self.call(Method::POST, &path, &()).await
+    }
+
+    /// Forgets a VM that is to come back.
+    pub async fn forget(&self, name: &VmName, force: bool) -> Result<(), ClientError> {
+        let path = format!("/v1/definitions/{name}?force={force}");
         self.call(Method::DELETE, &path, &()).await
     }
 

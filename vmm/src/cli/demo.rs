@@ -108,7 +108,7 @@ async fn play(host: &Host, args: &DemoArgs) -> Result<Summary> {
         let now = turn_at(begin.elapsed(), length);
         if turn != Some(now) {
             turn = Some(now);
-            favour(host, &names, now);
+            favour(host, &names, now).await;
         }
         sleep(INTERVAL).await;
         let overview = host.overview();
@@ -153,7 +153,7 @@ fn turn_at(elapsed: Duration, length: Duration) -> usize {
         .min(NAMES.len() - 1)
 }
 
-fn favour(host: &Host, names: &[VmName], turn: usize) {
+async fn favour(host: &Host, names: &[VmName], turn: usize) {
     for (index, name) in names.iter().enumerate() {
         let count = NonZeroU32::new(if index == turn { FAVOURED } else { OTHERS });
         let change = VmChange {
@@ -161,7 +161,7 @@ fn favour(host: &Host, names: &[VmName], turn: usize) {
             ..VmChange::default()
         };
         // A VM that somebody has killed is missed by nobody: the others go on.
-        if let Err(error) = host.set(name.as_str(), &change) {
+        if let Err(error) = host.set(name.as_str(), &change).await {
             tracing::debug!("{error}");
         }
     }

@@ -4,11 +4,12 @@ use super::host_args::HostArgs;
 use super::http::HttpAddress;
 use crate::host::rotating::RotatingFile;
 use crate::host::runtime_dir::{Claim, PlaceError};
-use crate::host::{HostOptions, HttpOptions, MachineMemory, serve};
+use crate::host::state_store;
+use crate::host::{Host, HostOptions, HttpOptions, MachineMemory, serve};
 use crate::memory::large_page_hindrance;
 use crate::signals::{ENDING, SignalStream, first_of, harmless, listen};
 use anyhow::{Context, Result, bail};
-use page::PageCount;
+use page::{PAGE_SIZE, PageCount};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::ffi::c_int;
 use std::fs::File;
@@ -54,11 +55,11 @@ async fn serve_as_told(
     end: impl Future<Output = ()>,
 ) -> Result<()> {
     let default = HostOptions::new(default_budget()?);
-    let settings = default.settings.with(&file.change())?;
-    let settings = settings.with(&args.change())?;
-    let (budget, makes_large_pages) = (settings.budget, settings.large_pages);
+    let given = file.change().then(&args.change());
     let options = HostOptions {
-        settings,
+        settings: default.settings.with(&given)?,
+        given,
+        state: state(args)?,
         interval: args
             .interval_ms
             .map_or(default.interval, Duration::from_millis),
@@ -69,9 +70,13 @@ async fn serve_as_told(
         http: http(args)?,
     };
     let socket = claim.place().socket();
-    let ready = |_: &_| {
+    let ready = |host: &Host| {
+        let view = host.overview().host;
+        let budget = PageCount(view.budget_bytes / PAGE_SIZE);
         tracing::info!("serving {} with a budget of {budget}", socket.display());
-        if makes_large_pages && let Some(hindrance) = large_page_hindrance() {
+        if view.large_pages
+            && let Some(hindrance) = large_page_hindrance()
+        {
             tracing::info!("{hindrance}");
         }
         if args.background {
@@ -109,6 +114,23 @@ fn http(args: &HostArgs) -> Result<Option<HttpOptions>> {
         names: args.http_name.clone(),
         log_token: !args.background,
     }))
+}
+
+/// Where what outlives the host is kept, if it is.
+fn state(args: &HostArgs) -> Result<Option<PathBuf>> {
+    match &args.state {
+        Some(none) if none.as_os_str() == "none" => Ok(None),
+        Some(folder) => absolute(Some(folder)),
+        None => {
+            let folder = state_store::default_folder();
+            if folder.is_none() {
+                tracing::warn!(
+                    "this user has no home: what outlives a host is not kept without --state"
+                );
+            }
+            Ok(folder)
+        }
+    }
 }
 
 fn absolute(path: Option<&Path>) -> Result<Option<PathBuf>> {

@@ -2,6 +2,7 @@
 //! would say every time.
 
 use super::http::{self, HttpAddress};
+use crate::host::state_store::STATE_VARIABLE;
 use crate::regular_file::read_text;
 use anyhow::{Context, Result};
 use api::{HostChange, ScanChange, ScanPriority, on_or_off};
@@ -94,6 +95,11 @@ pub(super) struct HostArgs {
     #[arg(long, value_name = "enforce|log|off")]
     #[serde(deserialize_with = "parsed")]
     pub(super) jail: Option<JailMode>,
+    /// The folder in which is kept what outlives the host: what `set host` changed, and VMs with `run --restart`; none keeps
+    /// nothing. Without this it is /var/lib/ballonet for root, and for others ballonet in $XDG_STATE_HOME or ~/.local/state. What
+    /// is given to the host wins over what was kept.
+    #[arg(long, value_name = "DIR|none", env = STATE_VARIABLE, value_hint = ValueHint::DirPath)]
+    pub(super) state: Option<PathBuf>,
     /// End when the last VM has ended.
     #[arg(long)]
     #[serde(deserialize_with = "flag")]
@@ -154,6 +160,7 @@ impl HostArgs {
         self.console_log = self.console_log.take().or_else(|| file.console_log.clone());
         self.swap = self.swap.take().or_else(|| file.swap.clone());
         self.jail = self.jail.or(file.jail);
+        self.state = self.state.take().or_else(|| file.state.clone());
         self.exit_when_empty |= file.exit_when_empty;
     }
 
@@ -252,6 +259,7 @@ mod tests {
             console_log: Some(_),
             swap: Some(_),
             jail: Some(_),
+            state: Some(_),
             sharing: Some(_),
             large_pages: Some(_),
             compression: Some(_),

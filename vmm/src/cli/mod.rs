@@ -102,7 +102,9 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
         Command::Experiment { command } => experiment::experiment(command).await,
         Command::Host(args) => host::host(args, socket).await,
         Command::Run(args) => run::run(args, &client, socket).await,
-        Command::Ps { json } => show(json, &client.overview().await?, table::processes),
+        Command::Ps { all, json } => show(json, &client.overview().await?, |overview| {
+            table::processes(overview, all)
+        }),
         Command::Stats {
             name: Some(name),
             json,
@@ -152,6 +154,8 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
             follow,
         } => console::console(&client, &name, replay.0, follow).await,
         Command::Stop { names, .. } => stop::stop(&client, names).await,
+        Command::Restart { names } => stop::restart(&client, names).await,
+        Command::Rm { names, force } => stop::forget(&client, names, force).await,
     }
 }
 

@@ -63,6 +63,7 @@ fn request(args: RunArgs) -> Result<RunRequest> {
         cmdline: args.cmdline,
         workload: args.workload,
         console_log: args.console_log.map(absolute).transpose()?,
+        restart: args.restart,
         ..RunRequest::default()
     })
 }

@@ -1,8 +1,8 @@
-//! `ballonet stop`: ends VMs, all at once. Who cannot be ended holds up none of the others.
+//! `ballonet stop`, `restart` and `rm`: each for several VMs, all at once. Who cannot be ended holds up none of the others.
 
 use crate::cli::client::{Client, ClientError};
 use anyhow::{Result, bail};
-use api::ProblemKind;
+use api::{DefinitionState, DefinitionView, ProblemKind};
 use protocol::VmName;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,11 +19,29 @@ pub(super) async fn stop(client: &Client, names: Vec<VmName>) -> Result<()> {
         true => all(client).await?,
         false => names.into_iter().collect(),
     };
-    let mut failures = stop_each(client, names).await;
+    let stop = |client: Client, name: VmName| async move { client.stop(&name).await };
+    let mut failures = each(client, names, stop).await;
     if is_all {
         // Who ended meanwhile by itself has ended.
         failures.retain(|failure| !is_unknown(failure));
     }
+    tell(&failures)
+}
+
+/// Starts VMs anew.
+pub(super) async fn restart(client: &Client, names: Vec<VmName>) -> Result<()> {
+    let restart =
+        |client: Client, name: VmName| async move { client.restart(&name).await.map(drop) };
+    tell(&each(client, names.into_iter().collect(), restart).await)
+}
+
+/// Forgets VMs that are to come back; with `force` those that run, too.
+pub(super) async fn forget(client: &Client, names: Vec<VmName>, force: bool) -> Result<()> {
+    let forget = |client: Client, name: VmName| async move { client.forget(&name, force).await };
+    tell(&each(client, names.into_iter().collect(), forget).await)
+}
+
+fn tell(failures: &[ClientError]) -> Result<()> {
     let told: Vec<String> = failures
         .iter()
         .map(|error| crate::error_chain(error))
@@ -34,25 +52,36 @@ pub(super) async fn stop(client: &Client, names: Vec<VmName>) -> Result<()> {
     }
 }
 
+/// Those that are there, and those that are about to be.
 async fn all(client: &Client) -> Result<BTreeSet<VmName>, ClientError> {
-    let vms = client.vms().await?;
-    Ok(vms.into_iter().map(|vm| vm.name).collect())
+    let overview = client.overview().await?;
+    let is_coming = |view: &DefinitionView| view.state == DefinitionState::Coming;
+    let coming = overview.definitions.into_iter().filter(is_coming);
+    let there = overview.vms.into_iter().map(|vm| vm.name);
+    Ok(there.chain(coming.map(|view| view.name)).collect())
 }
 
-/// Why some could not be stopped.
-async fn stop_each(client: &Client, names: BTreeSet<VmName>) -> Vec<ClientError> {
+/// Does the same with each, and returns what went wrong.
+async fn each<F>(
+    client: &Client,
+    names: BTreeSet<VmName>,
+    act: impl Fn(Client, VmName) -> F,
+) -> Vec<ClientError>
+where
+    F: Future<Output = Result<(), ClientError>> + Send + 'static,
+{
     let places = Arc::new(Semaphore::new(AT_ONCE));
-    let mut stopping = JoinSet::new();
+    let mut acting = JoinSet::new();
     for name in names {
-        let (client, places) = (client.clone(), Arc::clone(&places));
-        stopping.spawn(async move {
+        let (act, places) = (act(client.clone(), name), Arc::clone(&places));
+        acting.spawn(async move {
             // It is never closed.
             let _place = places.acquire_owned().await;
-            client.stop(&name).await
+            act.await
         });
     }
-    let stopped = stopping.join_all().await;
-    stopped.into_iter().filter_map(Result::err).collect()
+    let done = acting.join_all().await;
+    done.into_iter().filter_map(Result::err).collect()
 }
 
 fn is_unknown(error: &ClientError) -> bool {

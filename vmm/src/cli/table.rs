@@ -3,16 +3,16 @@
 use super::counters::with_sign;
 use crate::host::sharing::Audit;
 use api::{
-    DiskView, EventView, HostView, NetView, Overview, QueuedView, SharingPace, SharingView,
-    VmPhase, VmSharingView, VmView, WaitView,
+    DefinitionState, DiskView, EventView, HostView, NetView, Overview, QueuedView, SharingPace,
+    SharingView, VmPhase, VmSharingView, VmView, WaitView,
 };
-use protocol::JailReport;
+use protocol::{JailReport, VmName};
 
 /// Events shown below an overview.
 const EVENTS: usize = 5;
 
-/// A line for each VM.
-pub(super) fn processes(overview: &Overview) -> String {
+/// A line for each VM, and with `all` for each that is to come back and is not there.
+pub(super) fn processes(overview: &Overview, all: bool) -> String {
     let header = [
         "NAME", "STATE", "PID", "SIZE", "HOLDS", "TARGET", "BALLOON", "SHARES", "UP",
     ];
@@ -35,7 +35,37 @@ pub(super) fn processes(overview: &Overview) -> String {
         let name = queued.name.as_str();
         row(&[name, "queued", "-", &size, "-", "-", "-", "-", &waited])
     });
-    aligned(&header, vms.chain(queued))
+    let is_shown = |name: &VmName| {
+        overview.vms.iter().any(|vm| vm.name == *name)
+            || overview.queue.iter().any(|queued| queued.name == *name)
+    };
+    let absent = overview.definitions.iter();
+    let absent = absent.filter(|view| all && !is_shown(&view.name));
+    let absent = absent.map(|view| {
+        let size = mebibytes(view.memory_bytes);
+        let state = definition_state(view.state);
+        row(&[
+            view.name.as_str(),
+            state,
+            "-",
+            &size,
+            "-",
+            "-",
+            "-",
+            "-",
+            "-",
+        ])
+    });
+    aligned(&header, vms.chain(queued).chain(absent))
+}
+
+fn definition_state(state: DefinitionState) -> &'static str {
+    match state {
+        DefinitionState::Running => "running",
+        DefinitionState::Coming => "restarting",
+        DefinitionState::Stopped => "stopped",
+        DefinitionState::SwitchedOff => "off",
+    }
 }
 
 /// The host above its VMs.
@@ -195,6 +225,7 @@ pub(super) fn vm(vm: &VmView) -> String {
         ("state", format!("{}{doubt}", state(vm))),
         ("process", pid.unwrap_or_else(|| "none yet".into())),
         ("up", duration(vm.uptime_s)),
+        ("restart", vm.restart.to_string()),
         ("processors", vm.vcpus.to_string()),
         ("trust group", group.map_or_else(none, ToString::to_string)),
         ("size", with_unit(vm.size_bytes)),

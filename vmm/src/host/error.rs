@@ -1,5 +1,6 @@
 //! Why the host does not do what it was asked.
 
+use super::state_store::StateError;
 use api::{InvalidNumber, ProblemKind};
 use page::{PageCount, VmId};
 use protocol::VmName;
@@ -13,6 +14,24 @@ use thiserror::Error;
 pub enum HostError {
     #[error("no VM is called '{0}': `ballonet ps` lists them")]
     UnknownVm(String),
+    #[error("VM '{0}' does not run: `ballonet restart {0}` starts it")]
+    NotRunning(VmName),
+    #[error("VM '{0}' runs or is about to: stop it first, or use `ballonet rm --force`")]
+    StillRuns(VmName),
+    #[error(
+        "a VM called '{0}' is defined already: choose another name, start it with `ballonet restart {0}`, or forget it with `ballonet rm {0}`"
+    )]
+    Defined(VmName),
+    #[error("{0} VMs that are to come back are defined already: forget some with `ballonet rm`")]
+    TooManyDefined(usize),
+    #[error(
+        "nothing was changed, for it cannot be kept: make room on the disk, or start the host with another --state or `--state none`"
+    )]
+    NotKept(#[source] StateError),
+    #[error(
+        "the state of an earlier host cannot be used: give another --state, `--state none`, or move the file away"
+    )]
+    OpenState(#[source] StateError),
     #[error("a VM called '{0}' is running: choose another name, or stop it first")]
     NameInUse(VmName),
     #[error(
@@ -237,8 +256,10 @@ impl HostError {
     /// What kind of error clients are told.
     pub(super) fn kind(&self) -> ProblemKind {
         match self {
-            Self::UnknownVm(_) => ProblemKind::UnknownVm,
-            Self::NameInUse(_) => ProblemKind::NameInUse,
+            Self::UnknownVm(_) | Self::NotRunning(_) => ProblemKind::UnknownVm,
+            Self::NameInUse(_) | Self::Defined(_) => ProblemKind::NameInUse,
+            Self::StillRuns(_) => ProblemKind::StillRuns,
+            Self::NotKept(_) => ProblemKind::NotKept,
             Self::Refused(_)
             | Self::ChangeRefused { .. }
             | Self::SwapFileTooSmall { .. }
@@ -246,7 +267,7 @@ impl HostError {
             | Self::OthersWait { .. }
             | Self::WaitedInVain { .. }
             | Self::TooFewDescriptors { .. } => ProblemKind::NotAdmitted,
-            Self::QueueFull(_) => ProblemKind::QueueFull,
+            Self::QueueFull(_) | Self::TooManyDefined(_) => ProblemKind::QueueFull,
             Self::NoMemoryInTime { .. } => ProblemKind::NoMemoryInTime,
             Self::EndedWhileWaiting(_) => ProblemKind::HostEnded,
             Self::NotDecided(_) => ProblemKind::NotDecidedYet,
@@ -255,9 +276,10 @@ impl HostError {
             Self::TooManyStreams => ProblemKind::TooManyStreams,
             Self::TooManyConsoles => ProblemKind::TooManyConsoles,
             Self::NoAudit => ProblemKind::NoAudit,
-            Self::MachineMemory(_) | Self::StartScanner(_) | Self::NotWrittenDown { .. } => {
-                ProblemKind::HostError
-            }
+            Self::MachineMemory(_)
+            | Self::StartScanner(_)
+            | Self::NotWrittenDown { .. }
+            | Self::OpenState(_) => ProblemKind::HostError,
             Self::DidNotStart { .. } => ProblemKind::DidNotStart,
             Self::Number(_)
             | Self::LargerThanMachine { .. }

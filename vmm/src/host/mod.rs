@@ -18,8 +18,10 @@
 mod arrivals;
 mod bundles;
 mod claim;
+mod comeback;
 pub mod console;
 mod console_log;
+mod definitions;
 mod descriptors;
 mod device_watch;
 mod drop_elsewhere;
@@ -41,6 +43,7 @@ mod server;
 mod settings;
 pub mod sharing;
 mod state;
+pub mod state_store;
 mod swap_dir;
 mod untrusted_stream;
 mod vm;
@@ -56,7 +59,8 @@ use api::{
 };
 use bundles::Agreed;
 use console::Console;
-use page::PageCount;
+use definitions::Definitions;
+use page::{PageCount, VmId};
 use protocol::{JailMode, ToVm};
 use publication::Publication;
 use recording::Recorder;
@@ -64,12 +68,12 @@ use request::{check_budget, pinned};
 use runtime_dir::{Place, make_private_folders};
 use sharing::{Audit, Direction, PageSharing, Report};
 use state::State;
+use state_store::{Definition, Kept, StateStore, Step};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
-use vm::Vm;
 
 /// How long shared pages may take to be brought home before the rest is left to go on by itself.
 const SHARING_PATIENCE: Duration = Duration::from_secs(30);
@@ -102,6 +106,10 @@ pub struct HostOptions {
     pub swap: Option<PathBuf>,
     /// How VM processes are jailed.
     pub jail: JailMode,
+    /// A folder in which is kept what outlives the host, if anything is.
+    pub state: Option<PathBuf>,
+    /// What of the settings was asked for at its start. Others are as somebody last changed them, where that was kept.
+    pub given: HostChange,
 }
 
 impl HostOptions {
@@ -116,6 +124,8 @@ impl HostOptions {
             console_log: None,
             swap: None,
             jail: JailMode::default(),
+            state: None,
+            given: HostChange::default(),
         }
     }
 }
@@ -155,6 +165,10 @@ struct Shared {
     /// How many rounds there were.
     rounds: watch::Sender<u64>,
     sharing: PageSharing,
+    /// What outlives the host.
+    store: StateStore,
+    /// Held by whoever changes what must be kept: from the look at what there is until that is changed.
+    changes: tokio::sync::Mutex<()>,
 }
 
 impl Host {
@@ -166,6 +180,15 @@ impl Host {
         let machine = MachineMemory::read()
             .map_err(HostError::MachineMemory)?
             .total;
+        let (store, kept) = match &options.state {
+            Some(folder) => StateStore::open(folder, place).map_err(HostError::OpenState)?,
+            None => (StateStore::off(), Kept::default()),
+        };
+        let settings = settings::with_kept(options, &kept.settings, machine)?;
+        let options = &HostOptions {
+            settings,
+            ..options.clone()
+        };
         let settings = &options.settings;
         check_budget(settings.budget, machine)?;
         if let Some(folder) = &options.console_log {
@@ -187,15 +210,15 @@ impl Host {
         if !settings.sharing {
             sharing.direct(Direction::BringHome);
         }
+        let mut state = State::new(options, machine, Recorder::new(place.decisions()));
+        state.definitions = Definitions::of(&kept);
+        state.changed_settings = kept.settings;
+        state.publish_change();
         let host = Self {
             shared: Arc::new(Shared {
                 interval: options.interval,
                 place: place.clone(),
-                state: Mutex::new(State::new(
-                    options,
-                    machine,
-                    Recorder::new(place.decisions()),
-                )),
+                state: Mutex::new(state),
                 answered: Notify::new(),
                 round_wanted: Notify::new(),
                 count: watch::Sender::new(0),
@@ -205,6 +228,8 @@ impl Host {
                 stream_places: Arc::new(Semaphore::new(descriptors::clients(MOST_STREAM_CLIENTS))),
                 rounds: watch::Sender::new(0),
                 sharing,
+                store,
+                changes: tokio::sync::Mutex::default(),
             }),
         };
         tokio::spawn(round::run(host.clone()));
@@ -261,35 +286,42 @@ impl Host {
     ///
     /// # Errors
     /// When the change makes no sense or would break a promise.
-    pub fn set(&self, name: &str, change: &VmChange) -> Result<VmView, HostError> {
+    pub async fn set(&self, name: &str, change: &VmChange) -> Result<VmView, HostError> {
+        let _turn = self.shared.changes.lock().await;
+        let (id, settings) = self.lock().checked(name, change)?;
+        let with_change = |definition: &mut Definition| {
+            definition.request = definitions::with_change(&definition.request, change);
+        };
+        let mut agreed = self.lock().vm(id)?.agreed();
+        agreed.config.settings = settings.clone();
+        self.agree(id, &agreed, with_change).await?;
         let mut state = self.lock();
-        let snapshot = state.snapshot();
-        let vm = state.find(name)?;
-        let settings = settings::of_vm_with(&vm.config.settings, change)?;
-        let (id, name_of_vm) = (vm.config.id, vm.config.name.clone());
-        vm.check_swap_file(&settings)?;
-        policy::admit_change(&snapshot, id, &settings).map_err(|refusal| {
-            HostError::ChangeRefused {
-                name: name_of_vm,
-                refusal: state.named(refusal),
-            }
-        })?;
         let vm = state.vm_mut(id)?;
-        let before = std::mem::replace(&mut vm.config.settings, settings.clone());
-        if let Err(error) = self.write_down_of(vm) {
-            vm.config.settings = before;
-            return Err(error);
-        }
+        vm.config.settings = settings.clone();
         vm.send(&ToVm::SetSettings(settings));
         self.changed(state, name)
     }
 
-    /// What was agreed about a VM is there from here on, whatever becomes of this host.
-    fn write_down_of(&self, vm: &Vm) -> Result<(), HostError> {
-        if vm.running().is_none() {
-            return Ok(());
+    /// What was agreed about a VM is there from here on, whatever becomes of this host and this machine.
+    async fn agree(
+        &self,
+        id: VmId,
+        agreed: &Agreed,
+        in_definition: impl FnOnce(&mut Definition),
+    ) -> Result<(), HostError> {
+        let before = {
+            let state = self.lock();
+            let vm = state.vm(id)?;
+            vm.running().map(|_| vm.agreed())
+        };
+        if before.is_some() {
+            self.write_agreed(agreed)?;
         }
-        self.write_agreed(&vm.agreed())
+        let kept = self.redefine(&agreed.config.name, in_definition).await;
+        if let (Err(_), Some(before)) = (&kept, before) {
+            self.write_agreed(&before)?;
+        }
+        kept
     }
 
     fn write_agreed(&self, agreed: &Agreed) -> Result<(), HostError> {
@@ -313,7 +345,7 @@ impl Host {
     /// # Errors
     /// When the change makes no sense or would break a promise.
     pub async fn set_host(&self, change: &HostChange) -> Result<HostView, HostError> {
-        self.change_settings(change)?;
+        self.change_settings(change).await?;
         self.shared.round_wanted.notify_one();
         if let Some(on) = change.sharing {
             self.set_sharing(on).await;
@@ -323,12 +355,19 @@ impl Host {
         Ok(state.published.overview.host.clone())
     }
 
-    fn change_settings(&self, change: &HostChange) -> Result<(), HostError> {
+    async fn change_settings(&self, change: &HostChange) -> Result<(), HostError> {
+        let _turn = self.shared.changes.lock().await;
+        let (settings, changed) = {
+            let state = self.lock();
+            let settings = state.durable.settings.with(change)?;
+            check_budget(settings.budget, state.machine)?;
+            policy::admit_budget(&state.snapshot(), settings.budget)
+                .map_err(|refusal| HostError::BudgetRefused(state.named(refusal)))?;
+            (settings, state.changed_settings.clone().then(change))
+        };
+        self.keep(vec![Step::Settings(changed.clone())]).await?;
         let mut state = self.lock();
-        let settings = state.durable.settings.with(change)?;
-        check_budget(settings.budget, state.machine)?;
-        policy::admit_budget(&state.snapshot(), settings.budget)
-            .map_err(|refusal| HostError::BudgetRefused(state.named(refusal)))?;
+        state.changed_settings = changed;
         let (rates, priority) = (settings.rates, settings.scan_priority);
         let old = std::mem::replace(&mut state.durable.settings, settings);
         if (rates, priority) != (old.rates, old.scan_priority) {
@@ -397,18 +436,25 @@ impl Host {
     ///
     /// # Errors
     /// When the balloon would take what the VM was promised.
-    pub fn set_balloon(&self, name: &str, request: BalloonRequest) -> Result<VmView, HostError> {
-        let mut state = self.lock();
-        let vm = state.find(name)?;
-        let wanted = match request.balloon_bytes {
-            Some(bytes) => Some(pinned(vm, whole_pages(bytes)?)?),
-            None => None,
+    pub async fn set_balloon(
+        &self,
+        name: &str,
+        request: BalloonRequest,
+    ) -> Result<VmView, HostError> {
+        let _turn = self.shared.changes.lock().await;
+        let (id, pinned) = {
+            let mut state = self.lock();
+            let vm = state.find(name)?;
+            let balloon = request.balloon_bytes.map(whole_pages).transpose()?;
+            let pinned = balloon.map(|balloon| pinned(vm, balloon)).transpose()?;
+            (vm.config.id, pinned)
         };
-        let before = std::mem::replace(&mut vm.pinned, wanted);
-        if let Err(error) = self.write_down_of(vm) {
-            vm.pinned = before;
-            return Err(error);
-        }
+        let fix = |definition: &mut Definition| definition.balloon_bytes = request.balloon_bytes;
+        let mut agreed = self.lock().vm(id)?.agreed();
+        agreed.pinned = pinned;
+        self.agree(id, &agreed, fix).await?;
+        let mut state = self.lock();
+        state.vm_mut(id)?.pinned = pinned;
         self.changed(state, name)
     }
 

@@ -2,11 +2,12 @@
 //!
 //! Whoever comes while others wait is refused, or waits behind them: a small VM that always fits would
 //! otherwise keep a large one out for ever. A place is kept by the request that waits for it, and is given
-//! up with it: when its client hangs up, or when it has waited as long as it would.
+//! up with it: when its client hangs up, or when it has waited as long as it would. VMs that come back wait as long as
+//! it takes.
 
-use super::vm::Admitted;
+use super::vm::{Admitted, Wanted};
 use super::{Host, HostError};
-use api::{QueuedView, RunRequest};
+use api::QueuedView;
 use protocol::VmName;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -87,27 +88,74 @@ impl Queue {
 }
 
 /// A place in the queue of a host. It is left when this is dropped.
-struct Place {
+pub(super) struct Place {
     host: Host,
     ticket: u64,
     name: VmName,
 }
 
 impl Place {
-    fn join(host: &Host, request: &RunRequest, why: &HostError) -> Result<Self, HostError> {
+    /// For who would wait.
+    fn join(host: &Host, wanted: &Wanted, why: &HostError) -> Result<Self, HostError> {
         let mut state = host.lock();
         if state.queue.len() >= MOST_QUEUED {
             return Err(HostError::QueueFull(MOST_QUEUED));
         }
-        let name = state.free_name(request)?;
-        let ticket = state
-            .queue
-            .join(name.clone(), request.memory_bytes, why.to_string());
+        let name = state.free_name(&wanted.request)?;
+        drop(state);
+        Ok(Self::behind_all(host, name, wanted, why.to_string()))
+    }
+
+    /// For one that comes back, whoever else waits.
+    pub(super) fn keep(host: &Host, wanted: &Wanted) -> Self {
+        let name = wanted.request.name.clone();
+        let name = name.expect("who is defined has a name");
+        Self::behind_all(host, name, wanted, "it has just come".into())
+    }
+
+    fn behind_all(host: &Host, name: VmName, wanted: &Wanted, why: String) -> Self {
+        let mut state = host.lock();
+        let bytes = wanted.request.memory_bytes;
+        let ticket = state.queue.join(name.clone(), bytes, why);
         state.events.add(Some(&name), "waits to be admitted");
         state.publish_change();
         host.shared.count.send_replace(state.count());
+        drop(state);
         let host = host.clone();
-        Ok(Self { host, ticket, name })
+        Self { host, ticket, name }
+    }
+
+    /// Waits until its VM is admitted, for so many seconds or as long as it takes.
+    pub(super) async fn admit(
+        self,
+        mut wanted: Wanted,
+        seconds: Option<u64>,
+    ) -> Result<Admitted, HostError> {
+        wanted.request.name = Some(self.name.clone());
+        wanted.holds_name = true;
+        let patience = Duration::from_secs(seconds.unwrap_or(u64::MAX)).min(LONGEST_WAIT);
+        let end = Instant::now() + patience;
+        let mut rounds = self.host.rounds();
+        loop {
+            let why = match self.host.admit_now(&wanted, Some(self.ticket)).await {
+                Err(why) if why.may_pass() => why,
+                answer => return answer,
+            };
+            self.host.lock().queue.note(self.ticket, why.to_string());
+            // Each round may have brought room.
+            let end = seconds.map(|_| end);
+            let changed = match end {
+                Some(end) => timeout_at(end.into(), rounds.changed()).await,
+                None => Ok(rounds.changed().await),
+            };
+            if !matches!(changed, Ok(Ok(()))) {
+                return Err(HostError::WaitedInVain {
+                    name: self.name.clone(),
+                    seconds: patience.as_secs(),
+                    why: Box::new(why),
+                });
+            }
+        }
     }
 }
 
@@ -122,35 +170,28 @@ impl Drop for Place {
 
 impl Host {
     /// Admits a VM: at once, or when it is its turn and there is room, if it may wait.
-    pub(super) async fn admit_in_turn(
-        &self,
-        mut request: RunRequest,
-    ) -> Result<Admitted, HostError> {
-        let refused = match self.admit(request.clone(), None) {
+    pub(super) async fn admit_in_turn(&self, wanted: Wanted) -> Result<Admitted, HostError> {
+        let refused = match self.admit_now(&wanted, None).await {
             Err(refused) if refused.may_pass() => refused,
             answer => return answer,
         };
-        let Some(seconds) = request.wait_s else {
-            return Err(refused);
-        };
-        let place = Place::join(self, &request, &refused)?;
-        request.name = Some(place.name.clone());
-        let end = tokio::time::Instant::now() + Duration::from_secs(seconds).min(LONGEST_WAIT);
-        let mut rounds = self.rounds();
-        let mut refused = refused;
-        // Each round may have brought room.
-        while let Ok(Ok(())) = timeout_at(end, rounds.changed()).await {
-            match self.admit(request.clone(), Some(place.ticket)) {
-                Err(why) if why.may_pass() => {
-                    self.lock().queue.note(place.ticket, why.to_string());
-                    refused = why;
-                }
-                answer => return answer,
+        match wanted.request.wait_s {
+            None => Err(refused),
+            Some(seconds) => {
+                let place = Place::join(self, &wanted, &refused)?;
+                place.admit(wanted, Some(seconds)).await
             }
         }
-        let name = place.name.clone();
-        let why = Box::new(refused);
-        Err(HostError::WaitedInVain { name, seconds, why })
+    }
+
+    /// Admits a VM that comes back: at once, or however long that takes.
+    pub(super) async fn admit_some_day(&self, wanted: Wanted) -> Result<Admitted, HostError> {
+        match self.admit_now(&wanted, None).await {
+            Err(refused) if refused.may_pass() => {
+                Place::keep(self, &wanted).admit(wanted, None).await
+            }
+            answer => answer,
+        }
     }
 }
 

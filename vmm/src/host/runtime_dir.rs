@@ -59,6 +59,20 @@ fn runtime_dir() -> Option<PathBuf> {
     directory.filter(|directory| directory.is_absolute())
 }
 
+/// Where programs of this user keep what outlives them: `$XDG_STATE_HOME` or `~/.local/state`; root's is the machine's. None
+/// if this user has no home.
+pub(super) fn default_state_base() -> Option<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Some("/var/lib".into());
+    }
+    let named = |variable| std::env::var_os(variable).map(PathBuf::from);
+    let absolute = |folder: &PathBuf| folder.is_absolute();
+    named("XDG_STATE_HOME").filter(absolute).or_else(|| {
+        let home = named("HOME").filter(absolute)?;
+        Some(home.join(".local/state"))
+    })
+}
+
 /// A folder of this user's among those of all users. Somebody else may have made it.
 fn shared_base() -> PathBuf {
     let user = rustix::process::geteuid().as_raw();

@@ -81,6 +81,7 @@ pub async fn serve(
         Some(http) => Some(listen_http(&host, http, place).await?),
         None => None,
     };
+    host.bring_back(&[]);
     ready(&host);
     tokio::select! {
         () = accept(listener, UntrustedStream::from, routes::router(host.clone())) => {}
@@ -89,6 +90,7 @@ pub async fn serve(
         () = end => {}
     }
     host.stop_all().await;
+    host.shared.store.close().await;
     Ok(())
 }
 
@@ -122,9 +124,12 @@ async fn empty(host: &Host, wanted: bool) {
         return std::future::pending().await;
     }
     let mut count = host.count();
-    let first = tokio::time::timeout(FIRST_CLIENT_PATIENCE, count.changed()).await;
-    if first.is_err() {
-        return;
+    let is_empty = *count.borrow_and_update() == 0;
+    if is_empty {
+        let first = tokio::time::timeout(FIRST_CLIENT_PATIENCE, count.changed()).await;
+        if first.is_err() {
+            return;
+        }
     }
     // An error says that the host has gone.
     drop(count.wait_for(|&count| count == 0).await);

@@ -1,7 +1,8 @@
 //! What an administrator sets of a VM, when it starts or later.
 
+use super::HostOptions;
 use super::error::HostError;
-use api::{RunRequest, VmChange, VmIdleTax, whole_pages, whole_pages_or};
+use api::{HostChange, HostSettings, RunRequest, VmChange, VmIdleTax, whole_pages, whole_pages_or};
 use page::PageCount;
 use policy::{SharesSpec, VmSettings};
 
@@ -45,4 +46,36 @@ pub(super) fn of_vm_with(old: &VmSettings, change: &VmChange) -> Result<VmSettin
     };
     settings.check()?;
     Ok(settings)
+}
+
+/// The settings of a host that starts: what it was told, and what it was not told as it was last changed and kept.
+pub(super) fn with_kept(
+    options: &HostOptions,
+    kept: &HostChange,
+    machine: PageCount,
+) -> Result<HostSettings, HostError> {
+    let mut kept = kept.clone();
+    let is_given = |key| options.given.words().iter().any(|(given, _)| *given == key);
+    for (key, value) in kept.words() {
+        match is_given(key) {
+            true => tracing::info!("{key}={value} was set before; what this host was told wins"),
+            false => tracing::info!("{key}={value}, as it was set before"),
+        }
+    }
+    if !is_given("memory")
+        && kept
+            .memory_bytes
+            .is_some_and(|bytes| bytes > machine.bytes())
+    {
+        tracing::warn!(
+            "this machine has only {machine}: what memory was set to before is left out"
+        );
+        kept.memory_bytes = None;
+    }
+    // What was kept was once allowed, by this program or an older one.
+    let settings = options.settings.with(&kept).unwrap_or_else(|error| {
+        tracing::warn!("what was set before is left out: {error}");
+        options.settings.clone()
+    });
+    Ok(settings.with(&options.given)?)
 }

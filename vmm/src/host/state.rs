@@ -3,6 +3,7 @@
 use super::HostOptions;
 use super::arrivals::Arrivals;
 use super::console_log;
+use super::definitions::Definitions;
 use super::error::{HostError, Keepers, NamedRefusal};
 use super::events::{Events, now_ms};
 use super::figures::Record;
@@ -17,13 +18,13 @@ use super::vm::Vm;
 use super::vm::take_over::Coming;
 use crate::vm::MOST_VCPUS;
 use api::{
-    ExplanationView, HistoryQuery, HistoryView, HostSettings, HostView, Overview, RunRequest,
-    SharingView,
+    ExplanationView, HistoryQuery, HistoryView, HostChange, HostSettings, HostView, Overview,
+    RunRequest, SharingView, VmChange, VmView,
 };
 use page::{PageCount, VmId};
 use policy::{
     BalloonRound, BalloonSettings, LargePages, MemoryState, Rebalance, Scale, Snapshot, Stage,
-    Step, Thresholds, VmSnapshot,
+    Step, Thresholds, VmSettings, VmSnapshot,
 };
 use protocol::{JailMode, JailReport, VmConfig, VmName};
 use std::cmp::Reverse;
@@ -57,6 +58,10 @@ pub(super) struct State {
     pub(super) arrivals: Arrivals<ScannedVmSpec>,
     /// Who of the host before has not said how it is.
     pub(super) coming: BTreeMap<VmId, Coming>,
+    /// VMs that are to come back.
+    pub(super) definitions: Definitions,
+    /// What somebody changed of the settings, by this host or those before it.
+    pub(super) changed_settings: HostChange,
     pub(super) stopping: bool,
     pub(super) since: Instant,
     pub(super) round: u64,
@@ -104,6 +109,8 @@ impl State {
             queue: Queue::default(),
             arrivals: Arrivals::default(),
             coming: BTreeMap::new(),
+            definitions: Definitions::default(),
+            changed_settings: HostChange::default(),
             stopping: false,
             since: Instant::now(),
             round: 0,
@@ -164,11 +171,13 @@ impl State {
     }
 
     pub(super) fn find(&mut self, name: &str) -> Result<&mut Vm, HostError> {
+        let defined = self.definitions.name(name);
+        let unknown = || defined.map_or_else(|| HostError::unknown_vm(name), HostError::NotRunning);
         self.durable
             .vms
             .values_mut()
             .find(|vm| vm.config.name.as_str() == name)
-            .ok_or_else(|| HostError::unknown_vm(name))
+            .ok_or_else(unknown)
     }
 
     pub(super) fn vm_mut(&mut self, id: VmId) -> Result<&mut Vm, HostError> {
@@ -243,17 +252,37 @@ impl State {
         }
     }
 
+    /// A VM's settings with a change, if that makes sense and breaks no promise.
+    pub(super) fn checked(
+        &mut self,
+        name: &str,
+        change: &VmChange,
+    ) -> Result<(VmId, VmSettings), HostError> {
+        let snapshot = self.snapshot();
+        let vm = self.find(name)?;
+        let settings = settings::of_vm_with(&vm.config.settings, change)?;
+        let (id, name) = (vm.config.id, vm.config.name.clone());
+        vm.check_swap_file(&settings)?;
+        match policy::admit_change(&snapshot, id, &settings) {
+            Ok(()) => Ok((id, settings)),
+            Err(refusal) => Err(HostError::ChangeRefused {
+                name,
+                refusal: self.named(refusal),
+            }),
+        }
+    }
+
     /// What is meant by a request, checked.
     pub(super) fn config(
         &mut self,
         request: RunRequest,
-        ticket: Option<u64>,
+        holds_name: bool,
     ) -> Result<VmConfig, HostError> {
         let id = VmId(self.durable.next_id);
         let name = self.name(&request)?;
-        let is_waited_for = ticket.is_none() && self.queue.has(&name);
-        if is_waited_for || self.durable.vms.values().any(|vm| vm.config.name == name) {
-            return Err(HostError::NameInUse(name));
+        match holds_name && !self.has_vm(&name) {
+            true => {}
+            false => self.check_name(&name)?,
         }
         let vcpus = request.vcpus.unwrap_or(1);
         if !(1..=MOST_VCPUS).contains(&vcpus) {
@@ -323,11 +352,46 @@ impl State {
     }
 
     fn name(&self, request: &RunRequest) -> Result<VmName, HostError> {
-        match &request.name {
-            Some(name) => Ok(name.clone()),
-            None => VmName::try_from(format!("vm-{}", self.durable.next_id))
-                .map_err(|error| HostError::BadRequest(error.to_string())),
+        if let Some(name) = &request.name {
+            return Ok(name.clone());
         }
+        let numbers = self.durable.next_id..;
+        let names = numbers.map(|number| VmName::try_from(format!("vm-{number}")));
+        let is_free = |name: &Result<VmName, _>| match name {
+            Ok(name) => self.check_name(name).is_ok(),
+            Err(_) => true,
+        };
+        let mut free = names.filter(is_free);
+        let name = free.next().expect("there are more numbers than VMs");
+        name.map_err(|error| HostError::BadRequest(error.to_string()))
+    }
+
+    /// Whether a name is nobody's.
+    pub(super) fn check_name(&self, name: &VmName) -> Result<(), HostError> {
+        if self.has_vm(name) || self.queue.has(name) {
+            return Err(HostError::NameInUse(name.clone()));
+        }
+        match self.definitions.definition(name) {
+            Some(_) => Err(HostError::Defined(name.clone())),
+            None if self.definitions.is_held(name) => Err(HostError::NameInUse(name.clone())),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn has_vm(&self, name: &VmName) -> bool {
+        let mut vms = self.durable.vms.values();
+        vms.any(|vm| vm.config.name == *name)
+    }
+
+    /// The name of a VM that is there, or of one that something is under way to start.
+    pub(super) fn runs(&self, name: &str) -> Option<VmName> {
+        let mut vms = self.durable.vms.values();
+        let there = vms.find(|vm| vm.config.name.as_str() == name);
+        let coming = || {
+            let name = self.definitions.name(name)?;
+            self.definitions.is_coming(&name).then_some(name)
+        };
+        there.map(|vm| vm.config.name.clone()).or_else(coming)
     }
 
     /// A name for a VM that is to wait. Nobody else gets it meanwhile.
@@ -337,9 +401,9 @@ impl State {
         Ok(name)
     }
 
-    /// VMs, and those that wait to be admitted.
+    /// VMs, and those that wait to be admitted or come back.
     pub(super) fn count(&self) -> usize {
-        self.durable.vms.len() + self.queue.len()
+        self.durable.vms.len() + self.queue.len() + self.definitions.count_coming()
     }
 
     fn sharing_view(&self) -> SharingView {
@@ -353,13 +417,17 @@ impl State {
 
     /// Everything there is to see, before it has its number and time.
     pub(super) fn overview(&self) -> Overview {
-        let vms = self.durable.vms.values().map(|vm| vm.view(&self.account));
+        let vms = self.durable.vms.values().map(|vm| VmView {
+            restart: self.definitions.policy(&vm.config.name),
+            ..vm.view(&self.account)
+        });
         Overview {
             publication: 0,
             time_ms: 0,
             host: self.view(),
             vms: vms.collect(),
             queue: self.queue.views(),
+            definitions: self.definitions.views(|name| self.has_vm(name)),
         }
     }
 

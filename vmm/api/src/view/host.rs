@@ -1,7 +1,7 @@
 //! The host as clients see it.
 
 use super::{SharingView, VmView};
-use crate::StateThresholds;
+use crate::{DefinitionView, StateThresholds};
 use policy::{MemoryState, TaxRate};
 use protocol::{JailMode, VmName};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,9 @@ pub struct Overview {
     /// VMs that wait to be admitted, the first in front.
     #[serde(default)]
     pub queue: Vec<QueuedView>,
+    /// VMs that are to come back, whether they run or not, in the order in which they are started.
+    #[serde(default)]
+    pub definitions: Vec<DefinitionView>,
 }
 
 /// A VM that waits to be admitted.

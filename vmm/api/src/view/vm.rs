@@ -1,6 +1,7 @@
 //! A VM as clients see it.
 
 use super::{DiskView, NetView, VmSharingView};
+use crate::RestartPolicy;
 use page::{PageStates, VmId};
 use policy::{BalloonHealth, Explanation, SharesSpec, TaxRate, TouchLimit, Witness};
 use protocol::{
@@ -44,6 +45,9 @@ pub struct VmView {
     pub credible: bool,
     /// Seconds since it was asked for.
     pub uptime_s: f64,
+    /// When it is started again.
+    #[serde(default)]
+    pub restart: RestartPolicy,
     /// Processors.
     pub vcpus: u8,
     /// Who it may share pages with.

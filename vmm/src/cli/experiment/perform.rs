@@ -167,11 +167,11 @@ impl Stage<'_> {
             self.live.borrow_mut().active.insert(name.clone(), active);
         }
         if order.change != VmChange::default() {
-            self.host.set(name.as_str(), &order.change)?;
+            self.host.set(name.as_str(), &order.change).await?;
             self.mark(subject(), "has other claims".into());
         }
         if let Some(held) = order.hold {
-            self.hold(name, held)?;
+            self.hold(name, held).await?;
             self.mark(subject(), format!("is to hold {held}"));
         }
         if order.stop {
@@ -182,12 +182,12 @@ impl Stage<'_> {
         Ok(())
     }
 
-    fn hold(&self, name: &VmName, held: PageCount) -> Result<()> {
+    async fn hold(&self, name: &VmName, held: PageCount) -> Result<()> {
         let size_bytes = self.host.vm(name.as_str())?.size_bytes;
         let request = BalloonRequest {
             balloon_bytes: Some(size_bytes.saturating_sub(held.bytes())),
         };
-        self.host.set_balloon(name.as_str(), request)?;
+        self.host.set_balloon(name.as_str(), request).await?;
         Ok(())
     }
 

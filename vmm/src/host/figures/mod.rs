@@ -119,6 +119,7 @@ mod tests {
             id: VmId(1),
             pid: Some(1),
             phase: VmPhase::Running,
+            restart: api::RestartPolicy::No,
             responding: true,
             credible: true,
             uptime_s: 1.0,
@@ -193,6 +194,7 @@ mod tests {
             },
             vms,
             queue: Vec::new(),
+            definitions: Vec::new(),
         }
     }
 

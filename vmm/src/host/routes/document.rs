@@ -124,11 +124,15 @@ refusals! {
     OfVm: UnknownVm;
     OfHistory: UnknownVm;
     Explains: UnknownVm, NotDecidedYet;
-    ChangesVm: UnknownVm, NotAdmitted;
-    ChangesHost: NotAdmitted;
+    PinsBalloon: UnknownVm, NotKept;
+    ChangesVm: UnknownVm, NotAdmitted, NotKept;
+    ChangesHost: NotAdmitted, NotKept;
     Audits: NoAudit;
-    Starts: NameInUse, NotAdmitted, NoMemoryInTime, DidNotStart, Stopping, HostEnded;
-    Stops: UnknownVm, NotRunningYet;
+    Starts: NameInUse, NotAdmitted, NoMemoryInTime, DidNotStart, Stopping, HostEnded, QueueFull, NotKept;
+    Stops: UnknownVm, NotRunningYet, NotKept;
+    Restarts: UnknownVm, NameInUse, NotAdmitted, NoMemoryInTime, NotRunningYet, DidNotStart, Stopping, HostEnded, QueueFull,
+        NotKept;
+    Forgets: UnknownVm, StillRuns, NotRunningYet, NotKept;
     OpensConsole: UnknownVm, NotRunningYet, TooManyConsoles;
 }
 

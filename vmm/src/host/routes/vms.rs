@@ -1,9 +1,9 @@
 //! Routes about VMs.
 
 use super::answer::{Asked, Named, parse};
-use super::document::{ChangesVm, Explains, OfVm, Starts, Stops};
+use super::document::{ChangesVm, Explains, Forgets, OfVm, PinsBalloon, Restarts, Starts, Stops};
 use crate::host::{Host, HostError};
-use api::{BalloonRequest, ExplanationView, RunRequest, VmChange, VmView};
+use api::{BalloonRequest, DefinitionView, ExplanationView, RunRequest, VmChange, VmView};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -59,7 +59,7 @@ pub(super) async fn change(
     Named(name): Named,
     body: Bytes,
 ) -> Result<Json<VmView>, HostError> {
-    host.set(&name, &parse::<VmChange>(&body)?).map(Json)
+    host.set(&name, &parse::<VmChange>(&body)?).await.map(Json)
 }
 
 /// Fixes a VM's balloon, or leaves it to the policy again.
@@ -67,7 +67,7 @@ pub(super) async fn change(
     put, path = "/v1/vms/{name}/balloon", tag = "vms",
     params(("name" = VmName, Path, description = "The VM's name.")),
     request_body(content = BalloonRequest, example = json!({"balloon_bytes": null})),
-    responses((status = OK, body = VmView), OfVm),
+    responses((status = OK, body = VmView), PinsBalloon),
     security(("token" = []))
 )]
 pub(super) async fn set_balloon(
@@ -76,6 +76,7 @@ pub(super) async fn set_balloon(
     body: Bytes,
 ) -> Result<Json<VmView>, HostError> {
     host.set_balloon(&name, parse::<BalloonRequest>(&body)?)
+        .await
         .map(Json)
 }
 
@@ -115,5 +116,51 @@ pub(super) async fn stop(
     Named(name): Named,
 ) -> Result<StatusCode, HostError> {
     host.stop(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Stops a VM and starts it anew, with all that was asked for when it was run and changed since; starts one that is to come
+/// back and does not run. The answer comes when its guest runs.
+#[utoipa::path(
+    post, path = "/v1/vms/{name}/restart", tag = "vms",
+    params(("name" = VmName, Path, description = "The VM's name.")),
+    responses((status = OK, body = VmView), Restarts),
+    security(("token" = []))
+)]
+pub(super) async fn restart(
+    State(host): State<Host>,
+    Named(name): Named,
+) -> Result<Json<VmView>, HostError> {
+    host.restart(&name).await.map(Json)
+}
+
+/// VMs that are to come back, whether they run or not, in the order in which they are started.
+#[utoipa::path(get, path = "/v1/definitions", tag = "vms", responses((status = OK, body = Vec<DefinitionView>)))]
+pub(super) async fn definitions(State(host): State<Host>) -> Json<Vec<DefinitionView>> {
+    Json(host.definitions())
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ForgetQuery {
+    /// Whether one that runs is stopped first. It is refused otherwise.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Forgets a VM that is to come back.
+#[utoipa::path(
+    delete, path = "/v1/definitions/{name}", tag = "vms",
+    params(("name" = VmName, Path, description = "The VM's name."), ForgetQuery),
+    responses((status = NO_CONTENT, description = "It does not come back."), Forgets),
+    security(("token" = []))
+)]
+pub(super) async fn forget(
+    State(host): State<Host>,
+    Named(name): Named,
+    Asked(query): Asked<ForgetQuery>,
+) -> Result<StatusCode, HostError> {
+    host.forget(&name, query.force).await?;
     Ok(StatusCode::NO_CONTENT)
 }

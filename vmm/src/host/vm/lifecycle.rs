@@ -13,9 +13,11 @@
 //! its process has ended and its memory was freed. Whoever lets go of a process without waiting for its end ends it.
 
 use super::{Running, Vm, process};
+use crate::host::definitions::HowEnded;
+use crate::host::request::pinned;
 use crate::host::{Host, HostError, descriptors};
 use crate::vm::POWER_OFF_PATIENCE;
-use api::{RunRequest, VmPhase, VmView};
+use api::{RunRequest, VmPhase, VmView, whole_pages};
 use page::VmId;
 use policy::OVERHEAD;
 use protocol::{ToVm, VmName};
@@ -79,6 +81,16 @@ impl Life {
     }
 }
 
+/// A VM that is wanted.
+#[derive(Debug)]
+pub(in crate::host) struct Wanted {
+    pub(in crate::host) request: RunRequest,
+    /// What its balloon is to take, if that is fixed.
+    pub(in crate::host) balloon_bytes: Option<u64>,
+    /// Whether its name is its own already: it waits under it, or is defined.
+    pub(in crate::host) holds_name: bool,
+}
+
 /// A VM that has just been admitted.
 pub(in crate::host) struct Admitted {
     id: VmId,
@@ -86,53 +98,109 @@ pub(in crate::host) struct Admitted {
     first_grant: oneshot::Receiver<()>,
 }
 
+impl Vm {
+    /// How it ended, of which nothing is left.
+    pub(in crate::host) fn how_ended(&self) -> HowEnded {
+        match self.life {
+            Life::Stopping(_) => HowEnded::Told,
+            _ if self.has_switched_off => HowEnded::SwitchedOff,
+            _ => HowEnded::Failed,
+        }
+    }
+}
+
 impl Host {
     /// Starts a VM and waits until its guest runs.
     ///
     /// # Errors
     /// When the request makes no sense, cannot be admitted, or the VM does not start.
-    pub async fn run(&self, request: RunRequest) -> Result<VmView, HostError> {
-        let Admitted {
-            id,
-            name,
-            first_grant,
-        } = self.admit_in_turn(request).await.inspect_err(|_| {
+    pub async fn run(&self, mut request: RunRequest) -> Result<VmView, HostError> {
+        let refused = |_: &HostError| {
             // A host that was started for this VM alone may end now.
             self.shared.count.send_modify(|_| {});
-        })?;
+        };
+        let defined = self.define(&mut request).await.inspect_err(refused)?;
+        let wanted = Wanted {
+            request,
+            balloon_bytes: None,
+            holds_name: defined.is_some(),
+        };
+        let admitted = match self.admit_in_turn(wanted).await.inspect_err(refused) {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                if let Some(defined) = defined {
+                    defined.take_back().await;
+                }
+                return Err(error);
+            }
+        };
         self.shared.round_wanted.notify_one();
+        let name = admitted.name.clone();
         // A task of its own: a client that hangs up does not leave a VM half started.
         let host = self.clone();
         let starting = tokio::spawn(async move {
-            let granted = timeout(MEMORY_PATIENCE, first_grant).await;
-            let result = match granted {
-                Ok(Ok(())) => process::launch(&host, id).await,
-                Ok(Err(_)) => Err(HostError::EndedWhileWaiting(name)),
-                Err(_) => Err(HostError::NoMemoryInTime {
-                    name,
-                    seconds: MEMORY_PATIENCE.as_secs(),
-                    keepers: host.lock().keepers(),
-                }),
-            };
-            if result.is_err() {
-                host.remove(id, "was not started");
+            let result = host.start_admitted(admitted).await;
+            match (&result, defined) {
+                (Ok(()), Some(defined)) => defined.settle(),
+                (Err(_), Some(defined)) => defined.take_back().await,
+                (_, None) => {}
             }
             result
         });
         starting.await.map_err(|_ended| HostError::Stopping)??;
+        self.published_anew(&name)
+    }
+
+    /// Waits for a VM's first grant and until its guest runs. Nothing of one is left that does not start.
+    pub(in crate::host) async fn start_admitted(
+        &self,
+        admitted: Admitted,
+    ) -> Result<(), HostError> {
+        let Admitted {
+            id,
+            name,
+            first_grant,
+        } = admitted;
+        let granted = timeout(MEMORY_PATIENCE, first_grant).await;
+        let result = match granted {
+            Ok(Ok(())) => process::launch(self, id).await,
+            Ok(Err(_)) => Err(HostError::EndedWhileWaiting(name)),
+            Err(_) => Err(HostError::NoMemoryInTime {
+                name,
+                seconds: MEMORY_PATIENCE.as_secs(),
+                keepers: self.lock().keepers(),
+            }),
+        };
+        if result.is_err() {
+            self.remove(id, "was not started");
+        }
+        result
+    }
+
+    /// Shows a VM that has just been started.
+    pub(in crate::host) fn published_anew(&self, name: &VmName) -> Result<VmView, HostError> {
         self.shared.round_wanted.notify_one();
         let mut state = self.lock();
-        let name = state.vm(id)?.config.name.clone();
         state.publish_change();
         state.published.vm(name.as_str())
     }
 
     /// Ends a VM: in order if its process listens, by force if it does not. Returns when nothing
-    /// of it is left.
+    /// of it is left. It is not started again by this host, and with `on-failure` by none.
     ///
     /// # Errors
-    /// When there is no such VM, or it does not run yet.
+    /// When there is no such VM, it does not run yet, or it cannot be kept that it was stopped.
     pub async fn stop(&self, name: &str) -> Result<(), HostError> {
+        let is_defined = self.stay_stopped(name).await?;
+        match self.end(name).await {
+            // It did not run, and will not.
+            Err(HostError::UnknownVm(_) | HostError::NotRunning(_)) if is_defined => Ok(()),
+            ended => ended,
+        }
+    }
+
+    /// Ends a VM, whatever becomes of it then.
+    pub(in crate::host) async fn end(&self, name: &str) -> Result<(), HostError> {
         let (mut gone, kill, is_asked) = {
             let mut state = self.lock();
             let vm = state.find(name)?;
@@ -170,12 +238,13 @@ impl Host {
             vms.map(|vm| (vm.config.id, vm.config.name.clone(), vm.life.phase()))
                 .partition(|(_, _, phase)| *phase == VmPhase::Waiting)
         };
+        self.give_up_all().await;
         for (id, ..) in waiting {
             self.remove(id, "was not started");
         }
         let stops = others.into_iter().map(|(_, name, _)| {
             let host = self.clone();
-            tokio::spawn(async move { drop(host.stop(name.as_str()).await) })
+            tokio::spawn(async move { drop(host.end(name.as_str()).await) })
         });
         for stop in stops.collect::<Vec<_>>() {
             drop(stop.await);
@@ -193,17 +262,19 @@ impl Host {
         }
     }
 
-    /// Admits a VM now, with its ticket if it has waited.
-    pub(in crate::host) fn admit(
+    /// Admits a VM now, with its ticket if it has waited. Not while something is being changed: what is promised may be
+    /// more then.
+    pub(in crate::host) async fn admit_now(
         &self,
-        request: RunRequest,
+        wanted: &Wanted,
         ticket: Option<u64>,
     ) -> Result<Admitted, HostError> {
+        let _turn = self.shared.changes.lock().await;
         let mut state = self.lock();
         if state.stopping {
             return Err(HostError::Stopping);
         }
-        let config = state.config(request, ticket)?;
+        let config = state.config(wanted.request.clone(), wanted.holds_name)?;
         if !state.queue.is_turn_of(ticket) {
             let count = state.queue.len();
             return Err(HostError::OthersWait { count });
@@ -218,7 +289,13 @@ impl Host {
         let (id, name) = (config.id, config.name.clone());
         let (grant, first_grant) = oneshot::channel();
         state.durable.next_id += 1;
-        state.durable.vms.insert(id, Vm::new(config, grant));
+        let mut vm = Vm::new(config, grant);
+        // What was fixed once may not be possible any more.
+        let balloon = wanted
+            .balloon_bytes
+            .and_then(|bytes| whole_pages(bytes).ok());
+        vm.pinned = balloon.and_then(|balloon| pinned(&vm, balloon).ok());
+        state.durable.vms.insert(id, vm);
         state.publish_change();
         self.shared.count.send_replace(state.count());
         Ok(Admitted {
@@ -236,6 +313,7 @@ impl Host {
             return;
         };
         state.events.add(Some(&vm.config.name), what);
+        self.after_end(&mut state, &vm);
         state.publish_change();
         self.shared.count.send_replace(state.count());
         self.remove_bundle(&vm.config.name);

@@ -14,7 +14,7 @@ mod swap_rates;
 pub(super) mod take_over;
 mod view;
 
-pub(super) use lifecycle::{Admitted, Life};
+pub(super) use lifecycle::{Admitted, Life, Wanted};
 pub(super) use link::Link;
 pub(super) use process::Running;
 
@@ -59,6 +59,8 @@ pub(super) struct Vm {
     /// Which of its large pages are broken to share what is equal in them.
     pub(super) broken_blocks: BrokenBlocks,
     grant: Grant,
+    /// Whether its process has said that its guest switched itself off.
+    pub(super) has_switched_off: bool,
     pub(super) seen: Seen,
 }
 
@@ -106,6 +108,7 @@ impl Vm {
             target: PageCount::ZERO,
             broken_blocks: BrokenBlocks::default(),
             grant: Grant::default(),
+            has_switched_off: false,
             seen: Seen::default(),
         }
     }
@@ -117,6 +120,7 @@ impl Vm {
             since: Instant::now().checked_sub(age).unwrap_or_else(Instant::now),
             config: agreed.config,
             pinned: agreed.pinned,
+            has_switched_off: false,
             target: PageCount::ZERO,
             broken_blocks: BrokenBlocks::default(),
             grant: Grant::default(),

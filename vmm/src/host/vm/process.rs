@@ -474,7 +474,15 @@ async fn next_message(link: &Link, unasked: &RateLimit) -> Result<FromVm, Channe
 fn hear(host: &Host, id: VmId, message: FromVm, last_words: &mut Option<String>) -> bool {
     match message {
         FromVm::Observation(observation) => return take_answer(host, id, *observation),
-        FromVm::Ended { reason } => *last_words = Some(reason),
+        FromVm::Ended {
+            reason,
+            is_switched_off,
+        } => {
+            if let Ok(vm) = host.lock().vm_mut(id) {
+                vm.has_switched_off = is_switched_off;
+            }
+            *last_words = Some(reason);
+        }
         FromVm::Failed { error } => *last_words = Some(error),
         FromVm::Description(description) => return host.described(id, *description),
         FromVm::Memory | FromVm::Started(_) => {}

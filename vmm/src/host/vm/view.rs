@@ -17,6 +17,7 @@ impl Vm {
             phase: self.life.phase(),
             responding: self.responding(),
             credible: !self.seen.is_doubted,
+            restart: api::RestartPolicy::No,
             uptime_s: self.since.elapsed().as_secs_f64(),
             vcpus: self.config.vcpus,
             trust_group: self.config.trust_group.clone(),

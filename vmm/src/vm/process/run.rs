@@ -286,7 +286,9 @@ impl Process<'_> {
         let Ok(ending) = self.endings.try_recv() else {
             return Next::GoOn;
         };
-        self.say_ended(&ending.reason());
+        // One whose power button was pressed has done as it was told.
+        let is_switched_off = ending == Ending::AskedTo && self.power_off_by.is_none();
+        self.say_ended_so(&ending.reason(), is_switched_off);
         Next::End
     }
 
@@ -303,8 +305,15 @@ impl Process<'_> {
     }
 
     fn say_ended(&self, reason: &str) {
-        let reason = reason.to_owned();
-        ignore_gone_host(self.channel.send(&FromVm::Ended { reason }, &[]));
+        self.say_ended_so(reason, false);
+    }
+
+    fn say_ended_so(&self, reason: &str, is_switched_off: bool) {
+        let ended = FromVm::Ended {
+            reason: reason.to_owned(),
+            is_switched_off,
+        };
+        ignore_gone_host(self.channel.send(&ended, &[]));
     }
 
     fn take_message(&mut self) -> Result<Next, VmError> {

@@ -1,0 +1,133 @@
+//! What is kept, and what changes it.
+
+use api::{HostChange, RestartPolicy, RunRequest};
+use protocol::VmName;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The version of what is kept. One that is newer than this is not read; an older one is read as far as it goes, which
+/// the defaults of fields see to that came later.
+pub(super) const VERSION: u32 = 1;
+
+/// All that is kept of a host.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(in crate::host) struct Kept {
+    /// What `set host` changed, all of it as one change.
+    pub(in crate::host) settings: HostChange,
+    /// VMs that are to come back.
+    pub(in crate::host) definitions: BTreeMap<VmName, (Definition, Standing)>,
+}
+
+/// A VM that is to come back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(in crate::host) struct Definition {
+    /// Its place among all: who was defined first is started first.
+    pub(in crate::host) order: u64,
+    /// What was asked for, with its name and all changes since.
+    pub(in crate::host) request: RunRequest,
+    /// What an administrator fixed that its balloon takes.
+    #[serde(default)]
+    pub(in crate::host) balloon_bytes: Option<u64>,
+}
+
+impl Definition {
+    pub(in crate::host) fn policy(&self) -> RestartPolicy {
+        self.request.restart
+    }
+}
+
+/// Whether a VM that is defined is to run. Kept apart from its definition, for it changes without anybody's asking.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::host) enum Standing {
+    /// It runs or is to be started.
+    #[default]
+    Wanted,
+    /// Somebody stopped it.
+    Stopped,
+    /// Its guest switched itself off.
+    SwitchedOff,
+}
+
+impl Standing {
+    /// Whether a host that starts is to start it.
+    pub(in crate::host) fn comes_back(self, policy: RestartPolicy) -> bool {
+        match policy {
+            RestartPolicy::No => false,
+            RestartPolicy::OnFailure => self == Self::Wanted,
+            RestartPolicy::Always => true,
+        }
+    }
+}
+
+/// A step from what is kept to what is to be kept. Steps that are committed together are all kept or none of them.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::host) enum Step {
+    /// Keep this as the change of the host's settings.
+    Settings(HostChange),
+    /// Keep a definition, in place of one of that name.
+    Define(VmName, Box<Definition>),
+    /// A VM that is defined stands so now. One that is not is not.
+    Stand(VmName, Standing),
+    /// Keep nothing of that VM.
+    Forget(VmName),
+}
+
+impl Kept {
+    /// Takes a step.
+    pub(super) fn take(&mut self, step: Step) {
+        match step {
+            Step::Settings(settings) => self.settings = settings,
+            Step::Define(name, definition) => {
+                let entry = self.definitions.entry(name);
+                let standing = entry.or_insert_with(|| ((*definition).clone(), Standing::Wanted));
+                standing.0 = *definition;
+            }
+            Step::Stand(name, standing) => {
+                if let Some(entry) = self.definitions.get_mut(&name) {
+                    entry.1 = standing;
+                }
+            }
+            Step::Forget(name) => drop(self.definitions.remove(&name)),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the first version has written it: who changes what this means makes a new version.
+    #[test]
+    fn what_an_older_program_has_kept_is_read() {
+        let json = r#"{"order":7,"request":{"name":"a","memory_bytes":4096,"shares":"high","restart":"on-failure",
+            "disks":[{"path":"/d","read_only":true}]},"balloon_bytes":4096}"#;
+        let definition: Definition = serde_json::from_str(json).unwrap();
+        assert_eq!(
+            (definition.order, definition.balloon_bytes),
+            (7, Some(4096))
+        );
+        assert_eq!(definition.policy(), RestartPolicy::OnFailure);
+        assert_eq!(definition.request.disks.len(), 1);
+        let written = serde_json::to_string(&definition).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Definition>(&written).unwrap(),
+            definition
+        );
+        for (json, standing) in [
+            ("\"wanted\"", Standing::Wanted),
+            ("\"stopped\"", Standing::Stopped),
+            ("\"switched_off\"", Standing::SwitchedOff),
+        ] {
+            assert_eq!(serde_json::from_str::<Standing>(json).unwrap(), standing);
+        }
+        let settings =
+            r#"{"memory_bytes":4096,"sharing":false,"scan":{"pass_s":9},"idle_tax_permille":500}"#;
+        let settings: HostChange = serde_json::from_str(settings).unwrap();
+        assert_eq!(settings.words().len(), 4);
+    }
+}
