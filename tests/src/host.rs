@@ -119,6 +119,17 @@ impl TestHost {
         });
     }
 
+    /// Another one comes by these words and takes its place.
+    ///
+    /// # Panics
+    /// If it goes on, or the other does not serve.
+    pub fn is_replaced_by(&mut self, words: &[&str]) {
+        let mut before = self.child.take().expect("it was not ended");
+        self.command = self.place.command(words);
+        self.start_again();
+        wait_for_end(&mut before);
+    }
+
     /// Kills it, and starts another in its place.
     pub fn die_and_start_again(&mut self) {
         self.end_by(Signal::KILL);

@@ -188,6 +188,28 @@ fn a_group_shares_again_when_the_last_of_it_has_come() {
     }
 }
 
+#[test]
+fn a_host_takes_the_place_of_one_that_lives() {
+    let mut host = TestHost::start("256M");
+    for name in ["a", "b"] {
+        host.boot_vm(name, &SMALL);
+        host.console(name).wait_until_held(16 * MIB);
+    }
+    let (before, first) = (pids(&host), host.host_pid());
+    let words = ["host", "--memory", "200M", "--interval-ms", "200"];
+    host.fails(&words, 1, &["already serves", &first.to_string()]);
+    host.is_replaced_by(&[&words[..], &["--replace"]].concat());
+    assert!(!process::is_alive(first));
+    assert_eq!(pids(&host), before);
+    assert_eq!(number(&host.overview(), "/host/budget_bytes"), 200 * MIB);
+    for name in ["a", "b"] {
+        check_bytes(&mut host.console(name));
+    }
+    // Where none lives it is a host like others.
+    host.die_and_start_again();
+    assert_eq!(pids(&host), before);
+}
+
 /// How often a host dies below: more often where somebody has the time.
 fn deaths() -> u64 {
     let deaths = env::var("BALLONET_TEST_DEATHS").ok();

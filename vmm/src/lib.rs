@@ -11,6 +11,7 @@ mod lock;
 mod memory;
 mod regular_file;
 mod restricted_ring;
+mod service_manager;
 mod signals;
 mod virtio;
 mod vm;

@@ -284,3 +284,6 @@ pub struct VmCounters {
     /// Bytes of console output that nobody took in time.
     pub console_lost_bytes: u64,
 }
+
+#[cfg(test)]
+mod stored;

@@ -7,6 +7,7 @@ use crate::host::runtime_dir::{Claim, PlaceError};
 use crate::host::state_store;
 use crate::host::{Host, HostOptions, HttpOptions, MachineMemory, serve};
 use crate::memory::large_page_hindrance;
+use crate::service_manager::{self, NotifyState};
 use crate::signals::{ENDING, SignalStream, first_of, harmless, listen};
 use anyhow::{Context, Result, bail};
 use page::{PAGE_SIZE, PageCount};
@@ -26,7 +27,11 @@ pub(super) async fn host(mut args: HostArgs, socket: &Path) -> Result<()> {
         true => OnHangup::GoOn,
         false => OnHangup::End,
     })?;
-    let claim = match Claim::take(socket) {
+    let taken = match args.replace {
+        true => Claim::take_from_another(socket),
+        false => Claim::take(socket),
+    };
+    let claim = match taken {
         // A background host is started to have one there: so it is.
         Err(PlaceError::Taken { .. }) if args.background => return Ok(()),
         other => other?,
@@ -74,6 +79,7 @@ async fn serve_as_told(
         let view = host.overview().host;
         let budget = PageCount(view.budget_bytes / PAGE_SIZE);
         tracing::info!("serving {} with a budget of {budget}", socket.display());
+        service_manager::tell(NotifyState::Ready);
         if view.large_pages
             && let Some(hindrance) = large_page_hindrance()
         {

@@ -100,6 +100,10 @@ pub(super) struct HostArgs {
     /// is given to the host wins over what was kept.
     #[arg(long, value_name = "DIR|none", env = STATE_VARIABLE, value_hint = ValueHint::DirPath)]
     pub(super) state: Option<PathBuf>,
+    /// Take the place of a host that lives at this socket, as for an upgrade: it ends, its VMs run on and are this host's.
+    #[arg(long)]
+    #[serde(skip)]
+    pub(super) replace: bool,
     /// End when the last VM has ended.
     #[arg(long)]
     #[serde(deserialize_with = "flag")]
@@ -250,6 +254,7 @@ mod tests {
         let HostArgs {
             config: None,
             background: false,
+            replace: false,
             memory: Some(_),
             interval_ms: Some(_),
             http: Some(_),

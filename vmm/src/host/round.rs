@@ -7,6 +7,7 @@ use crate::host::sharing::account::{MemoryRound, VmRound};
 use crate::host::sharing::{Conditions as SharingConditions, PageSharing, VmConditions};
 use crate::host::vm::sampling::Conditions;
 use crate::host::vm::{Life, Vm};
+use crate::service_manager::{self, NotifyState};
 use ::sharing::Pressure;
 use page::PageCount;
 use policy::{Plan, Step};
@@ -32,6 +33,7 @@ pub(super) async fn run(host: Host) {
         // What has not been answered by then shows as not responding.
         drop(timeout(ANSWER_PATIENCE, all_answered(&host)).await);
         act(&host);
+        service_manager::tell(NotifyState::Watchdog);
     }
 }
 

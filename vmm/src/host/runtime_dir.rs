@@ -21,9 +21,11 @@
 use super::bundles::Bundles;
 use super::sharing::StoreNotes;
 use crate::regular_file::if_there;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -120,6 +122,10 @@ pub enum PlaceError {
     },
     #[error("a host already serves {}{}: use it, stop it, or give another --socket", .socket.display(), .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
     Taken { socket: PathBuf, pid: Option<u32> },
+    #[error(
+        "the host that serves there (process {pid}) cannot be ended: do it as the user that it runs as"
+    )]
+    Replace { pid: u32, source: io::Error },
     #[error("cannot prepare {}: give another --socket", .path.display())]
     Prepare { path: PathBuf, source: io::Error },
 }
@@ -408,6 +414,22 @@ impl Claim {
         Ok(claim)
     }
 
+    /// As [`Self::take`], from the host that lives there. It is killed as it stands: what it has agreed to is written down, and
+    /// its VMs run on and are taken over.
+    ///
+    /// # Errors
+    /// As [`Self::take`], and when that host may not be killed.
+    pub fn take_from_another(socket: &Path) -> Result<Self, PlaceError> {
+        let mut taken = Self::take(socket);
+        while let Err(PlaceError::Taken { pid: Some(pid), .. }) = taken {
+            let lock = Place::prepare(socket)?.lock();
+            let failed = |source| PlaceError::Replace { pid, source };
+            kill_holder(pid, &lock).map_err(failed)?;
+            taken = Self::take(socket);
+        }
+        taken
+    }
+
     /// What was claimed.
     #[must_use]
     pub fn place(&self) -> &Place {
@@ -446,6 +468,29 @@ impl Drop for Claim {
             drop(fs::remove_dir(folder));
         }
     }
+}
+
+/// Kills the process that holds a lock, and waits for its end. Another may have come meanwhile: then nothing is done.
+fn kill_holder(pid: u32, lock: &Path) -> io::Result<()> {
+    let Some(pid) = Pid::from_raw(pid.cast_signed()) else {
+        return Ok(());
+    };
+    let process = match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(Errno::SRCH) => return Ok(()),
+        other => other?,
+    };
+    let lock = fs::metadata(lock)?;
+    let is_lock = |entry: io::Result<fs::DirEntry>| {
+        let found = entry.and_then(|entry| fs::metadata(entry.path()));
+        found.is_ok_and(|found| (found.dev(), found.ino()) == (lock.dev(), lock.ino()))
+    };
+    let open = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()))?;
+    if open.into_iter().any(is_lock) {
+        pidfd_send_signal(&process, Signal::KILL)?;
+        let mut ended = [PollFd::new(&process, PollFlags::IN)];
+        poll(&mut ended, None)?;
+    }
+    Ok(())
 }
 
 fn names_in(folder: &Path) -> io::Result<Vec<std::ffi::OsString>> {
