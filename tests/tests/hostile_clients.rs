@@ -331,6 +331,8 @@ fn a_host_outlives_clients_that_send_anything_and_keeps_nothing_of_them() {
     let pid = host.host_pid();
     // The scanner, which has its turn when others have none, has opened what it needs of the VM.
     host.ok(&["audit"]);
+    // And the host keeps what it is set to.
+    host.ok(&["set", "host", "memory=512M"]);
     let files_before = open_files(pid);
 
     let (is_over, served) = (

@@ -138,13 +138,9 @@ mod tests {
         let (mut sharing, domains) = with_vms(&["web", ""]);
         let start = Frame(512);
         sharing.expect(FrameRange { start, count: 600 });
-        let (_, windows) = (0..6)
-            .map_while(|_| sharing.frames.take_run(domains[0], 512))
-            .fold((0, Vec::new()), |(_, mut all), (frame, _)| {
-                all.push(frame.0 / 512);
-                (0, all)
-            });
-        assert_eq!(windows, [3, 4, 5, 6, 7, 0]);
+        let runs = (0..6).map_while(|_| sharing.frames.take_run(domains[0], 512));
+        let windows: Vec<u32> = runs.map(|(frame, _)| frame.0 / 512).collect();
+        assert_eq!(windows, [0, 3, 4, 5, 6, 7]);
         assert!(sharing.take_over(page(2, 0), start, false));
         sharing.all_have_come();
         let (frame, _) = sharing.frames.take_run(domains[0], 512).unwrap();

@@ -133,14 +133,17 @@ impl Vm {
         vm
     }
 
-    /// What its process says that the host before has told it.
+    /// What its process says that the host before has told it. No host tells it of more than its size.
     fn take_described(&mut self, said: &VmConfig) {
         let size = self.config.settings.size;
         self.config.balloon_target = said.balloon_target.min(size);
         self.grant = Grant::taken_over(size - self.config.balloon_target);
-        self.config.touch_limit = said.touch_limit;
+        self.config.touch_limit = said.touch_limit.map(|limit| TouchLimit {
+            slow_above: limit.slow_above.min(size),
+            stop_above: limit.stop_above.min(size),
+        });
         self.config.large_pages = said.large_pages;
-        let kept = said.touch_limit.map(|limit| limit.slow_above);
+        let kept = self.config.touch_limit.map(|limit| limit.slow_above);
         self.seen.kept_limit = KeptLimit::at_boot(kept);
     }
 
@@ -572,6 +575,24 @@ pub(super) mod tests {
         assert_ne!(later.witness(Some(&touches)), Witness::Senseless);
         let impossible = see(600, 401);
         assert_eq!(impossible.witness(Some(&touches)), Witness::Senseless);
+    }
+
+    #[test]
+    fn what_a_vm_says_that_it_was_told_is_within_its_size() {
+        let (mut vm, size) = (vm(PageCount(100)), PageCount(100));
+        let most = PageCount(u64::MAX);
+        vm.take_described(&VmConfig {
+            balloon_target: most,
+            touch_limit: Some(TouchLimit {
+                slow_above: most,
+                stop_above: most,
+            }),
+            ..config(size)
+        });
+        assert_eq!(vm.config.balloon_target, size);
+        let limit = vm.config.touch_limit.unwrap();
+        assert_eq!((limit.slow_above, limit.stop_above), (size, size));
+        assert_eq!(vm.seen.kept_limit.kept(), Some(size));
     }
 
     #[test]
