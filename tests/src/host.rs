@@ -130,6 +130,12 @@ impl TestHost {
         wait_for_end(&mut before);
     }
 
+    /// Starts it as before, and kills it once it serves.
+    pub fn die_after_start(&mut self) {
+        self.start_again();
+        self.end_by(Signal::KILL);
+    }
+
     /// Kills it, and starts another in its place.
     pub fn die_and_start_again(&mut self) {
         self.end_by(Signal::KILL);

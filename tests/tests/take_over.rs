@@ -189,6 +189,76 @@ fn a_group_shares_again_when_the_last_of_it_has_come() {
 }
 
 #[test]
+fn a_vm_whose_start_nobody_was_told_of_is_ended_and_its_name_is_free() {
+    let mut host = TestHost::start("256M");
+    host.boot_vm("a", &SMALL);
+    let half_started = host.pid("a");
+    host.end_by(Signal::KILL);
+    let agreed = host.host_folder().join("vms/a/vm");
+    let text = fs::read(&agreed).expect("it was agreed");
+    let mut value: Value = serde_json::from_slice(&text).expect("it is JSON");
+    value["memory_file"] = Value::Null;
+    fs::write(&agreed, value.to_string()).expect("it can be written");
+    host.start_again();
+
+    assert!(!process::is_alive(half_started));
+    assert!(told(&host, "a").contains("was being started"));
+    host.boot_vm("a", &SMALL);
+    let before = pids(&host);
+    host.die_and_start_again();
+    assert_eq!(pids(&host), before);
+    host.ok(&["stop", "a"]);
+}
+
+#[test]
+fn vms_that_die_while_they_are_taken_over_keep_no_host_from_serving() {
+    let mut host = TestHost::start("256M");
+    for round in 0..5 {
+        for name in ["a", "b", "c", "d"] {
+            host.start_vm(name, &SMALL);
+        }
+        let before = pids(&host);
+        host.end_by(Signal::KILL);
+        let killer = std::thread::spawn(move || {
+            for (_, pid) in before {
+                sleep(Duration::from_millis(5 * round));
+                let pid = u32::try_from(pid).expect("processes have small numbers");
+                process::signal(pid, Signal::KILL);
+            }
+        });
+        host.start_again();
+        killer.join().expect("they were there");
+        wait_until("all have gone", || pids(&host).is_empty());
+    }
+    let left = fs::read_dir(host.host_folder().join("vms"));
+    assert_eq!(left.map_or(0, Iterator::count), 0);
+}
+
+#[test]
+fn a_vm_that_obeys_a_later_host_is_counted_and_ended_only_when_it_is_stopped() {
+    let mut host = TestHost::start("256M");
+    host.boot_vm("a", &SMALL);
+    host.console("a").wait_until_held(16 * MIB);
+    let pid = host.pid("a");
+    let epoch = host.host_folder().join("epoch");
+    host.end_by(Signal::KILL);
+    fs::write(&epoch, "9223372036854775808").expect("the folder is there");
+    host.die_after_start();
+    fs::write(&epoch, "1").expect("the folder is there");
+    host.start_again();
+
+    wait_until("it is told", || {
+        told(&host, "a").contains("does not listen")
+    });
+    // As long as a process may take that has hung up and is about to end.
+    sleep(Duration::from_secs(7));
+    assert_eq!(host.pid("a"), pid);
+    assert!(number(&host.vm("a"), "/memory_file_bytes") >= 16 * MIB);
+    host.ok(&["stop", "a"]);
+    assert!(!process::is_alive(pid));
+}
+
+#[test]
 fn a_host_takes_the_place_of_one_that_lives() {
     let mut host = TestHost::start("256M");
     for name in ["a", "b"] {

@@ -9,7 +9,7 @@
 //! acknowledged, in one step, so that a host that dies at any moment leaves the old or the new.
 
 use crate::memory::areas::FileId;
-use crate::regular_file::if_there;
+use crate::regular_file::{if_there, read_text};
 use page::PageCount;
 use protocol::{VmConfig, VmName};
 use rustix::fd::{AsRawFd, OwnedFd};
@@ -24,6 +24,8 @@ use super::runtime_dir::{make_private_folder, make_private_folders};
 
 /// The version of what is written. A host reads its own and older ones.
 const FORMAT: u32 = 1;
+/// Bytes of what is written, many times more than it needs.
+const LARGEST: u64 = 1 << 20;
 const SOCKET: &str = "socket";
 const AGREED: &str = "vm";
 const NEW: &str = "vm.new";
@@ -99,7 +101,11 @@ impl Bundles {
         };
         let mut all = Vec::new();
         for entry in entries {
-            let name = entry?.file_name();
+            let entry = entry?;
+            if !entry.file_type()?.is_dir() {
+                continue;
+            }
+            let name = entry.file_name();
             let name = name.to_str().and_then(|name| name.parse::<VmName>().ok());
             if let Some(name) = name {
                 let agreed = self.read(&name);
@@ -110,9 +116,11 @@ impl Bundles {
     }
 
     fn read(&self, name: &VmName) -> io::Result<Agreed> {
-        let agreed: Agreed = serde_json::from_slice(&fs::read(self.of(name).join(AGREED))?)?;
-        match agreed.format <= FORMAT && agreed.config.name == *name {
-            true => Ok(agreed),
+        let text = read_text(&self.of(name).join(AGREED), LARGEST)?;
+        let agreed: Agreed = serde_json::from_str(&text)?;
+        match agreed.format <= FORMAT {
+            true if agreed.config.name == *name => Ok(agreed),
+            true => Err(io::Error::other("it is of another VM")),
             false => Err(io::Error::other("a newer version of ballonet wrote it")),
         }
     }

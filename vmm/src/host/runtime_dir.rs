@@ -8,7 +8,7 @@
 //!   PATH.d/token                  what changes over --http need
 //!   PATH.d/vms/NAME/              what a later host must know of a VM (`bundles`)
 //!   PATH.d/stores/                which stores of shared pages are this place's (`sharing::store_notes`)
-//!   PATH.d/epoch                  how many hosts there were, this one included
+//!   PATH.d/epoch                  the number of this host, above those of hosts before
 //! ```
 //!
 //! So nothing of anybody else's is ever overwritten: at PATH only a socket is replaced that nobody serves, and a
@@ -31,6 +31,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The environment variable that names another socket.
 pub const SOCKET_VARIABLE: &str = "BALLONET_SOCKET";
@@ -126,7 +127,7 @@ pub enum PlaceError {
         "the host that serves there (process {pid}) cannot be ended: do it as the user that it runs as"
     )]
     Replace { pid: u32, source: io::Error },
-    #[error("cannot prepare {}: give another --socket", .path.display())]
+    #[error("cannot prepare {}: see that there is room, or give another --socket", .path.display())]
     Prepare { path: PathBuf, source: io::Error },
 }
 
@@ -276,12 +277,16 @@ impl Place {
         StoreNotes::in_folder(self.folder().join(STORES))
     }
 
-    /// Counts this host. The number is written before it is used: no two hosts have the same.
+    /// Counts this host. The number is written before it is used: no two hosts have the same. By the clock it is above those
+    /// of hosts before even where what they wrote is lost.
     fn next_epoch(&self) -> io::Result<u64> {
         let (path, new) = (self.folder().join(EPOCH), self.folder().join("epoch.new"));
         let before = if_there(fs::read_to_string(&path))?;
         let before = before.and_then(|text| text.trim().parse::<u64>().ok());
-        let epoch = before.unwrap_or(0) + 1;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |time| time.as_millis());
+        let now = u64::try_from(now).unwrap_or(u64::MAX);
+        let epoch = before.unwrap_or(0).saturating_add(1).max(now);
         fs::write(&new, epoch.to_string())?;
         fs::rename(new, path)?;
         Ok(epoch)
@@ -409,7 +414,9 @@ impl Claim {
             place,
             _lock: lock,
         };
-        written.map_err(|source| PlaceError::prepare(&claim.place.lock(), source))?;
+        written.map_err(|source| PlaceError::prepare(&claim.place.folder(), source))?;
+        // A host that died cannot take its token with it.
+        drop(fs::remove_file(claim.place.token()));
         claim.place.remove_dead_socket()?;
         Ok(claim)
     }
@@ -422,7 +429,11 @@ impl Claim {
     pub fn take_from_another(socket: &Path) -> Result<Self, PlaceError> {
         let mut taken = Self::take(socket);
         while let Err(PlaceError::Taken { pid: Some(pid), .. }) = taken {
-            let lock = Place::prepare(socket)?.lock();
+            let place = Place::prepare(socket)?;
+            // It lives on where this one could not.
+            let counted = place.next_epoch();
+            counted.map_err(|source| PlaceError::prepare(&place.folder(), source))?;
+            let lock = place.lock();
             let failed = |source| PlaceError::Replace { pid, source };
             kill_holder(pid, &lock).map_err(failed)?;
             taken = Self::take(socket);

@@ -16,9 +16,9 @@
 use crate::memory::MemoryError;
 use linux_raw_sys::general::{
     UFFD_EVENT_PAGEFAULT, UFFD_FEATURE_MISSING_SHMEM, UFFD_FEATURE_PAGEFAULT_FLAG_WP,
-    UFFD_FEATURE_SIGBUS, UFFD_FEATURE_WP_ASYNC, UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
-    UFFD_PAGEFAULT_FLAG_WP, UFFD_PAGEFAULT_FLAG_WRITE, uffd_msg, uffdio_api, uffdio_copy,
-    uffdio_range, uffdio_register, uffdio_writeprotect, uffdio_zeropage,
+    UFFD_FEATURE_SIGBUS, UFFD_FEATURE_THREAD_ID, UFFD_FEATURE_WP_ASYNC,
+    UFFD_FEATURE_WP_HUGETLBFS_SHMEM, UFFD_PAGEFAULT_FLAG_WP, UFFD_PAGEFAULT_FLAG_WRITE, uffd_msg,
+    uffdio_api, uffdio_copy, uffdio_range, uffdio_register, uffdio_writeprotect, uffdio_zeropage,
 };
 use page::PAGE_BYTES;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -67,6 +67,8 @@ pub(super) struct Fault {
     /// The page's address in this process.
     pub(super) address: u64,
     pub(super) kind: FaultKind,
+    /// Who, where the kernel was asked to tell.
+    pub(super) thread: u32,
 }
 
 /// Why.
@@ -116,7 +118,7 @@ impl Userfault {
     /// # Errors
     /// When the kernel has none or does not let this user have it.
     pub(super) fn pager() -> Result<Self, MemoryError> {
-        let features = WRITE_PROTECT_FEATURES | UFFD_FEATURE_MISSING_SHMEM;
+        let features = WRITE_PROTECT_FEATURES | UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_THREAD_ID;
         Self::open(UserfaultfdFlags::empty(), features)
     }
 
@@ -315,7 +317,7 @@ fn range_of(addresses: Range<u64>) -> uffdio_range {
     }
 }
 
-/// The layout of `struct uffd_msg`: the event at 0, flags at 8, the address at 16.
+/// The layout of `struct uffd_msg`: the event at 0, flags at 8, the address at 16, the thread at 24.
 fn decode(message: &Message) -> Option<Fault> {
     let word = |at: usize| {
         let mut bytes = [0; 8];
@@ -331,5 +333,9 @@ fn decode(message: &Message) -> Option<Fault> {
     };
     let address = word(16) & !(PAGE_BYTES as u64 - 1);
     let is_fault = u32::from(message[0]) == UFFD_EVENT_PAGEFAULT;
-    is_fault.then_some(Fault { address, kind })
+    is_fault.then_some(Fault {
+        address,
+        kind,
+        thread: u32::try_from(word(24) & u64::from(u32::MAX)).expect("it is cut to size"),
+    })
 }

@@ -419,7 +419,13 @@ pub(super) async fn attend(
                 Ok(message) => if !hear(&host, id, message, &mut last_words) {
                     unasked.charge(1, Instant::now());
                 },
-                Err(ChannelError::Closed | ChannelError::Socket(_)) => break exit_status(&mut process).await,
+                Err(ChannelError::Closed | ChannelError::Socket(_)) if obeys(&host, id) => {
+                    break exit_status(&mut process).await;
+                }
+                // It does not listen, and that is no reason to end it.
+                Err(ChannelError::Closed | ChannelError::Socket(_)) => {
+                    break end_of_stranger(&mut process, &kill).await;
+                }
                 // It is not what was started any more, and there is no way past that message.
                 Err(error @ ChannelError::Descriptors) => {
                     last_words = Some(format!("its process was ended, for it sent {error}"));
@@ -462,6 +468,29 @@ pub(super) async fn attend(
     host.lock().watch_devices();
     let what = reason_of_end(stopping, last_words, status, &said);
     host.remove(id, &format!("{what}; its {freed} are free again"));
+}
+
+/// Whether a VM has ever obeyed this host. One that was taken over may not.
+fn obeys(host: &Host, id: VmId) -> bool {
+    let mut state = host.lock();
+    let Ok(vm) = state.vm(id) else { return true };
+    if vm.running().is_none_or(|running| running.is_described) {
+        return true;
+    }
+    let name = vm.config.name.clone();
+    let what = "does not listen to this host: it has obeyed a later one, or its guest has taken its process over; it is counted, and `stop` ends it by force";
+    state.events.warn(&name, what);
+    false
+}
+
+/// Waits for the end of a process that does not listen.
+async fn end_of_stranger(process: &mut ProcessHandle, kill: &Notify) -> Option<ExitStatus> {
+    loop {
+        tokio::select! {
+            status = process.wait() => return status,
+            () = kill.notified() => process.kill(),
+        }
+    }
 }
 
 /// What nobody asked for is heard at a bounded rate.

@@ -18,6 +18,7 @@ use crate::memory::areas::{Area, FileId};
 use page::{PageCount, VmId};
 use protocol::page_sharing::SharingSocket;
 use protocol::{Channel, Description, ToVm, VERSION, VmName};
+use rustix::fd::OwnedFd;
 use rustix::net::sockopt::socket_peercred;
 use sharing::{Frame, FrameRange};
 use std::collections::BTreeMap;
@@ -27,9 +28,14 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 
 /// How long the first round waits for VMs to say how they are.
 const DESCRIBING_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a process that is about to end may take for that.
+const ENDING_PATIENCE: Duration = Duration::from_secs(2);
+const ENDED_ALONE: &str = "ended while there was no host";
+const HALF_STARTED: &str = "was being started when its host ended, and was ended";
 const POLL: Duration = Duration::from_millis(5);
 /// In which the kernel tells since when a process runs: USER_HZ of x86.
 const TICKS_PER_S: u64 = 100;
@@ -52,18 +58,43 @@ pub(in crate::host) async fn all(
         .into_iter()
         .map(|orphan| (orphan.name.clone(), orphan))
         .collect();
+    let mut left = Vec::new();
     for (name, agreed) in place.bundles().all()? {
-        let Some(orphan) = processes.get(name.as_str()).cloned() else {
-            forget(host, place, &name);
+        let Some(orphan) = processes.remove(name.as_str()) else {
+            // It may be where this host cannot see it.
+            match place.bundles().connect(&name) {
+                Ok(socket) => left.push(Orphan {
+                    name: name.to_string(),
+                    pid: listener(&socket).unwrap_or_default(),
+                }),
+                Err(_) => forget(host, &name, ENDED_ALONE),
+            }
             continue;
         };
-        let taken = agreed.and_then(|agreed| one(host, &orphan, agreed, epoch));
-        match taken {
-            Ok(()) => drop(processes.remove(name.as_str())),
-            Err(error) => tracing::warn!("{name} is not taken over: {error}"),
+        match agreed {
+            // Whoever wanted it was never told that it runs.
+            Ok(agreed) if agreed.memory_file.is_none() => {
+                ProcessHandle::of(orphan.pid)
+                    .into_iter()
+                    .for_each(|mut process| process.kill());
+                match has_ended(orphan.pid).await {
+                    true => forget(host, &name, HALF_STARTED),
+                    false => left.push(orphan),
+                }
+            }
+            agreed => {
+                let taken = agreed.and_then(|agreed| one(host, &orphan, agreed, epoch));
+                let Err(error) = taken else { continue };
+                if has_ended(orphan.pid).await {
+                    forget(host, &name, ENDED_ALONE);
+                    continue;
+                }
+                tracing::warn!("{name} is not taken over: {error}");
+                left.push(orphan);
+            }
         }
     }
-    let left = processes.into_values().collect::<Vec<_>>();
+    left.extend(processes.into_values());
     if left.is_empty() {
         let begin = Instant::now();
         while begin.elapsed() < DESCRIBING_PATIENCE && host.lock().has_undescribed() {
@@ -74,14 +105,25 @@ pub(in crate::host) async fn all(
     Ok(left)
 }
 
-/// It ended while there was no host.
-fn forget(host: &Host, place: &Place, name: &VmName) {
-    host.lock()
-        .events
-        .add(Some(name), "ended while there was no host");
-    if let Err(error) = place.bundles().remove(name) {
-        tracing::warn!("what is left of {name} is not removed: {error}");
+/// A process that has ended leaves nothing else.
+fn forget(host: &Host, name: &VmName, why: &str) {
+    host.lock().events.add(Some(name), why);
+    host.remove_bundle(name);
+}
+
+/// Whether a process has ended, or does so now.
+async fn has_ended(pid: u32) -> bool {
+    match ProcessHandle::of(pid) {
+        Ok(mut process) => timeout(ENDING_PATIENCE, process.wait()).await.is_ok(),
+        // There is none of that number.
+        Err(_) => true,
     }
+}
+
+/// The process that listens at the other end of a socket.
+fn listener(socket: &OwnedFd) -> io::Result<u32> {
+    let pid = socket_peercred(socket)?.pid.as_raw_nonzero().get();
+    Ok(pid.cast_unsigned())
 }
 
 fn one(host: &Host, orphan: &Orphan, agreed: Agreed, epoch: u64) -> io::Result<()> {
@@ -91,16 +133,19 @@ fn one(host: &Host, orphan: &Orphan, agreed: Agreed, epoch: u64) -> io::Result<(
         return Err(io::Error::other("its process has just ended"));
     }
     let name = agreed.config.name.clone();
-    let Some(memory_file) = agreed.memory_file else {
-        return end_half_started(host, handle, &name);
-    };
+    if host.lock().vm(agreed.config.id).is_ok() {
+        return Err(io::Error::other("another VM has its number"));
+    }
     let socket = place.bundles().connect(&name)?;
-    let listens = socket_peercred(&socket)?.pid.as_raw_nonzero().get();
-    if listens.cast_unsigned() != orphan.pid {
+    if listener(&socket)? != orphan.pid {
         return Err(io::Error::other("another process listens in its place"));
     }
-    let memory_file = open_own(orphan.pid, |id| id == memory_file, Access::Write)?;
+    let is_memory = |id| Some(id) == agreed.memory_file;
+    let memory_file = open_own(orphan.pid, is_memory, Access::Write)?;
     let memory_file = memory_file.ok_or_else(|| io::Error::other("it has not its memory open"))?;
+    if memory_file.metadata()?.len() != agreed.config.settings.size.bytes() {
+        return Err(io::Error::other("its memory is not of its size"));
+    }
     let store = store_of(host, orphan.pid)?;
 
     let (scanner, agent) = SharingSocket::pair().map_err(io::Error::other)?;
@@ -134,7 +179,7 @@ fn one(host: &Host, orphan: &Orphan, agreed: Agreed, epoch: u64) -> io::Result<(
     )?);
     let mut state = host.lock();
     let (id, group) = (agreed.config.id, agreed.config.trust_group.clone());
-    state.durable.next_id = state.durable.next_id.max(id.0 + 1);
+    state.durable.next_id = state.durable.next_id.max(id.0.saturating_add(1));
     let vm = Vm::taken_over(agreed, running, age);
     state.durable.vms.insert(id, vm);
     state.arrivals.expect(id, group);
@@ -145,23 +190,6 @@ fn one(host: &Host, orphan: &Orphan, agreed: Agreed, epoch: u64) -> io::Result<(
         .add(Some(&name), format!("taken over as process {}", orphan.pid));
     drop(state);
     tokio::spawn(process::attend(host.clone(), id, handle, errors));
-    Ok(())
-}
-
-/// Whoever wanted it was never told that it runs.
-fn end_half_started(host: &Host, mut handle: ProcessHandle, name: &VmName) -> io::Result<()> {
-    handle.kill();
-    let (host, name) = (host.clone(), name.clone());
-    tokio::spawn(async move {
-        handle.wait().await;
-        let mut state = host.lock();
-        state.events.add(
-            Some(&name),
-            "was being started when its host ended, and was ended",
-        );
-        drop(state);
-        host.remove_bundle(&name);
-    });
     Ok(())
 }
 

@@ -267,6 +267,13 @@ impl AgentHandle {
         self.ask(|answer| Request::MeetScanner { scanner, answer });
     }
 
+    /// This thread hears the host, and touches guest memory: it is not kept waiting by a limit that the host may raise.
+    pub(crate) fn keep_waiting_never(&self) {
+        if let Some(swap) = &self.swap {
+            swap.keep_waiting_never();
+        }
+    }
+
     /// Pages that went out, and came back.
     #[must_use]
     pub fn swap_counters(&self) -> SwapCounters {

@@ -44,7 +44,7 @@ use policy::shared_of_limit;
 use protocol::SwapCounters;
 use std::fs::File;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use swap::{Config, Key, LEAST_POOL_BYTES, Log, PageBytes, Refused, Sealer};
 
@@ -78,6 +78,8 @@ pub(crate) struct Swap {
     shown: Arc<FramesShown>,
     /// What the agent keeps others out of.
     fenced: Mutex<Option<Fenced>>,
+    /// The thread that hears the host, if it touches guest memory: it is kept waiting by nothing that the host may change.
+    hears_host: AtomicU32,
     /// Pages that the VM may hold at most, its log among them.
     hold: AtomicU64,
     /// The most room that there was beside what is needed in the log, while nothing could leave; moved with the limit.
@@ -165,6 +167,7 @@ impl Swap {
             guest_disks: Arc::new(GuestDisks::new(ram.layout(), disks)?),
             shown,
             fenced: Mutex::new(None),
+            hears_host: AtomicU32::new(0),
             hold: AtomicU64::new(ALL),
             best_room: AtomicI64::new(i64::MIN),
             takes_nothing: AtomicBool::new(false),
@@ -203,6 +206,13 @@ impl Swap {
         let pool = pages.saturating_mul(PAGE_SIZE) / POOL_DIVISOR;
         lock(&self.log).limit_pool(pool.max(LEAST_POOL_BYTES as u64));
         self.pager.signal();
+    }
+
+    /// This thread hears the host.
+    pub(crate) fn keep_waiting_never(&self) {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        self.hears_host
+            .store(thread.cast_unsigned(), Ordering::Relaxed);
     }
 
     /// Hears what the guest reads from its disks.

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,6 +31,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 const STALL: Duration = Duration::from_millis(100);
 /// Pages that may come before it is looked again how many there are.
 const MOST_ROOM: i64 = 32;
+/// Pages that may come beyond what there is room for, for who hears the host.
+const MOST_LENT: u64 = 256;
 /// Bytes of the file that are read at once for a page and its neighbours.
 const TOGETHER: usize = 16 << 10;
 
@@ -50,6 +53,8 @@ struct Touch {
     since: Instant,
     /// Whether somebody waits for it.
     is_awaited: bool,
+    /// Whether that is who hears the host: a limit that is raised would never be heard of.
+    by_hearer: bool,
 }
 
 /// What became of a page.
@@ -83,6 +88,8 @@ struct Pager {
     looked: Instant,
     /// How many pages may come before it is looked again how many there are.
     room: i64,
+    /// How many have come beyond that, for who hears the host.
+    lent: u64,
     /// Whether some of what is to be read was not begun.
     is_read_later: bool,
     /// Where the next page is looked for that comes though nobody waits for it, and when.
@@ -109,6 +116,7 @@ pub(super) fn answer_late(swap: &Arc<Swap>, index: u64) {
         is_write: false,
         since: Instant::now(),
         is_awaited: true,
+        by_hearer: false,
     });
     assert!(pager.queue.is_empty(), "it was answered");
 }
@@ -123,6 +131,7 @@ impl Pager {
             queue: VecDeque::new(),
             looked: Instant::now(),
             room: 0,
+            lent: 0,
             is_read_later: false,
             next_fetched: Gfn(0),
             fetch_at: None,
@@ -211,6 +220,7 @@ impl Pager {
                 is_write,
                 since: Instant::now(),
                 is_awaited: true,
+                by_hearer: fault.thread == self.swap.hears_host.load(Ordering::Relaxed),
             }),
         }
     }
@@ -247,7 +257,7 @@ impl Pager {
             }
             return;
         }
-        if !self.has_room() {
+        if !self.has_room() && !self.lends(touch) {
             self.queue.push_back(touch);
             return;
         }
@@ -378,6 +388,13 @@ impl Pager {
         Ok(())
     }
 
+    /// A guest has a few pages for what its devices are told, and can have no more by naming others.
+    fn lends(&mut self, touch: Touch) -> bool {
+        let is_lent = touch.by_hearer && self.lent < MOST_LENT;
+        self.lent += u64::from(is_lent);
+        is_lent
+    }
+
     fn has_room(&mut self) -> bool {
         if self.room <= 0 {
             let coming = i64::try_from(self.reading.len()).unwrap_or(i64::MAX);
@@ -387,6 +404,9 @@ impl Pager {
                 self.swap.agent.signal();
             }
             self.room = room.min(MOST_ROOM);
+            if self.room > 0 {
+                self.lent = 0;
+            }
         }
         self.room > 0
     }
@@ -509,6 +529,7 @@ impl Pager {
                     is_write: false,
                     since: begin,
                     is_awaited: false,
+                    by_hearer: false,
                 };
                 let brought = self.bring(touch);
                 self.end(touch, brought);

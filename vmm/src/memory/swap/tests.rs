@@ -538,6 +538,47 @@ fn where_nothing_more_can_leave_its_guest_goes_on_slowly_and_holds_no_more_by_th
     bench.check_log();
 }
 
+/// What it waits for would be told it by the host, which it does not hear meanwhile.
+#[test]
+fn who_hears_the_host_does_not_wait_for_room() {
+    const TOUCHED: usize = 40;
+    let path = tempfile::NamedTempFile::new().unwrap();
+    let read_only = File::open(path.path()).unwrap();
+    let ram = GuestRam::new(PageCount(PAGES)).unwrap();
+    let bench = Bench::of(ram, Outs::GoToFile(read_only, PageCount(PAGES)));
+    (0..PAGES).for_each(|page| write_noise(&bench.ram, page, 1));
+    bench.limit(Some(PageCount(3 << 10)));
+    let swap = Arc::clone(bench.agent.swap().unwrap());
+    bench.wait("the pool is full", |_| {
+        let counters = swap.counters();
+        counters.refused > 0 && counters.write_errors > 0
+    });
+    let out = || -> Vec<u64> {
+        let is_out = |page: &u64| super::lock(&swap.log).is_out(page::Gfn(*page));
+        (0..PAGES).filter(is_out).collect()
+    };
+    // There was more room once, so pages are not even exchanged.
+    swap.best_room.store(0, Ordering::Relaxed);
+    let (ram, others) = (bench.ram.clone(), out());
+    // Others do, and take what room there is.
+    let guest = thread::spawn(move || others.iter().for_each(|&page| check_noise(&ram, page, 1)));
+    bench.wait("others wait", |_| swap.counters().waiting > 0);
+    let (ram, mine) = (bench.ram.clone(), out());
+    let hearer = Arc::clone(&swap);
+    let hears = thread::spawn(move || {
+        hearer.keep_waiting_never();
+        let mine = mine.iter().rev().take(TOUCHED);
+        mine.for_each(|&page| check_noise(&ram, page, 1));
+    });
+    bench.wait("it has come", |_| hears.is_finished());
+    hears.join().unwrap();
+    assert!(!guest.is_finished());
+    bench.limit(None);
+    bench.wait("they do as well", |_| guest.is_finished());
+    guest.join().unwrap();
+    bench.check_log();
+}
+
 /// As a file system does whose disk fails: what is in memory stays there.
 #[test]
 fn where_the_file_takes_nothing_nothing_is_lost_and_nobody_goes_on_beyond_his_limit() {

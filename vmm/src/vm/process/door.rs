@@ -10,7 +10,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{SocketFlags, accept_with, listen};
 
 /// Hosts that wait to be heard, while this process hangs.
-const BACKLOG: i32 = 64;
+const BACKLOG: i32 = 4096;
 
 /// The way in for another host.
 #[derive(Debug)]

@@ -172,6 +172,7 @@ impl Process<'_> {
     /// Runs until its guest, its host or a signal ends it.
     pub(super) fn run(&mut self) -> Result<(), VmError> {
         self.watch_all()?;
+        self.agent.keep_waiting_never();
         self.announce()?;
         self.gate.open();
         self.limit();
