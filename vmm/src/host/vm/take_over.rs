@@ -19,12 +19,11 @@ use page::{PageCount, VmId};
 use protocol::page_sharing::SharingSocket;
 use protocol::{Channel, Description, ToVm, VERSION, VmName};
 use rustix::fd::OwnedFd;
-use rustix::net::sockopt::socket_peercred;
 use sharing::{Frame, FrameRange};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
@@ -61,13 +60,12 @@ pub(in crate::host) async fn all(
     let mut left = Vec::new();
     for (name, agreed) in place.bundles().all()? {
         let Some(orphan) = processes.remove(name.as_str()) else {
-            // It may be where this host cannot see it.
-            match place.bundles().connect(&name) {
-                Ok(socket) => left.push(Orphan {
+            match who_listens(place, &name).await {
+                Some(pid) => left.push(Orphan {
                     name: name.to_string(),
-                    pid: listener(&socket).unwrap_or_default(),
+                    pid,
                 }),
-                Err(_) => forget(host, &name, ENDED_ALONE),
+                None => forget(host, &name, ENDED_ALONE),
             }
             continue;
         };
@@ -115,15 +113,45 @@ fn forget(host: &Host, name: &VmName, why: &str) {
 async fn has_ended(pid: u32) -> bool {
     match ProcessHandle::of(pid) {
         Ok(mut process) => timeout(ENDING_PATIENCE, process.wait()).await.is_ok(),
-        // There is none of that number.
-        Err(_) => true,
+        // There is none of that number, as far as this host sees.
+        Err(error) => error.raw_os_error() == Some(libc::ESRCH),
     }
 }
 
-/// The process that listens at the other end of a socket.
+/// A VM's process that this host does not find: it may be where this host cannot see it, or is about to end.
+async fn who_listens(place: &Place, name: &VmName) -> Option<u32> {
+    let socket = place.bundles().connect(name).ok()?;
+    let pid = listener(&socket).unwrap_or_default();
+    (!has_ended(pid).await).then_some(pid)
+}
+
+/// The process that listens at the other end of a socket; 0 where it is not seen from here.
+#[expect(
+    unsafe_code,
+    reason = "rustix takes the number of a process that is not seen for none"
+)]
 fn listener(socket: &OwnedFd) -> io::Result<u32> {
-    let pid = socket_peercred(socket)?.pid.as_raw_nonzero().get();
-    Ok(pid.cast_unsigned())
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let length = libc::socklen_t::try_from(size_of_val(&peer));
+    let mut length = length.map_err(io::Error::other)?;
+    // SAFETY: SO_PEERCRED writes a `ucred` of that length (unix(7)), and both live through the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut length,
+        )
+    };
+    match result {
+        0 => Ok(peer.pid.cast_unsigned()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn one(host: &Host, orphan: &Orphan, agreed: Agreed, epoch: u64) -> io::Result<()> {
