@@ -32,7 +32,7 @@ use tokio::time::timeout;
 /// How long the first round waits for VMs to say how they are.
 const DESCRIBING_PATIENCE: Duration = Duration::from_millis(500);
 /// How long a process that is about to end may take for that.
-const ENDING_PATIENCE: Duration = Duration::from_secs(2);
+const ENDING_PATIENCE: Duration = Duration::from_secs(10);
 const ENDED_ALONE: &str = "ended while there was no host";
 const HALF_STARTED: &str = "was being started when its host ended, and was ended";
 const POLL: Duration = Duration::from_millis(5);
