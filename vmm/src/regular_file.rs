@@ -39,6 +39,16 @@ pub(crate) fn read_text(path: &Path, most: u64) -> io::Result<String> {
     Ok(text)
 }
 
+/// Writes a file in one step: whoever dies meanwhile leaves the old one or the new.
+///
+/// # Errors
+/// When it cannot be written: then the old one is there.
+pub(crate) fn replace(path: &Path, content: impl AsRef<[u8]>) -> io::Result<()> {
+    let new = path.with_added_extension("new");
+    std::fs::write(&new, content)?;
+    std::fs::rename(new, path)
+}
+
 /// None where there was no such file.
 ///
 /// # Errors

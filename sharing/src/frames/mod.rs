@@ -327,19 +327,11 @@ impl Frames {
     pub(crate) fn take_freed(&mut self) -> Vec<FrameRange> {
         let mut freed = std::mem::take(&mut self.freed);
         freed.sort_unstable();
-        let mut ranges: Vec<FrameRange> = Vec::new();
-        for frame in freed {
+        for frame in &freed {
             self.windows[frame.window()].punched(frame.index());
-            match ranges.last_mut() {
-                Some(last) if last.start.0 + last.count == frame.0 => last.count += 1,
-                _ => ranges.push(FrameRange {
-                    start: frame,
-                    count: 1,
-                }),
-            }
             self.close_if_empty(frame.window());
         }
-        ranges
+        joined(freed)
     }
 
     fn close_if_empty(&mut self, number: usize) {
@@ -376,6 +368,18 @@ impl Frames {
         let windows = self.windows.iter().enumerate();
         windows.map(|(number, window)| (first_frame(number), window.covered))
     }
+}
+
+/// Frames in their order, those that follow each other as one range.
+pub(crate) fn joined(frames: impl IntoIterator<Item = Frame>) -> Vec<FrameRange> {
+    let mut ranges: Vec<FrameRange> = Vec::new();
+    for start in frames {
+        match ranges.last_mut() {
+            Some(last) if last.start.0 + last.count == start.0 => last.count += 1,
+            _ => ranges.push(FrameRange { start, count: 1 }),
+        }
+    }
+    ranges
 }
 
 fn first_frame(window: usize) -> Frame {

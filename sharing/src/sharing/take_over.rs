@@ -3,7 +3,7 @@
 use super::{Place, Sharing};
 use crate::block::Page;
 use crate::content::{ContentHash, Domain};
-use crate::frames::{Frame, FrameRange};
+use crate::frames::{Frame, FrameRange, joined};
 use crate::index::Entry;
 use page::VmId;
 
@@ -49,15 +49,7 @@ impl Sharing {
     #[must_use]
     pub fn frames_of(&self, domain: Domain) -> Vec<FrameRange> {
         let live = self.frames.all_live().map(|(frame, _)| frame);
-        let own = live.filter(|&frame| self.frames.domain(frame) == Some(domain));
-        let mut ranges: Vec<FrameRange> = Vec::new();
-        for start in own {
-            match ranges.last_mut() {
-                Some(last) if last.start.0 + last.count == start.0 => last.count += 1,
-                _ => ranges.push(FrameRange { start, count: 1 }),
-            }
-        }
-        ranges
+        joined(live.filter(|&frame| self.frames.domain(frame) == Some(domain)))
     }
 
     /// What a frame that was taken over holds: equal pages find it from now on.

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 #[derive(Debug)]
 pub(super) struct Arrivals<T> {
     vms: BTreeMap<VmId, Arrival<T>>,
+    is_over: bool,
 }
 
 #[derive(Debug)]
@@ -23,6 +24,7 @@ impl<T> Default for Arrivals<T> {
     fn default() -> Self {
         Self {
             vms: BTreeMap::new(),
+            is_over: false,
         }
     }
 }
@@ -33,9 +35,9 @@ impl<T> Arrivals<T> {
         self.vms.insert(id, Arrival { group, come: None });
     }
 
-    /// Whether nobody is to come any more.
-    pub(super) fn is_empty(&self) -> bool {
-        self.vms.is_empty()
+    /// Whether nobody is to come any more: once.
+    pub(super) fn end(&mut self) -> bool {
+        self.vms.is_empty() && !std::mem::replace(&mut self.is_over, true)
     }
 
     /// One has come, or has just been started. Who can share now: all of one group.
@@ -96,9 +98,9 @@ mod tests {
         assert!(arrivals.ended(VmId(2)).is_empty());
         assert!(arrivals.ended(VmId(9)).is_empty());
         assert_eq!(arrivals.come(VmId(3), web.clone(), 3), [1, 3, 7]);
-        assert!(!arrivals.is_empty());
+        assert!(!arrivals.end());
         assert!(arrivals.ended(VmId(4)).is_empty());
-        assert!(arrivals.is_empty());
+        assert!(arrivals.end() && !arrivals.end());
         assert_eq!(arrivals.come(VmId(8), web.clone(), 8), [8]);
         // The last one of a group that is missing ends.
         arrivals.expect(VmId(10), web.clone());

@@ -9,18 +9,18 @@
 //! acknowledged, in one step, so that a host that dies at any moment leaves the old or the new.
 
 use crate::memory::areas::FileId;
-use crate::regular_file::{if_there, read_text};
+use crate::regular_file::{if_there, read_text, replace};
 use page::PageCount;
 use protocol::{VmConfig, VmName};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect};
+use rustix::net::{SocketAddrUnix, SocketType, bind, connect};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::runtime_dir::{make_private_folder, make_private_folders};
+use super::runtime_dir::{make_private_folder, make_private_folders, new_socket};
 
 /// The version of what is written. A host reads its own and older ones.
 const FORMAT: u32 = 1;
@@ -28,7 +28,6 @@ const FORMAT: u32 = 1;
 const LARGEST: u64 = 1 << 20;
 const SOCKET: &str = "socket";
 const AGREED: &str = "vm";
-const NEW: &str = "vm.new";
 
 /// What was agreed about a VM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,16 +76,15 @@ impl Bundles {
         make_private_folders(&self.0)?;
         make_private_folder(&self.of(name))?;
         self.write(agreed)?;
-        let socket = new_socket()?;
+        let socket = new_socket(SocketType::SEQPACKET)?;
         at_socket(&self.of(name), |address| bind(&socket, address))?;
         Ok(socket)
     }
 
     /// Writes what is agreed now.
     pub(super) fn write(&self, agreed: &Agreed) -> io::Result<()> {
-        let folder = self.of(&agreed.config.name);
-        fs::write(folder.join(NEW), serde_json::to_vec_pretty(agreed)?)?;
-        fs::rename(folder.join(NEW), folder.join(AGREED))
+        let path = self.of(&agreed.config.name).join(AGREED);
+        replace(&path, serde_json::to_vec_pretty(agreed)?)
     }
 
     /// Removes what was left of a VM, if there is something.
@@ -127,21 +125,10 @@ impl Bundles {
 
     /// Connects to a VM's process. It need not answer for that.
     pub(super) fn connect(&self, name: &VmName) -> io::Result<OwnedFd> {
-        let socket = new_socket()?;
+        let socket = new_socket(SocketType::SEQPACKET)?;
         at_socket(&self.of(name), |address| connect(&socket, address))?;
         Ok(socket)
     }
-}
-
-fn new_socket() -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let kind = SocketType::SEQPACKET;
-    Ok(rustix::net::socket_with(
-        AddressFamily::UNIX,
-        kind,
-        flags,
-        None,
-    )?)
 }
 
 /// By the folder's descriptor, for the kernel takes no long paths.

@@ -30,6 +30,7 @@ mod events;
 mod figures;
 mod kernel;
 mod metrics;
+mod open_files;
 mod publication;
 mod queue;
 mod rate_limit;
@@ -292,9 +293,8 @@ impl Host {
         let with_change = |definition: &mut Definition| {
             definition.request = definitions::with_change(&definition.request, change);
         };
-        let mut agreed = self.lock().vm(id)?.agreed();
-        agreed.config.settings = settings.clone();
-        self.agree(id, &agreed, with_change).await?;
+        let agree = |agreed: &mut Agreed| agreed.config.settings = settings.clone();
+        self.agree(id, agree, with_change).await?;
         let mut state = self.lock();
         let vm = state.vm_mut(id)?;
         vm.config.settings = settings.clone();
@@ -306,19 +306,21 @@ impl Host {
     async fn agree(
         &self,
         id: VmId,
-        agreed: &Agreed,
+        change: impl FnOnce(&mut Agreed),
         in_definition: impl FnOnce(&mut Definition),
     ) -> Result<(), HostError> {
-        let before = {
+        let (before, is_running) = {
             let state = self.lock();
             let vm = state.vm(id)?;
-            vm.running().map(|_| vm.agreed())
+            (vm.agreed(), vm.running().is_some())
         };
-        if before.is_some() {
-            self.write_agreed(agreed)?;
+        if is_running {
+            let mut agreed = before.clone();
+            change(&mut agreed);
+            self.write_agreed(&agreed)?;
         }
-        let kept = self.redefine(&agreed.config.name, in_definition).await;
-        if let (Err(_), Some(before)) = (&kept, before) {
+        let kept = self.redefine(&before.config.name, in_definition).await;
+        if kept.is_err() && is_running {
             self.write_agreed(&before)?;
         }
         kept
@@ -450,9 +452,8 @@ impl Host {
             (vm.config.id, pinned)
         };
         let fix = |definition: &mut Definition| definition.balloon_bytes = request.balloon_bytes;
-        let mut agreed = self.lock().vm(id)?.agreed();
-        agreed.pinned = pinned;
-        self.agree(id, &agreed, fix).await?;
+        let agree = |agreed: &mut Agreed| agreed.pinned = pinned;
+        self.agree(id, agree, fix).await?;
         let mut state = self.lock();
         state.vm_mut(id)?.pinned = pinned;
         self.changed(state, name)

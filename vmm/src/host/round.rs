@@ -220,7 +220,7 @@ impl State {
                 continue;
             };
             // What it was told is not known.
-            if vm.running().is_some_and(|running| !running.is_described) {
+            if vm.running().is_some_and(|running| !running.is_described()) {
                 continue;
             }
             vm.target = *target;

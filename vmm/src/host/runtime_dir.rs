@@ -19,8 +19,10 @@
 //! file, is the same by every spelling. The socket alone is used as it was given, for the kernel takes no long paths.
 
 use super::bundles::Bundles;
+use super::open_files;
 use super::sharing::StoreNotes;
-use crate::regular_file::if_there;
+use crate::memory::areas::FileId;
+use crate::regular_file::{if_there, replace};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -280,21 +282,20 @@ impl Place {
     /// Counts this host. The number is written before it is used: no two hosts have the same. By the clock it is above those
     /// of hosts before even where what they wrote is lost.
     fn next_epoch(&self) -> io::Result<u64> {
-        let (path, new) = (self.folder().join(EPOCH), self.folder().join("epoch.new"));
+        let path = self.folder().join(EPOCH);
         let before = if_there(fs::read_to_string(&path))?;
         let before = before.and_then(|text| text.trim().parse::<u64>().ok());
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_or(0, |time| time.as_millis());
         let now = u64::try_from(now).unwrap_or(u64::MAX);
         let epoch = before.unwrap_or(0).saturating_add(1).max(now);
-        fs::write(&new, epoch.to_string())?;
-        fs::rename(new, path)?;
+        replace(&path, epoch.to_string())?;
         Ok(epoch)
     }
 
     /// Listens at the socket, which nobody but its owner can connect to at any moment.
     pub(super) fn listen(&self) -> io::Result<UnixListener> {
-        let listener = new_socket()?;
+        let listener = new_socket(SocketType::STREAM)?;
         rustix::net::bind(&listener, &SocketAddrUnix::new(&self.socket)?)?;
         // Until it listens nobody can connect, whatever the umask let the mode be.
         fs::set_permissions(&self.socket, Permissions::from_mode(0o600))?;
@@ -366,7 +367,10 @@ fn look_at(socket: &Path) -> io::Result<Found> {
         Some(_) => return Ok(Found::SomethingElse),
         None => return Ok(Found::Nothing),
     }
-    match rustix::net::connect(new_socket()?, &SocketAddrUnix::new(socket)?) {
+    match rustix::net::connect(
+        new_socket(SocketType::STREAM)?,
+        &SocketAddrUnix::new(socket)?,
+    ) {
         // Full, or of another type.
         Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Ok(Found::Served),
         Err(Errno::CONNREFUSED) => Ok(Found::DeadSocket),
@@ -375,9 +379,10 @@ fn look_at(socket: &Path) -> io::Result<Found> {
     }
 }
 
-fn new_socket() -> io::Result<rustix::fd::OwnedFd> {
+/// One that does not block.
+pub(super) fn new_socket(kind: SocketType) -> io::Result<rustix::fd::OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
     Ok(socket)
 }
 
@@ -490,13 +495,9 @@ fn kill_holder(pid: u32, lock: &Path) -> io::Result<()> {
         Err(Errno::SRCH) => return Ok(()),
         other => other?,
     };
-    let lock = fs::metadata(lock)?;
-    let is_lock = |entry: io::Result<fs::DirEntry>| {
-        let found = entry.and_then(|entry| fs::metadata(entry.path()));
-        found.is_ok_and(|found| (found.dev(), found.ino()) == (lock.dev(), lock.ino()))
-    };
-    let open = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()))?;
-    if open.into_iter().any(is_lock) {
+    let lock = FileId::of_metadata(&fs::metadata(lock)?);
+    let number = pid.as_raw_nonzero().get().cast_unsigned();
+    if open_files::find(number, |id| id == lock)?.is_some() {
         pidfd_send_signal(&process, Signal::KILL)?;
         let mut ended = [PollFd::new(&process, PollFlags::IN)];
         poll(&mut ended, None)?;

@@ -15,7 +15,6 @@ use super::settings;
 use super::sharing::ScannedVmSpec;
 use super::sharing::account::Account;
 use super::vm::Vm;
-use super::vm::take_over::Coming;
 use crate::vm::MOST_VCPUS;
 use api::{
     ExplanationView, HistoryQuery, HistoryView, HostChange, HostSettings, HostView, Overview,
@@ -56,8 +55,6 @@ pub(super) struct State {
     pub(super) queue: Queue,
     /// Who shares pages once all of the host before have come.
     pub(super) arrivals: Arrivals<ScannedVmSpec>,
-    /// Who of the host before has not said how it is.
-    pub(super) coming: BTreeMap<VmId, Coming>,
     /// VMs that are to come back.
     pub(super) definitions: Definitions,
     /// What somebody changed of the settings, by this host or those before it.
@@ -108,7 +105,6 @@ impl State {
             machine,
             queue: Queue::default(),
             arrivals: Arrivals::default(),
-            coming: BTreeMap::new(),
             definitions: Definitions::default(),
             changed_settings: HostChange::default(),
             stopping: false,
@@ -147,7 +143,8 @@ impl State {
 
     /// Whether a VM of the host before has not said how it is.
     pub(super) fn has_undescribed(&self) -> bool {
-        !self.coming.is_empty()
+        let mut running = self.durable.vms.values().filter_map(Vm::running);
+        running.any(|running| !running.is_described())
     }
 
     /// Who keeps what others wait for.

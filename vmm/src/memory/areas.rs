@@ -114,11 +114,17 @@ impl Area {
         })
     }
 
+    /// The pages of the file that are there.
+    #[must_use]
+    pub fn file_pages(&self) -> Range<u64> {
+        let first = self.offset / PAGE_SIZE;
+        first..first + (self.addresses.end - self.addresses.start) / PAGE_SIZE
+    }
+
     /// The addresses of its pages, each with the page of the file that is there.
     pub fn pages(&self) -> impl Iterator<Item = (u64, u64)> {
-        let (start, first) = (self.addresses.start, self.offset / PAGE_SIZE);
-        let count = (self.addresses.end - start) / PAGE_SIZE;
-        (0..count).map(move |number| (start + number * PAGE_SIZE, first + number))
+        let addresses = self.addresses.clone().step_by(PAGE_BYTES);
+        addresses.zip(self.file_pages())
     }
 }
 

@@ -30,12 +30,8 @@ impl Store {
     /// When the kernel does not let this process write it.
     pub fn taken_over(file: &File) -> Result<Self, MemoryError> {
         // Whoever may write it says so for a moment: its mode is for those who may not.
-        let open = || {
-            rustix::fs::fchmod(file, Mode::RUSR | Mode::WUSR)?;
-            let own = format!("/proc/self/fd/{}", file.as_raw_fd());
-            rustix::fs::open(own, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        };
-        let opened = open();
+        let may_write = rustix::fs::fchmod(file, Mode::RUSR | Mode::WUSR);
+        let opened = may_write.and_then(|()| open_anew(file, OFlags::RDWR));
         rustix::fs::fchmod(file, Mode::RUSR).map_err(MemoryError::Store)?;
         let file = File::from(opened.map_err(MemoryError::Store)?);
         Ok(Self { file })
@@ -90,9 +86,7 @@ impl Store {
     /// # Errors
     /// When the kernel refuses.
     pub fn read_only(&self) -> Result<OwnedFd, MemoryError> {
-        let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        rustix::fs::open(own, flags, Mode::empty()).map_err(MemoryError::Store)
+        open_anew(&self.file, OFlags::RDONLY).map_err(MemoryError::Store)
     }
 
     /// The file's numbers in the kernel, by which its mappings are known in `/proc/PID/maps`.
@@ -124,9 +118,15 @@ impl Store {
     /// # Errors
     /// When the kernel refuses.
     pub fn punch(&self, range: FrameRange) -> Result<(), Errno> {
-        let offset = u64::from(range.start.0) * PAGE_SIZE;
-        punch(&self.file, offset, u64::from(range.count) * PAGE_SIZE)
+        let start = u64::from(range.start.0);
+        punch_frames(&self.file, start..start + u64::from(range.count))
     }
+}
+
+/// Opens a file that is open already once more, by other flags.
+fn open_anew(file: &File, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::open(own, flags | OFlags::CLOEXEC, Mode::empty())
 }
 
 fn punch_frames(file: &File, frames: Range<u64>) -> Result<(), Errno> {

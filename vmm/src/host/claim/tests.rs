@@ -203,7 +203,7 @@ fn add_vm(host: &Host) -> (Channel, UnixStream) {
     let (our_console, their_console) = UnixStream::pair().unwrap();
     let mut vm = Vm::new(config(), oneshot::channel().0);
     vm.life = Life::Running(Running {
-        is_described: true,
+        coming: None,
         pid: std::process::id(),
         link: Arc::new(Link::new(ours).unwrap()),
         console: Console::new(our_console, None),

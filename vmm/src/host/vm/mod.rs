@@ -100,9 +100,13 @@ pub(super) struct Seen {
 impl Vm {
     /// One that waits for its first grant, of which is told there.
     pub(super) fn new(config: VmConfig, first_grant: oneshot::Sender<()>) -> Self {
+        Self::with_life(config, Life::Waiting(first_grant))
+    }
+
+    fn with_life(config: VmConfig, life: Life) -> Self {
         Self {
             config,
-            life: Life::Waiting(first_grant),
+            life,
             since: Instant::now(),
             pinned: None,
             target: PageCount::ZERO,
@@ -115,17 +119,9 @@ impl Vm {
 
     /// One that another host started, so long ago.
     fn taken_over(agreed: Agreed, running: Running, age: Duration) -> Self {
-        let mut vm = Self {
-            life: Life::Running(running),
-            since: Instant::now().checked_sub(age).unwrap_or_else(Instant::now),
-            config: agreed.config,
-            pinned: agreed.pinned,
-            has_switched_off: false,
-            target: PageCount::ZERO,
-            broken_blocks: BrokenBlocks::default(),
-            grant: Grant::default(),
-            seen: Seen::default(),
-        };
+        let mut vm = Self::with_life(agreed.config, Life::Running(running));
+        vm.since = vm.since.checked_sub(age).unwrap_or(vm.since);
+        vm.pinned = agreed.pinned;
         vm.config.touch_limit = None;
         // Until it says what it was told.
         vm.read_use();

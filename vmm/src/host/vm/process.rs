@@ -3,6 +3,7 @@
 //! A child that is dropped is killed (`kill_on_drop`): no process outlives the task that waits for its end.
 
 use super::handle::ProcessHandle;
+use super::take_over::Coming;
 use super::{Life, Link, Vm, orphans};
 use crate::host::Host;
 use crate::host::claim::{CheckedStart, Untrue};
@@ -59,12 +60,19 @@ pub(in crate::host) struct Running {
     pub(in crate::host) start_us: u64,
     pub(in crate::host) userfault_pages: PageCount,
     pub(in crate::host) jail: JailReport,
-    /// Whether it has said how it is. One that was taken over does so when it can.
-    pub(in crate::host) is_described: bool,
+    /// What is to be done once it has said how it is. One that was taken over does so when it can.
+    pub(in crate::host) coming: Option<Coming>,
     /// Ends it by force.
     pub(in crate::host) kill: Arc<Notify>,
     /// Dropped, as all of this, when nothing of the VM is left.
     pub(in crate::host) gone: watch::Sender<()>,
+}
+
+impl Running {
+    /// Whether it has said how it is.
+    pub(in crate::host) fn is_described(&self) -> bool {
+        self.coming.is_none()
+    }
 }
 
 /// A process that has been started and has not said yet that its guest runs.
@@ -107,8 +115,7 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
     };
     let boot = ToVm::Boot(Box::new(config));
     let door = {
-        let mut state = host.lock();
-        let agreed = state.vm_mut(id)?.agreed();
+        let agreed = host.lock().vm(id)?.agreed();
         host.shared.place.bundles().make(&agreed)
     };
     let door = door.map_err(|error| failed(format!("its socket cannot be made: {error}")))?;
@@ -143,9 +150,7 @@ pub(super) async fn launch(host: &Host, id: VmId) -> Result<(), HostError> {
 
 /// Its guest runs: a host that comes later is to know it by this.
 fn write_down(host: &Host, id: VmId, memory_file: &File) -> Result<(), HostError> {
-    let mut state = host.lock();
-    let vm = state.vm_mut(id)?;
-    let mut agreed = vm.agreed();
+    let mut agreed = host.lock().vm(id)?.agreed();
     agreed.memory_file = FileId::of(memory_file).ok();
     host.write_agreed(&agreed)
 }
@@ -374,7 +379,7 @@ fn adopt(host: &Host, id: VmId, spawned: Spawned, start: CheckedStart, memory_fi
         start_us: start.start_us,
         userfault_pages: start.userfault_pages,
         jail: start.jail.clone(),
-        is_described: true,
+        coming: None,
         kill,
         gone: watch::Sender::new(()),
     });
@@ -452,11 +457,7 @@ pub(super) async fn attend(
     };
     // Only now: the process's mappings of the store are gone with it.
     host.shared.sharing.remove_vm(id);
-    let whole = {
-        let mut state = host.lock();
-        state.coming.remove(&id);
-        state.arrivals.ended(id)
-    };
+    let whole = host.lock().arrivals.ended(id);
     host.share_in(whole);
     let freed = free_memory(memory_file).await;
     let said = stderr.last().await;
@@ -474,7 +475,7 @@ pub(super) async fn attend(
 fn obeys(host: &Host, id: VmId) -> bool {
     let mut state = host.lock();
     let Ok(vm) = state.vm(id) else { return true };
-    if vm.running().is_none_or(|running| running.is_described) {
+    if vm.running().is_none_or(Running::is_described) {
         return true;
     }
     let name = vm.config.name.clone();

@@ -12,6 +12,7 @@ use crate::host::Host;
 use crate::host::bundles::Agreed;
 use crate::host::claim::CheckedStart;
 use crate::host::console_log::ConsoleLog;
+use crate::host::open_files;
 use crate::host::runtime_dir::Place;
 use crate::host::sharing::ScannedVmSpec;
 use crate::memory::areas::{Area, FileId};
@@ -197,7 +198,10 @@ fn one(host: &Host, orphan: &Orphan, agreed: Agreed, epoch: u64) -> io::Result<(
         start_us: 0,
         userfault_pages: PageCount::ZERO,
         jail: protocol::JailReport::default(),
-        is_described: false,
+        coming: Some(Coming {
+            socket: scanner,
+            store,
+        }),
         kill: Arc::<Notify>::default(),
         gone: watch::Sender::new(()),
     };
@@ -211,8 +215,6 @@ fn one(host: &Host, orphan: &Orphan, agreed: Agreed, epoch: u64) -> io::Result<(
     let vm = Vm::taken_over(agreed, running, age);
     state.durable.vms.insert(id, vm);
     state.arrivals.expect(id, group);
-    let socket = scanner;
-    state.coming.insert(id, Coming { socket, store });
     state
         .events
         .add(Some(&name), format!("taken over as process {}", orphan.pid));
@@ -234,19 +236,10 @@ fn open_own(
     is_wanted: impl Fn(FileId) -> bool,
     access: Access,
 ) -> io::Result<Option<File>> {
-    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
-        let path = entry?.path();
-        // Others open and close theirs meanwhile, and not all that is open is a file.
-        let Ok(metadata) = fs::metadata(&path) else {
-            continue;
-        };
-        if is_wanted(FileId::of_metadata(&metadata)) {
-            let mut options = File::options();
-            options.read(true).write(access == Access::Write);
-            return options.open(path).map(Some);
-        }
-    }
-    Ok(None)
+    let mut options = File::options();
+    options.read(true).write(access == Access::Write);
+    let path = open_files::find(pid, is_wanted)?;
+    path.map(|path| options.open(path)).transpose()
 }
 
 /// The store that a process was given, and shows frames of by the kernel's word. It is expected to be shared in from here on.
@@ -277,11 +270,10 @@ fn store_of(host: &Host, pid: u32) -> io::Result<Option<FileId>> {
 }
 
 fn frames_in(area: &Area) -> Option<FrameRange> {
-    let mut pages = area.pages();
-    let (_, first) = pages.next()?;
+    let pages = area.file_pages();
     Some(FrameRange {
-        start: Frame(u32::try_from(first).ok()?),
-        count: u32::try_from(pages.count() + 1).ok()?,
+        start: Frame(u32::try_from(pages.start).ok()?),
+        count: u32::try_from(pages.end - pages.start).ok()?,
     })
 }
 
@@ -312,7 +304,7 @@ impl Host {
         let (Life::Running(running) | Life::Stopping(running)) = &mut vm.life else {
             return false;
         };
-        if running.is_described {
+        if running.is_described() {
             return false;
         }
         let config = said.config.clone();
@@ -326,16 +318,14 @@ impl Host {
                 return true;
             }
         };
-        running.is_described = true;
+        let coming = running.coming.take();
         running.start_us = start.start_us;
         running.userfault_pages = start.userfault_pages;
         running.jail = start.jail;
         let (pid, memory_file) = (running.pid, Arc::clone(&running.memory_file));
         vm.take_described(&config);
         let (name, group) = (vm.config.name.clone(), vm.config.trust_group.clone());
-        let Some(coming) = state.coming.remove(&id) else {
-            return true;
-        };
+        let Some(coming) = coming else { return true };
         let to_scan = ScannedVmSpec {
             id,
             name,
@@ -360,7 +350,7 @@ impl Host {
             true => sharing.take_over(vms),
             false => vms.into_iter().for_each(|vm| sharing.add_vm(vm)),
         }
-        if self.lock().arrivals.is_empty() {
+        if self.lock().arrivals.end() {
             sharing.all_have_come();
         }
     }

@@ -350,10 +350,7 @@ impl Process<'_> {
 
     /// What the host before has said and was not heard yet comes first: somebody may have been told that it holds.
     fn obey_new_host(&mut self, host: NewHost) -> Result<Next, VmError> {
-        while self
-            .channel
-            .is_readable()
-            .is_ok_and(|is_readable| is_readable)
+        while matches!(self.channel.is_readable(), Ok(true))
             && let Ok(received) = self.channel.receive()
         {
             match self.obey(received.message)? {
