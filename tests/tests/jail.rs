@@ -66,6 +66,37 @@ fn a_vm_is_jailed_and_works() {
     );
 }
 
+/// Where the host is root, as in the tests' own machine.
+#[test]
+fn each_vm_is_of_a_user_that_owns_nothing() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("left out: only a host of root's can give its VMs users of their own");
+        return;
+    }
+    let mut host = TestHost::start("128M");
+    for name in ["a", "b"] {
+        host.boot_vm(name, &VERIFIER);
+    }
+    let check = |host: &TestHost| {
+        for name in ["a", "b"] {
+            let pid = host.pid(name);
+            let own = (2_100_000_000 + pid).to_string();
+            for of in ["Uid:", "Gid:"] {
+                let words = status(pid, of);
+                assert!(words.split_whitespace().all(|id| id == own), "{of} {words}");
+            }
+            assert_eq!(status(pid, "Groups:"), "");
+        }
+    };
+    check(&host);
+    // Another host finds all of that as it was.
+    host.die_and_start_again();
+    check(&host);
+    for name in ["a", "b"] {
+        host.ok(&["stop", name]);
+    }
+}
+
 #[test]
 fn a_host_that_is_told_so_jails_nobody() {
     let place = Place::new();

@@ -55,7 +55,7 @@ impl fmt::Display for JailMode {
 pub enum JailLayer {
     /// A network without interfaces, an empty file tree, and System V objects of its own.
     Namespaces,
-    /// No capability, and no way to get one.
+    /// No capability, and no way to get one; where its host is root, a user of its own, who owns nothing.
     Capabilities,
     /// No other process of the same user may look into it.
     Undumpable,

@@ -10,7 +10,7 @@
 //! machine's setting heeds advice.
 
 use crate::memory::mapping::BLOCK_BYTES;
-use rustix::fs::{AtFlags, Mode, OFlags, ftruncate, openat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, fchmod, ftruncate, openat, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
@@ -96,7 +96,10 @@ pub(super) fn memory_file(name: &str, bytes: u64) -> Result<File, Errno> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_NOSUID;
     let root = fsmount(&system, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let file = openat(&root, name, flags, Mode::RUSR | Mode::WUSR)?;
+    let file = openat(&root, name, flags, Mode::empty())?;
+    // As with the kernel's own: only who may write a file is told what it holds (mincore(2)), and a VM process is not who it
+    // was when it made this. Nobody finds it who was not given it.
+    fchmod(&file, Mode::RUSR | Mode::WUSR | Mode::ROTH | Mode::WOTH)?;
     // The name stays in the kernel's lists of mappings and descriptors.
     unlinkat(&root, name, AtFlags::empty())?;
     ftruncate(&file, bytes)?;

@@ -76,7 +76,8 @@ impl Store {
     pub fn new(frames: u64) -> Result<Self, MemoryError> {
         let file = sealed_memory_file("ballonet-store", frames * PAGE_SIZE);
         let file = file.map_err(MemoryError::Store)?;
-        // Whoever has the descriptor below cannot open the file anew for writing, root excepted.
+        // Whoever has the descriptor below cannot open the file anew for writing; root can, but VM processes of a host
+        // of root's are users of their own.
         rustix::fs::fchmod(&file, Mode::RUSR).map_err(MemoryError::Store)?;
         Ok(Self { file })
     }

@@ -12,7 +12,7 @@
 //!             │                 ├─ limits     of the descriptors that are open by now
 //!             │                 └─ seccomp    on all threads; a vCPU's own list when it comes out of the gate
 //!             ├─ namespaces    needs capabilities, those of a user namespace at least
-//!             ├─ capabilities  from here on none
+//!             ├─ capabilities  from here on none, and nothing that root owns
 //!             ├─ undumpable
 //!             └─ landlock      the first layer that stops opening
 //! ```
@@ -73,11 +73,14 @@ impl Jail {
             vcpus: VcpuJail::default(),
             leaving: None,
         };
-        let is_hidden = wanted.contains(&JailLayer::Undumpable) && capabilities::may_trace();
+        // What the host may not do to others it must go on being able to do to this process.
+        let is_above = capabilities::is_above_others();
+        let is_hidden = wanted.contains(&JailLayer::Undumpable) && is_above;
         if wanted.contains(&JailLayer::Namespaces) {
             jail.leaving = Some(namespaces::leave());
         }
-        jail.hold(wanted, JailLayer::Capabilities, capabilities::drop_all);
+        let drop_all = || capabilities::drop_all(is_above);
+        jail.hold(wanted, JailLayer::Capabilities, drop_all);
         if is_hidden {
             jail.hold(wanted, JailLayer::Undumpable, capabilities::hide);
         }
@@ -115,7 +118,7 @@ impl Jail {
         self.report
     }
 
-    fn hold(&mut self, wanted: &[JailLayer], layer: JailLayer, enter: fn() -> Holding) {
+    fn hold(&mut self, wanted: &[JailLayer], layer: JailLayer, enter: impl FnOnce() -> Holding) {
         if wanted.contains(&layer) {
             self.report.layers.insert(layer, enter());
         }

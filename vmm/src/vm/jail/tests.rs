@@ -2,7 +2,13 @@
 #![expect(unsafe_code, reason = "an attacker makes system calls as it pleases")]
 
 use super::*;
+use crate::memory::ram::GuestRam;
+use crate::memory::store::Store;
+use page::{Gfn, GfnRange, PageCount};
+use rustix::fs::Mode;
 use std::ffi::CStr;
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::parent_id;
 use std::process::{Command, Output};
 use std::thread;
@@ -12,7 +18,13 @@ const ORDER: &str = "BALLONET_TEST_ATTACK";
 const PAGE: usize = 4096;
 const OTHER_PROGRAM: &CStr = c"/bin/true";
 const OTHER_FILE: &CStr = c"/etc/passwd";
+/// Which nobody but root may read.
+const ROOTS_FILE: &CStr = c"/etc/shadow";
 const CREATE_VM: usize = 0xae01;
+const MEMORY: GfnRange = GfnRange {
+    start: Gfn(0),
+    count: PageCount(512),
+};
 
 /// A system call that no VM process makes once its guest runs.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +39,11 @@ const ATTEMPTS: &[Attempt] = &[
         name: "opens a file",
         call: libc::SYS_openat,
         arguments: || [AT_CWD, address(OTHER_FILE), 0, 0, 0, 0],
+    },
+    Attempt {
+        name: "opens a file of root's",
+        call: libc::SYS_openat,
+        arguments: || [AT_CWD, address(ROOTS_FILE), 0, 0, 0, 0],
     },
     Attempt {
         name: "runs a program",
@@ -181,7 +198,8 @@ fn all_but(layer: JailLayer) -> Vec<JailLayer> {
 /// Whether this machine can do all of that layer.
 fn holds_whole(layer: JailLayer) -> bool {
     let (_, said) = in_jail(JailMode::Enforce, &[layer], "does nothing");
-    let holds = said.contains(&format!("{layer:?}: Whole"));
+    let is_root = || layer != JailLayer::Capabilities || capabilities::is_above_others();
+    let holds = said.contains(&format!("{layer:?}: Whole")) && is_root();
     if !holds {
         eprintln!("left out: this machine cannot do {layer:?}: {said}");
     }
@@ -204,6 +222,8 @@ fn attacker() {
     // Made before: who its parent is it may not ask any more.
     let attempt = Attempt::named(words[2]);
     let attempt = attempt.map(|attempt| (attempt, (attempt.arguments)()));
+    let store = Store::new(1).unwrap().read_only().unwrap();
+    let new_ram = [GuestRam::new, GuestRam::with_large_pages].map(|new| new(MEMORY.count).unwrap());
     let begin = std::time::Instant::now();
     let jail = Jail::enter_layers(words[0].parse().unwrap(), &layers);
     let vcpus = jail.of_vcpus();
@@ -232,6 +252,12 @@ fn attacker() {
         "panics" => panic!("something is wrong"),
         "does nothing" => say("outcome 0\n"),
         "reaches the machine's own network" => say(&format!("outcome {}\n", reach())),
+        "looks what its memory holds" => {
+            let held = new_ram.map(|ram| ram.residency(MEMORY).unwrap());
+            let is_told = !held.iter().flatten().any(|&is_held| is_held);
+            say(&format!("outcome {}\n", i32::from(!is_told)));
+        }
+        "writes to its store" => say(&format!("outcome {}\n", write_to(&store))),
         name => {
             let (attempt, arguments) = attempt.unwrap_or_else(|| panic!("nobody {name}"));
             say(&format!("outcome {}\n", attempt.perform(arguments)));
@@ -244,8 +270,19 @@ fn attacker() {
 /// The error of that; 0 if it was done.
 fn reach() -> i32 {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0");
-    let reached = socket.and_then(|socket| socket.connect("127.0.0.1:9"));
-    reached.map_or_else(|error| error.raw_os_error().unwrap(), |()| 0)
+    errno_of(socket.and_then(|socket| socket.connect("127.0.0.1:9")))
+}
+
+/// By a descriptor that is open for reading.
+fn write_to(store: &OwnedFd) -> i32 {
+    let anew = format!("/proc/self/fd/{}", store.as_raw_fd());
+    rustix::fs::fchmod(store, Mode::RUSR | Mode::WUSR).ok();
+    errno_of(File::options().write(true).open(anew))
+}
+
+/// 0 if it was done.
+fn errno_of<T>(done: std::io::Result<T>) -> i32 {
+    done.map_or_else(|error| error.raw_os_error().unwrap(), |_| 0)
 }
 
 /// What devices' threads do, and vCPUs' never.
@@ -325,7 +362,15 @@ fn each_layer_alone_stops_what_it_is_there_for() {
                 ("reaches the machine's own network", libc::ENETUNREACH),
             ],
         ),
-        (JailLayer::Capabilities, &[("mounts", libc::EPERM)]),
+        (
+            JailLayer::Capabilities,
+            &[
+                ("mounts", libc::EPERM),
+                ("opens a file of root's", libc::EACCES),
+                ("signals another process", libc::EPERM),
+                ("writes to its store", libc::EACCES),
+            ],
+        ),
         (
             JailLayer::Landlock,
             &[
@@ -357,6 +402,14 @@ fn each_layer_alone_stops_what_it_is_there_for() {
 /// Or the tests above would tell nothing.
 #[test]
 fn where_nothing_stops_them_attempts_succeed() {
+    let of_root = ["opens a file of root's", "writes to its store"];
+    for name in of_root
+        .into_iter()
+        .filter(|_| capabilities::is_above_others())
+    {
+        let free = outcome(JailMode::Off, &[], name);
+        assert_eq!(free, Outcome::Errno(0), "{name}");
+    }
     for name in [
         "opens a file",
         "makes a process",
@@ -385,6 +438,17 @@ fn where_calls_are_only_logged_they_are_done() {
         let outcome = outcome(JailMode::Log, &[JailLayer::Seccomp], name);
         assert_eq!(outcome, Outcome::Errno(0), "{name}");
     }
+}
+
+/// Or it would touch pages that are out, and wait for itself.
+#[test]
+fn a_vm_process_is_told_what_its_memory_holds() {
+    let told = outcome(
+        JailMode::Enforce,
+        &JailLayer::ALL,
+        "looks what its memory holds",
+    );
+    assert_eq!(told, Outcome::Errno(0));
 }
 
 #[test]
