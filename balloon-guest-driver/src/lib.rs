@@ -26,6 +26,7 @@ pub mod disk;
 pub mod frames;
 pub mod held;
 pub mod page;
+pub mod pauses;
 pub mod pool;
 pub mod random;
 pub mod report;

@@ -25,6 +25,8 @@ pub struct Report {
     pub held: u32,
     /// How long after its start it held more than before for the last time.
     pub grown_us: u64,
+    /// The longest time in which the guest stood still since the report before.
+    pub pause_us: u64,
     /// The balloon's figures; zero without one.
     pub balloon: balloon::Figures,
     /// What workloads have done.
@@ -42,6 +44,7 @@ impl fmt::Display for Report {
             pages_free,
             held,
             grown_us,
+            pause_us,
             balloon,
             counters,
         } = self;
@@ -50,7 +53,7 @@ impl fmt::Display for Report {
             f,
             "report {{\"guest\":{guest},\"uptime_ms\":{uptime_ms},\"workload\":\"{workload}\""
         )?;
-        let figures: [(&str, u64); 30] = [
+        let figures: [(&str, u64); 31] = [
             ("cpus", u64::from(*cpus)),
             ("pages_total", u64::from(*pages_total)),
             ("pages_free", u64::from(*pages_free)),
@@ -65,6 +68,7 @@ impl fmt::Display for Report {
             ("leaks", counters.leaks),
             ("held", u64::from(*held)),
             ("grown_us", *grown_us),
+            ("pause_us", *pause_us),
             ("touches", counters.touches),
             ("touches_written", counters.touches_written),
             ("rewritten", counters.rewritten),
@@ -106,6 +110,7 @@ mod tests {
             pages_free: 4,
             held: 5,
             grown_us: 6,
+            pause_us: 8,
             balloon: balloon::Figures {
                 target: 1,
                 actual: 1,

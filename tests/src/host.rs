@@ -104,6 +104,11 @@ impl TestHost {
     /// # Panics
     /// If it does not serve.
     pub fn start_again(&mut self) {
+        self.spawn();
+        self.wait_until_it_serves();
+    }
+
+    fn spawn(&mut self) {
         let log = File::options()
             .append(true)
             .create(true)
@@ -112,6 +117,9 @@ impl TestHost {
         let command = self.command.stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.stderr(log).spawn().expect("the program can be run");
         self.child = Some(child);
+    }
+
+    fn wait_until_it_serves(&mut self) {
         wait_until("the host serves", || {
             let ended = self.child().try_wait().expect("a child can be waited for");
             assert!(ended.is_none(), "the host ended: {ended:?}");
@@ -124,10 +132,23 @@ impl TestHost {
     /// # Panics
     /// If it goes on, or the other does not serve.
     pub fn is_replaced_by(&mut self, words: &[&str]) {
-        let mut before = self.child.take().expect("it was not ended");
         self.command = self.place.command(words);
-        self.start_again();
+        self.is_replaced();
+    }
+
+    /// The same by the words that it was started by.
+    ///
+    /// # Panics
+    /// As [`Self::is_replaced_by`].
+    pub fn is_replaced(&mut self) {
+        const REPLACE: &str = "--replace";
+        if !self.command.get_args().any(|word| word == REPLACE) {
+            self.command.arg(REPLACE);
+        }
+        let mut before = self.child.take().expect("it was not ended");
+        self.spawn();
         wait_for_end(&mut before);
+        self.wait_until_it_serves();
     }
 
     /// Starts it as before, and kills it once it serves.

@@ -6,6 +6,7 @@ use core::fmt;
 use balloon_guest_driver::balloon::Progress;
 use balloon_guest_driver::command_line::CommandLine;
 use balloon_guest_driver::console::{Command, HELP, LineEditor, Typed};
+use balloon_guest_driver::pauses::Pauses;
 use balloon_guest_driver::pool::Lead;
 use balloon_guest_driver::report::Report;
 use balloon_guest_driver::workload::Rest;
@@ -39,6 +40,7 @@ pub(crate) struct Guest {
     editor: LineEditor,
     timer_at_us: Option<u64>,
     growth: Growth,
+    pauses: Pauses,
 }
 
 /// How the running workload came to hold what it holds.
@@ -72,6 +74,7 @@ impl Guest {
             editor: LineEditor::new(),
             timer_at_us: None,
             growth: Growth::default(),
+            pauses: Pauses::new(clock::now_us()),
         }
     }
 
@@ -81,6 +84,7 @@ impl Guest {
         // What was typed before the pin was connected made no interrupt.
         self.read_console();
         loop {
+            self.pauses.turn(clock::now_us());
             if rt::take_pending(SERIAL_LINE.into()) {
                 self.read_console();
             }
@@ -169,6 +173,7 @@ impl Guest {
             }
             self.timer_at_us = wake_at_us;
         }
+        self.pauses.rest(now_us, wake_at_us);
         rt::halt();
     }
 
@@ -205,7 +210,10 @@ impl Guest {
                 }
             }
             Command::Stop => self.start(Spec::IDLE),
-            Command::Report => println!("{}", self.report()),
+            Command::Report => {
+                let report = self.report();
+                println!("{report}");
+            }
             Command::Off => power::off(),
             Command::Unknown(line) => println!("error: no command `{line}`; try help"),
         }
@@ -241,7 +249,7 @@ impl Guest {
         }
     }
 
-    fn report(&self) -> Report {
+    fn report(&mut self) -> Report {
         let workload = &self.resources.workload;
         Report {
             guest: self.id,
@@ -252,6 +260,7 @@ impl Guest {
             pages_free: self.resources.frames.free_count(),
             held: workload.held(),
             grown_us: self.growth.grown_us,
+            pause_us: self.pauses.take_longest_us(),
             balloon: self
                 .balloon
                 .as_ref()
