@@ -7,6 +7,7 @@ pub mod agent;
 pub mod areas;
 pub mod block_window;
 mod error;
+mod heartbeat;
 mod large_file;
 mod left_out;
 mod mapping;

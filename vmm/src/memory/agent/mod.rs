@@ -21,6 +21,7 @@ mod share;
 use crate::event::Event;
 use crate::lock::lock;
 use crate::memory::MemoryError;
+use crate::memory::heartbeat::{Heartbeat, LOOK_EVERY, Patience};
 use crate::memory::ram::GuestRam;
 use crate::memory::store::StoreView;
 use crate::memory::swap::{GuestDisks, KeptOut, Swap};
@@ -38,7 +39,9 @@ use sharing::BLOCK_PAGES;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
+use std::sync::mpsc::{
+    Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel,
+};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use vm_memory::{Bytes, GuestAddress};
@@ -168,6 +171,7 @@ pub struct AgentHandle {
     requests: Option<Sender<Request>>,
     wake: Event,
     counters: Arc<AgentCounters>,
+    heartbeat: Arc<Heartbeat>,
     swap: Option<Arc<Swap>>,
 }
 
@@ -203,6 +207,7 @@ impl AgentHandle {
         };
         let (requests, inbox) = channel();
         let counters = Arc::new(AgentCounters::default());
+        let heartbeat = Arc::new(Heartbeat::new("agent"));
         let agent = Agent {
             ram: ram.clone(),
             fence,
@@ -214,6 +219,7 @@ impl AgentHandle {
             inbox,
             wake: wake.clone(),
             counters: Arc::clone(&counters),
+            heartbeat: Arc::clone(&heartbeat),
         };
         thread::Builder::new()
             .name("agent".into())
@@ -223,6 +229,7 @@ impl AgentHandle {
             requests: Some(requests),
             wake,
             counters,
+            heartbeat,
             swap,
         };
         handle.prove_that_writers_wait(ram)?;
@@ -347,7 +354,24 @@ impl AgentHandle {
             "the agent has ended before its VM"
         );
         self.wake.signal();
-        reply.recv().expect("the agent answers every request")
+        let mut patience = Patience::new();
+        loop {
+            match reply.recv_timeout(LOOK_EVERY) {
+                Ok(answer) => return answer,
+                Err(RecvTimeoutError::Timeout) => patience.look(&self.heartbeat),
+                Err(RecvTimeoutError::Disconnected) => panic!("the agent has ended"),
+            }
+        }
+    }
+
+    /// Looks whether the pager goes on, if there is one: who touches a page that is out waits for it.
+    ///
+    /// # Panics
+    /// If it hangs.
+    pub(crate) fn watch_pager(&self) {
+        if let Some(swap) = &self.swap {
+            swap.watch_pager();
+        }
     }
 }
 
@@ -373,11 +397,13 @@ struct Agent {
     inbox: Receiver<Request>,
     wake: Event,
     counters: Arc<AgentCounters>,
+    heartbeat: Arc<Heartbeat>,
 }
 
 impl Agent {
     fn run(mut self) {
         loop {
+            self.heartbeat.rest();
             self.wait();
             if self.answer_requests().is_err() {
                 if let Some(out) = &self.out {
@@ -385,9 +411,12 @@ impl Agent {
                 }
                 return;
             }
+            self.heartbeat.begin("doing what the scanner asks");
             self.send_unsent();
             self.serve_scanner();
+            self.heartbeat.begin("making large pages");
             self.tend_large_pages();
+            self.heartbeat.begin("taking pages out");
             self.tend_out();
         }
     }
@@ -416,7 +445,10 @@ impl Agent {
     fn answer_requests(&mut self) -> Result<(), ()> {
         loop {
             match self.inbox.try_recv() {
-                Ok(request) => self.answer(request),
+                Ok(request) => {
+                    self.heartbeat.begin("giving pages back or counting");
+                    self.answer(request);
+                }
                 Err(TryRecvError::Empty) => return Ok(()),
                 Err(TryRecvError::Disconnected) => return Err(()),
             }

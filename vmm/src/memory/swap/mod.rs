@@ -32,6 +32,7 @@ mod tests;
 use crate::event::Event;
 use crate::lock::lock;
 use crate::memory::MemoryError;
+use crate::memory::heartbeat::{Heartbeat, Patience};
 use crate::memory::left_out::{Step, is_left_out};
 use crate::memory::mapping::Addresses;
 use crate::memory::pages::{FramesShown, runs};
@@ -98,6 +99,8 @@ pub(crate) struct Swap {
     pager: Event,
     /// Wakes the keeper.
     keeper: Event,
+    heartbeat: Heartbeat,
+    patience: Mutex<Patience>,
     counters: Mutex<SwapCounters>,
     /// What the VM ends with: a page that cannot be had again.
     lost: Mutex<Option<String>>,
@@ -177,6 +180,8 @@ impl Swap {
             agent,
             pager: event()?,
             keeper: event()?,
+            heartbeat: Heartbeat::new("pager"),
+            patience: Mutex::new(Patience::new()),
             counters: Mutex::new(SwapCounters {
                 keeps_limit: true,
                 ..SwapCounters::default()
@@ -488,6 +493,14 @@ impl Swap {
             file_used_bytes: file.needed.bytes,
             ..*lock(&self.counters)
         }
+    }
+
+    /// Looks whether the pager goes on.
+    ///
+    /// # Panics
+    /// If it hangs.
+    pub(crate) fn watch_pager(&self) {
+        lock(&self.patience).look(&self.heartbeat);
     }
 
     /// Signalled when a page cannot be had again.

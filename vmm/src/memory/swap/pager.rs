@@ -140,7 +140,9 @@ impl Pager {
 
     fn run(mut self) {
         while Arc::strong_count(&self.swap) > 1 || self.swap.is_anything_out() {
+            self.swap.heartbeat.rest();
             self.wait();
+            self.swap.heartbeat.begin("bringing pages back");
             self.room = 0;
             while let Some(done) = self.readers.as_mut().and_then(Readers::next_done) {
                 self.take_in(done);
@@ -211,6 +213,7 @@ impl Pager {
     }
 
     fn answer(&mut self, fault: Fault) {
+        self.swap.heartbeat.begin("answering a touch");
         let start = self.swap.ram.addresses(0..0).start;
         let index = (fault.address - start) / PAGE_SIZE;
         match fault.kind {

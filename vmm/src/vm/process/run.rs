@@ -482,6 +482,7 @@ impl Process<'_> {
     }
 
     fn observation(&self, sequence: u64, recount: bool) -> Result<Observation, VmError> {
+        self.agent.watch_pager();
         let balloon = &self.balloon;
         let states = balloon.page_states(recount)?;
         let swap = self.agent.swap_counters();
