@@ -69,7 +69,7 @@ impl Web {
     pub fn of(host: &TestHost) -> Self {
         let address = wait_for("the host says where it serves", || {
             let log = fs::read_to_string(host.path().join("host.log")).ok()?;
-            let (_, rest) = log.split_once("dashboard at http://")?;
+            let (_, rest) = log.rsplit_once("dashboard at http://")?;
             rest.split_once('/')?.0.parse().ok()
         });
         let token = fs::read_to_string(host.host_folder().join("token"))
@@ -118,7 +118,35 @@ impl Web {
     /// The line of a head that carries the token.
     #[must_use]
     pub fn authorization(&self) -> String {
-        format!("Authorization: Bearer {}", self.token)
+        bearer(&self.token)
+    }
+
+    /// Reads or changes with another token.
+    #[must_use]
+    pub fn ask_with(&self, token: Option<&str>, method: &str, path: &str, body: &str) -> Answer {
+        let line = token.map(bearer);
+        self.ask(method, path, line.as_deref().as_slice(), body)
+    }
+
+    /// Asks for the status alone, and what it may carry on with: a connection that the answer does not end.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn open(&self, path: &str, head: &[&str]) -> (u16, BufReader<TcpStream>) {
+        let lines: String = head.iter().map(|line| format!("{line}\r\n")).collect();
+        let mut stream = self.connect();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: {}\r\n{lines}\r\n",
+            self.address
+        )
+        .expect("the host listens");
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        stream.read_line(&mut line).expect("the host answers");
+        let status = line.split(' ').nth(1).and_then(|word| word.parse().ok());
+        (status.expect("a status"), stream)
     }
 
     /// A connection.
@@ -144,6 +172,12 @@ impl Web {
         ask_to_follow(&mut stream, &self.address.to_string());
         BufReader::new(stream)
     }
+}
+
+/// The line of a head that carries a token.
+#[must_use]
+pub fn bearer(token: &str) -> String {
+    format!("Authorization: Bearer {token}")
 }
 
 /// Asks a host, by that name, for its stream of events.

@@ -493,3 +493,43 @@ fn nothing_is_wider_than_a_telephone() {
     process::signal(late.id(), Signal::INT);
     let _status = late.wait().expect("a child can be waited for");
 }
+
+/// Who may only look sees so before typing anything.
+#[test]
+fn a_browser_with_a_read_token_sees_everything_and_its_controls_say_that_it_may_not_change() {
+    let (host, web) = Web::start("256M");
+    host.boot_vm("a", &["--memory", "64M", "--min", "16M"]);
+    let reads = host.ok(&["token", "add", "reads", "--role", "read"]);
+    let browser = open(&web);
+    browser.prepare(&format!(
+        "sessionStorage.setItem('ballonet-token', '{}')",
+        reads.trim()
+    ));
+    browser.go(&format!("http://{}/?again#/vm/a", web.address));
+    browser.wait_until("its role", &says("#access", "reads: read"));
+    browser.wait_until(
+        "its claims, which it may not change",
+        "const min = document.querySelector('#claims [name=min]'); return min.value === '16M' && min.matches(':disabled')",
+    );
+    browser.wait_until(
+        "what it may not do is said",
+        "return !document.querySelector('#may-not-change').hidden",
+    );
+    browser.click("#other-token");
+    browser.wait_until(
+        "it asks for another",
+        "return document.querySelector('#token-dialog').open",
+    );
+    browser.type_into("#token-form [name=token]", &web.token);
+    browser.click("#token-form [type=submit]");
+    browser.wait_until(
+        "what it may now",
+        "return document.querySelector('#claims [name=min]').matches(':enabled') && document.querySelector('#may-not-change').hidden",
+    );
+    host.ok(&["token", "rm", "host"]);
+    browser.wait_until("it reads on without", &says("#connection", "live"));
+    browser.wait_until(
+        "it has no token any more",
+        "return sessionStorage.getItem('ballonet-token') === null && document.querySelector('#access').textContent === ''",
+    );
+}

@@ -1,4 +1,4 @@
-// Speaks to the host: reads, changes with the token, and the stream that tells what happens.
+// Speaks to the host: reads, changes with a token, and the stream that tells what happens.
 
 const TOKEN = "ballonet-token";
 const RECONNECT_MS = 1000;
@@ -17,26 +17,46 @@ export function whenTokenIsNeeded(ask) {
   askForToken = ask;
 }
 
+/// Called with what this page may do, whenever that is another: a role, and the name of the token that gives it.
+let tellAccess = () => {};
+export function whenAccessChanges(tell) {
+  tellAccess = tell;
+}
+
 function headers() {
   const token = sessionStorage.getItem(TOKEN);
   return token ? { Authorization: `Bearer ${token}` } : {};
+}
+
+/// A token for what needs one; remembered until the tab is closed.
+async function takeToken() {
+  const token = await askForToken();
+  if (!token) throw new Refused(401, "Nothing was done: that needs a token.");
+  sessionStorage.setItem(TOKEN, token);
 }
 
 async function request(method, path, body, more = {}) {
   const send = () => fetch(path, { method, body: body === undefined ? undefined : JSON.stringify(body), headers: { ...headers(), ...(body === undefined ? {} : { "Content-Type": "application/json" }) }, ...more });
   let response = await send();
   while (response.status === 401) {
+    const isWorthless = sessionStorage.getItem(TOKEN) !== null;
     sessionStorage.removeItem(TOKEN);
-    const token = await askForToken();
-    if (!token) throw new Refused(401, "Nothing was changed: that needs the token.");
-    sessionStorage.setItem(TOKEN, token);
+    // Where reading needs none, one that was withdrawn must not keep anybody from it.
+    if (!isWorthless || method !== "GET") await takeToken();
     response = await send();
+    learnAccess();
   }
   if (!response.ok) {
     const problem = await response.json().catch(() => ({}));
     throw new Refused(response.status, problem.detail ?? `the host answered ${response.status}`);
   }
   return response;
+}
+
+/// Asks what this page may do. Where that is not known, the host refuses what may not be.
+export async function learnAccess() {
+  const response = await fetch("/v1/access", { headers: headers() }).catch(() => null);
+  if (response?.ok) tellAccess(await response.json());
 }
 
 export async function get(path) {
@@ -46,11 +66,22 @@ export async function get(path) {
 /// Asks for a token first if none is known, so that nothing is sent in vain.
 export async function change(method, path, body) {
   if (!sessionStorage.getItem(TOKEN)) {
-    const token = await askForToken();
-    if (!token) throw new Refused(401, "Nothing was changed: that needs the token.");
-    sessionStorage.setItem(TOKEN, token);
+    await takeToken();
+    learnAccess();
   }
   return (await request(method, path, body)).json();
+}
+
+/// Forgets the token, and asks for another.
+export async function changeToken() {
+  const before = sessionStorage.getItem(TOKEN);
+  sessionStorage.removeItem(TOKEN);
+  try {
+    await takeToken();
+  } catch (error) {
+    if (before) sessionStorage.setItem(TOKEN, before);
+  }
+  await learnAccess();
 }
 
 /// Calls `heard` with each moment, for ever; `told` with whether the host is there.
@@ -70,6 +101,7 @@ async function listen(heard, told) {
   const abort = new AbortController();
   let silence = setTimeout(() => abort.abort(), SILENCE_MS);
   const response = await request("GET", "/v1/events/stream", undefined, { signal: abort.signal });
+  learnAccess();
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   let isFirst = true;

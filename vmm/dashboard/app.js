@@ -1,7 +1,7 @@
 // The dashboard: follows the host, shows the page that the address names, and asks for the token.
 
-import { follow, whenTokenIsNeeded } from "./api.js";
-import { $, setClass, setText } from "./dom.js";
+import { changeToken, follow, whenAccessChanges, whenTokenIsNeeded } from "./api.js";
+import { $, setClass, setHidden, setText } from "./dom.js";
 import { HostPage } from "./host.js";
 import { VmPage } from "./vm.js";
 
@@ -57,6 +57,15 @@ whenTokenIsNeeded(() => {
   });
   return asking;
 });
+
+/// Who has a token that may only read sees so, and cannot type what would be refused. Without one it is asked for in time.
+whenAccessChanges(({ role, token }) => {
+  const mayNotChange = Boolean(token) && role === "read";
+  $("may-change").disabled = mayNotChange;
+  setHidden($("may-not-change"), !mayNotChange);
+  setText($("access"), token ? `${token.name}: ${role}` : "");
+});
+$("other-token").addEventListener("click", changeToken);
 
 addEventListener("hashchange", () => {
   // The link past the head of the page is no other page.

@@ -11,6 +11,7 @@ mod problem;
 mod request;
 mod restart;
 mod settings;
+mod token;
 mod view;
 
 pub use change::{
@@ -24,6 +25,9 @@ pub use problem::{Problem, ProblemKind, ProblemView};
 pub use request::{BalloonRequest, InvalidNet, NetRequest, RunRequest, object};
 pub use restart::{DefinitionState, DefinitionView, InvalidRestartPolicy, RestartPolicy};
 pub use settings::{HostSettings, InvalidNumber, whole_pages, whole_pages_or};
+pub use token::{
+    AccessView, InvalidRole, InvalidTokenName, NewToken, Role, TokenName, TokenRequest, TokenView,
+};
 pub use view::{
     BalloonView, DiskView, EventView, ExplanationView, HostView, NetView, Overview, QueuedView,
     ScanPriority, ScanTotals, SharingPace, SharingView, StatesView, SwapView, TouchLimitView,

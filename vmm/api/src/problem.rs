@@ -75,9 +75,11 @@ pub struct ProblemView {
 pub enum ProblemKind {
     InvalidRequest,
     TokenNeeded,
+    RoleNeeded,
     WrongAddress,
     AnotherSite,
     UnknownVm,
+    UnknownToken,
     NoSuchRoute,
     MethodNotOffered,
     TooSlow,
@@ -93,6 +95,7 @@ pub enum ProblemKind {
     Stopping,
     HostEnded,
     QueueFull,
+    TooManyTokens,
     TooManyStreams,
     TooManyConsoles,
     NoAudit,
@@ -101,12 +104,14 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 27] = [
         Self::InvalidRequest,
         Self::TokenNeeded,
+        Self::RoleNeeded,
         Self::WrongAddress,
         Self::AnotherSite,
         Self::UnknownVm,
+        Self::UnknownToken,
         Self::NoSuchRoute,
         Self::MethodNotOffered,
         Self::TooSlow,
@@ -122,6 +127,7 @@ impl ProblemKind {
         Self::Stopping,
         Self::HostEnded,
         Self::QueueFull,
+        Self::TooManyTokens,
         Self::TooManyStreams,
         Self::TooManyConsoles,
         Self::NoAudit,
@@ -132,9 +138,11 @@ impl ProblemKind {
         match self {
             Self::InvalidRequest => (StatusCode::BAD_REQUEST, "invalid request"),
             Self::TokenNeeded => (StatusCode::UNAUTHORIZED, "token needed"),
+            Self::RoleNeeded => (StatusCode::FORBIDDEN, "role needed"),
             Self::WrongAddress => (StatusCode::FORBIDDEN, "wrong address"),
             Self::AnotherSite => (StatusCode::FORBIDDEN, "another site"),
             Self::UnknownVm => (StatusCode::NOT_FOUND, "unknown VM"),
+            Self::UnknownToken => (StatusCode::NOT_FOUND, "unknown token"),
             Self::NoSuchRoute => (StatusCode::NOT_FOUND, "no such route"),
             Self::MethodNotOffered => (StatusCode::METHOD_NOT_ALLOWED, "method not offered"),
             Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too slow"),
@@ -150,6 +158,7 @@ impl ProblemKind {
             Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
             Self::HostEnded => (StatusCode::SERVICE_UNAVAILABLE, "host ended"),
             Self::QueueFull => (StatusCode::SERVICE_UNAVAILABLE, "queue full"),
+            Self::TooManyTokens => (StatusCode::CONFLICT, "too many tokens"),
             Self::TooManyStreams => (StatusCode::SERVICE_UNAVAILABLE, "too many streams"),
             Self::TooManyConsoles => (StatusCode::SERVICE_UNAVAILABLE, "too many consoles"),
             Self::NoAudit => (StatusCode::SERVICE_UNAVAILABLE, "audit given up"),

@@ -1,8 +1,9 @@
 //! What can be typed.
 
 use super::host_args::{HostArgs, typed_switch};
+use super::token::Lifetime;
 use crate::host::runtime_dir::{SOCKET_VARIABLE, default_socket};
-use api::{NetRequest, RestartPolicy};
+use api::{NetRequest, RestartPolicy, Role, TokenName};
 use clap::{Parser, Subcommand, ValueHint};
 use page::{InvalidSize, Size};
 use policy::{SharesSpec, TaxRate};
@@ -194,6 +195,15 @@ pub(super) enum Command {
         #[arg(long, short)]
         force: bool,
     },
+    /// Who may do what over TCP (`host --http`).
+    #[command(
+        after_help = "Roles, each of which includes those before it:\n  read      see everything\n  operate   set, balloon, stop and restart VMs that are there, their consoles, audit\n  admin     everything: run VMs, for which the host opens any file that is named; rm; set host; tokens\n\nThe host's socket needs no token. A host with --http makes a token `host` by itself, an admin that ends with it."
+    )]
+    Token {
+        /// What to do.
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
     /// Print what makes a shell complete commands.
     #[command(
         after_help = "Example:\n  ballonet completions bash > /etc/bash_completion.d/ballonet"
@@ -220,6 +230,53 @@ pub(super) enum Command {
         /// The file tree of its host.
         in_tree: Option<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenCommand {
+    /// Make a token and print it: this once, for nobody keeps it but whoever is given it.
+    #[command(
+        after_help = "It is sent as `Authorization: Bearer TOKEN`. It outlives the host, but for a host with --state none.\n\nExamples:\n  ballonet token add grafana --role read\n  ballonet token add ci --role operate --expires 30d\n  curl -H \"Authorization: Bearer $(ballonet token add --role read --expires 1h)\" http://127.0.0.1:9000/v1/overview"
+    )]
+    Add {
+        /// Its name; token-N if none is given.
+        name: Option<TokenName>,
+        /// What it allows: read, operate or admin.
+        #[arg(long)]
+        role: Role,
+        /// How long it is worth anything, as in 30d, 12h, 90m or 45s; for ever if that is not given.
+        #[arg(long, value_name = "DURATION")]
+        expires: Option<Lifetime>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List tokens: what they allow, when they were made and used last.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Withdraw tokens: they are worth nothing at once, and what was opened with them ends.
+    #[command(
+        after_help = "Examples:\n  ballonet token rm ci\n  ballonet token rm host                     the one that the host made by itself"
+    )]
+    Rm {
+        /// Which tokens.
+        #[arg(required = true, value_name = "NAME", value_parser = token_name)]
+        names: Vec<String>,
+    },
+}
+
+/// The name of any token, also of the host's own.
+fn token_name(text: &str) -> Result<String, String> {
+    match text {
+        "host" => Ok(text.into()),
+        _ => text
+            .parse::<TokenName>()
+            .map(String::from)
+            .map_err(|error| error.to_string()),
+    }
 }
 
 #[derive(Debug, clap::Args)]

@@ -4,7 +4,7 @@ use crate::host::runtime_dir::{self, PlaceError};
 use crate::host::sharing::Audit;
 use api::{
     BalloonRequest, CONSOLE_PROTOCOL, EventView, ExplanationView, Figures, HistoryView, HostChange,
-    HostView, Overview, Problem, RunRequest, VmChange, VmView,
+    HostView, NewToken, Overview, Problem, RunRequest, TokenRequest, TokenView, VmChange, VmView,
 };
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -97,6 +97,22 @@ impl Client {
     /// Compares the host's books of shared pages with the kernel's.
     pub async fn audit(&self) -> Result<Audit, ClientError> {
         self.call(Method::POST, "/v1/host/audit", &()).await
+    }
+
+    /// All tokens.
+    pub async fn tokens(&self) -> Result<Vec<TokenView>, ClientError> {
+        self.get("/v1/tokens").await
+    }
+
+    /// Makes a token.
+    pub async fn add_token(&self, request: &TokenRequest) -> Result<NewToken, ClientError> {
+        self.call(Method::POST, "/v1/tokens", request).await
+    }
+
+    /// Withdraws a token, whose name has only characters that a path may have.
+    pub async fn remove_token(&self, name: &str) -> Result<(), ClientError> {
+        let path = format!("/v1/tokens/{name}");
+        self.call(Method::DELETE, &path, &()).await
     }
 
     /// A VM.

@@ -73,6 +73,7 @@ async fn serve_as_told(
         swap: absolute(args.swap.as_deref())?,
         jail: args.jail.unwrap_or_default(),
         http: http(args)?,
+        socket_group: args.socket_group.clone(),
     };
     let socket = claim.place().socket();
     let ready = |host: &Host| {

@@ -2,6 +2,7 @@
 //! would say every time.
 
 use super::http::{self, HttpAddress};
+use crate::host::Group;
 use crate::host::state_store::STATE_VARIABLE;
 use crate::regular_file::read_text;
 use anyhow::{Context, Result};
@@ -53,19 +54,24 @@ pub(super) struct HostArgs {
     #[arg(long, value_parser = clap::value_parser!(u64).range(INTERVAL_MS))]
     #[serde(deserialize_with = "number")]
     pub(super) interval_ms: Option<u64>,
+    /// A group of this machine's users, by name or number, whose members may use the host's socket as its owner may: others
+    /// cannot connect. They can have the host open any file that it may open.
+    #[arg(long, value_name = "GROUP")]
+    #[serde(deserialize_with = "parsed")]
+    pub(super) socket_group: Option<Group>,
     /// Serve the dashboard, the interface under /v1 and /metrics at this address, as in 127.0.0.1:9000,
-    /// localhost:9000 or 9000. Changes there need a token, which is printed and lies in the host's folder. /v1/openapi.json describes
-    /// the interface.
+    /// localhost:9000 or 9000. Changes there need a token: `ballonet token` makes them, and one is printed and lies in the host's folder.
+    /// /v1/openapi.json describes the interface.
     #[arg(long, value_name = "ADDRESS")]
     #[serde(deserialize_with = "parsed")]
     pub(super) http: Option<HttpAddress>,
-    /// Let --http serve other machines as well; they need the token for everything. A port alone is then
+    /// Let --http serve other machines as well; they need a token for everything. A port alone is then
     /// served at all addresses of this machine.
     #[arg(long)]
     #[serde(deserialize_with = "flag")]
     pub(super) http_remote: bool,
     /// A name by which --http is reached, as in box.lan, or behind a reverse proxy vms.example.com; may be
-    /// given again. Who comes by it needs the token for everything.
+    /// given again. Who comes by it needs a token for everything.
     #[arg(long, value_name = "NAME", value_parser = http::name)]
     #[serde(rename = "http_names", deserialize_with = "names")]
     pub(super) http_name: Vec<String>,
@@ -156,6 +162,10 @@ impl HostArgs {
     /// Takes from a file what is not typed, but for the host's settings: these are changes, of which the last wins.
     pub(super) fn complete(&mut self, file: &Self) {
         self.interval_ms = self.interval_ms.or(file.interval_ms);
+        self.socket_group = self
+            .socket_group
+            .take()
+            .or_else(|| file.socket_group.clone());
         self.http = self.http.take().or_else(|| file.http.clone());
         self.http_remote |= file.http_remote;
         if self.http_name.is_empty() {
@@ -257,6 +267,7 @@ mod tests {
             replace: false,
             memory: Some(_),
             interval_ms: Some(_),
+            socket_group: Some(_),
             http: Some(_),
             http_remote: _,
             http_name: _,
@@ -298,6 +309,7 @@ mod tests {
             ("[scan]\nfast = true", "fast"),
             ("[scan]\npriority = \"high\"", "high"),
             ("http = \"nowhere\"", "'nowhere'"),
+            ("socket_group = \"no group\"", "groupadd"),
             ("http_names = [\"http://a\"]", "'http://a'"),
             ("sharing = \"perhaps\"", "'perhaps'"),
             ("sharing = 1", "'1'"),

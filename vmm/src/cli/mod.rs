@@ -19,6 +19,7 @@ mod simulate;
 mod stop;
 mod table;
 mod terminal;
+mod token;
 mod top;
 
 use crate::cli::client::Client;
@@ -155,6 +156,7 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
         } => console::console(&client, &name, replay.0, follow).await,
         Command::Stop { names, .. } => stop::stop(&client, names).await,
         Command::Restart { names } => stop::restart(&client, names).await,
+        Command::Token { command } => token::token(command, &client).await,
         Command::Rm { names, force } => stop::forget(&client, names, force).await,
     }
 }

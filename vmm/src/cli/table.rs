@@ -4,7 +4,7 @@ use super::counters::with_sign;
 use crate::host::sharing::Audit;
 use api::{
     DefinitionState, DiskView, EventView, HostView, NetView, Overview, QueuedView, SharingPace,
-    SharingView, VmPhase, VmSharingView, VmView, WaitView,
+    SharingView, TokenView, VmPhase, VmSharingView, VmView, WaitView,
 };
 use protocol::{JailReport, VmName};
 
@@ -66,6 +66,30 @@ fn definition_state(state: DefinitionState) -> &'static str {
         DefinitionState::Stopped => "stopped",
         DefinitionState::SwitchedOff => "off",
     }
+}
+
+/// A line for each token; `now_ms` is in milliseconds since 1970.
+pub(super) fn tokens(tokens: &[TokenView], now_ms: u64) -> String {
+    let header = ["NAME", "ROLE", "MADE", "EXPIRES", "LAST USED"];
+    let span = |ms: u64| duration(ms as f64 / 1000.0);
+    let ago = |ms: u64| format!("{} ago", span(now_ms.saturating_sub(ms)));
+    let lines = tokens.iter().map(|token| {
+        let expires = match token.expires_ms {
+            _ if !token.valid => "worth nothing".into(),
+            Some(at) => format!("in {}", span(at.saturating_sub(now_ms))),
+            None if token.kept => "never".into(),
+            None => "with the host".into(),
+        };
+        let used = token.used_ms.map_or_else(|| "-".into(), ago);
+        row(&[
+            &token.name,
+            token.role.word(),
+            &ago(token.made_ms),
+            &expires,
+            &used,
+        ])
+    });
+    aligned(&header, lines)
 }
 
 /// The host above its VMs.
@@ -615,6 +639,44 @@ mod tests {
             told.ends_with("  web was not compared: its agent does not answer\n"),
             "{told}"
         );
+    }
+
+    #[test]
+    fn tokens_are_told_with_their_times() {
+        let token = |name: &str, role, expires_ms, used_ms, kept| TokenView {
+            name: name.into(),
+            role,
+            made_ms: 10_000,
+            expires_ms,
+            used_ms,
+            valid: expires_ms.is_none_or(|at| at > 70_000),
+            kept,
+        };
+        let told = tokens(
+            &[
+                token("ci", api::Role::Operate, Some(160_000), Some(65_000), true),
+                token("host", api::Role::Admin, None, None, false),
+                token("old", api::Role::Read, Some(60_000), None, true),
+            ],
+            70_000,
+        );
+        let words: Vec<Vec<&str>> = told
+            .lines()
+            .map(|line| line.split("  ").collect())
+            .collect();
+        let cells = |line: usize| {
+            let cells = words[line].iter().map(|cell| cell.trim());
+            cells.filter(|cell| !cell.is_empty()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            cells(1),
+            ["ci", "operate", "1m00s ago", "in 1m30s", "5s ago"]
+        );
+        assert_eq!(
+            cells(2),
+            ["host", "admin", "1m00s ago", "with the host", "-"]
+        );
+        assert_eq!(cells(3), ["old", "read", "1m00s ago", "worth nothing", "-"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Why the host does not do what it was asked.
 
 use super::state_store::StateError;
-use api::{InvalidNumber, ProblemKind};
+use api::{InvalidNumber, ProblemKind, TokenName};
 use page::{PageCount, VmId};
 use protocol::VmName;
 use std::path::PathBuf;
@@ -32,6 +32,22 @@ pub enum HostError {
         "the state of an earlier host cannot be used: give another --state, `--state none`, or move the file away"
     )]
     OpenState(#[source] StateError),
+    #[error("no token is called '{0}': `ballonet token list` lists them")]
+    UnknownToken(String),
+    #[error(
+        "a token called '{0}' is there already: choose another name, or `ballonet token rm {0}` first"
+    )]
+    TokenNameInUse(TokenName),
+    #[error("there are {0} tokens already: withdraw some with `ballonet token rm`")]
+    TooManyTokens(usize),
+    #[error("a token cannot live for {0} s: give 1 second to 100 years")]
+    TokenLife(u64),
+    #[error("no token can be made, for this machine has no random numbers")]
+    TokenNotMade(#[source] io::Error),
+    #[error(
+        "token '{name}' is worth nothing from now on, but the next host would take it: make room on the disk, and remove it again"
+    )]
+    TokenStays { name: String, source: StateError },
     #[error("a VM called '{0}' is running: choose another name, or stop it first")]
     NameInUse(VmName),
     #[error(
@@ -257,9 +273,13 @@ impl HostError {
     pub(super) fn kind(&self) -> ProblemKind {
         match self {
             Self::UnknownVm(_) | Self::NotRunning(_) => ProblemKind::UnknownVm,
-            Self::NameInUse(_) | Self::Defined(_) => ProblemKind::NameInUse,
+            Self::NameInUse(_) | Self::Defined(_) | Self::TokenNameInUse(_) => {
+                ProblemKind::NameInUse
+            }
+            Self::UnknownToken(_) => ProblemKind::UnknownToken,
+            Self::TooManyTokens(_) => ProblemKind::TooManyTokens,
             Self::StillRuns(_) => ProblemKind::StillRuns,
-            Self::NotKept(_) => ProblemKind::NotKept,
+            Self::NotKept(_) | Self::TokenStays { .. } => ProblemKind::NotKept,
             Self::Refused(_)
             | Self::ChangeRefused { .. }
             | Self::SwapFileTooSmall { .. }
@@ -279,6 +299,7 @@ impl HostError {
             Self::MachineMemory(_)
             | Self::StartScanner(_)
             | Self::NotWrittenDown { .. }
+            | Self::TokenNotMade(_)
             | Self::OpenState(_) => ProblemKind::HostError,
             Self::DidNotStart { .. } => ProblemKind::DidNotStart,
             Self::Number(_)
@@ -297,6 +318,7 @@ impl HostError {
             | Self::Settings(_)
             | Self::BalloonBelowMin { .. }
             | Self::BalloonLargerThanVm { .. }
+            | Self::TokenLife(_)
             | Self::BadRequest(_) => ProblemKind::InvalidRequest,
         }
     }

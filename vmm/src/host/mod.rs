@@ -28,6 +28,7 @@ mod drop_elsewhere;
 mod error;
 mod events;
 mod figures;
+mod group;
 mod kernel;
 mod metrics;
 mod open_files;
@@ -46,11 +47,16 @@ pub mod sharing;
 mod state;
 pub mod state_store;
 mod swap_dir;
+mod tokens;
 mod untrusted_stream;
 mod vm;
 mod web;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use claim::fuzz as claim_fuzz;
 pub use error::HostError;
+pub(crate) use events::now_ms;
+pub use group::Group;
 pub use kernel::MachineMemory;
 pub use server::serve;
 
@@ -74,6 +80,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokens::Tokens;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 /// How long shared pages may take to be brought home before the rest is left to go on by itself.
@@ -99,6 +106,8 @@ pub struct HostOptions {
     pub interval: Duration,
     /// Whether the host ends when its last VM has.
     pub exit_when_empty: bool,
+    /// Who may use the host's socket besides its owner.
+    pub socket_group: Option<Group>,
     /// Where browsers and scrapers find it, if they should.
     pub http: Option<HttpOptions>,
     /// A folder for a file of what each VM prints, if that should be kept.
@@ -121,6 +130,7 @@ impl HostOptions {
             settings: HostSettings::new(budget),
             interval: Duration::from_secs(1),
             exit_when_empty: false,
+            socket_group: None,
             http: None,
             console_log: None,
             swap: None,
@@ -166,6 +176,8 @@ struct Shared {
     /// How many rounds there were.
     rounds: watch::Sender<u64>,
     sharing: PageSharing,
+    /// Who may do what over TCP.
+    tokens: Tokens,
     /// What outlives the host.
     store: StateStore,
     /// Held by whoever changes what must be kept: from the look at what there is until that is changed.
@@ -213,7 +225,7 @@ impl Host {
         }
         let mut state = State::new(options, machine, Recorder::new(place.decisions()));
         state.definitions = Definitions::of(&kept);
-        state.changed_settings = kept.settings;
+        state.changed_settings = kept.settings.clone();
         state.publish_change();
         let host = Self {
             shared: Arc::new(Shared {
@@ -229,6 +241,7 @@ impl Host {
                 stream_places: Arc::new(Semaphore::new(descriptors::clients(MOST_STREAM_CLIENTS))),
                 rounds: watch::Sender::new(0),
                 sharing,
+                tokens: Tokens::of(&kept.tokens, options.state.is_some()),
                 store,
                 changes: tokio::sync::Mutex::default(),
             }),

@@ -1,7 +1,7 @@
 //! Where a host's socket and files lie, and how two hosts keep out of each other's way.
 //!
 //! ```text
-//!   PATH                          the socket
+//!   PATH                          the socket: its owner's, and with --socket-group that group's
 //!   PATH.d/lock                   held by the host that serves there, with its process's number in it
 //!   PATH.d/log, log.old           what a host in the background logs
 //!   PATH.d/decisions, .old        what was decided
@@ -19,6 +19,7 @@
 //! file, is the same by every spelling. The socket alone is used as it was given, for the kernel takes no long paths.
 
 use super::bundles::Bundles;
+use super::group::Group;
 use super::open_files;
 use super::sharing::StoreNotes;
 use crate::memory::areas::FileId;
@@ -30,7 +31,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{
+    DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown,
+};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -156,13 +159,25 @@ pub fn check(socket: &Path) -> Result<(), PlaceError> {
         return Err(PlaceError::NotASocket(socket.into()));
     }
     // Somebody else may have made them: those above may be everybody's.
-    let in_runtime_dir = runtime_dir().map(|base| base.join(FOLDER));
-    let unasked = [Some(shared_base()), in_runtime_dir];
-    let mut own = unasked.into_iter().flatten();
-    own.try_for_each(|folder| match socket.starts_with(&folder) {
+    unasked_folders().try_for_each(|folder| match socket.starts_with(&folder) {
         true => check_private(&folder),
         false => Ok(()),
     })
+}
+
+/// Folders that are this user's without being asked for.
+fn unasked_folders() -> impl Iterator<Item = PathBuf> {
+    let in_runtime_dir = runtime_dir().map(|base| base.join(FOLDER));
+    [Some(shared_base()), in_runtime_dir].into_iter().flatten()
+}
+
+/// Whether a group may use what lies in a folder, as far as its mode tells.
+fn may_pass(folder: &Metadata, group: &Group) -> bool {
+    let bit = match folder.gid() == group.gid {
+        true => 0o010,
+        false => 0o001,
+    };
+    folder.mode() & bit != 0
 }
 
 /// Whether what lies at a path, or where it leads, is there and no socket.
@@ -293,14 +308,52 @@ impl Place {
         Ok(epoch)
     }
 
-    /// Listens at the socket, which nobody but its owner can connect to at any moment.
-    pub(super) fn listen(&self) -> io::Result<UnixListener> {
+    /// Listens at the socket, which nobody but its owner and that group can connect to at any moment.
+    pub(super) fn listen(&self, group: Option<&Group>) -> io::Result<UnixListener> {
         let listener = new_socket(SocketType::STREAM)?;
         rustix::net::bind(&listener, &SocketAddrUnix::new(&self.socket)?)?;
         // Until it listens nobody can connect, whatever the umask let the mode be.
         fs::set_permissions(&self.socket, Permissions::from_mode(0o600))?;
+        if let Some(group) = group {
+            chown(&self.socket, None, Some(group.gid))?;
+            fs::set_permissions(&self.socket, Permissions::from_mode(0o660))?;
+            self.let_pass(group)?;
+        }
         rustix::net::listen(&listener, BACKLOG)?;
         Ok(listener.into())
+    }
+
+    /// Whether no other user can come to the socket, whatever its mode: it lies where commands want a folder to be its
+    /// owner's alone.
+    pub(super) fn is_own_alone(&self) -> bool {
+        unasked_folders().any(|folder| self.socket.starts_with(folder))
+    }
+
+    /// A group that may use the socket must come to it. A folder in which there is nothing else, as the host makes it, is one that
+    /// the group may pass and not look into. Others are for their owners to open.
+    fn let_pass(&self, group: &Group) -> io::Result<()> {
+        let above = self.true_socket.parent().unwrap_or(Path::new("/"));
+        let metadata = fs::metadata(above)?;
+        let is_own = metadata.uid() == rustix::process::geteuid().as_raw()
+            && metadata.mode() & 0o077 == 0
+            && names_in(above)?.iter().all(|name| {
+                let path = above.join(name);
+                path == self.true_socket || path == self.folder()
+            });
+        if is_own {
+            chown(above, None, Some(group.gid))?;
+            fs::set_permissions(above, Permissions::from_mode(0o710))?;
+        }
+        for folder in self.true_socket.ancestors().skip(1) {
+            if !may_pass(&fs::metadata(folder)?, group) {
+                tracing::warn!(
+                    "group {0} may not come to the socket through {1}: `chgrp {0} {1} && chmod g+x {1}` lets it",
+                    group.name,
+                    folder.display()
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Makes the folder if it is not there.
@@ -636,6 +689,29 @@ mod tests {
         claim.forget();
         drop(claim);
         assert!(!theirs.exists());
+    }
+
+    #[test]
+    fn a_group_may_pass_a_folder_that_is_the_hosts_alone_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let gid = rustix::process::getegid().as_raw();
+        let group: Group = gid.to_string().parse().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        for (name, more, passes) in [("own", None, 0o710), ("other", Some("mine"), 0o700)] {
+            let above = folder.path().join(name);
+            let claim = Claim::take(&above.join("x")).unwrap();
+            if let Some(more) = more {
+                fs::write(above.join(more), "mine").unwrap();
+            }
+            let listener = claim.place().listen(Some(&group)).unwrap();
+            assert_eq!(mode(&above), passes, "{name}");
+            assert_eq!(mode(claim.place().socket()), 0o660);
+            assert_eq!(mode(&claim.place().folder()), 0o700);
+            drop(listener);
+            claim.place().remove_dead_socket().unwrap();
+            let _alone = claim.place().listen(None).unwrap();
+            assert_eq!(mode(claim.place().socket()), 0o600);
+        }
     }
 
     #[test]

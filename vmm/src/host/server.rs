@@ -1,10 +1,12 @@
 //! Serves clients at the socket until told to end.
 
+use super::group::Group;
 use super::routes::{self, Hangup};
 use super::runtime_dir::{Claim, Place};
+use super::tokens::{Access, Secret, SecretFile};
 use super::untrusted_stream::UntrustedStream;
 use super::vm::take_over;
-use super::web::{self, Token, TokenFile};
+use super::web;
 use super::{Host, HostError, HostOptions, HttpOptions, descriptors};
 use axum::Router;
 use axum::serve::Listener;
@@ -21,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 /// Clients at the same time; more wait until one leaves.
@@ -54,6 +56,17 @@ pub enum ServerError {
         folder: std::path::PathBuf,
         source: io::Error,
     },
+    #[error("{} lies in a folder that is its owner's alone, where group {group} cannot come: give a --socket elsewhere, as in /run/ballonet/host.sock", .socket.display())]
+    NotForAGroup {
+        socket: std::path::PathBuf,
+        group: String,
+    },
+    #[error("{} cannot be given to group {group}: start the host as root or as a member of it, or give another --socket-group", .socket.display())]
+    SocketGroup {
+        socket: std::path::PathBuf,
+        group: String,
+        source: io::Error,
+    },
     #[error("cannot listen at {}: give another --socket", .socket.display())]
     Listen {
         socket: std::path::PathBuf,
@@ -76,7 +89,7 @@ pub async fn serve(
     descriptors::raise_limit();
     let host = Host::start(options, place)?;
     take_over(&host, claim).await?;
-    let listener = listen(place)?;
+    let listener = listen(place, options.socket_group.as_ref())?;
     let http = match &options.http {
         Some(http) => Some(listen_http(&host, http, place).await?),
         None => None,
@@ -84,7 +97,7 @@ pub async fn serve(
     host.bring_back(&[]);
     ready(&host);
     tokio::select! {
-        () = accept(listener, UntrustedStream::from, routes::router(host.clone())) => {}
+        () = accept(listener, from_socket, routes::router(host.clone())) => {}
         () = accept_http(http) => {}
         () = empty(&host, options.exit_when_empty) => {}
         () = end => {}
@@ -110,11 +123,30 @@ async fn take_over(host: &Host, claim: &Claim) -> Result<(), ServerError> {
     Err(ServerError::Orphans(described.collect()))
 }
 
-fn listen(place: &Place) -> Result<UnixListener, ServerError> {
-    let listener = place.listen().and_then(UnixListener::from_std);
-    listener.map_err(|source| ServerError::Listen {
-        socket: place.socket().into(),
-        source,
+fn listen(place: &Place, group: Option<&Group>) -> Result<UnixListener, ServerError> {
+    let socket = || place.socket().into();
+    if let Some(group) = group
+        && place.is_own_alone()
+    {
+        let group = group.name.clone();
+        return Err(ServerError::NotForAGroup {
+            socket: socket(),
+            group,
+        });
+    }
+    let listener = place.listen(group).and_then(UnixListener::from_std);
+    listener.map_err(|source| match group {
+        Some(group) if source.kind() == io::ErrorKind::PermissionDenied => {
+            ServerError::SocketGroup {
+                socket: socket(),
+                group: group.name.clone(),
+                source,
+            }
+        }
+        _ => ServerError::Listen {
+            socket: socket(),
+            source,
+        },
     })
 }
 
@@ -139,7 +171,7 @@ async fn empty(host: &Host, wanted: bool) {
 struct Http {
     listener: TcpListener,
     router: Router,
-    _token_file: TokenFile,
+    _token_file: SecretFile,
 }
 
 async fn listen_http(host: &Host, http: &HttpOptions, place: &Place) -> Result<Http, ServerError> {
@@ -153,10 +185,11 @@ async fn listen_http(host: &Host, http: &HttpOptions, place: &Place) -> Result<H
         folder: place.folder(),
         source,
     };
-    let token = Token::new().map_err(no_token)?;
+    let token = Secret::new().map_err(no_token)?;
+    host.tokens().add_own(&token);
     let token_file = token.store(place.token()).map_err(no_token)?;
     tracing::info!(
-        "dashboard at http://{address}/; changes there need the token in {}",
+        "dashboard at http://{address}/; changes there need a token, such as the one in {}",
         token_file.path().display()
     );
     if http.log_token {
@@ -164,19 +197,26 @@ async fn listen_http(host: &Host, http: &HttpOptions, place: &Place) -> Result<H
     }
     Ok(Http {
         listener,
-        router: web::router(host.clone(), address, http.names.clone(), token),
+        router: web::router(host.clone(), address, http.names.clone()),
         _token_file: token_file,
     })
 }
 
 async fn accept_http(http: Option<Http>) {
     match http {
-        Some(http) => accept(http.listener, |stream| stream, http.router).await,
+        // What who comes by it may do, its router finds out for each request.
+        Some(http) => accept(http.listener, |stream| (stream, None), http.router).await,
         None => std::future::pending().await,
     }
 }
 
-async fn accept<L, S>(mut listener: L, with: fn(L::Io) -> S, router: Router)
+/// Who can connect to the host's socket may do everything.
+fn from_socket(stream: UnixStream) -> (UntrustedStream, Option<Access>) {
+    let user = stream.peer_cred().ok().map(|peer| peer.uid());
+    (stream.into(), Some(Access::by_socket(user)))
+}
+
+async fn accept<L, S>(mut listener: L, with: fn(L::Io) -> (S, Option<Access>), router: Router)
 where
     L: Listener,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -188,20 +228,27 @@ where
         };
         // When descriptors are out it waits: some come back when clients leave.
         let (stream, _) = listener.accept().await;
-        let stream = with(stream);
+        let (stream, access) = with(stream);
         let router = router.clone();
         tokio::spawn(async move {
-            talk(stream, router).await;
+            talk(stream, access, router).await;
             drop(place);
         });
     }
 }
 
-async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
+async fn talk(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    access: Option<Access>,
+    router: Router,
+) {
     let hangup = Hangup::default();
     let service = TowerToHyperService::new(router);
     let with_hangup = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(hangup.clone());
+        if let Some(access) = access.clone() {
+            request.extensions_mut().insert(access);
+        }
         service.call(request)
     });
     let connection = http1::Builder::new()

@@ -22,9 +22,10 @@ const BODY_PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST_INSTANCE: usize = 256;
 
 /// What goes wrong with any request, before a route sees it.
-pub(super) const BEFORE_ROUTES: [ProblemKind; 6] = [
+pub(super) const BEFORE_ROUTES: [ProblemKind; 7] = [
     ProblemKind::InvalidRequest,
     ProblemKind::TokenNeeded,
+    ProblemKind::RoleNeeded,
     ProblemKind::WrongAddress,
     ProblemKind::AnotherSite,
     ProblemKind::TooSlow,

@@ -3,8 +3,10 @@
 use super::answer::{Asked, Named};
 use super::document::OpensConsole;
 use crate::host::console::Console;
+use crate::host::tokens::Access;
 use crate::host::{Host, HostError};
 use api::CONSOLE_PROTOCOL;
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{CONNECTION, UPGRADE};
@@ -35,13 +37,13 @@ pub(super) struct ConsoleQuery {
         ConsoleQuery,
         ("Upgrade" = String, Header, description = "`ballonet-console`", example = "ballonet-console"),
     ),
-    responses((status = SWITCHING_PROTOCOLS, description = "The console from here on."), OpensConsole),
-    security(("token" = []))
+    responses((status = SWITCHING_PROTOCOLS, description = "The console from here on."), OpensConsole)
 )]
 pub(super) async fn console(
     State(host): State<Host>,
     Named(name): Named,
     Asked(query): Asked<ConsoleQuery>,
+    Extension(access): Extension<Access>,
     mut request: Request,
 ) -> Result<Response, HostError> {
     let console = host.console(&name)?;
@@ -60,7 +62,10 @@ pub(super) async fn console(
     tokio::spawn(async move {
         let _place = place;
         if let Ok(connection) = upgrade.await {
-            attach(console, TokioIo::new(connection), replay).await;
+            tokio::select! {
+                () = attach(console, TokioIo::new(connection), replay) => {}
+                () = access.ends() => {}
+            }
         }
     });
     let headers = [(CONNECTION, "upgrade"), (UPGRADE, CONSOLE_PROTOCOL)];

@@ -5,10 +5,13 @@ mod answer;
 mod console;
 mod document;
 mod host;
+mod roles;
 mod stream;
+mod tokens;
 mod vms;
 
 pub(super) use answer::{refuse, write_problems};
+pub(super) use roles::needed;
 pub(super) use stream::Hangup;
 
 use super::Host;
@@ -50,6 +53,9 @@ fn described() -> (Router<Host>, OpenApi) {
         .routes(routes!(vms::set_balloon))
         .routes(routes!(vms::explain))
         .routes(routes!(console::console))
+        .routes(routes!(tokens::access))
+        .routes(routes!(tokens::list, tokens::add))
+        .routes(routes!(tokens::remove))
         .routes(routes!(host::metrics))
         .routes(routes!(host::problems))
         .routes(routes!(document::openapi))
@@ -60,6 +66,7 @@ fn described() -> (Router<Host>, OpenApi) {
 mod tests {
     use super::stream::tests::host;
     use super::*;
+    use crate::host::tokens::Access;
     use api::{Problem, ProblemKind};
     use axum::body::{Body, to_bytes};
     use axum::http::{Method, Request};
@@ -67,7 +74,6 @@ mod tests {
     use hyper::service::Service;
     use hyper_util::service::TowerToHyperService;
     use std::collections::BTreeSet;
-    use utoipa::openapi::path::PathItem;
 
     const METHODS: [Method; 5] = [
         Method::GET,
@@ -77,17 +83,10 @@ mod tests {
         Method::PATCH,
     ];
 
-    fn described_methods(item: &PathItem) -> BTreeSet<Method> {
-        let operations = [&item.get, &item.put, &item.post, &item.delete, &item.patch];
-        let described = METHODS.into_iter().zip(operations);
-        described
-            .filter_map(|(method, operation)| operation.is_some().then_some(method))
-            .collect()
-    }
-
     async fn ask(router: &Router, method: &Method, path: &str) -> Response {
         let request = Request::builder().method(method).uri(path);
         let request = request.extension(Hangup::default());
+        let request = request.extension(Access::by_socket(None));
         let request = request.body(Body::from("{}")).unwrap();
         let service = TowerToHyperService::new(router.clone());
         service.call(request).await.unwrap()
@@ -105,7 +104,8 @@ mod tests {
         let router = router(host);
         for (path, item) in described().1.paths.paths {
             let path = path.replace("{name}", "nobody");
-            let described = described_methods(&item);
+            let operations = document::operations(&item).into_iter();
+            let described: BTreeSet<Method> = operations.map(|(method, _)| method).collect();
             for method in METHODS {
                 let answer = ask(&router, &method, &path).await;
                 let status = answer.status();

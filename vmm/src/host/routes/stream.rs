@@ -5,6 +5,7 @@
 //! those between; one that takes nothing for a while is hung up on, so that it does not keep a place.
 
 use super::document::Follows;
+use crate::host::tokens::Access;
 use crate::host::{Host, HostError};
 use api::EventView;
 use axum::body::{Body, Bytes};
@@ -38,12 +39,17 @@ pub(in crate::host) struct Hangup(pub(in crate::host) Arc<Notify>);
 pub(super) async fn stream(
     State(host): State<Host>,
     Extension(hangup): Extension<Hangup>,
+    Extension(access): Extension<Access>,
 ) -> Result<Response, HostError> {
     let place = host.stream_place()?;
     let (sender, body) = Channel::<Bytes, Infallible>::new(WAITING_MESSAGES);
     tokio::spawn(async move {
         let _place = place;
-        if follow(&host, sender, STALL_PATIENCE).await.is_err() {
+        let followed = tokio::select! {
+            followed = follow(&host, sender, STALL_PATIENCE) => followed,
+            () = access.ends() => Ok(()),
+        };
+        if followed.is_err() {
             hangup.0.notify_one();
         }
     });

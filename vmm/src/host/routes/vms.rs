@@ -22,8 +22,7 @@ pub(super) async fn list(State(host): State<Host>) -> Json<Vec<VmView>> {
 #[utoipa::path(
     post, path = "/v1/vms", tag = "vms",
     request_body(content = RunRequest, example = json!({"name": "web", "memory_bytes": 67_108_864, "shares": "high"})),
-    responses((status = CREATED, body = VmView), Starts),
-    security(("token" = []))
+    responses((status = CREATED, body = VmView), Starts)
 )]
 pub(super) async fn run(
     State(host): State<Host>,
@@ -51,8 +50,7 @@ pub(super) async fn show(
     patch, path = "/v1/vms/{name}", tag = "vms",
     params(("name" = VmName, Path, description = "The VM's name.")),
     request_body(content = VmChange, example = json!({"shares": "high", "min_bytes": 16_777_216})),
-    responses((status = OK, body = VmView), ChangesVm),
-    security(("token" = []))
+    responses((status = OK, body = VmView), ChangesVm)
 )]
 pub(super) async fn change(
     State(host): State<Host>,
@@ -67,8 +65,7 @@ pub(super) async fn change(
     put, path = "/v1/vms/{name}/balloon", tag = "vms",
     params(("name" = VmName, Path, description = "The VM's name.")),
     request_body(content = BalloonRequest, example = json!({"balloon_bytes": null})),
-    responses((status = OK, body = VmView), PinsBalloon),
-    security(("token" = []))
+    responses((status = OK, body = VmView), PinsBalloon)
 )]
 pub(super) async fn set_balloon(
     State(host): State<Host>,
@@ -108,8 +105,7 @@ pub(super) async fn explain(
 #[utoipa::path(
     delete, path = "/v1/vms/{name}", tag = "vms",
     params(("name" = VmName, Path, description = "The VM's name.")),
-    responses((status = NO_CONTENT, description = "Nothing of it is left."), Stops),
-    security(("token" = []))
+    responses((status = NO_CONTENT, description = "Nothing of it is left."), Stops)
 )]
 pub(super) async fn stop(
     State(host): State<Host>,
@@ -124,8 +120,7 @@ pub(super) async fn stop(
 #[utoipa::path(
     post, path = "/v1/vms/{name}/restart", tag = "vms",
     params(("name" = VmName, Path, description = "The VM's name.")),
-    responses((status = OK, body = VmView), Restarts),
-    security(("token" = []))
+    responses((status = OK, body = VmView), Restarts)
 )]
 pub(super) async fn restart(
     State(host): State<Host>,
@@ -153,8 +148,7 @@ pub(super) struct ForgetQuery {
 #[utoipa::path(
     delete, path = "/v1/definitions/{name}", tag = "vms",
     params(("name" = VmName, Path, description = "The VM's name."), ForgetQuery),
-    responses((status = NO_CONTENT, description = "It does not come back."), Forgets),
-    security(("token" = []))
+    responses((status = NO_CONTENT, description = "It does not come back."), Forgets)
 )]
 pub(super) async fn forget(
     State(host): State<Host>,

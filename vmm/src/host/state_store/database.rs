@@ -6,16 +6,18 @@
 //! | `host` | `settings` | what `set host` changed |
 //! | `vms` | a VM's name | its definition |
 //! | `standings` | a VM's name | whether it is to run |
+//! | `tokens` | a token's name | what is kept of it; older programs have made no such table |
 //!
 //! Values are JSON. A commit returns once the disk has it, and what a loss of power leaves is what one of the
 //! commits left, whole: the last that returned or one after it.
 
 use super::record::{Definition, Kept, Standing, Step, VERSION};
-use api::HostChange;
+use crate::host::tokens::TokenRecord;
+use api::{HostChange, TokenName};
 use protocol::VmName;
 use redb::{
     Builder, Database as Redb, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
-    WriteTransaction,
+    TableError, WriteTransaction,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,6 +30,7 @@ const FORMAT: Table = TableDefinition::new("format");
 const HOST: Table = TableDefinition::new("host");
 const VMS: Table = TableDefinition::new("vms");
 const STANDINGS: Table = TableDefinition::new("standings");
+const TOKENS: Table = TableDefinition::new("tokens");
 const VERSION_KEY: &str = "version";
 const PLACE_KEY: &str = "place";
 const SETTINGS_KEY: &str = "settings";
@@ -74,7 +77,7 @@ impl Database {
         new.transaction(|write| {
             write_value(write, FORMAT, VERSION_KEY, &VERSION)?;
             write_value(write, FORMAT, PLACE_KEY, &place)?;
-            for table in [HOST, VMS, STANDINGS] {
+            for table in [HOST, VMS, STANDINGS, TOKENS] {
                 write.open_table(table).map_err(database)?;
             }
             Ok(())
@@ -119,7 +122,17 @@ impl Database {
         Ok(Kept {
             settings: settings.unwrap_or_default(),
             definitions: definitions.collect::<Result<_, DatabaseError>>()?,
+            tokens: self.tokens()?,
         })
+    }
+
+    fn tokens(&self) -> Result<BTreeMap<TokenName, TokenRecord>, DatabaseError> {
+        let tokens = self.values::<TokenRecord>(TOKENS)?.into_iter();
+        let named = tokens.map(|(name, record)| match TokenName::try_from(name) {
+            Ok(name) => Ok((name, record)),
+            Err(_not_one) => Err(DatabaseError::Missing("name")),
+        });
+        named.collect()
     }
 
     fn values<T: DeserializeOwned>(
@@ -127,7 +140,11 @@ impl Database {
         table: Table,
     ) -> Result<BTreeMap<String, T>, DatabaseError> {
         let read = self.0.begin_read().map_err(database)?;
-        let rows = read.open_table(table).map_err(database)?;
+        let rows = match read.open_table(table) {
+            // It came later than this file.
+            Err(TableError::TableDoesNotExist(_)) => return Ok(BTreeMap::new()),
+            other => other.map_err(database)?,
+        };
         let mut values = BTreeMap::new();
         for row in rows.iter().map_err(database)? {
             let (key, value) = row.map_err(database)?;
@@ -152,7 +169,7 @@ impl Database {
     /// Makes it hold this and nothing else.
     pub(super) fn replace(&self, kept: &Kept) -> Result<(), DatabaseError> {
         self.transaction(|write| {
-            for table in [VMS, STANDINGS] {
+            for table in [VMS, STANDINGS, TOKENS] {
                 let mut rows = write.open_table(table).map_err(database)?;
                 rows.retain(|_, _| false).map_err(database)?;
             }
@@ -160,6 +177,9 @@ impl Database {
             for (name, (definition, standing)) in &kept.definitions {
                 write_value(write, VMS, name.as_str(), definition)?;
                 write_value(write, STANDINGS, name.as_str(), standing)?;
+            }
+            for (name, record) in &kept.tokens {
+                write_value(write, TOKENS, name.as_str(), record)?;
             }
             Ok(())
         })
@@ -194,6 +214,7 @@ fn name_of(table: Table) -> &'static str {
         "format" => "format",
         "host" => "setting",
         "vms" => "VM",
+        "tokens" => "token",
         _ => "standing of VM",
     }
 }
@@ -206,12 +227,18 @@ fn take(write: &WriteTransaction, step: &Step) -> Result<(), DatabaseError> {
             true => write_value(write, STANDINGS, name.as_str(), standing),
             false => Ok(()),
         },
-        Step::Forget(name) => [VMS, STANDINGS].into_iter().try_for_each(|table| {
-            let mut rows = write.open_table(table).map_err(database)?;
-            rows.remove(name.as_str()).map_err(database)?;
-            Ok(())
-        }),
+        Step::Forget(name) => [VMS, STANDINGS]
+            .into_iter()
+            .try_for_each(|table| remove(write, table, name.as_str())),
+        Step::AddToken(name, record) => write_value(write, TOKENS, name.as_str(), record),
+        Step::RemoveToken(name) => remove(write, TOKENS, name.as_str()),
     }
+}
+
+fn remove(write: &WriteTransaction, table: Table, key: &str) -> Result<(), DatabaseError> {
+    let mut rows = write.open_table(table).map_err(database)?;
+    rows.remove(key).map_err(database)?;
+    Ok(())
 }
 
 fn is_there(write: &WriteTransaction, name: &VmName) -> Result<bool, DatabaseError> {

@@ -3,6 +3,7 @@
 
 use super::database::Database;
 use super::record::{Definition, Kept, Standing, Step};
+use crate::host::tokens::TokenRecord;
 use api::{HostChange, RestartPolicy, RunRequest};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
@@ -131,14 +132,17 @@ fn commits() -> Vec<Vec<Step>> {
             ..HostChange::default()
         })
     };
+    let token = |number: u64| format!("token-{number}").parse().unwrap();
+    let add = |number| Step::AddToken(token(number), TokenRecord::example(number));
+    let remove = |number| Step::RemoveToken(token(number));
     vec![
-        vec![memory(1 << 30)],
+        vec![memory(1 << 30), add(1)],
         vec![define(1, 10), define(2, 6000)],
         vec![Step::Stand(name(1), Standing::Stopped)],
         vec![define(1, 700_000), memory(2 << 30)],
         vec![Step::Forget(name(2)), define(3, 1)],
-        vec![Step::Stand(name(3), Standing::SwitchedOff)],
-        vec![Step::Forget(name(1)), memory(3 << 30)],
+        vec![Step::Stand(name(3), Standing::SwitchedOff), add(2)],
+        vec![Step::Forget(name(1)), memory(3 << 30), remove(1)],
         vec![define(4, 300_000), Step::Stand(name(1), Standing::Wanted)],
     ]
 }

@@ -1,6 +1,7 @@
 //! What is kept, and what changes it.
 
-use api::{HostChange, RestartPolicy, RunRequest};
+use crate::host::tokens::TokenRecord;
+use api::{HostChange, RestartPolicy, RunRequest, TokenName};
 use protocol::VmName;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -16,6 +17,8 @@ pub(in crate::host) struct Kept {
     pub(in crate::host) settings: HostChange,
     /// VMs that are to come back.
     pub(in crate::host) definitions: BTreeMap<VmName, (Definition, Standing)>,
+    /// Who may do what over TCP.
+    pub(in crate::host) tokens: BTreeMap<TokenName, TokenRecord>,
 }
 
 /// A VM that is to come back.
@@ -71,6 +74,10 @@ pub(in crate::host) enum Step {
     Stand(VmName, Standing),
     /// Keep nothing of that VM.
     Forget(VmName),
+    /// Keep a token, in place of one of that name.
+    AddToken(TokenName, TokenRecord),
+    /// Keep nothing of that token.
+    RemoveToken(TokenName),
 }
 
 impl Kept {
@@ -89,6 +96,8 @@ impl Kept {
                 }
             }
             Step::Forget(name) => drop(self.definitions.remove(&name)),
+            Step::AddToken(name, record) => drop(self.tokens.insert(name, record)),
+            Step::RemoveToken(name) => drop(self.tokens.remove(&name)),
         }
     }
 
@@ -125,6 +134,8 @@ mod tests {
         ] {
             assert_eq!(serde_json::from_str::<Standing>(json).unwrap(), standing);
         }
+        let token = r#"{"hash":"00ff","role":"operate","made_ms":7}"#;
+        assert!(serde_json::from_str::<TokenRecord>(token).is_ok());
         let settings =
             r#"{"memory_bytes":4096,"sharing":false,"scan":{"pass_s":9},"idle_tax_permille":500}"#;
         let settings: HostChange = serde_json::from_str(settings).unwrap();

@@ -1,8 +1,6 @@
 //! Who may do what over TCP, decided from a request's head alone.
 
-use super::Token;
-use api::ProblemKind;
-use axum::http::Method;
+use api::{ProblemKind, Role};
 use axum::http::uri::Authority;
 use std::net::{IpAddr, SocketAddr};
 use thiserror::Error;
@@ -10,13 +8,23 @@ use thiserror::Error;
 /// The head of a request, as far as it matters here. All of it is the client's word.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked<'a> {
-    pub(super) method: &'a Method,
-    pub(super) path: &'a str,
+    /// The role that it needs; none if anybody may send it.
+    pub(super) needs: Option<Role>,
     pub(super) host: Option<&'a str>,
     pub(super) origin: Option<&'a str>,
     /// `Sec-Fetch-Site`: what a browser says of where the request comes from.
     pub(super) site: Option<&'a str>,
-    pub(super) authorization: Option<&'a str>,
+    pub(super) given: Given,
+}
+
+/// The token that a request carries, as far as it was looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Given {
+    Nothing,
+    /// None that there is.
+    Wrong,
+    Expired,
+    Role(Role),
 }
 
 /// Why a request is not let in.
@@ -29,17 +37,38 @@ pub(super) enum Denial {
     #[error("requests from other sites ('{0}') are not served: open the dashboard itself")]
     Site(String),
     #[error(
-        "this needs the host's token, as `Authorization: Bearer TOKEN`: the host printed it at its start and keeps it in its folder beside its socket"
+        "this needs a token with the role {0}, as `Authorization: Bearer TOKEN`: `ballonet token add` makes one, and the host's own was printed at its start and lies in its folder beside its socket"
     )]
-    Token,
+    NoToken(Role),
+    #[error(
+        "this host knows no such token: it was withdrawn, or is another host's; `ballonet token add` makes one"
+    )]
+    WrongToken,
+    #[error("this token has expired: `ballonet token add` makes another")]
+    Expired,
+    #[error(
+        "this needs a token with the role {needed}, and the one that was sent has the role {has}"
+    )]
+    Role { needed: Role, has: Role },
 }
 
 impl Denial {
+    /// What the header `WWW-Authenticate` says, by RFC 6750; none where no token would help.
+    pub(super) fn challenge(&self) -> Option<&'static str> {
+        match self {
+            Self::Host(_) | Self::Site(_) => None,
+            Self::NoToken(_) => Some("Bearer"),
+            Self::WrongToken | Self::Expired => Some("Bearer error=\"invalid_token\""),
+            Self::Role { .. } => Some("Bearer error=\"insufficient_scope\""),
+        }
+    }
+
     pub(super) fn kind(&self) -> ProblemKind {
         match self {
             Self::Host(_) => ProblemKind::WrongAddress,
             Self::Site(_) => ProblemKind::AnotherSite,
-            Self::Token => ProblemKind::TokenNeeded,
+            Self::NoToken(_) | Self::WrongToken | Self::Expired => ProblemKind::TokenNeeded,
+            Self::Role { .. } => ProblemKind::RoleNeeded,
         }
     }
 }
@@ -51,31 +80,28 @@ pub(super) struct Guard {
     pub(super) address: SocketAddr,
     /// Names that it was given, in lower case. Behind them may be a proxy, and behind that anybody.
     pub(super) names: Vec<String>,
-    pub(super) token: Token,
 }
 
 impl Guard {
-    pub(super) fn check(&self, asked: &Asked<'_>) -> Result<(), Denial> {
+    /// The role in which a request is let in.
+    pub(super) fn check(&self, asked: &Asked<'_>) -> Result<Role, Denial> {
         let host = asked.host.unwrap_or_default();
         let is_named = self.is_named(host);
         if !is_named && !self.is_own(host) {
             return Err(Denial::Host(shortened(host)));
         }
-        let is_static = !asked.path.starts_with("/v1/") && asked.path != "/metrics";
-        self.check_site(asked, host, is_static)?;
-        // A console is opened by reading, and then typed into.
-        let is_read = matches!(*asked.method, Method::GET | Method::HEAD)
-            && !asked.path.ends_with("/console");
+        self.check_site(asked, host, asked.needs.is_none())?;
+        let Some(needed) = asked.needs else {
+            return Ok(Role::Read);
+        };
         let is_near = self.address.ip().is_loopback() && !is_named;
-        if is_read && (is_static || is_near) {
-            return Ok(());
-        }
-        let given = asked
-            .authorization
-            .and_then(|text| text.strip_prefix("Bearer "));
-        match given {
-            Some(given) if self.token.is(given) => Ok(()),
-            _ => Err(Denial::Token),
+        match asked.given {
+            Given::Wrong => Err(Denial::WrongToken),
+            Given::Expired => Err(Denial::Expired),
+            Given::Role(has) if has >= needed => Ok(has),
+            Given::Role(has) => Err(Denial::Role { needed, has }),
+            Given::Nothing if is_near && needed == Role::Read => Ok(Role::Read),
+            Given::Nothing => Err(Denial::NoToken(needed)),
         }
     }
 
@@ -141,80 +167,102 @@ fn shortened(text: &str) -> String {
 mod tests {
     use super::*;
 
-    const TOKEN: &str = "secret";
-
     fn guard(address: &str) -> Guard {
         Guard {
             address: address.parse().unwrap(),
             names: vec!["vms.example.com".into()],
-            token: Token::from_text(TOKEN),
         }
     }
 
-    fn get(path: &str) -> Asked<'_> {
+    /// A request for a file of the dashboard.
+    fn page() -> Asked<'static> {
         Asked {
-            method: &Method::GET,
-            path,
+            needs: None,
             host: Some("127.0.0.1:9000"),
             origin: None,
             site: None,
-            authorization: None,
+            given: Given::Nothing,
         }
     }
 
-    fn change<'a>(authorization: &'a str) -> Asked<'a> {
+    fn read() -> Asked<'static> {
         Asked {
-            method: &Method::PATCH,
-            authorization: Some(authorization),
-            ..get("/v1/vms/a")
+            needs: Some(Role::Read),
+            ..page()
+        }
+    }
+
+    /// A change, with what it needs.
+    fn change() -> Asked<'static> {
+        Asked {
+            needs: Some(Role::Operate),
+            given: Given::Role(Role::Operate),
+            ..page()
         }
     }
 
     #[test]
     fn reads_on_loopback_need_no_token_and_changes_do() {
         let guard = guard("127.0.0.1:9000");
-        for path in ["/", "/v1/overview", "/metrics", "/v1/events/stream"] {
-            assert_eq!(guard.check(&get(path)), Ok(()));
-        }
-        assert_eq!(guard.check(&change("Bearer secret")), Ok(()));
-        for wrong in [
-            "",
-            "Bearer ",
-            "Bearer secre",
-            "Bearer secret ",
-            "Bearer Secret",
-            "secret",
-            "Basic secret",
-        ] {
-            assert_eq!(guard.check(&change(wrong)), Err(Denial::Token), "{wrong}");
-        }
-        let methods = [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS];
-        for method in &methods {
-            let asked = Asked {
-                method,
-                ..get("/v1/vms")
-            };
-            assert_eq!(guard.check(&asked), Err(Denial::Token));
-        }
-    }
-
-    /// It is opened with GET, but what is typed there changes the guest.
-    #[test]
-    fn a_console_needs_the_token() {
-        let asked = get("/v1/vms/a/console");
-        assert_eq!(guard("127.0.0.1:9000").check(&asked), Err(Denial::Token));
-    }
-
-    #[test]
-    fn beyond_loopback_reads_need_the_token_too_but_the_page_that_asks_for_it_does_not() {
-        let guard = guard("0.0.0.0:9000");
-        let from_afar = |path| Asked {
-            host: Some("192.0.2.1:9000"),
-            ..get(path)
+        assert!(guard.check(&page()).is_ok());
+        assert_eq!(guard.check(&read()), Ok(Role::Read));
+        assert_eq!(guard.check(&change()), Ok(Role::Operate));
+        let without = Asked {
+            given: Given::Nothing,
+            ..change()
         };
-        assert_eq!(guard.check(&from_afar("/")), Ok(()));
-        assert_eq!(guard.check(&from_afar("/v1/overview")), Err(Denial::Token));
-        assert_eq!(guard.check(&from_afar("/metrics")), Err(Denial::Token));
+        assert_eq!(guard.check(&without), Err(Denial::NoToken(Role::Operate)));
+    }
+
+    #[test]
+    fn each_role_may_what_those_below_it_may() {
+        let roles = [Role::Read, Role::Operate, Role::Admin];
+        for needed in roles {
+            for has in roles {
+                let asked = Asked {
+                    needs: Some(needed),
+                    given: Given::Role(has),
+                    ..page()
+                };
+                let expected = match has >= needed {
+                    true => Ok(has),
+                    false => Err(Denial::Role { needed, has }),
+                };
+                assert_eq!(guard("127.0.0.1:9000").check(&asked), expected);
+            }
+        }
+    }
+
+    /// Who sends one wants to be more than nobody, and is told that he is not.
+    #[test]
+    fn a_token_that_is_worth_nothing_is_refused_also_where_none_is_needed() {
+        let guard = guard("127.0.0.1:9000");
+        for (given, denial) in [
+            (Given::Wrong, Denial::WrongToken),
+            (Given::Expired, Denial::Expired),
+        ] {
+            for asked in [read(), change()] {
+                assert_eq!(guard.check(&Asked { given, ..asked }), Err(denial.clone()));
+            }
+            assert!(guard.check(&Asked { given, ..page() }).is_ok());
+        }
+    }
+
+    #[test]
+    fn beyond_loopback_reads_need_a_token_too_but_the_page_that_asks_for_it_does_not() {
+        let guard = guard("0.0.0.0:9000");
+        let from_afar = |asked| Asked {
+            host: Some("192.0.2.1:9000"),
+            ..asked
+        };
+        assert!(guard.check(&from_afar(page())).is_ok());
+        assert_eq!(
+            guard.check(&from_afar(read())),
+            Err(Denial::NoToken(Role::Read))
+        );
+        let given = Given::Role(Role::Read);
+        let with_token = Asked { given, ..read() };
+        assert_eq!(guard.check(&from_afar(with_token)), Ok(Role::Read));
     }
 
     /// A name that a foreign server points at 127.0.0.1 makes the browser think that page and host are
@@ -238,7 +286,7 @@ mod tests {
         for host in names {
             let asked = Asked {
                 host: Some(host),
-                ..change("Bearer secret")
+                ..change()
             };
             assert!(
                 matches!(guard.check(&asked), Err(Denial::Host(_))),
@@ -253,14 +301,14 @@ mod tests {
         ] {
             let asked = Asked {
                 host: Some(host),
-                ..change("Bearer secret")
+                ..change()
             };
-            assert_eq!(guard.check(&asked), Ok(()), "{host}");
+            assert!(guard.check(&asked).is_ok(), "{host}");
         }
         assert!(matches!(
             guard.check(&Asked {
                 host: None,
-                ..get("/")
+                ..page()
             }),
             Err(Denial::Host(_))
         ));
@@ -274,16 +322,16 @@ mod tests {
                 host: Some(host),
                 ..asked
             };
-            assert_eq!(guard.check(&by_name(get("/"))), Ok(()), "{host}");
-            assert_eq!(guard.check(&by_name(change("Bearer secret"))), Ok(()));
+            assert!(guard.check(&by_name(page())).is_ok(), "{host}");
+            assert!(guard.check(&by_name(change())).is_ok());
             // Who comes through a proxy may be anybody.
-            let read = guard.check(&by_name(get("/v1/overview")));
-            assert_eq!(read, Err(Denial::Token));
+            let read = guard.check(&by_name(read()));
+            assert_eq!(read, Err(Denial::NoToken(Role::Read)));
         }
         for host in ["example.com", "x.vms.example.com", "a@vms.example.com"] {
             let asked = Asked {
                 host: Some(host),
-                ..change("Bearer secret")
+                ..change()
             };
             assert!(
                 matches!(guard.check(&asked), Err(Denial::Host(_))),
@@ -301,10 +349,10 @@ mod tests {
                 host: Some(host),
                 origin: Some(origin),
                 site: Some("same-origin"),
-                ..change("Bearer secret")
+                ..change()
             };
             for origin in ["https://vms.example.com", "http://vms.example.com:8080"] {
-                assert_eq!(guard.check(&asked(origin)), Ok(()), "{host}, {origin}");
+                assert!(guard.check(&asked(origin)).is_ok(), "{host}, {origin}");
             }
             for origin in ["https://example.com", "ftp://vms.example.com", "null"] {
                 let refused = guard.check(&asked(origin));
@@ -325,7 +373,7 @@ mod tests {
         ] {
             let asked = Asked {
                 origin: Some(origin),
-                ..change("Bearer secret")
+                ..change()
             };
             assert!(
                 matches!(guard.check(&asked), Err(Denial::Site(_))),
@@ -334,20 +382,18 @@ mod tests {
         }
         let own = Asked {
             origin: Some("http://127.0.0.1:9000"),
-            ..change("Bearer secret")
+            ..change()
         };
-        assert_eq!(guard.check(&own), Ok(()));
+        assert!(guard.check(&own).is_ok());
         let embedded = Asked {
             site: Some("cross-site"),
-            ..get("/v1/overview")
+            ..read()
         };
         assert!(matches!(guard.check(&embedded), Err(Denial::Site(_))));
-        assert_eq!(
-            guard.check(&Asked {
-                site: Some("cross-site"),
-                ..get("/")
-            }),
-            Ok(())
-        );
+        let followed = Asked {
+            site: Some("cross-site"),
+            ..page()
+        };
+        assert!(guard.check(&followed).is_ok());
     }
 }

@@ -2,25 +2,21 @@
 //!
 //! What comes here may be any page that a person has open in a browser. So every request must name this
 //! host by address or by a name that it was given, not by one that somebody's server resolves to it; must
-//! not come from another site; and, if it changes anything, must carry the [`Token`], which only the owner of the socket's
-//! folder can read.
+//! not come from another site; and must carry a token whose role allows what it asks for, but for reading on a loopback address.
 
 mod dashboard;
 mod guard;
-mod token;
-
-pub(super) use token::{Token, TokenFile};
 
 use super::Host;
-use super::routes::{self, refuse, write_problems};
-use api::ProblemKind;
+use super::routes::{self, needed, refuse, write_problems};
+use super::tokens::{Access, Grant, Worthless};
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{self, HeaderName};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use guard::{Asked, Guard};
+use guard::{Asked, Given, Guard};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -40,44 +36,61 @@ const HEADERS: [(HeaderName, &str); 5] = [
 ];
 
 /// All routes of `host` for clients that come to `address`, or by one of `names`.
-pub(super) fn router(host: Host, address: SocketAddr, names: Vec<String>, token: Token) -> Router {
-    let guard = Arc::new(Guard {
-        address,
-        names,
-        token,
-    });
-    routes::router(host)
+pub(super) fn router(host: Host, address: SocketAddr, names: Vec<String>) -> Router {
+    let guard = Arc::new(Guard { address, names });
+    routes::router(host.clone())
         .merge(dashboard::router())
-        .layer(middleware::from_fn_with_state(guard, admit))
+        .layer(middleware::from_fn_with_state((guard, host), admit))
         .layer(middleware::from_fn(write_problems))
         .layer(middleware::map_response(with_headers))
 }
 
-async fn admit(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
-    match guard.check(&asked(&request)) {
-        Ok(()) => next.run(request).await,
+async fn admit(
+    State((guard, host)): State<(Arc<Guard>, Host)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let grant = bearer(&request).map(|given| host.tokens().grant(given));
+    match guard.check(&asked(&request, grant.as_ref())) {
+        Ok(role) => {
+            let grant = grant.and_then(Result::ok);
+            let access = Access::over_tcp(role, grant);
+            request.extensions_mut().insert(access);
+            next.run(request).await
+        }
         Err(denial) => {
-            let kind = denial.kind();
-            let mut response = refuse(kind, denial.to_string());
-            if kind == ProblemKind::TokenNeeded {
-                response
-                    .headers_mut()
-                    .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            let mut response = refuse(denial.kind(), denial.to_string());
+            if let Some(challenge) = denial.challenge() {
+                let challenge = HeaderValue::from_static(challenge);
+                let headers = response.headers_mut();
+                headers.insert(header::WWW_AUTHENTICATE, challenge);
             }
             response
         }
     }
 }
 
-fn asked(request: &Request) -> Asked<'_> {
+/// The token that a request carries.
+fn bearer(request: &Request) -> Option<&str> {
+    let given = text(request.headers(), &header::AUTHORIZATION)?;
+    given.strip_prefix("Bearer ")
+}
+
+fn asked<'a>(request: &'a Request, grant: Option<&Result<Grant, Worthless>>) -> Asked<'a> {
     let headers = request.headers();
+    let route = request.extensions().get::<MatchedPath>();
+    let route = route.map(MatchedPath::as_str);
     Asked {
-        method: request.method(),
-        path: request.uri().path(),
+        needs: needed(request.method(), route, request.uri().path()),
         host: text(headers, &header::HOST),
         origin: text(headers, &header::ORIGIN),
         site: text(headers, &HeaderName::from_static("sec-fetch-site")),
-        authorization: text(headers, &header::AUTHORIZATION),
+        given: match grant {
+            None => Given::Nothing,
+            Some(Ok(grant)) => Given::Role(grant.role),
+            Some(Err(Worthless::Unknown)) => Given::Wrong,
+            Some(Err(Worthless::Expired)) => Given::Expired,
+        },
     }
 }
 
