@@ -29,6 +29,8 @@ pub mod internals {
     pub use protocol::page_sharing::SharingSocket;
 
     #[cfg(feature = "fuzzing")]
+    pub use crate::host::claim_fuzz::run as fuzz_vm;
+    #[cfg(feature = "fuzzing")]
     pub use crate::virtio::{
         fuzz::blk::run as fuzz_blk, fuzz::run as fuzz_balloon, net::fuzz::run as fuzz_net,
     };

@@ -5,12 +5,15 @@
 //! cut off where no sum over all VMs can overflow. What a guest says of its own memory passes through: that is
 //! for whoever reads it to doubt (`policy::GuestFigures`).
 
+use crate::memory::ram::{self, check_memory};
 use page::{PAGE_SIZE, PageCount, PageStates};
 use protocol::{
     BalloonCounters, BalloonView, BlockedTime, Description, JailReport, LargePageCounters,
     Latencies, Observation, SharingCounters, SwapCounters, VmConfig, VmCounters,
 };
+use rustix::fd::OwnedFd;
 use sharing::BLOCK_PAGES;
+use std::fs::File;
 use std::ops::Deref;
 use std::time::Duration;
 use thiserror::Error;
@@ -19,6 +22,9 @@ use thiserror::Error;
 const MOST_COUNTED: u64 = 1 << 48;
 /// Pages that a guest can claim to have given up: the balloon's register has 32 bits.
 const MOST_CLAIMED: PageCount = PageCount(1 << 32);
+
+/// Characters of what it says in words.
+const MOST_CHARACTERS: usize = 1000;
 
 /// Why what a VM process says cannot be true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -204,6 +210,30 @@ fn latencies(said: Latencies) -> Latencies {
     }
 }
 
+/// What a VM process says in words, as far as it is short and in one line: events with them are kept, sent to all who look, and
+/// logged, where a line that it made would look like the host's own.
+pub(super) fn words(said: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    said.chars().take(MOST_CHARACTERS).map(plain).collect()
+}
+
+/// Why what a VM process sent as its memory is not taken for that.
+#[derive(Debug, Error)]
+pub(super) enum NotMemory {
+    #[error("its process sent {0} descriptors with its memory, and should have sent one")]
+    Count(usize),
+    #[error("what its process sent as its memory is none")]
+    File(#[source] ram::NotMemory),
+}
+
+/// The memory file among what a VM process sent. The host reads from it by calls, which end at the file's end, and through
+/// windows that bear with that (`memory::block_window`); neither waits for anybody.
+pub(super) fn memory_file(sent: Vec<OwnedFd>, size: PageCount) -> Result<File, NotMemory> {
+    let [file] = <[OwnedFd; 1]>::try_from(sent).map_err(|sent| NotMemory::Count(sent.len()))?;
+    check_memory(&file, size.bytes()).map_err(NotMemory::File)?;
+    Ok(file.into())
+}
+
 /// What a VM process says of itself at its start, as far as the host needs it: what the process is to be, and
 /// which it is, the host knows itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -242,5 +272,7 @@ fn check_place(address: u64, size: PageCount) -> Result<(), Untrue> {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 pub(super) mod tests;

@@ -79,6 +79,11 @@ pub fn hindrance() -> Option<String> {
     }
 }
 
+/// What the file system of such a file holds at most.
+pub(super) fn most_bytes(bytes: u64) -> u64 {
+    bytes.next_multiple_of(BLOCK_BYTES as u64)
+}
+
 /// Makes one of so many bytes.
 ///
 /// # Errors
@@ -90,7 +95,7 @@ pub(super) fn memory_file(name: &str, bytes: u64) -> Result<File, Errno> {
     let system = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&system, "huge", "advise")?;
     // Such a file takes no seals, and whoever has it may make it longer. But it holds no more than its last block has.
-    let most = bytes.next_multiple_of(BLOCK_BYTES as u64).to_string();
+    let most = most_bytes(bytes).to_string();
     fsconfig_set_string(&system, "size", most)?;
     fsconfig_create(&system)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_NOSUID;

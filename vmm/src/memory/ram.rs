@@ -10,7 +10,8 @@ use crate::memory::large_file;
 use crate::memory::mapping::Place;
 use crate::memory::residency;
 use page::{Gfn, GfnRange, PAGE_BYTES, PAGE_SIZE, PageCount};
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::fd::AsFd;
+use rustix::fs::{FallocateFlags, FileType, MemfdFlags, SealFlags};
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
@@ -311,10 +312,81 @@ pub(super) fn sealed_memory_file(name: &str, bytes: u64) -> rustix::io::Result<F
     Ok(File::from(file))
 }
 
+/// Why a file is no memory for a guest.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotMemory {
+    #[error("it is no file in memory")]
+    Kind,
+    #[error("it has {has} bytes, and should have {should}")]
+    Size { has: u64, should: u64 },
+    #[error(
+        "it is neither sealed against shrinking and growing, nor in a file system that holds no more than it"
+    )]
+    Unbounded,
+    #[error("the kernel does not tell what it is")]
+    Unknown(#[from] rustix::io::Errno),
+}
+
+/// Whether a file that somebody sent is memory of this size, and can never hold more: as [`sealed_memory_file`] makes it, or
+/// [`large_file`]. The latter may still be cut off, for it takes no seals: who reads it must bear with that, by calls or by
+/// [`crate::memory::block_window`].
+pub(crate) fn check_memory(file: impl AsFd, bytes: u64) -> Result<(), NotMemory> {
+    // From the kernel's include/uapi/linux/magic.h.
+    const TMPFS: i64 = 0x0102_1994;
+    let stat = rustix::fs::fstat(&file)?;
+    let system = rustix::fs::fstatfs(&file)?;
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if !is_file || system.f_type != TMPFS {
+        return Err(NotMemory::Kind);
+    }
+    match u64::try_from(stat.st_size).unwrap_or(0) {
+        has if has == bytes => {}
+        has => return Err(NotMemory::Size { has, should: bytes }),
+    }
+    let sealed = SealFlags::GROW | SealFlags::SHRINK;
+    let is_sealed = rustix::fs::fcntl_get_seals(&file)?.contains(sealed);
+    let most = system.f_blocks.saturating_mul(PAGE_SIZE);
+    match is_sealed || most == large_file::most_bytes(bytes) {
+        true => Ok(()),
+        false => Err(NotMemory::Unbounded),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn only_memory_that_holds_no_more_than_its_size_passes() {
+        let bytes = 3 * PAGE_SIZE;
+        let sealed = sealed_memory_file("sealed", bytes).unwrap();
+        assert!(check_memory(&sealed, bytes).is_ok());
+        let other_size = check_memory(&sealed, 2 * bytes);
+        assert!(matches!(other_size, Err(NotMemory::Size { .. })));
+        // Needs the right to mount, as the whole-guest tests do.
+        let large = large_file::memory_file("large", bytes).unwrap();
+        assert!(check_memory(&large, bytes).is_ok());
+        large.set_len(1 << 30).unwrap();
+        let in_small = check_memory(&large, 1 << 30);
+        assert!(matches!(in_small, Err(NotMemory::Unbounded)));
+        for flags in [MemfdFlags::ALLOW_SEALING, MemfdFlags::CLOEXEC] {
+            let memfd = File::from(rustix::fs::memfd_create("unsealed", flags).unwrap());
+            memfd.set_len(bytes).unwrap();
+            let unsealed = check_memory(&memfd, bytes);
+            assert!(matches!(unsealed, Err(NotMemory::Unbounded)), "{flags:?}");
+        }
+        let (pipe, _end) = std::io::pipe().unwrap();
+        let others = [
+            File::open("/dev/zero").unwrap().into(),
+            File::open("/proc/self/exe").unwrap().into(),
+            File::open("/").unwrap().into(),
+            rustix::fd::OwnedFd::from(pipe),
+        ];
+        for other in others {
+            assert!(check_memory(other, bytes).is_err());
+        }
+    }
 
     proptest! {
         /// Every page that a piece lists passes the check, has its own place in the file, and no

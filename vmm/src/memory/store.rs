@@ -7,7 +7,7 @@
 
 use crate::memory::MemoryError;
 use crate::memory::areas::FileId;
-use crate::memory::ram::{allocated_pages, punch, sealed_memory_file};
+use crate::memory::ram::{allocated_pages, check_memory, punch, sealed_memory_file};
 use page::{PAGE_BYTES, PAGE_SIZE, PageCount};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -33,8 +33,12 @@ impl Store {
         let may_write = rustix::fs::fchmod(file, Mode::RUSR | Mode::WUSR);
         let opened = may_write.and_then(|()| open_anew(file, OFlags::RDWR));
         rustix::fs::fchmod(file, Mode::RUSR).map_err(MemoryError::Store)?;
-        let file = File::from(opened.map_err(MemoryError::Store)?);
-        Ok(Self { file })
+        let store = Self {
+            file: File::from(opened.map_err(MemoryError::Store)?),
+        };
+        let checked = check_memory(&store.file, store.frames()? * PAGE_SIZE);
+        checked.map_err(|_other| MemoryError::ForeignStore)?;
+        Ok(store)
     }
 
     /// How many frames it has room for.

@@ -351,4 +351,4 @@ fn low(page: u64) -> u32 {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -140,6 +140,29 @@ fn memory_is_mapped_at_a_block_and_ends_where_there_are_addresses() {
     }
 }
 
+#[test]
+fn words_are_short_and_in_one_line() {
+    assert_eq!(words("a\nb\u{1b}[2Jc"), "a b [2Jc");
+    assert_eq!(words(&"ü\n".repeat(5000)).chars().count(), MOST_CHARACTERS);
+}
+
+#[test]
+fn one_memory_file_is_taken_and_nothing_else() {
+    let memory = || {
+        let ram = crate::memory::GuestRam::new(SIZE).unwrap();
+        OwnedFd::from(ram.file().try_clone().unwrap())
+    };
+    assert!(memory_file(vec![memory()], SIZE).is_ok());
+    assert!(memory_file(vec![memory()], SIZE + PageCount(1)).is_err());
+    for wrong in [vec![], vec![memory(), memory()]] {
+        let why = memory_file(wrong, SIZE).unwrap_err().to_string();
+        assert!(why.contains("should have sent one"), "{why}");
+    }
+    let null = File::open("/dev/null").unwrap();
+    let why = memory_file(vec![null.into()], SIZE).unwrap_err();
+    assert!(crate::error_chain(&why).contains("no file in memory"));
+}
+
 fn number() -> impl Strategy<Value = u64> {
     prop_oneof![
         0..3u64,

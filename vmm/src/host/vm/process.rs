@@ -6,7 +6,7 @@ use super::handle::ProcessHandle;
 use super::take_over::Coming;
 use super::{Life, Link, Vm, orphans};
 use crate::host::Host;
-use crate::host::claim::{CheckedStart, Untrue};
+use crate::host::claim::{self, CheckedStart, Untrue};
 use crate::host::console::Console;
 use crate::host::console_log::ConsoleLog;
 use crate::host::error::HostError;
@@ -20,7 +20,7 @@ use page::{PageCount, VmId};
 use protocol::page_sharing::SharingSocket;
 use protocol::{Channel, ChannelError, FromVm, JailReport, Observation, Received, ToVm, UNASKED};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -269,11 +269,10 @@ async fn first_words(
     let begin = Instant::now();
     let memory = first_word(spawned, begin).await?;
     let file = match memory.message {
-        FromVm::Memory => memory.descriptors.into_iter().next().map(File::from),
-        _ => None,
+        FromVm::Memory => claim::memory_file(memory.descriptors, size),
+        _ => return Err("its process sent something else before its memory file".into()),
     };
-    let file = file.filter(|file| is_memory(file, size));
-    let file = file.ok_or("its process sent no memory file of its size")?;
+    let file = file.map_err(|error| NotStarted::Silent(crate::error_chain(&error)))?;
     match first_word(spawned, begin).await?.message {
         FromVm::Started(description) => {
             let start = CheckedStart::new(*description, size);
@@ -328,16 +327,6 @@ async fn first_message(
 fn processor_time_ns(pid: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
     text.split(' ').next()?.parse().ok()
-}
-
-/// Whether the file is memory of that size. The host reads from it by calls, which end at the file's end, and through
-/// windows that bear with that (`memory::block_window`); neither waits for anybody.
-fn is_memory(file: &File, size: PageCount) -> bool {
-    // From the kernel's include/uapi/linux/magic.h.
-    const TMPFS: i64 = 0x0102_1994;
-    let is_in_memory = rustix::fs::fstatfs(file).is_ok_and(|system| system.f_type == TMPFS);
-    let is_of_size = |metadata: Metadata| metadata.is_file() && metadata.len() == size.bytes();
-    is_in_memory && file.metadata().is_ok_and(is_of_size)
 }
 
 fn adopt(host: &Host, id: VmId, spawned: Spawned, start: CheckedStart, memory_file: File) {
@@ -511,9 +500,9 @@ fn hear(host: &Host, id: VmId, message: FromVm, last_words: &mut Option<String>)
             if let Ok(vm) = host.lock().vm_mut(id) {
                 vm.has_switched_off = is_switched_off;
             }
-            *last_words = Some(reason);
+            *last_words = Some(claim::words(&reason));
         }
-        FromVm::Failed { error } => *last_words = Some(error),
+        FromVm::Failed { error } => *last_words = Some(claim::words(&error)),
         FromVm::Description(description) => return host.described(id, *description),
         FromVm::Memory | FromVm::Started(_) => {}
     }

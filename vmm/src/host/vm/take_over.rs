@@ -16,6 +16,7 @@ use crate::host::open_files;
 use crate::host::runtime_dir::Place;
 use crate::host::sharing::ScannedVmSpec;
 use crate::memory::areas::{Area, FileId};
+use crate::memory::ram::check_memory;
 use page::{PageCount, VmId};
 use protocol::page_sharing::SharingSocket;
 use protocol::{Channel, Description, ToVm, VERSION, VmName};
@@ -172,9 +173,8 @@ fn one(host: &Host, orphan: &Orphan, agreed: Agreed, epoch: u64) -> io::Result<(
     let is_memory = |id| Some(id) == agreed.memory_file;
     let memory_file = open_own(orphan.pid, is_memory, Access::Write)?;
     let memory_file = memory_file.ok_or_else(|| io::Error::other("it has not its memory open"))?;
-    if memory_file.metadata()?.len() != agreed.config.settings.size.bytes() {
-        return Err(io::Error::other("its memory is not of its size"));
-    }
+    let checked = check_memory(&memory_file, agreed.config.settings.size.bytes());
+    checked.map_err(|error| io::Error::other(format!("its memory is not what it was: {error}")))?;
     let store = store_of(host, orphan.pid)?;
 
     let (scanner, agent) = SharingSocket::pair().map_err(io::Error::other)?;

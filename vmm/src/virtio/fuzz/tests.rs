@@ -34,7 +34,7 @@ impl<T: std::fmt::Display> Drop for Running<T> {
     }
 }
 
-pub(in crate::virtio) fn run_stored(target: &str, run: fn(&[u8])) {
+pub(crate) fn run_stored(target: &str, run: fn(&[u8])) {
     let seeds = seeds(target);
     assert!(seeds.len() >= 4, "stored inputs are in their folder");
     for (name, bytes) in seeds {
@@ -43,7 +43,7 @@ pub(in crate::virtio) fn run_stored(target: &str, run: fn(&[u8])) {
     }
 }
 
-pub(in crate::virtio) fn run_random(run: fn(&[u8])) {
+pub(crate) fn run_random(run: fn(&[u8])) {
     let first: u64 = rand::random();
     for seed in (0..RANDOM_INPUTS).map(|index| first.wrapping_add(index)) {
         let _running = Running(format!("seed {seed}"));
@@ -55,7 +55,7 @@ pub(in crate::virtio) fn run_random(run: fn(&[u8])) {
 }
 
 /// Stored inputs with some bytes changed go deeper than random ones.
-pub(in crate::virtio) fn run_changed(target: &str, run: fn(&[u8])) {
+pub(crate) fn run_changed(target: &str, run: fn(&[u8])) {
     let first: u64 = rand::random();
     let stored = seeds(target);
     for seed in (0..RANDOM_INPUTS).map(|index| first.wrapping_add(index)) {
