@@ -11,7 +11,9 @@ use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketType, recv, send,
     sendmsg,
 };
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, kill_process, pidfd_getfd, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, PidfdGetfdFlags, kill_process, pidfd_getfd, pidfd_open, pidfd_send_signal,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{IoSlice, Write};
@@ -20,6 +22,8 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 const PAGE_SIZE: u64 = 4096;
+/// As many as the kernel sends at once (`SCM_MAX_FD`).
+const MOST_DESCRIPTORS: usize = 253;
 /// Room for whatever a host says.
 const LARGEST: usize = 64 << 10;
 
@@ -43,15 +47,19 @@ impl Hijacked {
     /// If it has no such sockets.
     #[must_use]
     pub fn take(vm: &Value) -> Self {
-        let pid = u32::try_from(number(vm, "/pid")).expect("processes have small numbers");
-        process::signal(pid, Signal::STOP);
-        let raw = Pid::from_raw(pid.cast_signed()).expect("no process is 0");
-        let process = pidfd_open(raw, PidfdFlags::empty()).expect("the process runs");
+        Self::try_take(vm).expect("a VM process has three sockets")
+    }
+
+    /// The same; none if its process has ended, or has closed one of them.
+    #[must_use]
+    pub fn try_take(vm: &Value) -> Option<Self> {
+        let pid = u32::try_from(vm["pid"].as_u64()?).ok()?;
+        let raw = Pid::from_raw(pid.cast_signed())?;
+        let process = pidfd_open(raw, PidfdFlags::empty()).ok()?;
+        pidfd_send_signal(&process, Signal::STOP).ok()?;
         let take = |number| pidfd_getfd(&process, number, PidfdGetfdFlags::empty());
-        let sockets = sockets(pid).into_iter().map(take);
-        let sockets: Vec<OwnedFd> = sockets
-            .collect::<Result<_, _>>()
-            .expect("its descriptors can be had");
+        let sockets = sockets(pid)?.into_iter().map(take);
+        let sockets: Vec<OwnedFd> = sockets.collect::<Result<_, _>>().ok()?;
         // At one it listens for other hosts.
         let listens = |socket: &OwnedFd| socket_acceptconn(socket) == Ok(true);
         let sockets: Vec<OwnedFd> = sockets
@@ -60,22 +68,49 @@ impl Hijacked {
             .collect();
         let kinds: Vec<_> = sockets.iter().map(socket_type).collect();
         let packets = Ok(SocketType::SEQPACKET);
-        assert_eq!(kinds, [packets, Ok(SocketType::STREAM), packets]);
-        let [channel, console, scanner] =
-            <[OwnedFd; 3]>::try_from(sockets).expect("there are three");
-        Self {
+        if kinds != [packets, Ok(SocketType::STREAM), packets] {
+            return None;
+        }
+        let [channel, console, scanner] = <[OwnedFd; 3]>::try_from(sockets).ok()?;
+        Some(Self {
             pid,
             size: number(vm, "/size_bytes") / PAGE_SIZE,
             channel,
             scanner,
             console,
-        }
+        })
     }
 
     /// Says something to the host. Whether it was taken.
     pub fn say(&self, message: &Value) -> bool {
         let packet = json!({ "version": 3, "message": message }).to_string();
         send(&self.channel, packet.as_bytes(), SendFlags::DONTWAIT).is_ok()
+    }
+
+    /// Sends a packet as it stands. Whether it was taken.
+    pub fn send(&self, socket: impl AsFd, bytes: &[u8]) -> bool {
+        send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).is_ok()
+    }
+
+    /// The number of the host's last question how things stand, if it has asked since the last look.
+    #[must_use]
+    pub fn asked(&self) -> Option<u64> {
+        let mut bytes = vec![0; LARGEST];
+        let mut last = None;
+        while let Ok((_, length @ 1..)) = recv(&self.channel, &mut bytes[..], RecvFlags::DONTWAIT) {
+            let asked = serde_json::from_slice::<Value>(&bytes[..length]);
+            let asked = asked
+                .ok()
+                .and_then(|asked| asked.pointer("/message/observe/sequence")?.as_u64());
+            last = asked.or(last);
+        }
+        last
+    }
+
+    /// What it would say if it were honest, as an answer to that question.
+    #[must_use]
+    pub fn observation(&self, sequence: u64) -> Value {
+        honest_observation(self.size, sequence)
     }
 
     /// Waits until the host asks how things stand, and gives it an answer that can be true but for one change.
@@ -95,23 +130,19 @@ impl Hijacked {
     }
 }
 
-/// A process's sockets, each by the first of its descriptors, in their order.
-fn sockets(pid: u32) -> BTreeSet<i32> {
+/// A process's sockets, each by the first of its descriptors, in their order. None if it has ended.
+fn sockets(pid: u32) -> Option<BTreeSet<i32>> {
     let mut first_of = BTreeMap::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs") {
-        let entry = entry.expect("the process is held");
-        let to = fs::read_link(entry.path()).expect("the process is held");
-        let number: i32 = entry
-            .file_name()
-            .to_string_lossy()
-            .parse()
-            .expect("a number");
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).ok()? {
+        let entry = entry.ok()?;
+        let to = fs::read_link(entry.path()).ok()?;
+        let number: i32 = entry.file_name().to_string_lossy().parse().ok()?;
         if to.to_string_lossy().starts_with("socket:") {
             let first = first_of.entry(to).or_insert(number);
             *first = number.min(*first);
         }
     }
-    first_of.into_values().collect()
+    Some(first_of.into_values().collect())
 }
 
 impl Drop for Hijacked {
@@ -148,6 +179,20 @@ fn honest_observation(size: u64, sequence: u64) -> Value {
         },
         "nets": [], "disks": [],
     })
+}
+
+/// Sends a packet with descriptors. Whether it was taken.
+pub fn send_with(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> bool {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(descriptors))
+        && sendmsg(
+            socket,
+            &[IoSlice::new(bytes)],
+            &mut ancillary,
+            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+        )
+        .is_ok()
 }
 
 /// A descriptor that takes ten minutes to close for whoever has it last: a connection that lingers over what
@@ -188,16 +233,14 @@ impl Lingering {
     /// If it was sent before.
     pub fn send(&mut self, host: &TestHost, socket: BorrowedFd<'_>, bytes: &[u8]) {
         let near = self.near.take().expect("it is sent once");
-        let descriptors = [near.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
-        let bytes = [IoSlice::new(bytes)];
         process::signal(host.host_pid(), Signal::STOP);
         wait_until("the host is held", || {
             process::state(host.host_pid()) == Some('T')
         });
-        sendmsg(socket, &bytes, &mut ancillary, SendFlags::DONTWAIT).expect("the host has room");
+        assert!(
+            send_with(socket, bytes, &[near.as_fd()]),
+            "the host has room"
+        );
         drop(near);
         process::signal(host.host_pid(), Signal::CONT);
     }
