@@ -19,6 +19,7 @@ use super::Agent;
 use super::balloon::place_in_block;
 use crate::memory::mapping::{Addresses, drop_mappings};
 use crate::memory::pages::{Place, runs};
+use crate::memory::store::{is_zero, read_all};
 use crate::memory::swap::{AHEAD, KeptOut, Stays, Swap};
 use clock::Clock;
 use page::{PAGE_BYTES, PAGE_SIZE, PageCount};
@@ -332,6 +333,32 @@ impl Agent {
         Some(own.map(|(index, _)| place_in_block(index)).collect())
     }
 
+    /// The guest's own pages of a block of which nobody makes or changes one meanwhile. One that the kernel is moving is no page
+    /// of the memory file for a moment, as far as it tells ([`Self::own`]), so what looks like a hole is one only if it reads as one.
+    /// None if it cannot be read.
+    fn all_there(&self, pages: &Range<u64>) -> Vec<u64> {
+        let Some(own) = self.own(pages) else {
+            return Vec::new();
+        };
+        let mut content = [0; PAGE_BYTES];
+        let mut there = Vec::new();
+        for index in pages.clone() {
+            let is_own = self.sharer.pages.place(index) == Place::Own;
+            let is_known = own.contains(place_in_block(index));
+            if is_own && !is_known {
+                match read_all(self.ram.file(), &mut content, index * PAGE_SIZE) {
+                    Ok(()) if is_zero(&content) => continue,
+                    Ok(()) => {}
+                    Err(_) => return Vec::new(),
+                }
+            }
+            if is_own {
+                there.push(index);
+            }
+        }
+        there
+    }
+
     /// Whether the host looks if it is mapped again: dropped once more, it would find it untouched.
     fn is_sampled(&self, index: u64) -> bool {
         let out = self.out.as_ref();
@@ -368,10 +395,9 @@ impl Agent {
             return Ok(0);
         }
         // What came meanwhile goes too, or it would be punched with the rest.
-        let indexes = match (is_whole, self.own(pages)) {
-            (false, _) => indexes,
-            (true, Some(own)) => own.iter().map(|at| pages.start + at as u64).collect(),
-            (true, None) => Vec::new(),
+        let indexes = match is_whole {
+            false => indexes,
+            true => self.all_there(pages),
         };
         let mut gone = Vec::new();
         let mut stays = None;

@@ -20,7 +20,7 @@ use crate::memory::mapping::{
 };
 use crate::memory::pages::PageTable;
 use crate::memory::ram::GuestRam;
-use crate::memory::store::{StoreView, is_zero, write_all};
+use crate::memory::store::{StoreView, is_zero, read_all, write_all};
 use crate::memory::swap::KeptOut;
 use page::{PAGE_BYTES, PAGE_SIZE, PageCount};
 use protocol::SharingCounters;
@@ -315,14 +315,15 @@ impl Step<'_> {
     }
 
     /// What a page holds, while nobody can write to it: through the guest's own mapping, whose page
-    /// tables are filled already. Reading never waits. A hole is not touched, for that would fill it.
+    /// tables are filled already. Reading never waits. A hole is read from the memory file, for to touch it would fill it.
     fn read(&self, place: usize, content: &mut Content) -> Result<(), Errno> {
         if self.out.contains(place) {
             return Err(Errno::NODATA);
         }
         if self.is_hole(place) {
-            content.fill(0);
-            return Ok(());
+            // A page that the kernel is moving looks like one for a moment.
+            let at = self.index(place) * PAGE_SIZE;
+            return read_all(self.sharer.ram.file(), content, at);
         }
         let looked = self.sharer.ram.look(self.index(place), content);
         looked.map_err(|_unreadable| Errno::FAULT)
