@@ -50,7 +50,7 @@ impl fmt::Display for Report {
             f,
             "report {{\"guest\":{guest},\"uptime_ms\":{uptime_ms},\"workload\":\"{workload}\""
         )?;
-        let figures: [(&str, u64); 30] = [
+        let figures: [(&str, u64); 31] = [
             ("cpus", u64::from(*cpus)),
             ("pages_total", u64::from(*pages_total)),
             ("pages_free", u64::from(*pages_free)),
@@ -81,9 +81,19 @@ impl fmt::Display for Report {
             ("hits", counters.hits),
             ("misses", counters.misses),
             ("disk_errors", counters.disk_errors),
+            ("transactions", counters.transactions),
         ];
         for (name, value) in figures {
             write!(f, ",\"{name}\":{value}")?;
+        }
+        for (name, latencies) in [
+            ("operation_time", &counters.operation_time),
+            ("transaction_time", &counters.transaction_time),
+        ] {
+            // A console is slow, and most workloads have none.
+            if !latencies.buckets().is_empty() {
+                write!(f, ",\"{name}\":{:?}", latencies.buckets())?;
+            }
         }
         f.write_str("}")
     }
