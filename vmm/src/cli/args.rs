@@ -250,7 +250,7 @@ pub(super) enum ExperimentCommand {
     },
     /// Run an experiment on a host of its own, and write a report, charts and all figures.
     #[command(
-        after_help = "Examples:\n  ballonet experiment run idle-tax\n  ballonet experiment show idle-tax > mine.toml\n  ballonet experiment run mine.toml --out mine --check"
+        after_help = "Examples:\n  ballonet experiment run idle-tax\n  ballonet experiment show idle-tax > mine.toml\n  ballonet experiment run mine.toml --out mine --check\n  ballonet experiment run density                 how many guests fit at full speed: us, QEMU, us without this or that\n  ballonet experiment run density --quick         the same in three minutes, of two sides\n  ballonet experiment run density --sides ballonet,qemu-ksm-zram"
     )]
     Run(ExperimentArgs),
 }
@@ -269,6 +269,12 @@ pub(super) struct ExperimentArgs {
     /// The seed, instead of the scenario's.
     #[arg(long, value_name = "N")]
     pub(super) seed: Option<u64>,
+    /// Of density: about three minutes, little memory, two sides.
+    #[arg(long)]
+    pub(super) quick: bool,
+    /// Of density: which sides to compare, in this order, as in ballonet,qemu; `show density` has them all.
+    #[arg(long, visible_alias = "vmm", value_name = "A,B", value_delimiter = ',')]
+    pub(super) sides: Vec<String>,
     /// Exit with 1 if a result is not what it should be.
     #[arg(long)]
     pub(super) check: bool,
