@@ -160,10 +160,16 @@ impl Search {
             .map(|(&count, _)| count)
     }
 
-    /// How far to go on in a direction in which all answers were the same.
+    /// How far to go on in a direction in which nothing else is known: twice as far as between the last two.
     fn step(&self, holds: bool) -> u32 {
-        let seen = self.counts(holds).count().saturating_sub(1);
-        1 << seen.min(16)
+        let last_two: Vec<u32> = match holds {
+            true => self.counts(true).rev().take(2).collect(),
+            false => self.counts(false).take(2).collect(),
+        };
+        match last_two[..] {
+            [last, before] => 2 * last.abs_diff(before),
+            _ => 1,
+        }
     }
 
     fn best_so_far(&self) -> Score {
@@ -273,6 +279,16 @@ mod tests {
         });
         assert!(score.count == 12 || score.count == 9, "{asked:?}");
         assert!(score.is_confirmed);
+    }
+
+    #[test]
+    fn what_a_long_run_refutes_is_left_by_small_steps() {
+        let answer = |question: Question| match question.length {
+            Length::Short => question.count <= 9,
+            Length::Long => question.count <= 7,
+        };
+        let (score, asked) = run(Search::new(16, 64), answer);
+        assert_eq!((score.count, score.is_confirmed), (7, true), "{asked:?}");
     }
 
     #[test]
