@@ -99,13 +99,15 @@ impl Default for LineEditor {
 /// What `help` says.
 pub const HELP: &str = "\
 help             this
-workload SPEC    run idle, toucher, clone, verify, breaker or dbench, as in verify:size=max,rate=0
+workload SPEC    run idle, toucher, clone, verify, breaker, dbench or tile, as in verify:size=max,rate=0
   toucher        size=64M|max active=max write=50 dist=uniform|zipf theta=0.99 rate=0
   clone          size=max zero=25 common=35 rewrite=1 seed=1 shuffle=0|1
   verify         size=max rate=20000 write=50 common=0
   breaker        size=64M|max seed=1 loop=0|1
   dbench         size=max clients=40 files=256M|max write=20 dist=uniform|zipf theta=0.99 rate=0
                  seed=1 seek_us=1000 depth=1; writes over what is on the disk
+  tile           size=64M low=48M active=32M common=25 period_s=30 rate=100 write=30 theta=0.7 seed=1
+                 files=24M ops=0 clients=4 seek_us=1000; with ops it needs a disk, which it writes over
 break            breaker: write to every page once, and time it
 restore          breaker: make every page as it was
 stop             run nothing

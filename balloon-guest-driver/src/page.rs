@@ -14,7 +14,7 @@ pub const WORDS: usize = 512;
 pub type Page = [u64; WORDS];
 
 const MAGIC: u32 = 0x424e_4c54;
-const HEADER_WORDS: usize = 2;
+pub(super) const HEADER_WORDS: usize = 2;
 
 /// Access to the guest's pages: to one page at a time for one processor, or to words for many
 /// processors at a time.
@@ -40,7 +40,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    fn header(self) -> [u64; HEADER_WORDS] {
+    pub(super) fn header(self) -> [u64; HEADER_WORDS] {
         let join = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
         [join(MAGIC, self.guest), join(self.gfn, self.version)]
     }

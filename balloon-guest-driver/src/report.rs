@@ -85,9 +85,19 @@ impl fmt::Display for Report {
             ("hits", counters.hits),
             ("misses", counters.misses),
             ("disk_errors", counters.disk_errors),
+            ("transactions", counters.transactions),
         ];
         for (name, value) in figures {
             write!(f, ",\"{name}\":{value}")?;
+        }
+        for (name, latencies) in [
+            ("operation_time", &counters.operation_time),
+            ("transaction_time", &counters.transaction_time),
+        ] {
+            // A console is slow, and most workloads have none.
+            if !latencies.buckets().is_empty() {
+                write!(f, ",\"{name}\":{:?}", latencies.buckets())?;
+            }
         }
         f.write_str("}")
     }

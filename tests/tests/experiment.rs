@@ -291,3 +291,79 @@ fn a_built_in_experiment_is_a_file_like_any_other() {
     fs::remove_dir_all(&out).expect("it can be removed");
     fs::remove_file(&file).expect("it can be removed");
 }
+
+/// What comes out of a comparison has its shape on any machine; what it says of one that is busy is not looked at.
+#[test]
+fn a_comparison_of_how_many_guests_fit_says_so_for_each_side() {
+    let place = Place::new();
+    let out = place.path().join("tmp/out");
+    let run = [
+        "experiment",
+        "run",
+        "density",
+        "--quick",
+        "--out",
+        name(&out),
+    ];
+    let results = place.json(&run);
+    let sides = results["sides"].as_array().expect("there are sides");
+    let names: Vec<&str> = sides.iter().map(|side| text(side, "/side/name")).collect();
+    assert_eq!(names, ["ballonet", "qemu"]);
+    for side in sides {
+        if let Some(problem) = side["problem"].as_str() {
+            let known = ["memory cgroup", "qemu-system"];
+            assert!(known.iter().any(|word| problem.contains(word)), "{problem}");
+            continue;
+        }
+        let count = side.pointer("/score/count").and_then(Value::as_u64);
+        assert!(count.is_some(), "{side:#}");
+        let probes = side["probes"].as_array().expect("it was tried");
+        assert!(!probes.is_empty());
+        for probe in probes {
+            assert_eq!(wrong_bytes(probe), 0, "{probe:#}");
+            let samples = probe["samples"].as_array().expect("it was looked at");
+            assert!(!samples.is_empty(), "{probe:#}");
+        }
+    }
+    for file in ["score.svg", "speed.svg", "memory.svg"] {
+        let drawn = fs::read_to_string(out.join(file)).expect("it was drawn");
+        roxmltree::Document::parse(&drawn).expect("it is XML");
+    }
+    let report = fs::read_to_string(out.join("report.md")).expect("it was written");
+    for word in [
+        "guests at full speed",
+        "Every run",
+        "Linux ",
+        "score.svg",
+        "--quick",
+    ] {
+        assert!(report.contains(word), "'{word}' is not in {report}");
+    }
+    fs::remove_dir_all(&out).expect("it can be removed");
+}
+
+/// Of all guests of a run.
+fn wrong_bytes(probe: &Value) -> u64 {
+    let guests = probe["guests"].as_array().expect("it has guests");
+    let last = guests.iter().filter_map(|guest| guest["last"].as_object());
+    last.flat_map(|last| ["errors", "leaks", "disk_errors"].map(|name| &last[name]))
+        .filter_map(Value::as_u64)
+        .sum()
+}
+
+#[test]
+fn a_comparison_without_such_a_side_is_refused() {
+    let place = Place::new();
+    let run = ["experiment", "run", "density", "--sides", "ballonet,xen"];
+    place.fails(&run, 1, &["'xen'", "qemu-ksm-zram"]);
+    place.fails(
+        &["experiment", "run", "idle-tax", "--quick"],
+        1,
+        &["--quick"],
+    );
+    place.fails(
+        &["experiment", "run", "density", "--seed", "3"],
+        1,
+        &["--seed"],
+    );
+}

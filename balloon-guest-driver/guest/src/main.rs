@@ -108,6 +108,8 @@ fn build_resources(
     let other_contents = unsafe { arena.cut(set_words) };
     // SAFETY: a slot is two numbers. There cannot be more frames than numbers below the limit.
     let slots = unsafe { arena.cut(limit as usize) };
+    // SAFETY: as before.
+    let own = unsafe { arena.cut(limit as usize) };
     let file_system = match &disk {
         Some(disk) => file_system(disk, limit, &mut arena),
         None => FileSystem::none(),
@@ -117,7 +119,8 @@ fn build_resources(
         frames.add_untouched(ram::frames_of(piece, arena.next()));
     }
     let other_contents = FrameSet::new(other_contents, limit);
-    let workload = Workload::new(line.id, Held::new(slots), other_contents, file_system);
+    let (held, own) = (Held::new(slots), Held::new(own));
+    let workload = Workload::new(line.id, held, own, other_contents, file_system);
     // SAFETY: here and nowhere else, after mapping; frames are all behind the arena.
     let pages = unsafe { Pages::new() };
     (

@@ -162,6 +162,8 @@ pub(super) struct Dbench {
     random: Random,
     zipf: Option<Zipf>,
     clients: [Client; CLIENTS_MAX],
+    /// When each client had something to do last.
+    since_ns: [u64; CLIENTS_MAX],
     file_count: u32,
     has_failed: bool,
     ending: Option<Ending>,
@@ -208,6 +210,7 @@ impl Dbench {
             random: Random::new(u64::from(guest) << 32 | u64::from(spec.seed)),
             zipf,
             clients: [Client::Idle; CLIENTS_MAX],
+            since_ns: [0; CLIENTS_MAX],
             file_count,
             has_failed: false,
             ending: None,
@@ -224,6 +227,16 @@ impl Dbench {
 
     pub(super) const fn has_failed(&self) -> bool {
         self.has_failed
+    }
+
+    /// Nothing more is asked of the disk.
+    pub(super) const fn stop(&mut self) {
+        self.has_failed = true;
+    }
+
+    /// Blocks of all files together.
+    pub(super) const fn blocks(&self) -> u32 {
+        self.file_count * FILE_BLOCKS
     }
 
     /// Goes on with what the clients do. Returns when to come again.
@@ -315,8 +328,13 @@ impl Dbench {
                     }
                     self.pace.note_done(1);
                     self.clients[number] = Client::Wants(self.draw_file());
+                    self.since_ns[number] = slice.look();
                 }
-                moved |= self.go_on(number, io, files, counters)?;
+                if self.go_on(number, io, files, counters)? {
+                    moved = true;
+                    let took_ns = slice.look() - self.since_ns[number];
+                    counters.operation_time.note(took_ns);
+                }
             }
         }
         Ok(moved)

@@ -10,10 +10,12 @@ mod cloner;
 mod content;
 mod dbench;
 mod histogram;
+mod latencies;
 mod pace;
 pub mod spec;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tile;
 mod toucher;
 mod verifier;
 mod zipf;
@@ -25,7 +27,9 @@ pub use self::breaker::{BreakFigures, Done, Order, OrderError};
 use self::cloner::Cloner;
 use self::dbench::{Dbench, Failure as DbenchFailure};
 pub use self::dbench::{Files, NoFiles, WrongBlock};
-use self::spec::{Action, DbenchSpec, Size, Spec};
+pub use self::latencies::Latencies;
+use self::spec::{Action, DbenchSpec, Size, Spec, TileSpec};
+use self::tile::Tile;
 use self::toucher::Toucher;
 use self::verifier::Verifier;
 pub use self::verifier::WrongPage;
@@ -76,6 +80,12 @@ pub struct Counters {
     pub misses: u64,
     /// Requests that the disk failed.
     pub disk_errors: u64,
+    /// How long the operations took, from when a client had one to do.
+    pub operation_time: Latencies,
+    /// Transactions of a `tile`.
+    pub transactions: u64,
+    /// How long they took.
+    pub transaction_time: Latencies,
 }
 
 /// What stopped a workload. Shown as a line for the console.
@@ -222,11 +232,8 @@ impl<'c> Slice<'c> {
     }
 }
 
+// There is one, and no heap to put what is large on.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one, and no heap to put the breaker's histogram on"
-)]
 enum Running {
     Idle,
     Touch(Toucher),
@@ -234,8 +241,20 @@ enum Running {
     Verify(Verifier),
     Break(Breaker),
     Dbench(Dbench),
+    Tile(Tile),
     /// Found a wrong page. What it holds stays as it is, for a person to look at.
     Failed,
+}
+
+impl Running {
+    /// What it does with files.
+    const fn files(&mut self) -> Option<&mut Dbench> {
+        match self {
+            Self::Dbench(dbench) => Some(dbench),
+            Self::Tile(tile) => tile.files.as_mut(),
+            _ => None,
+        }
+    }
 }
 
 /// The workload that runs, and the frames that it holds.
@@ -249,6 +268,8 @@ pub struct Workload<'a> {
     /// What a breaker does next.
     order: Option<Order>,
     held: Held<'a>,
+    /// What a tile has of its own; then `held` is its cache.
+    own: Held<'a>,
     /// Free frames with contents from a workload other than `verify`, of which it must not
     /// think that they came from another guest.
     other_contents: FrameSet<'a>,
@@ -262,11 +283,12 @@ pub struct Workload<'a> {
 impl<'a> Workload<'a> {
     /// No workload yet. `guest` names this guest in what is written to pages; `other_contents` is
     /// an empty set with room for every frame; `file_system` has room for a buffer for each, if there
-    /// is a disk.
+    /// is a disk. `held` and `own` hold nothing yet.
     #[must_use]
     pub const fn new(
         guest: u32,
         held: Held<'a>,
+        own: Held<'a>,
         other_contents: FrameSet<'a>,
         file_system: FileSystem<'a>,
     ) -> Self {
@@ -277,6 +299,7 @@ impl<'a> Workload<'a> {
             next: None,
             order: None,
             held,
+            own,
             other_contents,
             has_written_common: false,
             file_system,
@@ -302,6 +325,9 @@ impl<'a> Workload<'a> {
                 hits: 0,
                 misses: 0,
                 disk_errors: 0,
+                operation_time: Latencies::NONE,
+                transactions: 0,
+                transaction_time: Latencies::NONE,
             },
             failure: None,
         }
@@ -312,7 +338,7 @@ impl<'a> Workload<'a> {
     /// # Errors
     /// If it needs files that the disk cannot have; then what runs goes on.
     pub fn start(&mut self, spec: Spec, disk: Option<&dyn Disk>) -> Result<(), NoFiles> {
-        if let Action::Dbench(spec) = spec.action {
+        if let Some(spec) = spec.action.files() {
             dbench::blocks_for(spec, disk, self.file_system.cache.block_limit())?;
         }
         self.next = Some(spec);
@@ -355,7 +381,7 @@ impl<'a> Workload<'a> {
     /// Pages held.
     #[must_use]
     pub fn held(&self) -> u32 {
-        self.held.count()
+        self.held.count() + self.own.count()
     }
 
     /// Pages that [`give_up`](Self::give_up) would give.
@@ -387,6 +413,12 @@ impl<'a> Workload<'a> {
         match (self.spec.size, &self.running) {
             (_, Running::Failed) | (Size::Max, _) => 0,
             (Size::Pages(_), _) if self.next.is_some() => 0,
+            (Size::Pages(_), Running::Tile(tile)) => tile
+                .wanted()
+                .min(frames.total())
+                .saturating_sub(self.own.count())
+                .saturating_sub(frames.free_count())
+                .saturating_sub(self.would_give_up()),
             (Size::Pages(pages), _) => pages
                 .min(frames.total())
                 .saturating_sub(self.held.count())
@@ -403,6 +435,9 @@ impl<'a> Workload<'a> {
         slice: &mut Slice<'_>,
     ) -> Rest {
         if let Some(next) = self.next {
+            if self.turn_into(next, slice.now_us()) {
+                return Rest::No;
+            }
             if let Some(wake_at_us) = self.wind_up(memory, disk.as_deref_mut(), slice) {
                 return Rest::from(Some(wake_at_us));
             }
@@ -410,14 +445,15 @@ impl<'a> Workload<'a> {
             if !keeps_frames {
                 self.release(frames, memory, slice);
             }
-            if keeps_frames || self.held.count() == 0 {
+            if keeps_frames || self.held() == 0 {
                 self.begin(next, disk.as_deref(), slice.now_us());
             }
             return Rest::No;
         }
         // New pages may be slow to come; those that are held are used meanwhile.
-        let grew = self.grow(frames, memory, &mut slice.half());
-        let held = self.held.count();
+        let breathed = self.breathe(frames, memory, &mut slice.half());
+        let grew = self.grow(frames, memory, &mut slice.half()) || breathed;
+        let held = self.held();
         if !grew {
             self.pass_order_on(slice);
         }
@@ -427,6 +463,19 @@ impl<'a> Workload<'a> {
             _ if held == 0 => Rest::Asleep,
             wake_at_us => Rest::from(wake_at_us),
         }
+    }
+
+    /// Has a tile go on as one with the same pages and files, if it can.
+    fn turn_into(&mut self, next: Spec, now_us: u64) -> bool {
+        let (Running::Tile(tile), Action::Tile(spec)) = (&mut self.running, next.action) else {
+            return false;
+        };
+        let can = next.size == self.spec.size && tile.turn_into(spec, now_us);
+        if can {
+            self.spec = next;
+            self.next = None;
+        }
+        can
     }
 
     /// A toucher that becomes one of the same size needs the frames that it has.
@@ -448,21 +497,40 @@ impl<'a> Workload<'a> {
                 Running::Verify(Verifier::new(spec, self.guest, writes_common, now_us))
             }
             Action::Break(spec) => Running::Break(Breaker::new(spec, self.guest)),
-            Action::Dbench(spec) => self.begin_dbench(spec, disk, now_us),
+            Action::Dbench(spec) => match self.begin_dbench(spec, disk, now_us) {
+                Some(dbench) => Running::Dbench(dbench),
+                None => Running::Idle,
+            },
+            Action::Tile(tile) => self.begin_tile(tile, disk, now_us),
         };
     }
 
-    fn begin_dbench(&mut self, spec: DbenchSpec, disk: Option<&dyn Disk>, now_us: u64) -> Running {
-        let limit = self.file_system.cache.block_limit();
-        let Ok(blocks) = dbench::blocks_for(spec, disk, limit) else {
-            // `start` has looked at the same disk.
-            return Running::Idle;
+    fn begin_tile(&mut self, tile: TileSpec, disk: Option<&dyn Disk>, now_us: u64) -> Running {
+        let files = self.spec.action.files();
+        let files = files.and_then(|files| self.begin_dbench(files, disk, now_us));
+        let pages = match self.spec.size {
+            Size::Max => u32::MAX,
+            Size::Pages(pages) => pages,
         };
+        let room = u32::try_from(self.own.room()).unwrap_or(u32::MAX);
+        Running::Tile(Tile::new(tile, pages.min(room), self.guest, files, now_us))
+    }
+
+    /// `None` if its disk does not do.
+    fn begin_dbench(
+        &mut self,
+        spec: DbenchSpec,
+        disk: Option<&dyn Disk>,
+        now_us: u64,
+    ) -> Option<Dbench> {
+        let limit = self.file_system.cache.block_limit();
+        // `start` has looked at the same disk.
+        let blocks = dbench::blocks_for(spec, disk, limit).ok()?;
         let dbench = Dbench::new(spec, self.guest, blocks, now_us);
         self.file_system.cache.clear(blocks);
         self.file_system.files.clear(blocks);
         self.file_system.requests.set_service(dbench.service());
-        Running::Dbench(dbench)
+        Some(dbench)
     }
 
     /// Has what runs bring its files home, before its frames are released. `None` when that is done.
@@ -472,7 +540,7 @@ impl<'a> Workload<'a> {
         disk: Option<&mut (dyn Disk + 'static)>,
         slice: &mut Slice<'_>,
     ) -> Option<u64> {
-        let (Running::Dbench(dbench), Some(disk)) = (&mut self.running, disk) else {
+        let (Some(dbench), Some(disk)) = (self.running.files(), disk) else {
             return None;
         };
         let (mut io, _) = self.file_system.open(&self.held, memory, disk);
@@ -505,8 +573,34 @@ impl<'a> Workload<'a> {
         disk: Option<&mut (dyn Disk + 'static)>,
         slice: &mut Slice<'_>,
     ) -> Option<u64> {
-        let Self { held, counters, .. } = self;
+        let Self {
+            held,
+            own,
+            counters,
+            ..
+        } = self;
         match &mut self.running {
+            Running::Tile(tile) => {
+                let of_memory = match tile.step(own, memory, counters, &mut slice.half()) {
+                    Ok(wake_at_us) => wake_at_us,
+                    Err(wrong) => {
+                        self.fail(wrong);
+                        return None;
+                    }
+                };
+                let (Some(files), Some(disk)) = (&mut tile.files, disk) else {
+                    return of_memory;
+                };
+                let (mut io, all) = self.file_system.open(held, memory, disk);
+                match files.step(&mut io, all, counters, slice) {
+                    // At once, if one of them wants that, or at the earlier of both.
+                    Ok(of_files) => of_files.min(of_memory),
+                    Err(failure) => {
+                        self.fail_dbench(failure);
+                        None
+                    }
+                }
+            }
             Running::Dbench(dbench) => {
                 let Some(disk) = disk else {
                     return Some(u64::MAX);
@@ -540,7 +634,11 @@ impl<'a> Workload<'a> {
             None => self.counters.leaks += 1,
         }
         self.failure = Some(Failure::Page(wrong));
-        self.running = Running::Failed;
+        match &mut self.running {
+            // The disk may have some of its pages.
+            Running::Tile(tile) => tile.stop(),
+            running => *running = Running::Failed,
+        }
     }
 
     /// It knows itself that it has failed, and takes back what the disk still has.
@@ -555,6 +653,97 @@ impl<'a> Workload<'a> {
                 Failure::Disk(failed)
             }
         });
+    }
+
+    /// Gives a tile's own memory the size that it should have now. True if it changed.
+    fn breathe(
+        &mut self,
+        frames: &mut Frames<'_>,
+        memory: &mut impl Memory,
+        slice: &mut Slice<'_>,
+    ) -> bool {
+        let mut changed = false;
+        loop {
+            let Running::Tile(tile) = &mut self.running else {
+                return changed;
+            };
+            if tile.has_failed() {
+                return changed;
+            }
+            tile.look_at_time(slice.now_us());
+            let (wanted, count) = (tile.wanted(), self.own.count());
+            let mut gfns = [0; CHUNK];
+            let chunk = &mut gfns[..CHUNK.min(wanted.abs_diff(count) as usize)];
+            let moved = match wanted < count {
+                true => self.shrink_own(frames, memory, chunk),
+                false => self.grow_own(frames, memory, chunk),
+            };
+            if moved == 0 {
+                return changed;
+            }
+            changed = true;
+            if slice.is_over() {
+                return changed;
+            }
+        }
+    }
+
+    /// Frees as many pages of a tile's own as `gfns` has room for. Returns how many.
+    fn shrink_own(
+        &mut self,
+        frames: &mut Frames<'_>,
+        memory: &mut impl Memory,
+        gfns: &mut [Gfn],
+    ) -> usize {
+        let mut freed = 0;
+        while freed < gfns.len()
+            && let Some(gfn) = self.retire_own(memory)
+        {
+            gfns[freed] = gfn;
+            freed += 1;
+        }
+        frames.give_back(&gfns[..freed]);
+        freed
+    }
+
+    /// Makes as many frames a tile's own as `gfns` has room for: free ones, or else those of its cache. Returns how many.
+    fn grow_own(
+        &mut self,
+        frames: &mut Frames<'_>,
+        memory: &mut impl Memory,
+        gfns: &mut [Gfn],
+    ) -> usize {
+        let mut obtained = frames.allocate(gfns);
+        while obtained < gfns.len()
+            && let Some(gfn) = self.retire(memory)
+        {
+            gfns[obtained] = gfn;
+            obtained += 1;
+        }
+        let Running::Tile(tile) = &self.running else {
+            return 0;
+        };
+        for &gfn in &gfns[..obtained] {
+            let slot = Slot { gfn, version: 0 };
+            tile.write(self.own.count(), slot, memory.page(gfn));
+            self.own.push(slot);
+        }
+        obtained
+    }
+
+    /// Lets go of the last frame that is a tile's own. `None` if there is none, or it was found to be wrong.
+    fn retire_own(&mut self, memory: &mut impl Memory) -> Option<Gfn> {
+        let slot = self.own.pop()?;
+        if let Running::Tile(tile) = &self.running
+            && !tile.has_failed()
+            && let Err(wrong) = tile.check(self.own.count(), slot, memory.page(slot.gfn))
+        {
+            self.own.push(slot);
+            self.fail(wrong);
+            return None;
+        }
+        self.other_contents.insert(slot.gfn);
+        Some(slot.gfn)
     }
 
     /// Obtains frames that the workload should have and there are. True if there may be more.
@@ -584,6 +773,11 @@ impl<'a> Workload<'a> {
     fn may_obtain(&self, frames: &Frames<'_>) -> usize {
         let count = match (self.spec.size, &self.running) {
             (_, Running::Failed) => 0,
+            (_, Running::Tile(tile)) if self.own.count() < tile.wanted() => 0,
+            (_, Running::Tile(tile)) => frames
+                .free_count()
+                .saturating_sub(RESERVE)
+                .min(tile.wanted_for_files().saturating_sub(self.held.count())),
             (Size::Max, _) => frames.free_count().saturating_sub(RESERVE),
             (Size::Pages(pages), _) => pages.saturating_sub(self.held.count()),
         };
@@ -598,7 +792,7 @@ impl<'a> Workload<'a> {
         match &self.running {
             Running::Idle | Running::Failed => {}
             // It is written when a block needs it.
-            Running::Dbench(_) => self.file_system.cache.add_place(),
+            Running::Dbench(_) | Running::Tile(_) => self.file_system.cache.add_place(),
             // A working set is in use from the start.
             Running::Touch(_) => page[0] = u64::from(gfn),
             Running::Clone(cloner) => cloner.write(self.held.count(), 0, page),
@@ -617,9 +811,12 @@ impl<'a> Workload<'a> {
 
     /// Whether frames are given up for the balloon.
     fn gives_up(&self) -> bool {
-        let yields = self.spec.size == Size::Max || self.next.is_some();
+        let yields = self.spec.size == Size::Max
+            || matches!(self.running, Running::Tile(_))
+            || self.next.is_some();
         yields
             && match &self.running {
+                Running::Tile(tile) => !tile.has_failed() || self.next.is_some(),
                 Running::Failed => false,
                 Running::Dbench(dbench) => !dbench.has_failed() || self.next.is_some(),
                 _ => true,
@@ -645,7 +842,7 @@ impl<'a> Workload<'a> {
 
     /// Lets go of the frame held last. `None` if there is none, or it was found to be wrong.
     fn retire(&mut self, memory: &mut impl Memory) -> Option<Gfn> {
-        if let Running::Dbench(_) = self.running {
+        if let Running::Dbench(_) | Running::Tile(_) = self.running {
             self.vacate_last_place(memory)?;
         }
         let slot = self.held.pop()?;
@@ -663,6 +860,7 @@ impl<'a> Workload<'a> {
             | Running::Clone(_)
             | Running::Break(_)
             | Running::Dbench(_)
+            | Running::Tile(_)
             | Running::Failed => {
                 self.other_contents.insert(slot.gfn);
             }
@@ -687,11 +885,11 @@ impl<'a> Workload<'a> {
         memory: &mut impl Memory,
         slice: &mut Slice<'_>,
     ) {
-        while self.held.count() > 0 && !slice.is_over() {
+        while self.held() > 0 && !slice.is_over() {
             let mut gfns = [0; CHUNK];
             let mut count = 0;
             while count < CHUNK
-                && let Some(gfn) = self.retire(memory)
+                && let Some(gfn) = self.retire_own(memory).or_else(|| self.retire(memory))
             {
                 gfns[count] = gfn;
                 count += 1;

@@ -103,6 +103,35 @@ pub struct DbenchSpec {
     pub depth: u8,
 }
 
+/// A `tile`: a small server with memory of its own, which grows and shrinks, and with files.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TileSpec {
+    /// How much memory of its own it has for half of each period; for the other half it has all.
+    pub low: Size,
+    /// How much of that it uses then.
+    pub active: Size,
+    /// Percent of its own memory that is equal in all guests with the same seed.
+    pub common: u8,
+    /// How long a period is, in seconds.
+    pub period_s: u32,
+    /// Transactions a second; 0 for as many as possible.
+    pub rate: u32,
+    /// Percent of a transaction's pages that are written.
+    pub write: u8,
+    /// Exponent of the law by which they are drawn.
+    pub theta: f64,
+    /// What the common pages' contents and the choices come from.
+    pub seed: u32,
+    /// Room for files on a disk.
+    pub files: Size,
+    /// Operations on files in a second; 0 for no files.
+    pub ops: u32,
+    /// Clients of these files.
+    pub clients: u8,
+    /// What a request to the disk takes at least, in microseconds.
+    pub seek_us: u32,
+}
+
 /// What the workload does with its memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Action {
@@ -118,6 +147,29 @@ pub enum Action {
     Break(BreakerSpec),
     /// Caches files in it.
     Dbench(DbenchSpec),
+    /// Serves from it, and from files.
+    Tile(TileSpec),
+}
+
+impl Action {
+    /// What it does with files, if anything.
+    #[must_use]
+    pub const fn files(&self) -> Option<DbenchSpec> {
+        match *self {
+            Self::Dbench(spec) => Some(spec),
+            Self::Tile(tile) if tile.ops > 0 => Some(DbenchSpec {
+                clients: tile.clients,
+                files: tile.files,
+                write: 20,
+                distribution: Distribution::Zipf { theta: tile.theta },
+                rate: tile.ops,
+                seed: tile.seed,
+                seek_us: tile.seek_us,
+                depth: 1,
+            }),
+            _ => None,
+        }
+    }
 }
 
 /// A workload, as asked for.
@@ -160,7 +212,7 @@ impl fmt::Display for SpecError<'_> {
             Self::Name(name) => {
                 write!(
                     f,
-                    "no workload `{name}`; there are idle, toucher, clone, verify, breaker and dbench"
+                    "no workload `{name}`; there are idle, toucher, clone, verify, breaker, dbench and tile"
                 )
             }
             Self::Key { name, keys: "", .. } => write!(f, "workload {name} takes no keys"),
@@ -178,6 +230,7 @@ const SIZE_WANTED: &str = "a size from 4K up, like 64M or 1G, or max";
 const PERCENT_WANTED: &str = "a number from 0 to 100";
 const COUNT_WANTED: &str = "a number from 0 to 4294967295";
 const DISTRIBUTION_WANTED: &str = "uniform or zipf";
+const PERIOD_WANTED: &str = "seconds from 2 to 86400";
 const THETA_WANTED: &str = "a number from 0.01 to 5, like 0.99";
 const CLIENTS_WANTED: &str = "a number from 1 to 128";
 const DEPTH_WANTED: &str = "a number from 1 to 7";
@@ -261,6 +314,23 @@ impl Spec {
                     depth: 1,
                 }),
             ),
+            "tile" => (
+                Size::Pages(16_384),
+                Action::Tile(TileSpec {
+                    low: Size::Pages(12_288),
+                    active: Size::Pages(8192),
+                    common: 25,
+                    period_s: 30,
+                    rate: 100,
+                    write: 30,
+                    theta: 0.7,
+                    seed: 1,
+                    files: Size::Pages(6144),
+                    ops: 0,
+                    clients: 4,
+                    seek_us: 1000,
+                }),
+            ),
             _ => return None,
         };
         Some(Self { size, action })
@@ -284,6 +354,24 @@ impl Spec {
             (Action::Touch(touch), "active") => {
                 touch.active = parse_size(value).ok_or(bad(SIZE_WANTED))?;
             }
+            (Action::Tile(tile), "low") => {
+                tile.low = parse_size(value).ok_or(bad(SIZE_WANTED))?;
+            }
+            (Action::Tile(tile), "active") => {
+                tile.active = parse_size(value).ok_or(bad(SIZE_WANTED))?;
+            }
+            (Action::Tile(tile), "common") => tile.common = percent()?,
+            (Action::Tile(tile), "period_s") => {
+                let period_s = count().ok().filter(|period| (2..=86_400).contains(period));
+                tile.period_s = period_s.ok_or(bad(PERIOD_WANTED))?;
+            }
+            (Action::Tile(tile), "rate") => tile.rate = count()?,
+            (Action::Tile(tile), "write") => tile.write = percent()?,
+            (Action::Tile(tile), "theta") => {
+                tile.theta = theta(value).ok_or(bad(THETA_WANTED))?;
+            }
+            (Action::Tile(tile), "seed") => tile.seed = count()?,
+            (Action::Tile(tile), "ops") => tile.ops = count()?,
             (Action::Touch(touch), "write") => touch.write = percent()?,
             (Action::Touch(touch), "rate") => touch.rate = count()?,
             (
@@ -316,18 +404,23 @@ impl Spec {
             (Action::Verify(verify), "common") => verify.common = percent()?,
             (Action::Break(breaker), "seed") => breaker.seed = count()?,
             (Action::Break(breaker), "loop") => breaker.repeat = flag()?,
-            (Action::Dbench(dbench), "clients") => {
-                dbench.clients = small(value, CLIENTS_MAX).ok_or(bad(CLIENTS_WANTED))?;
-            }
-            (Action::Dbench(dbench), "files") => {
-                dbench.files = parse_size(value).ok_or(bad(SIZE_WANTED))?;
-            }
+            (
+                Action::Dbench(DbenchSpec { clients, .. }) | Action::Tile(TileSpec { clients, .. }),
+                "clients",
+            ) => *clients = small(value, CLIENTS_MAX).ok_or(bad(CLIENTS_WANTED))?,
+            (
+                Action::Dbench(DbenchSpec { files, .. }) | Action::Tile(TileSpec { files, .. }),
+                "files",
+            ) => *files = parse_size(value).ok_or(bad(SIZE_WANTED))?,
             (Action::Dbench(dbench), "write") => dbench.write = percent()?,
             (Action::Dbench(dbench), "rate") => dbench.rate = count()?,
             (Action::Dbench(dbench), "seed") => dbench.seed = count()?,
-            (Action::Dbench(dbench), "seek_us") => {
-                let seek_us = count().ok().filter(|&seek_us| seek_us <= SEEK_US_MAX);
-                dbench.seek_us = seek_us.ok_or(bad(SEEK_WANTED))?;
+            (
+                Action::Dbench(DbenchSpec { seek_us, .. }) | Action::Tile(TileSpec { seek_us, .. }),
+                "seek_us",
+            ) => {
+                let given = count().ok().filter(|&given| given <= SEEK_US_MAX);
+                *seek_us = given.ok_or(bad(SEEK_WANTED))?;
             }
             (Action::Dbench(dbench), "depth") => {
                 dbench.depth = small(value, REQUESTS_MAX).ok_or(bad(DEPTH_WANTED))?;
@@ -352,6 +445,10 @@ impl Spec {
             Action::Break(_) => "size, seed and loop",
             Action::Dbench(_) => {
                 "size, clients, files, write, dist, theta, rate, seed, seek_us and depth"
+            }
+            Action::Tile(_) => {
+                "size, low, active, common, period_s, rate, write, theta, seed, files, ops, clients \
+                 and seek_us"
             }
         }
     }
@@ -485,6 +582,25 @@ impl fmt::Display for Spec {
                 "dbench:size={size},clients={clients},files={files},write={write},{distribution},\
                  rate={rate},seed={seed},seek_us={seek_us},depth={depth}"
             ),
+            Action::Tile(TileSpec {
+                low,
+                active,
+                common,
+                period_s,
+                rate,
+                write,
+                theta,
+                seed,
+                files,
+                ops,
+                clients,
+                seek_us,
+            }) => write!(
+                f,
+                "tile:size={size},low={low},active={active},common={common},period_s={period_s},\
+                 rate={rate},write={write},theta={theta},seed={seed},files={files},ops={ops},\
+                 clients={clients},seek_us={seek_us}"
+            ),
         }
     }
 }
@@ -517,6 +633,11 @@ mod tests {
                  seek_us=1000,depth=1",
             ),
             (
+                "tile",
+                "tile:size=64M,low=48M,active=32M,common=25,period_s=30,rate=100,write=30,theta=0.7,\
+                 seed=1,files=24M,ops=0,clients=4,seek_us=1000",
+            ),
+            (
                 "toucher:dist=zipf",
                 "toucher:size=64M,active=max,write=50,dist=zipf,theta=0.99,rate=0",
             ),
@@ -533,6 +654,7 @@ mod tests {
             "verify:size=8M,rate=0,write=100,common=30",
             "breaker:size=max,seed=9,loop=1",
             "dbench:size=32M,clients=128,files=1G,write=0,theta=1.5,rate=5,seed=7,seek_us=0,depth=7",
+            "tile:size=32M,low=max,active=8K,common=0,period_s=2,rate=0,write=0,theta=0.5,seed=9,files=max,ops=5",
         ] {
             let spec = Spec::parse(text).unwrap();
             assert_eq!(Spec::parse(&spec.to_string()).unwrap(), spec);
@@ -544,7 +666,7 @@ mod tests {
         for (text, error) in [
             (
                 "touch",
-                "no workload `touch`; there are idle, toucher, clone, verify, breaker and dbench",
+                "no workload `touch`; there are idle, toucher, clone, verify, breaker, dbench and tile",
             ),
             ("idle:size=1M", "workload idle takes no keys"),
             (
@@ -563,6 +685,10 @@ mod tests {
             (
                 "dbench:clients=129",
                 "clients=129: must be a number from 1 to 128",
+            ),
+            (
+                "tile:period_s=1",
+                "period_s=1: must be seconds from 2 to 86400",
             ),
             ("dbench:depth=8", "depth=8: must be a number from 1 to 7"),
             (

@@ -75,11 +75,12 @@ impl Guest {
         let storage = || vec![0; Frames::words_for(LIMIT)].leak();
         let mut frames = Frames::new(storage(), LIMIT);
         frames.add_untouched(0..LIMIT);
-        let held = Held::new(vec![Slot::default(); LIMIT as usize].leak());
+        let held = || Held::new(vec![Slot::default(); LIMIT as usize].leak());
+        let other_contents = FrameSet::new(storage(), LIMIT);
         Self {
             ram: Ram::new(LIMIT),
             frames,
-            workload: Workload::new(id, held, FrameSet::new(storage(), LIMIT), file_system()),
+            workload: Workload::new(id, held(), held(), other_contents, file_system()),
             disk: None,
             clock_us: Cell::new(0),
         }
@@ -844,4 +845,90 @@ proptest! {
         let blocks = guest.disk().blocks.len();
         prop_assert_eq!(guest.blocks_on_disk(), blocks);
     }
+}
+
+const TILE: &str = "tile:size=6M,low=4M,active=1M,period_s=2,rate=200,files=4M,ops=200,seek_us=100";
+
+#[test]
+fn a_tile_frees_and_takes_memory_and_serves_files_from_the_rest() {
+    let mut guest = Guest::with_disk(2048);
+    guest.start(TILE);
+    let (mut least, mut most) = (u32::MAX, 0);
+    while guest.clock_us.get() < 10_000_000 {
+        guest.step_in_time();
+        if guest.clock_us.get() > 3_000_000 {
+            let held = guest.workload.held();
+            (least, most) = (least.min(held), most.max(held));
+        }
+        assert_eq!(guest.everywhere(&[]), LIMIT as usize);
+    }
+    assert_eq!(guest.workload.take_failure(), None);
+    // With all files in its cache.
+    assert_eq!((least, most), (2048, 2560));
+    let counters = guest.workload.counters();
+    assert!(counters.transactions > 1500, "{counters:?}");
+    assert!(counters.operations > 1500, "{counters:?}");
+    let timed = |latencies: Latencies| latencies.buckets().iter().sum::<u64>();
+    assert_eq!(timed(counters.transaction_time), counters.transactions);
+    assert_eq!(timed(counters.operation_time), counters.operations);
+
+    guest.start("tile:size=6M,low=4M,active=4K,period_s=2,rate=1,files=4M,ops=200,seek_us=100");
+    let until_us = guest.clock_us.get() + 3_000_000;
+    while guest.clock_us.get() < until_us {
+        guest.step_in_time();
+    }
+    assert!(guest.workload.held() >= 2048, "it keeps its pages");
+    let slept = guest.workload.counters().transactions - counters.transactions;
+    assert!(slept < 30, "{slept} while asleep");
+    guest.stop();
+    assert_eq!(guest.frames.free_count(), LIMIT);
+}
+
+#[test]
+fn a_tile_gives_its_cache_to_the_balloon_and_to_its_own_memory_but_not_that() {
+    let mut guest = Guest::with_disk(2048);
+    guest.start(TILE);
+    while guest.clock_us.get() < 3_000_000 {
+        guest.step_in_time();
+    }
+    let mut balloon = vec![0; LIMIT as usize];
+    let free = guest.frames.take_for_balloon(&mut balloon);
+    balloon.truncate(free);
+    for _ in 0..5_000 {
+        let given = guest.give_up(100);
+        balloon.extend(given);
+        guest.step_in_time();
+    }
+    assert_eq!(guest.workload.would_give_up(), 0);
+    let held = guest.workload.held();
+    assert!((1024..=1536).contains(&held), "{held}");
+    assert_eq!(guest.workload.take_failure(), None);
+    guest.frames.give_back(&balloon);
+    while guest.workload.lacks(&guest.frames) > 0 || guest.workload.held() < 2048 {
+        guest.step_in_time();
+    }
+    assert_eq!(guest.workload.take_failure(), None);
+}
+
+#[test]
+fn a_wrong_bit_stops_a_tile_and_another_workload_can_follow() {
+    let mut guest = Guest::with_disk(2048);
+    guest.start(TILE);
+    for gfn in 0..LIMIT {
+        guest.ram.page(gfn)[300] ^= 1;
+    }
+    let failure = loop {
+        if let Rest::Until(time_us) = guest.step() {
+            guest.clock_us.set(time_us);
+        }
+        if let Some(failure) = guest.workload.take_failure() {
+            break failure.to_string();
+        }
+    };
+    assert!(failure.contains("WRONG BYTE"), "{failure}");
+    assert_eq!(guest.workload.counters().errors, 1);
+    assert_eq!(guest.give_up(10), [], "it stays as it is");
+    guest.stop();
+    guest.start("verify:size=4M");
+    assert_eq!(guest.workload.take_failure(), None);
 }

@@ -24,6 +24,7 @@ mod ksm;
 mod limit;
 mod merge;
 mod ours;
+#[path = "../../src/cli/experiment/density/restore.rs"]
 mod restore;
 mod scale;
 mod scan;
@@ -49,7 +50,7 @@ fn main() -> Result<()> {
         return holder::run(&args.next().unwrap_or_default());
     }
     let options = options();
-    restore::watch()?;
+    put_back_at_end()?;
     let mut rows = Vec::new();
     let mut failed = Vec::new();
     for (name, bench) in [
@@ -107,4 +108,19 @@ fn options() -> Options {
         }
     }
     options
+}
+
+/// From now on a panic or Ctrl-C puts all settings back and ends the program.
+fn put_back_at_end() -> Result<()> {
+    restore::on_panic();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    std::thread::spawn(move || {
+        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+            restore::put_all_back();
+            std::process::exit(130);
+        }
+    });
+    Ok(())
 }

@@ -16,6 +16,7 @@
 mod ballonet;
 #[path = "../guests/figures.rs"]
 mod figures;
+#[path = "../../src/cli/experiment/density/kernel.rs"]
 mod kernel;
 #[path = "../guests/machine.rs"]
 mod machine;
@@ -33,6 +34,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
+const DEVICE_BYTES: u64 = 1 << 30;
 const VM: u64 = 256 * MIB;
 const WORKING_SET: u64 = 200 * MIB;
 /// Of it, in percent, what is taken.
@@ -126,7 +128,14 @@ impl Side for Theirs<'_> {
     }
 
     fn remark(&mut self) -> Result<String> {
-        self.swap.remark()
+        let used = self.swap.used_bytes()?;
+        Ok(match used {
+            0 => String::new(),
+            used => format!(
+                "{:.1} MiB of zram besides",
+                used as f64 / f64::from(1 << 20)
+            ),
+        })
     }
 }
 
@@ -195,7 +204,7 @@ fn measure_side(side: &str, distribution: &str, workload: &str) -> Result<()> {
         measure_all((side, distribution), Ours(vm), workload)
     };
     let theirs = |swap: SwapDevice| -> Result<()> {
-        let group = MemoryGroup::new()?;
+        let group = MemoryGroup::new("bench")?;
         let qemu = Qemu::start_idle_in(VM, |pid| group.take(pid))?;
         let swap = &swap;
         measure_all((side, distribution), Theirs { qemu, group, swap }, workload)
@@ -206,8 +215,8 @@ fn measure_side(side: &str, distribution: &str, workload: &str) -> Result<()> {
             "--swap",
             folder.path().to_str().context("its path is text")?,
         ]),
-        "zram" => theirs(SwapDevice::zram()?),
-        _ => theirs(SwapDevice::file(folder.path())?),
+        "zram" => theirs(SwapDevice::zram(DEVICE_BYTES)?),
+        _ => theirs(SwapDevice::file(folder.path(), DEVICE_BYTES)?),
     }
 }
 

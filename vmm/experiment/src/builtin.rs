@@ -27,6 +27,12 @@ pub const BUILT_IN: &[BuiltIn] = built_in![
     "sharing-best-case",
 ];
 
+/// The comparison that is built in besides; see [`density`](crate::density).
+pub const DENSITY: BuiltIn = BuiltIn {
+    name: "density",
+    text: include_str!("../built-in/density.toml"),
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,6 +17,7 @@
 pub mod active;
 pub mod builtin;
 mod closed_form;
+pub mod density;
 pub mod draw;
 mod measure;
 pub mod outcome;

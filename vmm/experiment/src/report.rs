@@ -154,30 +154,40 @@ impl Report<'_> {
 
     fn circumstances(&self) -> String {
         let Circumstances {
-            version,
-            kernel,
-            processor,
-            cores,
-            memory_bytes,
-            command,
+            version, command, ..
         } = &self.circumstances;
+        let machine = self.circumstances.machine();
         let Scenario {
             seed,
             repetitions,
             seconds,
             ..
         } = self.scenario;
-        let memory = memory_bytes >> 20;
         let runs = self.runs;
         let mut text = String::from("## Circumstances\n\n");
         text.push_str(&format!(
             "* ballonet {version}; {runs} runs of {seconds} s; {repetitions} repetitions; seed {seed}\n\
-             * Linux {kernel}; {cores} of {processor}; {memory} MiB of memory\n\
+             * {machine}\n\
              * Again: `{command}`\n\n\
              All values that were seen are in `data.csv`. The scenario:\n\n```toml\n{}\n```\n",
             self.text.trim_end()
         ));
         text
+    }
+}
+
+impl Circumstances {
+    /// What the machine is, in a line.
+    pub(crate) fn machine(&self) -> String {
+        let Self {
+            kernel,
+            processor,
+            cores,
+            memory_bytes,
+            ..
+        } = self;
+        let memory = memory_bytes >> 20;
+        format!("Linux {kernel}; {cores} of {processor}; {memory} MiB of memory")
     }
 }
 
@@ -191,7 +201,7 @@ impl MeasureOutcome {
 }
 
 /// In a table nothing may end a cell or a line.
-fn cell(text: &str) -> String {
+pub(crate) fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }
 
@@ -244,7 +254,7 @@ fn value(figure: &Figure, unit: &str) -> String {
 }
 
 /// With as many digits as people want to read.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         large if large >= 100.0 => format!("{value:.0}"),
         middle if middle >= 10.0 => format!("{value:.1}"),

@@ -37,7 +37,7 @@ pub(super) enum Command {
     Host(HostArgs),
     /// Start a VM. Without --kernel it boots the embedded guest.
     #[command(
-        after_help = "Examples:\n  ballonet run --memory 512M\n  ballonet run --name db --memory 2G --min 1G --shares high\n  ballonet run --memory 256M --workload toucher:size=64M,write=50\n  ballonet run --memory 256M --disk scratch.img --workload dbench:files=400M\n  ballonet run --kernel vmlinuz --initrd initrd.img --disk root.img --disk tools.img,ro\n  ballonet run --kernel vmlinuz --initrd initrd.img --net tap=tap0\n  ballonet run --name db --console-log db.log    what it prints, from the first word on\n  ballonet run --name db --restart always        started again when it ends, and with the next host\n\nA network card needs a tap of the host, made before with\n  ip tuntap add tap0 mode tap; ip link set tap0 up\nand an address for it, or a bridge that it is put into. The host may use it as root, or with\n`user NAME` at the end of the first command.\n\nWorkloads of the embedded guest: idle, toucher, clone, verify, breaker, and with a disk, which it\nwrites over, dbench; `help` on its console explains them."
+        after_help = "Examples:\n  ballonet run --memory 512M\n  ballonet run --name db --memory 2G --min 1G --shares high\n  ballonet run --memory 256M --workload toucher:size=64M,write=50\n  ballonet run --memory 256M --disk scratch.img --workload dbench:files=400M\n  ballonet run --kernel vmlinuz --initrd initrd.img --disk root.img --disk tools.img,ro\n  ballonet run --kernel vmlinuz --initrd initrd.img --net tap=tap0\n  ballonet run --name db --console-log db.log    what it prints, from the first word on\n  ballonet run --name db --restart always        started again when it ends, and with the next host\n\nA network card needs a tap of the host, made before with\n  ip tuntap add tap0 mode tap; ip link set tap0 up\nand an address for it, or a bridge that it is put into. The host may use it as root, or with\n`user NAME` at the end of the first command.\n\nWorkloads of the embedded guest: idle, toucher, clone, verify, breaker, tile, and with a disk, which it\nwrites over, dbench; `help` on its console explains them."
     )]
     Run(RunArgs),
     /// List the VMs.
@@ -307,7 +307,7 @@ pub(super) enum ExperimentCommand {
     },
     /// Run an experiment on a host of its own, and write a report, charts and all figures.
     #[command(
-        after_help = "Examples:\n  ballonet experiment run idle-tax\n  ballonet experiment show idle-tax > mine.toml\n  ballonet experiment run mine.toml --out mine --check"
+        after_help = "Examples:\n  ballonet experiment run idle-tax\n  ballonet experiment show idle-tax > mine.toml\n  ballonet experiment run mine.toml --out mine --check\n  ballonet experiment run density                 how many guests fit at full speed: us, QEMU, us without this or that\n  ballonet experiment run density --quick         the same in three minutes, of two sides\n  ballonet experiment run density --sides ballonet,qemu-ksm-zram"
     )]
     Run(ExperimentArgs),
 }
@@ -326,6 +326,12 @@ pub(super) struct ExperimentArgs {
     /// The seed, instead of the scenario's.
     #[arg(long, value_name = "N")]
     pub(super) seed: Option<u64>,
+    /// Of density: about three minutes, little memory, two sides.
+    #[arg(long)]
+    pub(super) quick: bool,
+    /// Of density: which sides to compare, in this order, as in ballonet,qemu; `show density` has them all.
+    #[arg(long, visible_alias = "vmm", value_name = "A,B", value_delimiter = ',')]
+    pub(super) sides: Vec<String>,
     /// Exit with 1 if a result is not what it should be.
     #[arg(long)]
     pub(super) check: bool,

@@ -36,7 +36,7 @@ pub(super) async fn ask_for_report<T: DeserializeOwned>(
 }
 
 /// The newest whole line `report {…}`.
-fn find_report<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
+pub(super) fn find_report<T: DeserializeOwned>(text: &[u8]) -> Option<T> {
     let text = String::from_utf8_lossy(text);
     let whole = &text[..text.rfind('\n')?];
     let line = whole

@@ -6,7 +6,7 @@ use crate::vm::MOST_NETS;
 use api::NetRequest;
 use balloon_guest_driver::command_line::CommandLine;
 use balloon_guest_driver::workload::NoFiles;
-use balloon_guest_driver::workload::spec::{Action, Spec};
+use balloon_guest_driver::workload::spec::Spec;
 use page::PageCount;
 use policy::{OVERHEAD, VmSettings};
 use protocol::{DiskSpec, MacAddress, NetConfig, VmName};
@@ -89,9 +89,9 @@ fn spec(text: &str) -> Result<Spec, HostError> {
 fn check_workload(line: &str, disks: &[DiskSpec]) -> Result<(), HostError> {
     let workload = CommandLine::parse(line).workload;
     let spec = workload.map_or(Ok(Spec::IDLE), spec)?;
-    let lacks = match (spec.action, disks.first()) {
-        (Action::Dbench(_), None) => Some(NoFiles::NoDisk),
-        (Action::Dbench(_), Some(disk)) if disk.read_only => Some(NoFiles::ReadOnly),
+    let lacks = match (spec.action.files(), disks.first()) {
+        (Some(_), None) => Some(NoFiles::NoDisk),
+        (Some(_), Some(disk)) if disk.read_only => Some(NoFiles::ReadOnly),
         _ => None,
     };
     lacks.map_or(Ok(()), |lacks| Err(HostError::Workload(lacks.to_string())))

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use experiment::draw::svg;
 use experiment::outcome::Performed;
-use experiment::plot::plots;
+use experiment::plot::{Plot, plots};
 use experiment::report::Report;
 use experiment::series::Unit;
 use serde::Serialize;
@@ -52,13 +52,19 @@ impl Files {
         &self.names
     }
 
-    pub(super) fn write(&mut self, report: &Report<'_>, performed: &[Performed]) -> Result<()> {
+    /// Draws, and tells the files' names with what they show.
+    pub(super) fn draw(&mut self, plots: Vec<Plot>) -> Result<Vec<(String, String)>> {
         let mut charts = Vec::new();
-        for plot in plots(report.scenario, performed) {
+        for plot in plots {
             let name = format!("{}.svg", plot.name);
             self.put(&name, svg(&plot)?.as_bytes())?;
             charts.push((name, plot.title));
         }
+        Ok(charts)
+    }
+
+    pub(super) fn write(&mut self, report: &Report<'_>, performed: &[Performed]) -> Result<()> {
+        let charts = self.draw(plots(report.scenario, performed))?;
         self.put("report.md", report.markdown(&charts).as_bytes())?;
         self.put("scenario.toml", report.text.as_bytes())?;
         let path = self.path("data.csv");
@@ -67,7 +73,7 @@ impl Files {
         Ok(())
     }
 
-    fn put(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+    pub(super) fn put(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path(name);
         fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
         self.names.push(name.into());

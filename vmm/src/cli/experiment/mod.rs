@@ -1,5 +1,6 @@
 //! `ballonet experiment`: recipes for measurements, and what comes out of them.
 
+mod density;
 mod files;
 mod perform;
 mod progress;
@@ -10,7 +11,8 @@ use super::{print, show, table};
 use crate::host::MachineMemory;
 use crate::regular_file::read_text;
 use anyhow::{Context, Result, anyhow, bail};
-use experiment::builtin::{BUILT_IN, BuiltIn};
+use experiment::builtin::{BUILT_IN, BuiltIn, DENSITY};
+use experiment::density::Density;
 use experiment::outcome::{Outcome, Performed};
 use experiment::plan::{Run, plan};
 use experiment::report::{Circumstances, Report};
@@ -45,7 +47,8 @@ struct Listed {
 }
 
 fn list(json: bool) -> Result<()> {
-    let listed: Vec<Listed> = BUILT_IN.iter().map(listed).collect::<Result<_>>()?;
+    let listed = BUILT_IN.iter().map(listed).chain([listed_density()]);
+    let listed: Vec<Listed> = listed.collect::<Result<_>>()?;
     let row = |listed: &Listed| {
         vec![
             listed.name.clone(),
@@ -71,9 +74,19 @@ fn listed(built_in: &BuiltIn) -> Result<Listed> {
     })
 }
 
+fn listed_density() -> Result<Listed> {
+    let density = Density::parse(DENSITY.text, false, &[])?;
+    Ok(Listed {
+        seconds: density.seconds(),
+        name: density.name,
+        title: density.title,
+        paper: None,
+    })
+}
+
 fn built_in(name: &str) -> Result<&'static BuiltIn> {
-    let names: Vec<&str> = BUILT_IN.iter().map(|built_in| built_in.name).collect();
-    let mut known = BUILT_IN.iter();
+    let mut known = BUILT_IN.iter().chain([&DENSITY]);
+    let names: Vec<&str> = known.clone().map(|built_in| built_in.name).collect();
     known.find(|built_in| built_in.name == name).ok_or_else(|| {
         anyhow!(
             "'{name}' is no built-in experiment: there are {}",
@@ -93,7 +106,17 @@ async fn run(args: &ExperimentArgs) -> Result<()> {
     if std::env::var_os("RUST_LOG").is_some() {
         super::host::start_log(None)?;
     }
-    let wanted = wanted(args)?;
+    let text = text_of(args)?;
+    if Density::is_meant(&text) {
+        return density::run(args, &text).await;
+    }
+    if args.quick || !args.sides.is_empty() {
+        bail!(
+            "{} has no sides: --quick and --sides are for density",
+            args.scenario
+        );
+    }
+    let wanted = wanted(args, text)?;
     let default = || PathBuf::from(format!("experiment-{}", wanted.scenario.name));
     // Before anything runs: what cannot be written need not be measured.
     let mut files = Files::make(args.out.clone().unwrap_or_else(default))?;
@@ -118,14 +141,16 @@ async fn run(args: &ExperimentArgs) -> Result<()> {
     Ok(())
 }
 
-fn wanted(args: &ExperimentArgs) -> Result<Wanted> {
+fn text_of(args: &ExperimentArgs) -> Result<String> {
     let is_file = args.scenario.ends_with(".toml") || args.scenario.contains('/');
-    let text = if is_file {
-        read_text(Path::new(&args.scenario), LARGEST)
-            .with_context(|| format!("cannot read {}", args.scenario))?
-    } else {
-        built_in(&args.scenario)?.text.to_owned()
-    };
+    match is_file {
+        true => read_text(Path::new(&args.scenario), LARGEST)
+            .with_context(|| format!("cannot read {}", args.scenario)),
+        false => Ok(built_in(&args.scenario)?.text.to_owned()),
+    }
+}
+
+fn wanted(args: &ExperimentArgs, text: String) -> Result<Wanted> {
     let parsed = Scenario::parse(&text);
     let mut scenario = parsed.with_context(|| format!("{} is refused", args.scenario))?;
     scenario.repetitions = args.repetitions.unwrap_or(scenario.repetitions);

@@ -48,28 +48,19 @@ fn put_back(path: &Path, before: &str) {
     }
 }
 
-fn put_all_back() {
+/// Puts all back that is still changed.
+pub(crate) fn put_all_back() {
     let mut changed = CHANGED.lock().unwrap_or_else(PoisonError::into_inner);
     while let Some((path, before)) = changed.pop() {
         put_back(&path, &before);
     }
 }
 
-/// From now on a panic or Ctrl-C puts all back and ends the program.
-pub(crate) fn watch() -> Result<()> {
+/// From now on a panic puts all back first.
+pub(crate) fn on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
         put_all_back();
     }));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
-    std::thread::spawn(move || {
-        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
-            put_all_back();
-            std::process::exit(130);
-        }
-    });
-    Ok(())
 }
