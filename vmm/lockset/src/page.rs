@@ -234,6 +234,11 @@ impl Page {
     /// When others may be at it.
     pub fn forgotten(&mut self, visit: Visit) -> Result<(), Race> {
         let is_in_log = matches!(self.lies, Lies::Taken | Lies::Out);
+        if self.lies == Lies::Out && self.given_up == 0 {
+            // It is nowhere else.
+            let earlier = self.record.last();
+            return self.is_found(Aspect::Record, visit, earlier);
+        }
         if self.is_kept || is_in_log {
             self.visit(Aspect::Record, visit, Access::Write)?;
         }
@@ -400,6 +405,7 @@ impl Page {
     ) -> Result<(), Race> {
         let candidates = match aspect {
             Aspect::Backing => Protections::HOLES_WAIT,
+            Aspect::Record if self.lies == Lies::Out => Protections::GIVEN_UP,
             Aspect::Content | Aspect::Record => Protections::WRITERS_WAIT,
         };
         Err(Race {

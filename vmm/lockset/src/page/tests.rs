@@ -240,6 +240,17 @@ fn the_hole_of_a_page_that_is_out_is_heard_of() {
 }
 
 #[test]
+fn what_is_out_is_forgotten_only_when_it_was_given_up() {
+    let mut page = guarded();
+    take_out(&mut page).unwrap();
+    is_told_of(page.forgotten(agent_with_log()), Aspect::Record);
+    let mut page = guarded();
+    raise(&mut page, true).unwrap();
+    page.taken_out(agent()).unwrap();
+    page.forgotten(agent_with_log()).unwrap();
+}
+
+#[test]
 fn protection_is_lifted_by_who_has_raised_it() {
     let mut page = guarded();
     raise(&mut page, false).unwrap();
