@@ -178,11 +178,14 @@ impl Page {
             // It lies under the frame, where nobody sees it.
             return self.visit(Aspect::Backing, visit, Access::Write);
         }
+        if self.lies == Lies::Taken && !self.holes_wait {
+            let earlier = self.backing.last();
+            return self.is_found(Aspect::Backing, visit, earlier);
+        }
         self.visit(Aspect::Backing, visit, Access::Write)?;
         match self.lies {
             Lies::Taken => {
                 (self.lies, self.is_protected) = (Lies::Out, false);
-                self.is_not_filled(visit)?;
                 self.content.is_open_to(Unseen::Log, visit.place);
                 self.open_backing(visit.place);
             }
@@ -224,8 +227,16 @@ impl Page {
     /// When a write is not heard of.
     pub fn kept(&mut self, visit: Visit) -> Result<(), Race> {
         self.is_kept = true;
+        self.is_heard_of(visit)?;
         self.record.is_open_to(Unseen::Log, visit.place);
-        self.is_heard_of(visit)
+        Ok(())
+    }
+
+    /// The log has let go by itself of what it kept, or has kept nothing.
+    pub fn not_kept(&mut self) {
+        if std::mem::take(&mut self.is_kept) {
+            self.record = Cell::default();
+        }
     }
 
     /// What the log had of it is worth nothing from here on.

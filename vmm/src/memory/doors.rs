@@ -50,6 +50,8 @@ pub(crate) enum Deed {
     Kept,
     /// or worth nothing any more.
     Forgotten,
+    /// The log keeps nothing of them; it may have let go of it by itself.
+    NotKept,
     /// A frame is about to be mapped over them,
     MappedFromStore,
     /// or the memory file.

@@ -269,6 +269,9 @@ fn what_is_kept_is_kept_only_while_writes_are_heard_of() {
     let mut page = kept;
     is_told_of(page.lifted(pager(Protections::FENCE_LOCK)), Aspect::Record);
     let mut page = kept;
+    page.not_kept();
+    page.lifted(pager(Protections::FENCE_LOCK)).unwrap();
+    let mut page = kept;
     is_told_of(page.unregistered(agent()), Aspect::Record);
     let mut page = kept;
     page.given_up(device());

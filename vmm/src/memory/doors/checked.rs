@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::ops::{Deref, DerefMut, Range};
 use std::panic::Location;
-use std::process::abort;
+use std::process::exit;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -113,6 +113,7 @@ fn tell(page: &mut Page, deed: Deed, visit: Visit) -> Result<(), Race> {
         Deed::Fenced { keeps_all } => page.fenced(visit, keeps_all),
         Deed::GivenUp => page.given_up(visit),
         Deed::Answered => page.answered(visit),
+        Deed::NotKept => page.not_kept(),
         Deed::Unfenced => page.unfenced(visit)?,
         Deed::Protected => page.protected(visit)?,
         Deed::Lifted => page.lifted(visit)?,
@@ -142,7 +143,7 @@ fn end_by(index: u64, race: &Race) -> ! {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("?");
     eprintln!("lockset: nothing keeps '{name}' apart from others at page {gfn:#x}: {race}");
-    abort()
+    exit(1)
 }
 
 /// A mutex of which is known who has it.

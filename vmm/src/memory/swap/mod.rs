@@ -359,7 +359,8 @@ impl Swap {
         // Held all the time: what comes back meanwhile is protected, and is to stay so.
         let log = lock(&self.log);
         let pages = stretches.iter().flat_map(|stretch| self.pages_at(stretch));
-        let is_let_in = |index: u64| !log.is_kept(Gfn(index)) || is_left_out(Step::StaysProtected);
+        let is_let_in =
+            |index: u64| !self.is_kept(&log, Gfn(index)) || is_left_out(Step::StaysProtected);
         for run in runs(pages.filter(|&index| is_let_in(index))) {
             let run = self.ram.addresses(run);
             if let Err(error) = self.userfault.protect(run, Protection::Lifted) {
@@ -389,6 +390,15 @@ impl Swap {
         self.userfault
             .wake(addresses.clone())
             .expect("page-aligned addresses");
+    }
+
+    /// Whether a page is there as it came back.
+    fn is_kept(&self, log: &Log, gfn: Gfn) -> bool {
+        let is_kept = log.is_kept(gfn);
+        if !is_kept {
+            told(Deed::NotKept, &self.ram.addresses(gfn.0..gfn.0 + 1));
+        }
+        is_kept
     }
 
     fn pages_at(&self, addresses: &Addresses) -> Range<u64> {

@@ -244,7 +244,7 @@ impl Pager {
         }
         let mut log = lock(&self.swap.log);
         // It may have gone out since the kernel said so.
-        if log.is_kept(Gfn(index)) && !is_left_out(Step::WrittenIsForgotten) {
+        if self.swap.is_kept(&log, Gfn(index)) && !is_left_out(Step::WrittenIsForgotten) {
             self.swap.forget_in(&mut log, Gfn(index));
         }
         drop(log);
