@@ -366,6 +366,7 @@ impl Page {
             (true, 0) => Unseen::Pager,
             (true, _) if self.lies == Lies::Out => Unseen::Pager,
             (true, _) => Unseen::PagerOfGivenUp,
+            (false, _) if self.lies == Lies::Shown => Unseen::Nobody,
             (false, _) => Unseen::Kernel,
         };
         self.backing.is_open_to(unseen, place);

@@ -55,9 +55,11 @@ pub(crate) enum Unseen {
     Pager,
     /// The pager, at a page that is nobody's.
     PagerOfGivenUp,
-    /// The kernel, which fills holes with zeros where nobody has asked to hear of them. That loses nothing, as long as no page
-    /// is out: it is the agent's to change.
+    /// The kernel, which fills holes with zeros where nobody has asked to hear of them, and the pager, which does the same with
+    /// the last that it has heard of. That loses nothing, as long as no page is out.
     Kernel,
+    /// Nobody, for a frame is there: it is the agent's to change.
+    Nobody,
     /// Whoever has the log: the agent, the pager, the keeper.
     Log,
     /// The guest, at a page whose record is worth something only as long as it hears of writes.
@@ -75,8 +77,10 @@ pub(crate) const fn candidates(unseen: Unseen) -> Protections {
         Unseen::Pager => Protections::NONE_COMES,
         // What it makes there are zeros, which may be punched or stay.
         Unseen::PagerOfGivenUp => Protections::NONE_COMES.union(Protections::GIVEN_UP),
-        // One thread changes what is mapped.
-        Unseen::Kernel => Protections::AGENT,
+        // One thread changes what is mapped. A page that comes meanwhile holds zeros, as the hole did.
+        Unseen::Kernel => Protections::AGENT.union(Protections::NONE_COMES),
+        // What the pager made there would hide the frame.
+        Unseen::Nobody => Protections::AGENT,
         // All of them take its lock.
         Unseen::Log => Protections::LOG,
         // It has nothing: it writes, and the record is not what the page is.

@@ -216,6 +216,16 @@ fn pages_come_under_both_locks_and_where_nobody_is_kept_out() {
     is_told_of(shown.made(pager(BOTH), false), Aspect::Backing);
 }
 
+/// Somebody touched a hole before it was let go.
+#[test]
+fn the_last_zeros_may_come_when_nobody_waits_any_more() {
+    let mut page = guarded();
+    page.unregistered(agent()).unwrap();
+    page.made(pager(BOTH), false).unwrap();
+    page.given_up(device());
+    page.punched(agent()).unwrap();
+}
+
 #[test]
 fn what_is_taken_is_its_takers_until_it_is_punched() {
     let mut page = guarded();
