@@ -17,6 +17,10 @@ pub(crate) use checked::*;
 /// Something is done with pages. The order counts: what lets others in is told before it is done, what keeps them out or makes a
 /// page after.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(feature = "lockset"),
+    allow(dead_code, reason = "nobody listens there")
+)]
 pub(crate) enum Deed {
     /// Their guest may run from here on.
     Opened,

@@ -196,7 +196,7 @@ impl Fault {
         let next = source.lines().nth(number).unwrap();
         let is_right = |words: &&str| there.contains(words) || next.contains(words);
         assert!(
-            self.told_at.iter().any(|words| is_right(&words)),
+            self.told_at.iter().any(is_right),
             "{:?}: {told}, where is written: {there}",
             self.step
         );

@@ -31,8 +31,8 @@ mod tests;
 
 use crate::event::Event;
 use crate::memory::MemoryError;
-use crate::memory::heartbeat::{Heartbeat, Patience};
 use crate::memory::doors::{Deed, Known, KnownGuard, LockOf, known, lock, told};
+use crate::memory::heartbeat::{Heartbeat, Patience};
 use crate::memory::left_out::{Step, is_left_out};
 use crate::memory::mapping::Addresses;
 use crate::memory::pages::{FramesShown, runs};
