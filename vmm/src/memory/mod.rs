@@ -16,7 +16,8 @@ pub mod pagemap;
 mod pages;
 pub mod ram;
 pub mod residency;
-#[cfg(all(test, feature = "lockset"))]
+#[cfg(test)]
+#[cfg(feature = "lockset")]
 mod seeded_faults;
 pub mod store;
 pub(crate) mod swap;
