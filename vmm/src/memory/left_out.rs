@@ -1,10 +1,13 @@
-//! What keeps guest memory whole while pages go out and come back, step by step, so that tests can leave out one step and see
-//! that it is missed. Outside of tests nothing is ever left out.
+//! What keeps guest memory whole while pages go out and come back or are shared, step by step, so that tests can leave out one
+//! step and see that it is missed. Outside of tests nothing is ever left out.
+//!
+//! A build with the feature `lockset` leaves out the step that `BALLONET_LOCKSET_FAULT` names, and tells which page nothing
+//! keeps safe then (`doors`).
 
 /// A step without which a page is lost, or shown as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Step {
+pub(crate) enum Step {
     /// Who touches a hole of memory that is guarded waits for the pager.
     HolesWait = 1,
     /// Who writes waits while a page goes out, or is compared and mapped elsewhere.
@@ -29,16 +32,57 @@ pub(super) enum Step {
     FrameStays,
     /// Only blocks of which nothing is out become large.
     LargeIsWhole,
+    // For those below two threads would have to meet in a moment: only the check of locks misses them.
+    /// Who writes waits while the agent compares a page.
+    SharedBehindFence,
+    /// The pager makes no page of a block that goes out as a whole,
+    BlockIsClosed,
+    /// or is compared.
+    SharedIsClosed,
+    /// What the log says of a page does not change while the pager puts it into memory,
+    ComesUnderLog,
+    /// nor does the agent begin to keep it out.
+    AdmissionIsHeld,
+    /// The pager lets nobody write whom the agent keeps out.
+    FenceIsHeeded,
+    /// A guest that gives pages up has no answer before they are free.
+    AnswerComesLast,
+    /// A request names no page twice, for what was mapped from the store is protected no more.
+    NamedOnce,
+    /// What a guest wrote over a frame is not dropped to see whether it is touched.
+    SharedIsNotSampled,
+    /// Direct access goes to a buffer, for it waits for no fence.
+    ThroughBuffer,
 }
 
 /// Whether a step is left out.
-#[cfg(not(test))]
-pub(super) const fn is_left_out(_: Step) -> bool {
+#[cfg(not(any(test, feature = "lockset")))]
+pub(crate) const fn is_left_out(_: Step) -> bool {
     false
 }
 
+/// Whether a step is left out.
+#[cfg(all(not(test), feature = "lockset"))]
+pub(crate) use named::is_left_out;
+
 #[cfg(test)]
-pub(super) use tests::{is_left_out, is_missed};
+pub(crate) use tests::is_left_out;
+#[cfg(test)]
+pub(super) use tests::is_missed;
+
+#[cfg(feature = "lockset")]
+mod named {
+    use super::Step;
+    use std::sync::OnceLock;
+
+    /// Whether the environment names a step.
+    pub(crate) fn is_left_out(step: Step) -> bool {
+        static NAMED: OnceLock<Option<String>> = OnceLock::new();
+        let named = NAMED.get_or_init(|| std::env::var("BALLONET_LOCKSET_FAULT").ok());
+        let is_step = |name: &str| name == format!("{step:?}");
+        named.as_deref().is_some_and(is_step)
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -51,12 +95,20 @@ mod tests {
 
     static LEFT_OUT: AtomicU8 = AtomicU8::new(0);
 
-    pub(in crate::memory) fn is_left_out(step: Step) -> bool {
+    pub(crate) fn is_left_out(step: Step) -> bool {
+        #[cfg(feature = "lockset")]
+        if super::named::is_left_out(step) {
+            return true;
+        }
         LEFT_OUT.load(Ordering::Relaxed) == step as u8
     }
 
     /// Without the step, what `holds` asserts does not hold for long.
     pub(in crate::memory) fn is_missed(step: Step, mut holds: impl FnMut()) {
+        if cfg!(feature = "lockset") {
+            // It would end this process long before: see `seeded_faults`.
+            return;
+        }
         let mode = std::env::var("NEXTEST_EXECUTION_MODE");
         let is_alone = mode.is_ok_and(|mode| mode == "process-per-test");
         assert!(is_alone, "run this with cargo nextest, alone in a process");

@@ -8,6 +8,7 @@
     reason = "replacing mappings under a guest is what this is for"
 )]
 
+use crate::memory::doors::{Deed, memory_is_at, memory_leaves, told};
 use page::{PAGE_BYTES, PAGE_SIZE};
 use rustix::fd::AsFd;
 use rustix::fd::AsRawFd;
@@ -35,16 +36,19 @@ fn pointer(address: u64) -> *mut c_void {
 }
 
 /// Maps frames of the store in the place of guest pages; the guest's writes to them make copies.
+#[cfg_attr(feature = "lockset", track_caller)]
 pub(super) fn map_store(
     addresses: &Addresses,
     store: impl AsFd,
     first_frame: u64,
 ) -> Result<(), Errno> {
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+    told(Deed::MappedFromStore, addresses);
     map_over(addresses, flags, store, first_frame * PAGE_SIZE)
 }
 
 /// Maps the VM's own memory file in the place of guest pages.
+#[cfg_attr(feature = "lockset", track_caller)]
 pub(super) fn map_memory_file(
     addresses: &Addresses,
     file: impl AsFd,
@@ -52,6 +56,7 @@ pub(super) fn map_memory_file(
 ) -> Result<(), Errno> {
     // Without the reservation, as guest memory was mapped at first: then the areas become one again.
     let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
+    told(Deed::MappedHome, addresses);
     map_over(addresses, flags, file, first_page * PAGE_SIZE)
 }
 
@@ -89,7 +94,9 @@ pub(super) fn is_mapped(addresses: &Addresses) -> bool {
 }
 
 /// Drops what a guest wrote over mapped frames, so that the frames show again.
+#[cfg_attr(feature = "lockset", track_caller)]
 pub(super) fn drop_copies(addresses: &Addresses) -> Result<(), Errno> {
+    told(Deed::Dropped, addresses);
     let (start, length) = (pointer(addresses.start), length(addresses));
     // SAFETY: as in `map_over`: what shows afterwards was compared with what is dropped.
     unsafe { madvise(start, length, Advice::LinuxDontNeed) }
@@ -142,7 +149,11 @@ pub(super) mod refused {
 /// touch maps them again. Returns how many stretches, from the first on, were dropped.
 ///
 /// Of a mapping of the store this would drop what a guest wrote over it.
+#[cfg_attr(feature = "lockset", track_caller)]
 pub(super) fn drop_mappings(stretches: &[Addresses]) -> usize {
+    for addresses in stretches {
+        told(Deed::Dropped, addresses);
+    }
     // One call, and one interruption of the other cores, where the kernel takes a list (Linux 6.13).
     let at_once = drop_listed(stretches).unwrap_or(0);
     let one_by_one = stretches[at_once..].iter().take_while(|addresses| {
@@ -226,6 +237,7 @@ impl Place {
         let place = Self { start, length };
         let addresses = place.start as u64..place.start as u64 + length as u64;
         map_memory_file(&addresses, file, 0)?;
+        memory_is_at(&addresses);
         Ok(place)
     }
 
@@ -248,6 +260,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        memory_leaves(self.start as u64);
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: all of it was reserved by `of`, and what is there is reached by volatile accesses alone.
@@ -305,9 +318,11 @@ impl Window {
     }
 
     /// Puts it in the place of as many guest pages.
+    #[cfg_attr(feature = "lockset", track_caller)]
     pub(super) fn move_to(self, addresses: &Addresses) -> Result<(), (Self, Errno)> {
         let size = self.0.length;
         assert_eq!(length(addresses), size, "another size");
+        told(Deed::MappedFromStore, addresses);
         let (start, target) = (self.0.start, pointer(addresses.start));
         // SAFETY: as in `map_over`; the window was prepared to hold what the guest pages hold.
         match unsafe { mremap_fixed(start, size, size, MremapFlags::MAYMOVE, target) } {

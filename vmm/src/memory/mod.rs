@@ -6,15 +6,19 @@
 pub mod agent;
 pub mod areas;
 pub mod block_window;
+pub(crate) mod doors;
 mod error;
 mod heartbeat;
 mod large_file;
-mod left_out;
+pub(crate) mod left_out;
 mod mapping;
 pub mod pagemap;
 mod pages;
 pub mod ram;
 pub mod residency;
+#[cfg(test)]
+#[cfg(feature = "lockset")]
+mod seeded_faults;
 pub mod store;
 pub(crate) mod swap;
 mod userfault;

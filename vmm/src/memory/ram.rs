@@ -6,6 +6,7 @@
 //! shrinking, so whoever holds its descriptor can rely on its size.
 
 use crate::memory::MemoryError;
+use crate::memory::doors::{Deed, told, told_of};
 use crate::memory::large_file;
 use crate::memory::mapping::Place;
 use crate::memory::residency;
@@ -244,7 +245,9 @@ impl GuestRam {
 
     /// What the guest sees at a page, by its place in the memory file. Only for pages that are there:
     /// looking at a hole would allocate a page.
+    #[cfg_attr(feature = "lockset", track_caller)]
     pub(crate) fn look(&self, index: u64, page: &mut [u8; PAGE_BYTES]) -> Result<(), MemoryError> {
+        told(Deed::LookedAt, &self.addresses(index..index + 1));
         let gfns = self.layout.pieces_of_file(index, 1);
         let address =
             GuestAddress(gfns.first().map_or(u64::MAX, |range| range.start.0) * PAGE_SIZE);
@@ -257,7 +260,9 @@ impl GuestRam {
     ///
     /// # Errors
     /// When the kernel refuses; the pages then keep their content.
+    #[cfg_attr(feature = "lockset", track_caller)]
     pub(crate) fn punch(&self, range: GfnRange) -> rustix::io::Result<()> {
+        told_of(Deed::Punched, &self.memory, &[range]);
         let offset = self.layout.file_index(range.start) * PAGE_SIZE;
         punch(&self.file, offset, range.count.bytes())
     }

@@ -14,6 +14,7 @@
 )]
 
 use crate::memory::MemoryError;
+use crate::memory::doors::{Deed, told};
 use linux_raw_sys::general::{
     UFFD_EVENT_PAGEFAULT, UFFD_FEATURE_MISSING_SHMEM, UFFD_FEATURE_PAGEFAULT_FLAG_WP,
     UFFD_FEATURE_SIGBUS, UFFD_FEATURE_THREAD_ID, UFFD_FEATURE_WP_ASYNC,
@@ -151,6 +152,7 @@ impl Userfault {
     ///
     /// # Errors
     /// When the range is not page-aligned memory of this process, or registered with another one.
+    #[cfg_attr(feature = "lockset", track_caller)]
     pub(super) fn register(&self, addresses: Range<u64>) -> Result<(), MemoryError> {
         self.register_mode(addresses, REGISTER_MODE_WRITE_PROTECT)
     }
@@ -167,21 +169,26 @@ impl Userfault {
     ///
     /// # Errors
     /// As both of these.
+    #[cfg_attr(feature = "lockset", track_caller)]
     pub(super) fn register_all(&self, addresses: Range<u64>) -> Result<(), MemoryError> {
         let mode = REGISTER_MODE_WRITE_PROTECT | REGISTER_MODE_MISSING;
         self.register_mode(addresses, mode)
     }
 
+    #[cfg_attr(feature = "lockset", track_caller)]
     fn register_mode(&self, addresses: Range<u64>, mode: u64) -> Result<(), MemoryError> {
         let mut request = uffdio_register {
-            range: range_of(addresses),
+            range: range_of(addresses.clone()),
             mode,
             ioctls: 0,
         };
         // SAFETY: IOCTL_REGISTER takes a `uffdio_register`; registering changes no memory; faults wait until the
         // holder of `self` answers.
         unsafe { ask::<IOCTL_REGISTER, _>(&self.fd, &mut request) }
-            .map_err(MemoryError::RegisterUserfault)
+            .map_err(MemoryError::RegisterUserfault)?;
+        let holes_wait = mode & REGISTER_MODE_MISSING != 0;
+        told(Deed::Registered { holes_wait }, &addresses);
+        Ok(())
     }
 
     /// Lifts all protection and lets go of these addresses. Writers that wait go on waiting until
@@ -189,7 +196,9 @@ impl Userfault {
     ///
     /// # Errors
     /// When a part is registered with another one, or the process has no memory areas left.
+    #[cfg_attr(feature = "lockset", track_caller)]
     pub(super) fn unregister(&self, addresses: Range<u64>) -> Result<(), MemoryError> {
+        told(Deed::Unregistered, &addresses);
         let mut range = range_of(addresses);
         // SAFETY: IOCTL_UNREGISTER takes a `uffdio_range`; letting go changes no content.
         unsafe { ask::<IOCTL_UNREGISTER, _>(&self.fd, &mut range) }
@@ -210,13 +219,17 @@ impl Userfault {
     ///
     /// # Errors
     /// When the range is not registered.
+    #[cfg_attr(feature = "lockset", track_caller)]
     pub(super) fn protect(
         &self,
         addresses: Range<u64>,
         protection: Protection,
     ) -> Result<(), MemoryError> {
+        if protection == Protection::Lifted {
+            told(Deed::Lifted, &addresses);
+        }
         let mut request = uffdio_writeprotect {
-            range: range_of(addresses),
+            range: range_of(addresses.clone()),
             mode: match protection {
                 Protection::Protected => WRITE_PROTECT_ON,
                 Protection::Lifted => 0,
@@ -225,7 +238,11 @@ impl Userfault {
         // SAFETY: IOCTL_WRITE_PROTECT takes a `uffdio_writeprotect`; protection changes no content; the kernel
         // refuses ranges that are not registered.
         unsafe { ask::<IOCTL_WRITE_PROTECT, _>(&self.fd, &mut request) }
-            .map_err(MemoryError::WriteProtect)
+            .map_err(MemoryError::WriteProtect)?;
+        if protection == Protection::Protected {
+            told(Deed::Protected, &addresses);
+        }
+        Ok(())
     }
 
     /// Puts a copy of `content` at the page `address`, where no page is yet. In a private mapping of a
@@ -234,6 +251,7 @@ impl Userfault {
     ///
     /// # Errors
     /// When the page is not registered, is there already, or there is no memory.
+    #[cfg_attr(feature = "lockset", track_caller)]
     pub(super) fn copy(&self, address: u64, content: &[u8; PAGE_BYTES]) -> Result<(), Errno> {
         self.copy_as(address, content, Protection::Lifted)
     }
@@ -242,6 +260,7 @@ impl Userfault {
     ///
     /// # Errors
     /// As [`Self::copy`].
+    #[cfg_attr(feature = "lockset", track_caller)]
     pub(super) fn copy_as(
         &self,
         address: u64,
@@ -260,21 +279,28 @@ impl Userfault {
         };
         // SAFETY: IOCTL_COPY takes a `uffdio_copy`; it reads `content` and writes to registered memory of
         // which no page is there yet.
-        unsafe { ask::<IOCTL_COPY, _>(&self.fd, &mut request) }
+        unsafe { ask::<IOCTL_COPY, _>(&self.fd, &mut request) }?;
+        let is_protected = protection == Protection::Protected;
+        told(Deed::Made { is_protected }, &page_at(address));
+        Ok(())
     }
 
     /// Puts a page of zeros where no page is yet. Wakes who waits for it.
     ///
     /// # Errors
     /// When the page is not registered, is there already, or there is no memory.
+    #[cfg_attr(feature = "lockset", track_caller)]
     pub(super) fn zero(&self, address: u64) -> Result<(), Errno> {
         let mut request = uffdio_zeropage {
-            range: range_of(address..address + PAGE_BYTES as u64),
+            range: range_of(page_at(address)),
             mode: 0,
             zeropage: 0,
         };
         // SAFETY: IOCTL_ZERO takes a `uffdio_zeropage`; it writes to registered memory of which no page is there yet.
-        unsafe { ask::<IOCTL_ZERO, _>(&self.fd, &mut request) }
+        unsafe { ask::<IOCTL_ZERO, _>(&self.fd, &mut request) }?;
+        let is_protected = false;
+        told(Deed::Made { is_protected }, &page_at(address));
+        Ok(())
     }
 
     /// Adds those that wait to `found`, as many as come in one call. Whether there may be more.
@@ -308,6 +334,10 @@ unsafe fn ask<const OPCODE: Opcode, T>(fd: impl AsFd, argument: &mut T) -> Resul
     let update = unsafe { Updater::<OPCODE, T>::new(argument) };
     // SAFETY: as the caller says.
     unsafe { ioctl(fd, update) }
+}
+
+fn page_at(address: u64) -> Range<u64> {
+    address..address + PAGE_BYTES as u64
 }
 
 fn range_of(addresses: Range<u64>) -> uffdio_range {

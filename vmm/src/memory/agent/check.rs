@@ -7,6 +7,7 @@
 use super::Agent;
 use super::balloon::place_in_block;
 use crate::memory::areas::Area;
+use crate::memory::doors::{Deed, told};
 use crate::memory::pages::runs;
 use crate::memory::ram::punch;
 use crate::memory::residency::FileResidency;
@@ -79,6 +80,7 @@ impl Agent {
                 read.is_ok() && bytes == [0; PAGE_BYTES]
             };
             for run in runs(pages.filter(is_hidden).filter(is_zero)) {
+                told(Deed::Punched, &self.ram.addresses(run.clone()));
                 let length = (run.end - run.start) * PAGE_SIZE;
                 punch(file, run.start * PAGE_SIZE, length)?;
             }

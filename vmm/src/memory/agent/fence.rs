@@ -7,6 +7,7 @@
 
 use crate::memory::MemoryError;
 use crate::memory::areas::AreaList;
+use crate::memory::doors::{Deed, told};
 use crate::memory::mapping::Addresses;
 use crate::memory::pagemap::{Pagemap, Touch};
 use crate::memory::ram::GuestRam;
@@ -102,6 +103,8 @@ impl Fence {
             return swap.raise(std::slice::from_ref(addresses), out);
         }
         self.tracker.unregister(addresses.clone())?;
+        let keeps_all = out == KeptOut::All;
+        told(Deed::Fenced { keeps_all }, addresses);
         let guarded = self
             .guard
             .register(addresses.clone())
@@ -116,6 +119,7 @@ impl Fence {
     ///
     /// # Panics
     /// If they cannot be let in: a guest must not wait for ever.
+    #[cfg_attr(feature = "lockset", track_caller)]
     pub(super) fn lower(&self, addresses: &Addresses) -> u64 {
         if let Some(swap) = &self.swap {
             swap.lower(std::slice::from_ref(addresses));
@@ -129,6 +133,7 @@ impl Fence {
         if let Err(error) = let_go {
             tracing::debug!("protection stays where it never was: {error}");
         }
+        told(Deed::Unfenced, addresses);
         self.track(addresses);
         self.guard
             .wake(addresses.clone())

@@ -21,7 +21,9 @@ mod share;
 use crate::event::Event;
 use crate::lock::lock;
 use crate::memory::MemoryError;
+use crate::memory::doors::{Deed, i_am_the_agent, told, told_of};
 use crate::memory::heartbeat::{Heartbeat, LOOK_EVERY, Patience};
+use crate::memory::left_out::{Step, is_left_out};
 use crate::memory::ram::GuestRam;
 use crate::memory::store::StoreView;
 use crate::memory::swap::{GuestDisks, KeptOut, Swap};
@@ -169,6 +171,7 @@ enum Request {
 pub struct AgentHandle {
     // `None` only while it is being dropped.
     requests: Option<Sender<Request>>,
+    ram: GuestRam,
     wake: Event,
     counters: Arc<AgentCounters>,
     heartbeat: Arc<Heartbeat>,
@@ -193,6 +196,7 @@ impl AgentHandle {
         outs: Outs,
         disks: Vec<Option<Arc<File>>>,
     ) -> Result<Self, MemoryError> {
+        told(Deed::Opened, &ram.addresses(0..ram.layout().size().0));
         let wake = Event::new().map_err(MemoryError::StartAgent)?;
         let sharer = Sharer::new(ram.clone());
         let shown = Arc::clone(sharer.pages.frames_shown());
@@ -227,6 +231,7 @@ impl AgentHandle {
             .map_err(MemoryError::StartAgent)?;
         let handle = Self {
             requests: Some(requests),
+            ram: ram.clone(),
             wake,
             counters,
             heartbeat,
@@ -238,13 +243,16 @@ impl AgentHandle {
 
     /// Gives pages back to the host; returns when they are free.
     pub fn give_back(&self, ranges: Vec<GfnRange>) -> GivenBack {
-        self.ask(|answer| Request::GiveBack { ranges, answer })
+        self.ask_about(ranges, |ranges, answer| Request::GiveBack {
+            ranges,
+            answer,
+        })
     }
 
     /// Gives pages back to the host, of which they are until the guest takes them out of its balloon; returns
     /// when they are free. How many of them were not in the balloon before.
     pub fn inflate(&self, ranges: Vec<GfnRange>) -> PageCount {
-        self.ask(|answer| Request::Inflate { ranges, answer })
+        self.ask_about(ranges, |ranges, answer| Request::Inflate { ranges, answer })
     }
 
     /// Takes pages out of the balloon. How many of them were in it.
@@ -343,6 +351,27 @@ impl AgentHandle {
         }
     }
 
+    /// Of pages that their guest gives up, and leaves alone until it has the answer.
+    fn ask_about<T: Default + Send + 'static>(
+        &self,
+        ranges: Vec<GfnRange>,
+        request: fn(Vec<GfnRange>, SyncSender<T>) -> Request,
+    ) -> T {
+        let given_up = ranges.clone();
+        told_of(Deed::GivenUp, self.ram.memory(), &given_up);
+        let handle = self.clone();
+        let ask = move || handle.ask(|answer| request(ranges, answer));
+        let done = match is_left_out(Step::AnswerComesLast) {
+            true => {
+                thread::spawn(ask);
+                T::default()
+            }
+            false => ask(),
+        };
+        told_of(Deed::Answered, self.ram.memory(), &given_up);
+        done
+    }
+
     fn ask<T>(&self, request: impl FnOnce(SyncSender<T>) -> Request) -> T {
         let (answer, reply) = sync_channel(1);
         let sent = self
@@ -402,6 +431,7 @@ struct Agent {
 
 impl Agent {
     fn run(mut self) {
+        i_am_the_agent();
         loop {
             self.heartbeat.rest();
             self.wait();

@@ -17,6 +17,8 @@ mod clock;
 
 use super::Agent;
 use super::balloon::place_in_block;
+use crate::memory::doors::{Deed, told};
+use crate::memory::left_out::{Step, is_left_out};
 use crate::memory::mapping::{Addresses, drop_mappings};
 use crate::memory::pages::{Place, runs};
 use crate::memory::store::{is_zero, read_all};
@@ -381,7 +383,13 @@ impl Agent {
         let at = |place: usize| pages.start + place as u64;
         let indexes: Vec<u64> = chosen.iter().map(at).collect();
         let (out, stretches) = match is_whole {
-            true => (KeptOut::All, vec![self.ram.addresses(pages.clone())]),
+            true => {
+                let out = match is_left_out(Step::BlockIsClosed) {
+                    true => KeptOut::Writers,
+                    false => KeptOut::All,
+                };
+                (out, vec![self.ram.addresses(pages.clone())])
+            }
             false => {
                 let runs = stretches(chosen, mapped).into_iter();
                 let addresses = |run: Range<usize>| self.ram.addresses(at(run.start)..at(run.end));
@@ -439,6 +447,7 @@ impl Agent {
     /// What the memory file holds is read from there: through the mapping this thread would wait for itself.
     fn take_one_out(&self, swap: &Swap, index: u64) -> Result<(), Stays> {
         let mut content = [0; PAGE_BYTES];
+        told(Deed::LookedAt, &self.ram.addresses(index..index + 1));
         match self
             .ram
             .file()

@@ -14,6 +14,7 @@
 
 use super::fence::Fence;
 use crate::memory::MemoryError;
+use crate::memory::doors::{Deed, told};
 use crate::memory::left_out::{self, is_left_out};
 use crate::memory::mapping::{
     Addresses, Window, drop_copies, is_mapped, map_memory_file, map_store,
@@ -108,7 +109,11 @@ impl Sharer {
         let addresses = self.ram.addresses(pages.clone());
         let written = written(fence, &addresses, hull.start);
         // A page that is out must not come while it is looked at.
-        if self.raise(&pages, fence, KeptOut::All).is_err() {
+        let kept_out = match is_left_out(left_out::Step::SharedIsClosed) {
+            true => KeptOut::Writers,
+            false => KeptOut::All,
+        };
+        if self.raise(&pages, fence, kept_out).is_err() {
             self.counters.no_areas += PageCount(1);
             return Done::default();
         }
@@ -180,6 +185,9 @@ impl Sharer {
         fence: &Fence,
         out: KeptOut,
     ) -> Result<(), MemoryError> {
+        if is_left_out(left_out::Step::SharedBehindFence) {
+            return Ok(());
+        }
         let addresses = self.ram.addresses(pages.clone());
         self.raise_by(pages, fence, || fence.raise(&addresses, out))
     }
@@ -252,6 +260,7 @@ impl Sharer {
     }
 
     /// Maps the memory file over a run, whatever it holds there.
+    #[cfg_attr(feature = "lockset", track_caller)]
     pub(super) fn map_home(&mut self, run: &Range<u64>) -> Result<(), Errno> {
         let addresses = self.ram.addresses(run.clone());
         let mapped = map_memory_file(&addresses, self.ram.file(), run.start);
@@ -271,7 +280,9 @@ impl Sharer {
     /// Whether a page is in the memory file and mapped from there: no hole, and nothing of the store.
     pub(super) fn is_private(&self, index: u64) -> bool {
         let is_ram = index < self.ram.layout().size().0;
-        is_ram && self.pages.frame(index).is_none() && self.held(index..index + 1) == Ok(vec![true])
+        let is_own =
+            self.pages.frame(index).is_none() || is_left_out(left_out::Step::SharedIsNotSampled);
+        is_ram && is_own && self.held(index..index + 1) == Ok(vec![true])
     }
 
     pub(super) fn held(&self, pages: Range<u64>) -> Result<Vec<bool>, Errno> {
@@ -285,10 +296,13 @@ impl Sharer {
     }
 
     /// Writes a page into the memory file, under what is mapped over it.
+    #[cfg_attr(feature = "lockset", track_caller)]
     fn write_home(&self, index: u64, content: &Content) -> Result<(), Errno> {
+        told(Deed::WrittenHome, &self.ram.addresses(index..index + 1));
         write_all(self.ram.file(), content, index * PAGE_SIZE)
     }
 
+    #[cfg_attr(feature = "lockset", track_caller)]
     pub(super) fn punch(&self, pages: Range<u64>) -> Result<(), Errno> {
         let count = pages.end - pages.start;
         for range in self.ram.layout().pieces_of_file(pages.start, count) {
@@ -298,6 +312,7 @@ impl Sharer {
     }
 
     /// Frees what the memory file holds behind mappings of the store.
+    #[cfg_attr(feature = "lockset", track_caller)]
     fn punch_behind(&self, pages: Range<u64>) {
         if let Err(error) = self.punch(pages) {
             tracing::warn!("memory behind shared pages is not freed: {error}");
@@ -316,14 +331,16 @@ impl Step<'_> {
 
     /// What a page holds, while nobody can write to it: through the guest's own mapping, whose page
     /// tables are filled already. Reading never waits. A hole is read from the memory file, for to touch it would fill it.
+    #[cfg_attr(feature = "lockset", track_caller)]
     fn read(&self, place: usize, content: &mut Content) -> Result<(), Errno> {
         if self.out.contains(place) {
             return Err(Errno::NODATA);
         }
         if self.is_hole(place) {
             // A page that the kernel is moving looks like one for a moment.
-            let at = self.index(place) * PAGE_SIZE;
-            return read_all(self.sharer.ram.file(), content, at);
+            let index = self.index(place);
+            told(Deed::LookedAt, &self.sharer.ram.addresses(index..index + 1));
+            return read_all(self.sharer.ram.file(), content, index * PAGE_SIZE);
         }
         let looked = self.sharer.ram.look(self.index(place), content);
         looked.map_err(|_unreadable| Errno::FAULT)
@@ -333,12 +350,14 @@ impl Step<'_> {
         !self.held.contains(place) && self.sharer.pages.frame(self.index(place)).is_none()
     }
 
+    #[cfg_attr(feature = "lockset", track_caller)]
     fn holds_zeros(&self, place: usize) -> bool {
         let mut page = [0; PAGE_BYTES];
         self.read(place, &mut page).is_ok() && is_zero(&page)
     }
 
     /// Whether a page holds what a frame holds.
+    #[cfg_attr(feature = "lockset", track_caller)]
     fn equals(&self, place: usize, frame: Frame) -> bool {
         let (mut page, mut stored) = ([0; PAGE_BYTES], [0; PAGE_BYTES]);
         let Some(store) = &self.sharer.store else {
@@ -610,6 +629,7 @@ impl Step<'_> {
     }
 
     /// Puts what a page shows into the memory file.
+    #[cfg_attr(feature = "lockset", track_caller)]
     fn copy_home(&mut self, place: usize) -> Result<(), Errno> {
         let (index, mut content) = (self.index(place), [0; PAGE_BYTES]);
         self.read(place, &mut content)?;
@@ -647,7 +667,8 @@ fn named(request: &BlockRequest) -> Option<PageSet> {
         spans.insert(place);
     }
     let others = request.drops.union(&request.zeros).union(&request.rehomes);
-    (others.without(&spans) == others).then(|| others.union(&spans))
+    let is_once = others.without(&spans) == others || is_left_out(left_out::Step::NamedOnce);
+    is_once.then(|| others.union(&spans))
 }
 
 /// The pages at these addresses that were written, the first of them at place `start` of its block.

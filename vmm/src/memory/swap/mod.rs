@@ -30,8 +30,8 @@ mod readers;
 mod tests;
 
 use crate::event::Event;
-use crate::lock::lock;
 use crate::memory::MemoryError;
+use crate::memory::doors::{Deed, Known, KnownGuard, LockOf, known, lock, told};
 use crate::memory::heartbeat::{Heartbeat, Patience};
 use crate::memory::left_out::{Step, is_left_out};
 use crate::memory::mapping::Addresses;
@@ -71,14 +71,14 @@ const ALL: u64 = u64::MAX;
 pub(crate) struct Swap {
     ram: GuestRam,
     userfault: Userfault,
-    log: Mutex<Log>,
+    log: Known<Log>,
     sealer: Sealer,
     /// Where segments go that memory has no room for.
     file: Option<Arc<SwapFile>>,
     guest_disks: Arc<GuestDisks>,
     shown: Arc<FramesShown>,
     /// What the agent keeps others out of.
-    fenced: Mutex<Option<Fenced>>,
+    fenced: Known<Option<Fenced>>,
     /// The thread that hears the host, if it touches guest memory: it is kept waiting by nothing that the host may change.
     hears_host: AtomicU32,
     /// Pages that the VM may hold at most, its log among them.
@@ -164,12 +164,12 @@ impl Swap {
         let swap = Arc::new(Self {
             ram: ram.clone(),
             userfault,
-            log: Mutex::new(log),
+            log: known(LockOf::Log, log),
             sealer: Sealer::new(&random_key()?),
             file: file.map(|(file, _)| Arc::new(SwapFile::new(file))),
             guest_disks: Arc::new(GuestDisks::new(ram.layout(), disks)?),
             shown,
-            fenced: Mutex::new(None),
+            fenced: known(LockOf::Fence, None),
             hears_host: AtomicU32::new(0),
             hold: AtomicU64::new(ALL),
             best_room: AtomicI64::new(i64::MIN),
@@ -323,10 +323,7 @@ impl Swap {
         addresses: &Addresses,
         act: impl FnOnce() -> T,
     ) -> Result<T, MemoryError> {
-        *lock(&self.fenced) = Some(Fenced {
-            addresses: addresses.clone(),
-            out: KeptOut::All,
-        });
+        self.fence(addresses.clone(), KeptOut::All);
         let done = self.let_go(addresses).map(|()| act());
         if let Err(error) = self.guard(addresses) {
             tracing::debug!("not guarded: {error}");
@@ -338,10 +335,7 @@ impl Swap {
     /// From here on nobody writes to these stretches of a block until [`Self::lower`] with the same; who reads what is there goes
     /// on. The kernel takes the guest's mappings of all that is protected, and of nothing else.
     pub(crate) fn raise(&self, stretches: &[Addresses], out: KeptOut) -> Result<(), MemoryError> {
-        *lock(&self.fenced) = Some(Fenced {
-            addresses: hull(stretches),
-            out,
-        });
+        self.fence(hull(stretches), out);
         let protection = match is_left_out(Step::WritersWait) {
             true => Protection::Lifted,
             false => Protection::Protected,
@@ -359,12 +353,14 @@ impl Swap {
     ///
     /// # Panics
     /// If they cannot be let in: a guest must not wait for ever.
+    #[cfg_attr(feature = "lockset", track_caller)]
     pub(crate) fn lower(&self, stretches: &[Addresses]) {
         let mut fenced = lock(&self.fenced);
         // Held all the time: what comes back meanwhile is protected, and is to stay so.
         let log = lock(&self.log);
         let pages = stretches.iter().flat_map(|stretch| self.pages_at(stretch));
-        let is_let_in = |index: u64| !log.is_kept(Gfn(index)) || is_left_out(Step::StaysProtected);
+        let is_let_in =
+            |index: u64| !self.is_kept(&log, Gfn(index)) || is_left_out(Step::StaysProtected);
         for run in runs(pages.filter(|&index| is_let_in(index))) {
             let run = self.ram.addresses(run);
             if let Err(error) = self.userfault.protect(run, Protection::Lifted) {
@@ -375,8 +371,17 @@ impl Swap {
         self.let_in(&mut fenced, &hull(stretches));
     }
 
+    fn fence(&self, addresses: Addresses, out: KeptOut) {
+        let mut fenced = lock(&self.fenced);
+        let keeps_all = out == KeptOut::All;
+        told(Deed::Fenced { keeps_all }, &addresses);
+        *fenced = Some(Fenced { addresses, out });
+    }
+
     /// Who was kept out goes on.
+    #[cfg_attr(feature = "lockset", track_caller)]
     fn let_in(&self, fenced: &mut Option<Fenced>, addresses: &Addresses) {
+        told(Deed::Unfenced, addresses);
         let out = fenced.take().map(|fenced| fenced.out);
         if out == Some(KeptOut::All) {
             // Who touched a hole is in its queue.
@@ -387,13 +392,29 @@ impl Swap {
             .expect("page-aligned addresses");
     }
 
+    /// Whether a page is there as it came back.
+    fn is_kept(&self, log: &Log, gfn: Gfn) -> bool {
+        let is_kept = log.is_kept(gfn);
+        if !is_kept {
+            told(Deed::NotKept, &self.ram.addresses(gfn.0..gfn.0 + 1));
+        }
+        is_kept
+    }
+
     fn pages_at(&self, addresses: &Addresses) -> Range<u64> {
         let start = self.ram.addresses(0..0).start;
         (addresses.start - start) / PAGE_SIZE..(addresses.end - start) / PAGE_SIZE
     }
 
     /// A page that the memory file holds, behind the fence, is out from here on: it may be punched.
+    #[cfg_attr(feature = "lockset", track_caller)]
     pub(crate) fn take_out(&self, index: u64, content: &PageBytes) -> Result<(), Stays> {
+        self.log_out(index, content)?;
+        told(Deed::TakenOut, &self.ram.addresses(index..index + 1));
+        Ok(())
+    }
+
+    fn log_out(&self, index: u64, content: &PageBytes) -> Result<(), Stays> {
         let gfn = Gfn(index);
         if lock(&self.log).keep_out(gfn) {
             return Ok(());
@@ -421,9 +442,18 @@ impl Swap {
     }
 
     /// The guest gives up pages: what the log has of them is worth nothing.
+    #[cfg_attr(feature = "lockset", track_caller)]
     pub(crate) fn forget(&self, pages: impl Iterator<Item = u64>) {
         let mut log = lock(&self.log);
-        pages.for_each(|index| log.forget(Gfn(index)));
+        for index in pages {
+            self.forget_in(&mut log, Gfn(index));
+        }
+    }
+
+    #[cfg_attr(feature = "lockset", track_caller)]
+    fn forget_in(&self, log: &mut Log, gfn: Gfn) {
+        told(Deed::Forgotten, &self.ram.addresses(gfn.0..gfn.0 + 1));
+        log.forget(gfn);
     }
 
     /// Those of some pages that are out.

@@ -8,7 +8,8 @@
 //! is out memory is guarded, and what is guarded is mapped in small pages for the most part.
 
 use super::readers::{Done, Read, Readers, Wanted};
-use super::{AHEAD, Fenced, KeptOut, Swap, lock};
+use super::{AHEAD, Fenced, KeptOut, KnownGuard, Swap, lock};
+use crate::memory::doors::{Deed, told};
 use crate::memory::left_out::{Step, is_left_out};
 use crate::memory::userfault::{Fault, FaultKind, Protection};
 use page::{Gfn, PAGE_BYTES, PAGE_SIZE};
@@ -17,8 +18,8 @@ use rustix::io::Errno;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 use swap::{Damaged, DiskPage, Found, Located, PageBytes, Source, filled_page};
@@ -236,14 +237,15 @@ impl Pager {
     fn let_write(&self, index: u64) {
         let address = self.address(index);
         let fenced = lock(&self.swap.fenced);
-        if Fenced::has(fenced.as_ref(), address).is_some() {
+        let is_fenced = Fenced::has(fenced.as_ref(), address).is_some();
+        if is_fenced && !is_left_out(Step::FenceIsHeeded) {
             // The agent wakes all of them.
             return;
         }
         let mut log = lock(&self.swap.log);
         // It may have gone out since the kernel said so.
-        if log.is_kept(Gfn(index)) && !is_left_out(Step::WrittenIsForgotten) {
-            log.forget(Gfn(index));
+        if self.swap.is_kept(&log, Gfn(index)) && !is_left_out(Step::WrittenIsForgotten) {
+            self.swap.forget_in(&mut log, Gfn(index));
         }
         drop(log);
         let page = address..address + PAGE_SIZE;
@@ -379,7 +381,7 @@ impl Pager {
             return Err(Errno::AGAIN);
         }
         self.swap.userfault.copy(address, content)?;
-        log.forget(gfn);
+        self.swap.forget_in(&mut log, gfn);
         Ok(())
     }
 
@@ -440,7 +442,7 @@ impl Pager {
             }
             Some(Found::Filled(word)) => {
                 self.swap.userfault.copy(address, &filled_page(word))?;
-                log.forget(gfn);
+                self.swap.forget_in(&mut log, gfn);
                 return Ok(Brought::Filled);
             }
             Some(Found::OnDisk(page)) => {
@@ -542,7 +544,7 @@ impl Pager {
     }
 
     /// Not where the agent keeps everybody out, and for as long as this is held it does not begin to.
-    fn admit(&self, address: u64) -> Result<MutexGuard<'_, Option<Fenced>>, Errno> {
+    fn admit(&self, address: u64) -> Result<KnownGuard<'_, Option<Fenced>>, Errno> {
         let fenced = lock(&self.swap.fenced);
         match Fenced::has(fenced.as_ref(), address) {
             Some(KeptOut::All) if !is_left_out(Step::NoneComes) => Err(Errno::AGAIN),
@@ -559,15 +561,18 @@ impl Pager {
             false => Protection::Lifted,
         };
         let address = self.address(gfn.0);
-        let _admission = self.admit(address)?;
+        let admission = Some(self.admit(address)?);
+        let _admission = admission.filter(|_| !is_left_out(Step::AdmissionIsHeld));
         let mut log = lock(&self.swap.log);
         if !log.bring(gfn, generation) {
             return Err(Errno::AGAIN);
         }
+        let log = Some(log).filter(|_| !is_left_out(Step::ComesUnderLog));
         let made = self.swap.userfault.copy_as(address, content, protection);
+        let mut log = log.unwrap_or_else(|| lock(&self.swap.log));
         match made {
-            Ok(()) if is_kept => {}
-            Ok(()) => log.forget(gfn),
+            Ok(()) if is_kept => told(Deed::Kept, &(address..address + PAGE_SIZE)),
+            Ok(()) => self.swap.forget_in(&mut log, gfn),
             // Also where it is there still: the agent is about to punch it.
             Err(_) => assert!(log.keep_out(gfn), "what was kept a moment ago is there"),
         }

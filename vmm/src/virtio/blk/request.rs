@@ -8,6 +8,7 @@ use super::wire::{
     EXTENT_BYTES, F_DISCARD, F_WRITE_ZEROES, HEADER_BYTES, LARGEST_EXTENT, MOST_BYTES,
     MOST_EXTENTS, SECTOR, Status,
 };
+use crate::memory::doors::{Deed, told_in};
 use crate::virtio::chain::Chain;
 use std::collections::VecDeque;
 use virtio_bindings::virtio_blk::{
@@ -344,6 +345,19 @@ impl Stretches {
     fn copy<const N: usize>(&self, memory: &GuestMemoryMmap) -> Option<[u8; N]> {
         let mut bytes = [0; N];
         self.copy_out(memory, &mut bytes).then_some(bytes)
+    }
+
+    /// A device is about to read or write all of them, as the guest would or without waiting for any fence.
+    #[cfg_attr(feature = "lockset", track_caller)]
+    pub(super) fn go_to_device(&self, waits: bool, memory: &GuestMemoryMmap) {
+        for stretch in &self.0 {
+            told_in(
+                Deed::OfDevice { waits },
+                memory,
+                stretch.start,
+                stretch.bytes,
+            );
+        }
     }
 
     /// Copies the bytes out of the guest. False if they are not as many as `into` has, or not RAM.

@@ -12,6 +12,7 @@ use super::plan::{self, BOUNCE_BYTES, Manner, Step};
 use super::request::{self, Fault, Kind, Refused, Request, Rules, Stretches};
 use super::wire::{F_FLUSH, Status};
 use crate::event::Event;
+use crate::memory::left_out::{self, is_left_out};
 use crate::memory::swap::GuestDisks;
 use crate::virtio::chain::Chain;
 use crate::virtio::{Interrupt, InterruptCause, lock};
@@ -399,8 +400,13 @@ impl Worker {
             return self.finish(number, Ok(()));
         };
         let transfers = matches!(step, Step::Read { .. } | Step::Write { .. });
-        let bounce = (self.image.spec.direct && transfers).then(|| self.bounces.pop());
+        let is_bounced = self.image.spec.direct && !is_left_out(left_out::Step::ThroughBuffer);
+        let bounce = (is_bounced && transfers).then(|| self.bounces.pop());
         let bounce = bounce.map(|kept| kept.unwrap_or_else(Bounce::new));
+        if let Step::Read { data, .. } | Step::Write { data, .. } = &step {
+            let waits = is_bounced || !self.image.spec.direct;
+            data.go_to_device(waits, &self.wires.memory);
+        }
         match Operation::new(step, &self.wires.memory, bounce) {
             Ok(operation) => self.engine.start(number, operation),
             Err(errno) => self.finish(number, Err(errno)),
