@@ -53,7 +53,7 @@ impl fmt::Display for Report {
             f,
             "report {{\"guest\":{guest},\"uptime_ms\":{uptime_ms},\"workload\":\"{workload}\""
         )?;
-        let figures: [(&str, u64); 31] = [
+        let figures: [(&str, u64); 32] = [
             ("cpus", u64::from(*cpus)),
             ("pages_total", u64::from(*pages_total)),
             ("pages_free", u64::from(*pages_free)),

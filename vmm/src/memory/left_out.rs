@@ -32,6 +32,8 @@ pub(crate) enum Step {
     FrameStays,
     /// Only blocks of which nothing is out become large.
     LargeIsWhole,
+    /// A block of which nothing is missing goes out as a whole, for the kernel may have made it large.
+    WholeIsLarge,
     // For those below two threads would have to meet in a moment: only the check of locks misses them.
     /// Who writes waits while the agent compares a page.
     SharedBehindFence,

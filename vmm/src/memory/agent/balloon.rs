@@ -129,6 +129,7 @@ impl Agent {
     }
 
     fn give_back_or_pop(&mut self, number: u64, there: &PageSet) {
+        self.may_be_large_again(number);
         let request = BlockRequest {
             ticket: Ticket(0),
             number: u32::try_from(number).expect("a VM has fewer than 2^41 pages"),

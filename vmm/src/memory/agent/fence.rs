@@ -100,7 +100,7 @@ impl Fence {
     /// When the process has no memory areas left to split. Nothing has changed then.
     pub(super) fn raise(&self, addresses: &Addresses, out: KeptOut) -> Result<(), MemoryError> {
         if let Some(swap) = &self.swap {
-            return swap.raise(std::slice::from_ref(addresses), out);
+            return swap.raise(addresses, std::slice::from_ref(addresses), out);
         }
         self.tracker.unregister(addresses.clone())?;
         let keeps_all = out == KeptOut::All;
@@ -122,7 +122,7 @@ impl Fence {
     #[cfg_attr(feature = "lockset", track_caller)]
     pub(super) fn lower(&self, addresses: &Addresses) -> u64 {
         if let Some(swap) = &self.swap {
-            swap.lower(std::slice::from_ref(addresses));
+            swap.lower(addresses, std::slice::from_ref(addresses));
             return 0;
         }
         let waited = self.count_waiting();

@@ -186,6 +186,7 @@ impl Agent {
     pub(super) fn break_blocks_of(&mut self, pages: &Range<u64>, reason: Reason) -> bool {
         let numbers = self.large.numbers(pages);
         for number in numbers.clone() {
+            self.note_what_may_be_large(number);
             self.large.watched.remove(&number);
             if !self.large.blocks[number].is_large {
                 continue;
@@ -463,7 +464,7 @@ impl Agent {
             .unwatched(&addresses, || collapse(&addresses))
             .unwrap_or(Err(Errno::NOMEM));
         // It may be one even where the kernel says it is not.
-        self.may_be_large_again(number);
+        self.may_be_large_again(number as u64);
         match made {
             Ok(()) => {
                 self.large.set_large(number, true);

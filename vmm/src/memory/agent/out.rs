@@ -10,8 +10,9 @@
 //!
 //! **Of a large page all goes out, or nothing.** What is punched out of a part of one the kernel may keep, zeroed, when
 //! somebody refers to it at that moment, and then a touch would find zeros in the place of a page that is out. A block may be one
-//! until all of it was punched once; what comes back while memory is guarded is small, until all of a block is there, and used
-//! (`large`).
+//! until all of it was punched once; what comes back while memory is guarded is small, until all of a block is there: then
+//! `large` makes it one, or the kernel by itself (khugepaged), which asks nobody. So nothing comes to a block while some of it goes
+//! out, and it is looked first whether anything of it is missing.
 
 mod clock;
 
@@ -148,10 +149,10 @@ impl Agent {
         }
     }
 
-    /// The kernel was asked to make a block large.
-    pub(super) fn may_be_large_again(&mut self, number: usize) {
+    /// The kernel may have made a block large.
+    pub(super) fn may_be_large_again(&mut self, number: u64) {
         if let Some(out) = &mut self.out {
-            out.clock.may_be_large_again(number as u64);
+            out.clock.may_be_large_again(number);
         }
     }
 
@@ -335,9 +336,9 @@ impl Agent {
         Some(own.map(|(index, _)| place_in_block(index)).collect())
     }
 
-    /// The guest's own pages of a block of which nobody makes or changes one meanwhile. One that the kernel is moving is no page
-    /// of the memory file for a moment, as far as it tells ([`Self::own`]), so what looks like a hole is one only if it reads as one.
-    /// None if it cannot be read.
+    /// The guest's own pages of a block while nobody makes or changes one. One that the kernel is moving is no page of the memory
+    /// file for a moment, as far as it tells ([`Self::own`]), so what looks like a hole is one only if it reads as one. None where
+    /// some cannot be read, or are in use though their guest had given them up.
     fn all_there(&self, pages: &Range<u64>) -> Vec<u64> {
         let Some(own) = self.own(pages) else {
             return Vec::new();
@@ -345,20 +346,43 @@ impl Agent {
         let mut content = [0; PAGE_BYTES];
         let mut there = Vec::new();
         for index in pages.clone() {
-            let is_own = self.sharer.pages.place(index) == Place::Own;
-            let is_known = own.contains(place_in_block(index));
-            if is_own && !is_known {
-                match read_all(self.ram.file(), &mut content, index * PAGE_SIZE) {
-                    Ok(()) if is_zero(&content) => continue,
-                    Ok(()) => {}
-                    Err(_) => return Vec::new(),
-                }
-            }
-            if is_own {
-                there.push(index);
+            let place = self.sharer.pages.place(index);
+            let is_known = place == Place::Own && own.contains(place_in_block(index));
+            let mut is_hole = || {
+                let read = read_all(self.ram.file(), &mut content, index * PAGE_SIZE);
+                read.map(|()| is_zero(&content))
+            };
+            match place {
+                Place::Shared(_) => {}
+                Place::Own if is_known => there.push(index),
+                Place::Own | Place::Ballooned => match (is_hole(), place) {
+                    (Ok(true), _) => {}
+                    (Ok(false), Place::Own) => there.push(index),
+                    _ => return Vec::new(),
+                },
             }
         }
         there
+    }
+
+    /// Whether the kernel may have made a large page of a block that was none: all of it is there.
+    fn may_be_made_large(&self, pages: &Range<u64>) -> bool {
+        let held = self.sharer.held(pages.clone());
+        held.is_ok_and(|held| held.into_iter().all(|is_held| is_held))
+            && !is_left_out(Step::WholeIsLarge)
+    }
+
+    /// Before some of a block is punched that nobody is kept out of: with these few missing all of it might come meanwhile.
+    pub(super) fn note_what_may_be_large(&mut self, number: usize) {
+        const FEW: usize = 64;
+        if !self.is_guarded() {
+            return;
+        }
+        let held = self.sharer.held(self.pages_of(number as u64));
+        let missing = held.map_or(0, |held| held.iter().filter(|&&is_held| !is_held).count());
+        if missing <= FEW {
+            self.may_be_large_again(number as u64);
+        }
     }
 
     /// Whether the host looks if it is mapped again: dropped once more, it would find it untouched.
@@ -382,24 +406,28 @@ impl Agent {
         let swap = Arc::clone(&out.swap);
         let at = |place: usize| pages.start + place as u64;
         let indexes: Vec<u64> = chosen.iter().map(at).collect();
-        let (out, stretches) = match is_whole {
-            true => {
-                let out = match is_left_out(Step::BlockIsClosed) {
-                    true => KeptOut::Writers,
-                    false => KeptOut::All,
-                };
-                (out, vec![self.ram.addresses(pages.clone())])
-            }
+        let block = self.ram.addresses(pages.clone());
+        let stretches = match is_whole {
+            true => vec![block.clone()],
             false => {
                 let runs = stretches(chosen, mapped).into_iter();
                 let addresses = |run: Range<usize>| self.ram.addresses(at(run.start)..at(run.end));
-                (KeptOut::Writers, runs.map(addresses).collect())
+                runs.map(addresses).collect()
             }
         };
-        let raised = self
-            .sharer
-            .raise_by(pages, &self.fence, || swap.raise(&stretches, out));
+        let kept_out = match is_left_out(Step::BlockIsClosed) {
+            true => KeptOut::Writers,
+            false => KeptOut::All,
+        };
+        let raised = self.sharer.raise_by(pages, &self.fence, || {
+            swap.raise(&block, &stretches, kept_out)
+        });
         if raised.is_err() {
+            return Ok(0);
+        }
+        if !is_whole && self.may_be_made_large(pages) {
+            swap.lower(&block, &stretches);
+            self.may_be_large_again(number);
             return Ok(0);
         }
         // What came meanwhile goes too, or it would be punched with the rest.
@@ -436,7 +464,7 @@ impl Agent {
                 self.block_is_out(pages);
             }
         }
-        swap.lower(&stretches);
+        swap.lower(&block, &stretches);
         swap.went_out(gone.len() as u64, u64::from(stays.is_some()));
         match (gone.len() as u64, stays) {
             (0, Some(why)) => Err(why),

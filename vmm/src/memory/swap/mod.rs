@@ -79,6 +79,8 @@ pub(crate) struct Swap {
     shown: Arc<FramesShown>,
     /// What the agent keeps others out of.
     fenced: Known<Option<Fenced>>,
+    /// Whether the pager has had somebody wait for that.
+    has_turned_away: AtomicBool,
     /// The thread that hears the host, if it touches guest memory: it is kept waiting by nothing that the host may change.
     hears_host: AtomicU32,
     /// Pages that the VM may hold at most, its log among them.
@@ -170,6 +172,7 @@ impl Swap {
             guest_disks: Arc::new(GuestDisks::new(ram.layout(), disks)?),
             shown,
             fenced: known(LockOf::Fence, None),
+            has_turned_away: AtomicBool::new(false),
             hears_host: AtomicU32::new(0),
             hold: AtomicU64::new(ALL),
             best_room: AtomicI64::new(i64::MIN),
@@ -332,10 +335,15 @@ impl Swap {
         done
     }
 
-    /// From here on nobody writes to these stretches of a block until [`Self::lower`] with the same; who reads what is there goes
-    /// on. The kernel takes the guest's mappings of all that is protected, and of nothing else.
-    pub(crate) fn raise(&self, stretches: &[Addresses], out: KeptOut) -> Result<(), MemoryError> {
-        self.fence(hull(stretches), out);
+    /// From here on nobody writes to some stretches within these addresses until [`Self::lower`] with the same; who reads what is
+    /// there goes on. The kernel takes the guest's mappings of all that is protected, and of nothing else.
+    pub(crate) fn raise(
+        &self,
+        within: &Addresses,
+        stretches: &[Addresses],
+        out: KeptOut,
+    ) -> Result<(), MemoryError> {
+        self.fence(within.clone(), out);
         let protection = match is_left_out(Step::WritersWait) {
             true => Protection::Lifted,
             false => Protection::Protected,
@@ -343,7 +351,7 @@ impl Swap {
         let mut each = stretches.iter().cloned();
         let protected = each.try_for_each(|stretch| self.userfault.protect(stretch, protection));
         if protected.is_err() {
-            self.lower(stretches);
+            self.lower(within, stretches);
         }
         protected
     }
@@ -354,7 +362,7 @@ impl Swap {
     /// # Panics
     /// If they cannot be let in: a guest must not wait for ever.
     #[cfg_attr(feature = "lockset", track_caller)]
-    pub(crate) fn lower(&self, stretches: &[Addresses]) {
+    pub(crate) fn lower(&self, within: &Addresses, stretches: &[Addresses]) {
         let mut fenced = lock(&self.fenced);
         // Held all the time: what comes back meanwhile is protected, and is to stay so.
         let log = lock(&self.log);
@@ -368,7 +376,7 @@ impl Swap {
             }
         }
         drop(log);
-        self.let_in(&mut fenced, &hull(stretches));
+        self.let_in(&mut fenced, within);
     }
 
     fn fence(&self, addresses: Addresses, out: KeptOut) {
@@ -382,8 +390,8 @@ impl Swap {
     #[cfg_attr(feature = "lockset", track_caller)]
     fn let_in(&self, fenced: &mut Option<Fenced>, addresses: &Addresses) {
         told(Deed::Unfenced, addresses);
-        let out = fenced.take().map(|fenced| fenced.out);
-        if out == Some(KeptOut::All) {
+        *fenced = None;
+        if self.has_turned_away.swap(false, Ordering::Relaxed) {
             // Who touched a hole is in its queue.
             self.pager.signal();
         }
@@ -560,12 +568,6 @@ impl Swap {
 
 fn most(pages: u64) -> i64 {
     i64::try_from(pages).unwrap_or(i64::MAX)
-}
-
-/// From the first of some stretches, which are in order, to the last.
-fn hull(stretches: &[Addresses]) -> Addresses {
-    let ends = stretches.first().zip(stretches.last());
-    ends.map_or(0..0, |(first, last)| first.start..last.end)
 }
 
 fn random_key() -> Result<Key, MemoryError> {

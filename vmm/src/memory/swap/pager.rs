@@ -547,7 +547,10 @@ impl Pager {
     fn admit(&self, address: u64) -> Result<KnownGuard<'_, Option<Fenced>>, Errno> {
         let fenced = lock(&self.swap.fenced);
         match Fenced::has(fenced.as_ref(), address) {
-            Some(KeptOut::All) if !is_left_out(Step::NoneComes) => Err(Errno::AGAIN),
+            Some(KeptOut::All) if !is_left_out(Step::NoneComes) => {
+                self.swap.has_turned_away.store(true, Ordering::Relaxed);
+                Err(Errno::AGAIN)
+            }
             _ => Ok(fenced),
         }
     }

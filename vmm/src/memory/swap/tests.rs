@@ -1,14 +1,16 @@
 //! Pages that go out and come back under threads that write to them, in real memory with the agent and the pager.
 
+use crate::lock::lock;
 use crate::memory::agent::{AgentHandle, Fence, LargePageOrder, Outs};
 use crate::memory::left_out::{Step, is_missed};
+use crate::memory::mapping::collapse;
 use crate::memory::ram::GuestRam;
 use page::{Gfn, GfnRange, PAGE_SIZE, PageCount, Random};
 use policy::LargePages;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use vm_memory::{Bytes, GuestAddress};
@@ -313,6 +315,13 @@ impl Drop for StopAtEnd<'_> {
 
 /// Three threads write and read at random, each its own pages; the limit goes up, down, and away.
 fn hammer(bench: &Bench, is_noise: bool, seconds: u64) {
+    hammer_while(bench, is_noise, seconds, || {
+        thread::sleep(Duration::from_millis(10));
+    });
+}
+
+/// The same while something else happens again and again.
+fn hammer_while(bench: &Bench, is_noise: bool, seconds: u64, happens: impl Fn() + Sync) {
     let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let _stop = StopAtEnd(&stop);
@@ -349,6 +358,11 @@ fn hammer(bench: &Bench, is_noise: bool, seconds: u64) {
                 }
             });
         }
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                happens();
+            }
+        });
         let mut random = Random::new(9);
         let begin = Instant::now();
         let mut sample = 0;
@@ -405,6 +419,31 @@ fn the_same_with_large_pages() {
         false,
         8,
     );
+}
+
+/// As khugepaged does with memory that may be large, or was allowed to a moment ago: it asks nobody.
+fn hammer_while_the_kernel_makes_large_pages(seconds: u64) {
+    let bench = Bench::new(GuestRam::with_large_pages(PageCount(PAGES)).unwrap());
+    let random = Mutex::new(Random::new(17));
+    hammer_while(&bench, false, seconds, || {
+        let block = lock(&random).next() % (PAGES / 512);
+        let addresses = bench.ram.addresses(block * 512..(block + 1) * 512);
+        // The kernel says that it could not where memory is guarded, and may have done it all the same.
+        collapse(&addresses).ok();
+        thread::sleep(Duration::from_micros(300));
+    });
+}
+
+#[test]
+fn the_same_while_the_kernel_makes_large_pages_by_itself() {
+    hammer_while_the_kernel_makes_large_pages(8);
+}
+
+#[test]
+fn that_what_is_whole_may_be_large_is_missed() {
+    is_missed(Step::WholeIsLarge, || {
+        hammer_while_the_kernel_makes_large_pages(8);
+    });
 }
 
 #[test]
