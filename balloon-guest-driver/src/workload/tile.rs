@@ -150,13 +150,7 @@ impl Tile {
         let word = page.iter().zip(&right).position(|(a, b)| a != b);
         match word {
             None => Ok(()),
-            Some(word) => Err(WrongPage {
-                gfn: slot.gfn,
-                expected_version: Some(slot.version),
-                found: Stamp::read(page),
-                word,
-                value: page[word],
-            }),
+            Some(word) => Err(WrongPage::at(slot, page, word)),
         }
     }
 

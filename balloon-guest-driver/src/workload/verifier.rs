@@ -31,6 +31,19 @@ pub struct WrongPage {
     pub value: u64,
 }
 
+impl WrongPage {
+    /// A page that we hold in which that word is wrong.
+    pub(super) fn at(slot: Slot, page: &Page, word: usize) -> Self {
+        Self {
+            gfn: slot.gfn,
+            expected_version: Some(slot.version),
+            found: Stamp::read(page),
+            word,
+            value: page[word],
+        }
+    }
+}
+
 impl fmt::Display for WrongPage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -119,13 +132,7 @@ impl Verifier {
     pub(super) fn check(&self, slot: Slot, page: &Page) -> Result<(), WrongPage> {
         match self.content(slot).first_wrong_word(page) {
             None => Ok(()),
-            Some(word) => Err(WrongPage {
-                gfn: slot.gfn,
-                expected_version: Some(slot.version),
-                found: Stamp::read(page),
-                word,
-                value: page[word],
-            }),
+            Some(word) => Err(WrongPage::at(slot, page, word)),
         }
     }
 

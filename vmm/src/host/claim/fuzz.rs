@@ -81,7 +81,7 @@ fn observe(said: Observation) {
 }
 
 /// A VM with so many devices.
-fn config(nets: usize, disks: usize) -> VmConfig {
+pub(super) fn config(nets: usize, disks: usize) -> VmConfig {
     let net = protocol::NetConfig {
         tap: "tap0".parse().expect("a name of a tap"),
         mac: protocol::MacAddress::of_vm("fuzz", 0),

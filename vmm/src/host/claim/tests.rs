@@ -10,11 +10,8 @@ use crate::host::vm::{Life, Link, Running, Vm};
 use crate::host::{Host, HostOptions};
 use api::HistoryQuery;
 use page::VmId;
-use policy::{SharesSpec, VmSettings};
 use proptest::prelude::*;
-use protocol::{
-    Channel, DiskCounters, DiskFigures, GuestStatistics, NetConfig, NetState, OnHostDeath, ToVm,
-};
+use protocol::{Channel, DiskCounters, DiskFigures, GuestStatistics, NetState, ToVm};
 use rustix::fs::MemfdFlags;
 use serde_json::Value;
 use std::fs::File;
@@ -27,31 +24,9 @@ const SIZE: PageCount = PageCount::from_mebibytes(64);
 const VM: VmId = VmId(1);
 const AGE: Duration = Duration::from_secs(60);
 
+/// A VM with a network card and a disk.
 fn config() -> VmConfig {
-    VmConfig {
-        console_log: None,
-        id: VM,
-        name: "a".parse().unwrap(),
-        settings: VmSettings::new(SIZE, None, None, SharesSpec::Normal).unwrap(),
-        vcpus: 1,
-        trust_group: None,
-        kernel: None,
-        initrd: None,
-        nets: vec![NetConfig {
-            tap: "tap0".parse().unwrap(),
-            mac: "02:00:00:00:00:01".parse().unwrap(),
-            bytes_per_s: None,
-        }],
-        cmdline: String::new(),
-        disks: vec!["disk.img".parse().unwrap()],
-        balloon_target: PageCount::ZERO,
-        touch_limit: None,
-        large_pages: policy::LargePages::Off,
-        has_swap: true,
-        swap_file_for: None,
-        jail: protocol::JailMode::default(),
-        on_host_death: OnHostDeath::default(),
-    }
+    super::fuzz::config(1, 1)
 }
 
 /// Half of it is in the balloon.
