@@ -61,7 +61,7 @@ pub enum JailLayer {
     Undumpable,
     /// No file is opened, no TCP port reached, no process outside sent a signal.
     Landlock,
-    /// Limits of descriptors, file sizes and core dumps.
+    /// Limits of descriptors, file sizes, memory and core dumps.
     Limits,
     /// No system call but those that each of its threads needs.
     Seccomp,

@@ -1,22 +1,55 @@
-//! What a process that lost its mind may use up: no more descriptors than it has, no file larger than its largest.
+//! What a process that lost its mind may use up: no more descriptors than it has, no file larger than its largest, and of memory
+//! besides its guest's no more than a VM needs.
 //!
-//! Of memory there is no limit here: the host counts what each VM holds. Nor of processes, of which seccomp lets none be
-//! made: the kernel holds threads of its own against that limit, which KVM and io_uring start in this process's name.
+//! Of processes there is no limit here, for seccomp lets none be made: the kernel holds threads of its own against that
+//! limit, which KVM and io_uring start in this process's name.
 #![expect(
     unsafe_code,
     reason = "descriptors are looked at that others of this process own"
 )]
 
 use super::held;
+use page::{PAGE_SIZE, PageCount};
 use protocol::Holding;
 use rustix::fd::BorrowedFd;
 use rustix::fs::{FileType, SeekFrom, fstat, seek};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, setrlimit};
-use std::fs::ReadDir;
+use std::fs::{self, File, ReadDir};
+use std::io::{self, Read};
 
 /// Descriptors that may still come: those of a packet, and what is open for a moment.
 const MORE_DESCRIPTORS: u64 = 16;
+/// What may still come of memory of its own, besides what grows with the guest: a VM process takes some 10 MiB.
+const MORE_MEMORY: u64 = 128 << 20;
+/// With the guest grow what may be mapped of the store, which the kernel counts whole for it could all be written to, and the pool
+/// of compressed pages, of at most a tenth of the guest.
+const POOL_DIVISOR: u64 = 10;
+
+/// The process's files about itself, which it could not look up any more once it is jailed.
+#[derive(Debug)]
+pub(super) struct OwnFiles {
+    descriptors: ReadDir,
+    memory: File,
+}
+
+impl OwnFiles {
+    pub(super) fn open() -> io::Result<Self> {
+        Ok(Self {
+            descriptors: fs::read_dir("/proc/self/fd")?,
+            memory: File::open("/proc/self/statm")?,
+        })
+    }
+
+    /// Bytes of memory of its own that are mapped: the sixth number of proc_pid_statm(5), in pages.
+    fn mapped(&mut self) -> io::Result<u64> {
+        let mut text = String::new();
+        self.memory.read_to_string(&mut text)?;
+        let pages = text.split(' ').nth(5).and_then(|pages| pages.parse().ok());
+        let pages: u64 = pages.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(pages * PAGE_SIZE)
+    }
+}
 
 /// What a process has open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,11 +60,19 @@ struct Open {
     largest: u64,
 }
 
-/// Sets all limits, with the process's own descriptors as the kernel lists them.
-pub(super) fn set(descriptors: Option<ReadDir>) -> Holding {
+/// Sets all limits, of the process of a guest of that size.
+pub(super) fn set(own: Option<OwnFiles>, guest: PageCount) -> Holding {
     let fixed = held("limits", limit(Resource::Core, 0));
-    match (fixed, descriptors.map(look)) {
-        (Holding::Whole, Some(open)) => held("limits", set_by(open)),
+    match (fixed, own) {
+        (Holding::Whole, Some(mut own)) => {
+            let memory = own.mapped().map_err(|_unknown| Errno::NODATA);
+            let memory = memory.and_then(|mapped| {
+                let more = guest.bytes() + guest.bytes() / POOL_DIVISOR + MORE_MEMORY;
+                limit(Resource::Data, mapped.saturating_add(more))
+            });
+            let open = look(own.descriptors);
+            held("limits", memory.and_then(|()| set_by(open)))
+        }
         (Holding::Whole, None) => Holding::Part,
         (other, _) => other,
     }

@@ -9,7 +9,7 @@
 //!
 //! ```text
 //!   open ─▶ enter ─▶ build ─▶ close ─▶ run
-//!             │                 ├─ limits     of the descriptors that are open by now
+//!             │                 ├─ limits     of the descriptors that are open by now, and of memory
 //!             │                 └─ seccomp    on all threads; a vCPU's own list when it comes out of the gate
 //!             ├─ namespaces    needs capabilities, those of a user namespace at least
 //!             ├─ capabilities  from here on none, and nothing that root owns
@@ -37,16 +37,16 @@ mod tests;
 pub use descriptors::close_inherited;
 pub(super) use seccomp::VcpuJail;
 
+use limits::OwnFiles;
 use namespaces::Leaving;
+use page::PageCount;
 use protocol::{Holding, JailLayer, JailMode, JailReport};
-use std::fs::{self, ReadDir};
 
 /// A jail that is not closed yet: the process can still make things of what it has.
 #[derive(Debug)]
 pub(super) struct Jail {
     report: JailReport,
-    /// The process's own descriptors, which it could not look up any more.
-    descriptors: Option<ReadDir>,
+    own_files: Option<OwnFiles>,
     vcpus: VcpuJail,
     leaving: Option<Leaving>,
 }
@@ -69,7 +69,7 @@ impl Jail {
                 mode,
                 ..JailReport::default()
             },
-            descriptors: fs::read_dir("/proc/self/fd").ok(),
+            own_files: OwnFiles::open().ok(),
             vcpus: VcpuJail::default(),
             leaving: None,
         };
@@ -94,8 +94,8 @@ impl Jail {
         self.vcpus.clone()
     }
 
-    /// Closes it, for all threads that there are. None can be started any more. Returns what holds.
-    pub(super) fn close(mut self) -> JailReport {
+    /// Closes it, for all threads that there are, around a guest of that size. None can be started any more. Returns what holds.
+    pub(super) fn close(mut self, guest: PageCount) -> JailReport {
         let mode = self.report.mode;
         let is_awaited = |layer| self.report.layers.contains_key(&layer);
         let (limits, seccomp) = (
@@ -107,10 +107,10 @@ impl Jail {
             self.report.layers.insert(JailLayer::Namespaces, held);
         }
         if limits {
-            let held = limits::set(self.descriptors.take());
+            let held = limits::set(self.own_files.take(), guest);
             self.report.layers.insert(JailLayer::Limits, held);
         }
-        drop(self.descriptors.take());
+        drop(self.own_files.take());
         if seccomp {
             let held = seccomp::install(mode, &self.vcpus);
             self.report.layers.insert(JailLayer::Seccomp, held);

@@ -121,6 +121,12 @@ const ATTEMPTS: &[Attempt] = &[
         arguments: || [0, address(c"/"), 0, MOUNT_PRIVATE, 0, 0],
     },
     Attempt {
+        name: "takes more memory than a VM needs",
+        call: libc::SYS_mmap,
+        // For reading and writing, private, of no file.
+        arguments: || [0, 1 << 30, 3, 0x22, usize::MAX, 0],
+    },
+    Attempt {
         name: "takes another descriptor",
         call: libc::SYS_fcntl,
         // F_DUPFD, from a number on that is above every limit that a jail sets.
@@ -239,7 +245,7 @@ fn attacker() {
             thread::Builder::new().name("vcpu7".into()).spawn(body),
         )
     });
-    let report = jail.close();
+    let report = jail.close(MEMORY.count);
     say(&format!("report {:?}\n", report.layers));
     say(&format!("entered in {} µs\n", begin.elapsed().as_micros()));
     if let Some((tell, thread)) = vcpu {
@@ -299,6 +305,11 @@ fn what_no_vm_process_does_names_itself_and_ends_the_process() {
             assert_eq!(outcome, Outcome::Errno(libc::EACCES), "{attempt:?}");
             continue;
         }
+        // The call as such is one of its own.
+        if attempt.name == "takes more memory than a VM needs" {
+            assert_eq!(outcome, Outcome::Errno(libc::ENOMEM), "{attempt:?}");
+            continue;
+        }
         let Outcome::Ended(said) = outcome else {
             panic!("{attempt:?}: {outcome:?}");
         };
@@ -323,6 +334,7 @@ fn without_seccomp_the_other_layers_stop_what_is_theirs() {
         "reaches the machine's own network",
         "mounts",
         "takes another descriptor",
+        "takes more memory than a VM needs",
     ] {
         let outcome = outcome(JailMode::Enforce, &layers, name);
         assert!(
@@ -383,7 +395,10 @@ fn each_layer_alone_stops_what_it_is_there_for() {
         // The number would be above the limit.
         (
             JailLayer::Limits,
-            &[("takes another descriptor", libc::EINVAL)],
+            &[
+                ("takes another descriptor", libc::EINVAL),
+                ("takes more memory than a VM needs", libc::ENOMEM),
+            ],
         ),
     ];
     for (layer, attempts) in stops {
@@ -417,6 +432,7 @@ fn where_nothing_stops_them_attempts_succeed() {
         "reaches the machine's own network",
         "maps memory as code",
         "takes another descriptor",
+        "takes more memory than a VM needs",
     ] {
         let free = outcome(JailMode::Off, &[], name);
         assert_eq!(free, Outcome::Errno(0), "{name}");

@@ -73,7 +73,7 @@ pub(super) fn build(
     let throttle =
         Throttle::start(ram.clone(), Arc::clone(&gate), vcpus).map_err(VmError::StartThread)?;
     let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(VmError::Wait)?;
-    let jail = jail.close();
+    let jail = jail.close(config.settings.size);
     Ok(Process {
         channel,
         door: opened.door,
