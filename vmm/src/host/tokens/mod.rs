@@ -11,11 +11,12 @@ use super::Host;
 use super::error::HostError;
 use super::events::now_ms;
 use super::state_store::Step;
+use crate::lock::lock;
 use api::{NewToken, Role, TokenName, TokenRequest, TokenView};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::future::pending;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -285,7 +286,7 @@ impl Tokens {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 }
 

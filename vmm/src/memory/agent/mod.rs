@@ -357,16 +357,19 @@ impl AgentHandle {
         ranges: Vec<GfnRange>,
         request: fn(Vec<GfnRange>, SyncSender<T>) -> Request,
     ) -> T {
-        let given_up = ranges.clone();
+        // Only who is told needs to know them later.
+        let given_up = match cfg!(feature = "lockset") {
+            true => ranges.clone(),
+            false => Vec::new(),
+        };
         told_of(Deed::GivenUp, self.ram.memory(), &given_up);
-        let handle = self.clone();
-        let ask = move || handle.ask(|answer| request(ranges, answer));
         let done = match is_left_out(Step::AnswerComesLast) {
             true => {
-                thread::spawn(ask);
+                let handle = self.clone();
+                thread::spawn(move || handle.ask(|answer| request(ranges, answer)));
                 T::default()
             }
-            false => ask(),
+            false => self.ask(|answer| request(ranges, answer)),
         };
         told_of(Deed::Answered, self.ram.memory(), &given_up);
         done

@@ -29,7 +29,6 @@ use page::{PAGE_BYTES, PAGE_SIZE, PageCount};
 use sharing::{BLOCK_PAGES, PageSet};
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -375,7 +374,8 @@ impl Agent {
     /// Before some of a block is punched that nobody is kept out of: with these few missing all of it might come meanwhile.
     pub(super) fn note_what_may_be_large(&mut self, number: usize) {
         const FEW: usize = 64;
-        if !self.is_guarded() {
+        let may_be = |out: &Out| out.clock.may_be_large(number as u64);
+        if !self.is_guarded() || self.out.as_ref().is_none_or(may_be) {
             return;
         }
         let held = self.sharer.held(self.pages_of(number as u64));
@@ -476,11 +476,7 @@ impl Agent {
     fn take_one_out(&self, swap: &Swap, index: u64) -> Result<(), Stays> {
         let mut content = [0; PAGE_BYTES];
         told(Deed::LookedAt, &self.ram.addresses(index..index + 1));
-        match self
-            .ram
-            .file()
-            .read_exact_at(&mut content, index * PAGE_SIZE)
-        {
+        match read_all(self.ram.file(), &mut content, index * PAGE_SIZE) {
             Ok(()) => swap.take_out(index, &content),
             Err(error) => {
                 tracing::debug!("not read: {error}");
