@@ -392,7 +392,10 @@ fn hosts_that_die_at_any_moment_lose_nothing_and_mix_nothing_up() {
     for name in NAMES {
         host.ok(&["stop", name]);
     }
+    // Whose thread is at its own work when the last VM has stopped.
     let stores = host.host_folder().join("stores");
-    assert_eq!(fs::read_dir(stores).map_or(0, Iterator::count), 0);
+    wait_until("the scanner notes that no store is left", || {
+        fs::read_dir(&stores).map_or(0, Iterator::count) == 0
+    });
     host.remove_swap_folder();
 }
