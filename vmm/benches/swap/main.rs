@@ -148,8 +148,8 @@ struct Options {
 fn main() -> Result<()> {
     let options = options()?;
     println!(
-        "{:<12} {:<8} {:>6} {:>12} {:>7} {:>9} {:>9} {:>7}  remarks",
-        "side", "touches", "taken", "touches/s", "kept", "in/s", "out/s", "CPU"
+        "{:<12} {:<8} {:>6} {:>12} {:>7} {:>9} {:>9} {:>7} {:>8}  remarks",
+        "side", "touches", "taken", "touches/s", "kept", "in/s", "out/s", "CPU", "µs/page"
     );
     for _ in 0..options.rounds {
         for distribution in DISTRIBUTIONS {
@@ -236,12 +236,14 @@ fn measure_all(name: (&str, &str), mut side: impl Side, workload: &str) -> Resul
     let alone = measure(&mut side)?;
     let print = |taken: u64, found: Figures, remark: &str| {
         println!(
-            "{side_name:<12} {distribution:<8} {taken:>4} % {:>12.0} {:>5.1} % {:>9.0} {:>9.0} {:>5.1} %  {remark}",
+            "{side_name:<12} {distribution:<8} {taken:>4} % {:>12.0} {:>5.1} % {:>9.0} {:>9.0} {:>5.1} % {:>8.0}  {remark}",
             found.touches,
             100.0 * found.touches / alone.touches,
             found.pages_in,
             found.pages_out,
             100.0 * found.cpu,
+            // Of a page that goes and comes, beside what the touches alone take.
+            1e6 * (found.cpu - alone.cpu * found.touches / alone.touches) / found.pages_in.max(1.0),
         );
     };
     print(0, alone, "");
@@ -257,22 +259,22 @@ fn measure_all(name: (&str, &str), mut side: impl Side, workload: &str) -> Resul
 }
 
 fn measure(side: &mut impl Side) -> Result<Figures> {
-    let mut now = || -> Result<(f64, Moved, Duration)> {
+    let mut now = || -> Result<(Instant, f64, Moved, Duration)> {
         let moved = side.moved()?;
         let machine = side.machine();
         let touches = machine.report()?["touches"].as_f64();
         let cpu = process::cpu_time(machine.pid())?;
-        Ok((touches.context("a toucher reports touches")?, moved, cpu))
+        let touches = touches.context("a toucher reports touches")?;
+        Ok((Instant::now(), touches, moved, cpu))
     };
-    let begin = Instant::now();
-    let (touches, moved, cpu) = now()?;
+    let (begin, touches, moved, cpu) = now()?;
     sleep(MEASURED);
     let after = now()?;
-    let seconds = begin.elapsed().as_secs_f64();
+    let seconds = (after.0 - begin).as_secs_f64();
     Ok(Figures {
-        touches: (after.0 - touches) / seconds,
-        pages_in: (after.1.pages_in - moved.pages_in) as f64 / seconds,
-        pages_out: (after.1.pages_out - moved.pages_out) as f64 / seconds,
-        cpu: (after.2 - cpu).as_secs_f64() / seconds,
+        touches: (after.1 - touches) / seconds,
+        pages_in: (after.2.pages_in - moved.pages_in) as f64 / seconds,
+        pages_out: (after.2.pages_out - moved.pages_out) as f64 / seconds,
+        cpu: (after.3 - cpu).as_secs_f64() / seconds,
     })
 }

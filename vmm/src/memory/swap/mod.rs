@@ -21,6 +21,7 @@
 //! cleans. Others read that file for the pager ([`readers`]).
 
 mod allocator;
+mod descent;
 mod file;
 mod guest_disks;
 mod keeper;
@@ -38,6 +39,7 @@ use crate::memory::mapping::Addresses;
 use crate::memory::pages::{FramesShown, runs};
 use crate::memory::ram::GuestRam;
 use crate::memory::userfault::{Protection, Userfault};
+use descent::Descent;
 use file::SwapFile;
 pub(crate) use guest_disks::GuestDisks;
 use page::{Gfn, PAGE_SIZE, PageCount};
@@ -85,6 +87,8 @@ pub(crate) struct Swap {
     hears_host: AtomicU32,
     /// Pages that the VM may hold at most, its log among them.
     hold: AtomicU64,
+    /// How far it has come down to that.
+    descent: Mutex<Descent>,
     /// The most room that there was beside what is needed in the log, while nothing could leave; moved with the limit.
     best_room: AtomicI64,
     /// Whether the last page that should have left found no place.
@@ -175,6 +179,7 @@ impl Swap {
             has_turned_away: AtomicBool::new(false),
             hears_host: AtomicU32::new(0),
             hold: AtomicU64::new(ALL),
+            descent: Mutex::default(),
             best_room: AtomicI64::new(i64::MIN),
             takes_nothing: AtomicBool::new(false),
             has_made_room: AtomicBool::new(false),
@@ -200,7 +205,10 @@ impl Swap {
     /// Pages that the VM may hold at most; any number, if none is given.
     pub(crate) fn set_hold(&self, hold: Option<PageCount>) {
         let pages = hold.map_or(ALL, |pages| pages.max(LEAST_HOLD).0);
+        let mut descent = lock(&self.descent);
         let before = self.hold.swap(pages, Ordering::Relaxed);
+        *descent = Descent::default();
+        drop(descent);
         let best = match before {
             ALL => i64::MIN,
             _ => self
@@ -255,10 +263,13 @@ impl Swap {
         Ok(most(hold).saturating_sub(most(held.0)))
     }
 
-    /// How many pages may come. Where the VM holds too many and none can leave, some all the same, for a guest that never runs
-    /// never gives anything up either. It does not come to hold more by that: what came back is needed in the log no more.
+    /// How many pages may come: on the way down to a limit as many as [`Descent`] says. Where the VM holds too many and none
+    /// can leave, some all the same, for a guest that never runs never gives anything up either. It does not come to hold more
+    /// by that: what came back is needed in the log no more.
     pub(crate) fn room_to_come(&self) -> Result<i64, MemoryError> {
-        let room = self.room()?;
+        let mut descent = lock(&self.descent);
+        let room = descent.may_come(self.room()?);
+        drop(descent);
         if room > 0 || !self.takes_nothing.load(Ordering::Relaxed) {
             return Ok(room);
         }

@@ -20,7 +20,7 @@ const LOOK_AHEAD: u64 = 16;
 /// Faults a second that the hand that drops mappings may cause. One is some 3 µs of a processor's time: about a hundredth of it.
 const FAULTS_PER_S: i64 = 4096;
 /// No more than so many for each page that goes out: who takes little out need not know more.
-const FAULTS_A_PAGE: i64 = 4;
+const FAULTS_A_PAGE: i64 = 1;
 /// Of which so many may be saved up.
 const MOST_FAULTS: i64 = FAULTS_PER_S / 4;
 const BILLION: i64 = 1_000_000_000;
