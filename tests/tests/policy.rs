@@ -164,4 +164,43 @@ fn a_scenario_is_simulated_and_an_unknown_key_refused() {
     fs::write(&scenario, load.replace("memory_mib", "memory")).expect("a file can be written");
     host.fails(&["simulate", file], 1, &[file, "`memory`"]);
     fs::remove_file(&scenario).expect("it is there");
+    host.fails(&["simulate", file], 1, &[file, "--list"]);
+}
+
+#[test]
+fn others_rules_are_compared_with_ours_on_what_is_built_in() {
+    let host = TestHost::start("64M");
+    let list = host.ok(&["simulate", "--list"]);
+    assert!(
+        list.contains("one-wakes") && list.contains("plenty"),
+        "{list}"
+    );
+    let file = host.ok(&["simulate", "plenty", "--show"]);
+    assert!(file.contains("memory_mib"), "{file}");
+    let table = host.ok(&["simulate", "plenty", "--rules", "all"]);
+    let rows: Vec<&str> = table.lines().skip(1).collect();
+    assert_eq!(rows.len(), 4, "{table}");
+    for (row, rules) in rows.iter().zip(["ours", "mom", "proxmox", "none"]) {
+        assert!(row.contains("plenty") && row.contains(rules), "{table}");
+    }
+    let compared = ["simulate", "plenty", "--rules", "mom,ours", "--json"];
+    let json: serde_json::Value = serde_json::from_str(&host.ok(&compared)).expect("it is JSON");
+    assert_eq!(json[0]["rules"], "mom");
+    assert_eq!(json[1]["scenario"], "plenty");
+    assert!(json[1]["busy_throughput_permille"].is_u64(), "{json}");
+    assert!(
+        host.ok(&["simulate", "plenty", "--rules", "none"])
+            .contains("busy-1")
+    );
+    host.fails(
+        &["simulate", "plenty", "--rules", "x"],
+        2,
+        &["x", "proxmox"],
+    );
+    host.fails(
+        &["simulate", "plenty", "--rules", "all", "--csv"],
+        1,
+        &["--csv"],
+    );
+    host.fails(&["simulate"], 2, &["SCENARIO"]);
 }

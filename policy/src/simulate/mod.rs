@@ -4,16 +4,25 @@
 //! another tax. What decides is this crate's own code, called as a host calls it (see the crate's
 //! documentation); only the guests are simpler than life. Equal scenarios give equal traces
 //! on every machine: the model computes with integers and draws its numbers from a generator of its own.
+//!
+//! The same load can be managed by other managers' published [`Rules`], on the same model: what comes of
+//! each is an [`Outcome`].
 
 mod guest;
+mod host_swap;
+mod outcome;
+mod rules;
 mod scenario;
 mod trace;
 
 #[cfg(test)]
 mod tests;
 
+pub use host_swap::SwapOrder;
+pub use outcome::Outcome;
+pub use rules::{ProxmoxSettings, Rules};
 pub use scenario::{
-    Driver, HostModel, InvalidScenario, MOST_POINTS, MOST_VMS, Phase, Scenario, VmModel,
+    Driver, HostModel, InvalidScenario, Leaves, MOST_POINTS, MOST_VMS, Phase, Scenario, VmModel,
 };
 pub use trace::{HostPoint, RefusedVm, Trace, VmPoint, VmTrace};
 
@@ -22,22 +31,28 @@ use crate::{
     SampleLimits, Snapshot, Stage, Step, Thresholds, VmSettings, VmSnapshot, admit, plan,
     sample_size,
 };
-use guest::Guest;
+use guest::{Guest, Start};
+use host_swap::{FaultSpeed, swap_out};
+use outcome::{LoadWatch, Tally};
 use page::{PageCount, Random, VmId, total};
+use rules::{GuestView, Manager, View};
 use scenario::pages;
 use std::time::Duration;
 
 /// Guests report every so many seconds.
 const FIGURES_EVERY_S: u32 = 5;
 
-/// Simulates a scenario from beginning to end.
-pub fn simulate(scenario: &Scenario) -> Result<Trace, InvalidScenario> {
+/// Simulates a scenario from beginning to end, managed by these rules.
+pub fn simulate(scenario: &Scenario, rules: Rules) -> Result<Trace, InvalidScenario> {
     scenario.check()?;
-    let mut host = Host::new(scenario)?;
+    let mut host = Host::new(scenario, rules)?;
     for now_s in 0..scenario.seconds {
         host.second(now_s);
     }
-    Ok(host.trace)
+    Ok(Trace {
+        outcome: host.tally.outcome(),
+        ..host.trace
+    })
 }
 
 /// One VM of the scenario, whether it has come yet or not.
@@ -51,6 +66,7 @@ struct Vm<'a> {
     evidence: Evidence,
     /// The last step planned for it.
     step: Option<Step>,
+    load: LoadWatch,
 }
 
 #[derive(Debug)]
@@ -67,6 +83,48 @@ impl Vm<'_> {
             VmStage::Running { guest, .. } => Some(guest),
             _ => None,
         }
+    }
+
+    fn guest_mut(&mut self) -> Option<&mut Guest> {
+        match &mut self.stage {
+            VmStage::Running { guest, .. } => Some(guest),
+            _ => None,
+        }
+    }
+
+    fn start(&mut self, start: Start, now_s: u32) {
+        let guest = Guest::start(self.settings.clone(), self.model, start);
+        self.stage = VmStage::Running {
+            since_s: now_s,
+            guest: Box::new(guest),
+        };
+    }
+
+    /// What somebody else decided.
+    fn be_told(&mut self, told: PageCount) {
+        self.step = Some(Step {
+            id: self.id,
+            target: told,
+            grant: told,
+            by_other_means: PageCount::ZERO,
+            touch_limit: None,
+        });
+        if let Some(guest) = self.guest_mut() {
+            guest.told = told;
+        }
+    }
+
+    fn view(&self) -> Option<GuestView> {
+        let guest = self.guest()?;
+        Some(GuestView {
+            id: self.id,
+            min: self.settings.min,
+            max: self.settings.max,
+            shares: self.settings.shares,
+            held: guest.held(),
+            told: guest.told,
+            unused: self.evidence.guest.and_then(|figures| figures.free),
+        })
     }
 
     fn is_admitted(&self) -> bool {
@@ -104,6 +162,11 @@ impl Vm<'_> {
             target: self.step.map_or(PageCount::ZERO, |step| step.target),
             held: pages(Guest::held),
             backed: pages(|guest| guest.backed),
+            swapped: pages(|guest| PageCount(guest.swapped.parts.total())),
+            waited_for: pages(|guest| {
+                let flows = guest.swapped.flows;
+                PageCount(flows.back + flows.refaulted)
+            }),
             active: self.evidence.active,
             working_set: pages(Guest::wanted),
             balloon: self.evidence.balloon_health(),
@@ -111,6 +174,13 @@ impl Vm<'_> {
             throughput_permille: guest.map_or(0, Guest::throughput),
         }
     }
+}
+
+/// What is recorded of a decision.
+#[derive(Clone, Copy, Debug, Default)]
+struct Decided {
+    rebalanced: Option<Reason>,
+    by_other_means: PageCount,
 }
 
 /// What a host keeps between its rounds.
@@ -122,13 +192,17 @@ struct Host<'a> {
     thresholds: Thresholds,
     state: MemoryState,
     rebalance: Rebalance,
+    rules: Rules,
+    /// Who decides, if not this crate.
+    manager: Option<Manager>,
+    tally: Tally,
     random: Random,
     vms: Vec<Vm<'a>>,
     trace: Trace,
 }
 
 impl<'a> Host<'a> {
-    fn new(scenario: &'a Scenario) -> Result<Self, InvalidScenario> {
+    fn new(scenario: &'a Scenario, rules: Rules) -> Result<Self, InvalidScenario> {
         let budget = pages(scenario.host.memory_mib)?;
         let vms = all_vms(scenario)?;
         let names = vms.iter().map(|(_, name)| VmTrace {
@@ -148,6 +222,9 @@ impl<'a> Host<'a> {
             rebalance: Rebalance::every(Duration::from_secs(
                 scenario.host.rebalance_interval_s.into(),
             )),
+            rules,
+            manager: Manager::of(rules, scenario.host.proxmox),
+            tally: Tally::default(),
             random: Random::new(scenario.seed),
             vms: vms.into_iter().map(|(vm, _)| vm).collect(),
             trace,
@@ -161,12 +238,59 @@ impl<'a> Host<'a> {
         self.observe(now_s);
         let free = self.budget.saturating_sub(self.used());
         self.state = self.state.next(free, &self.thresholds);
+        let decided = match self.manager.take() {
+            None => self.decide(now_s),
+            Some(mut manager) => {
+                self.be_managed(&mut manager, now_s);
+                self.manager = Some(manager);
+                Decided::default()
+            }
+        };
+        self.record(now_s, decided);
+    }
+
+    fn decide(&mut self, now_s: u32) -> Decided {
         let mut snapshot = self.snapshot();
         let now = Duration::from_secs(now_s.into());
-        let reason = self.rebalance.update(&mut snapshot, now);
+        let rebalanced = self.rebalance.update(&mut snapshot, now);
         let plan = plan(&snapshot);
         self.act(&plan, now_s);
-        self.record(now_s, reason, &plan);
+        Decided {
+            rebalanced,
+            by_other_means: total(plan.steps.iter().map(|step| step.by_other_means)),
+        }
+    }
+
+    /// Others' rules decide. They see a VM from its start on, and every VM starts.
+    fn be_managed(&mut self, manager: &mut Manager, now_s: u32) {
+        let rules = self.rules;
+        let fault_speed = FaultSpeed::of(self.scenario.host.swap_fault_us);
+        for vm in &mut self.vms {
+            if matches!(vm.stage, VmStage::Waiting) {
+                let (min, max) = (vm.settings.min, vm.settings.max);
+                let start = Start {
+                    held: vm.settings.size,
+                    told: rules.start(min, max),
+                    fault_speed,
+                    seed: self.random.next(),
+                };
+                vm.start(start, now_s);
+            }
+        }
+        self.swap();
+        let told = manager.decide(now_s, &self.view());
+        let running = self.vms.iter_mut().filter(|vm| vm.guest().is_some());
+        for (vm, told) in running.zip(told) {
+            vm.be_told(told);
+        }
+    }
+
+    fn view(&self) -> View {
+        View {
+            total: self.budget,
+            free: self.budget.saturating_sub(self.used()),
+            guests: self.vms.iter().filter_map(Vm::view).collect(),
+        }
     }
 
     fn come_and_go(&mut self, now_s: u32) {
@@ -184,7 +308,10 @@ impl<'a> Host<'a> {
     }
 
     fn come(&mut self, index: usize, at_s: u32) {
-        let admitted = admit(&self.snapshot(), &self.vms[index].settings, OVERHEAD);
+        let admitted = match self.manager {
+            None => admit(&self.snapshot(), &self.vms[index].settings, OVERHEAD),
+            Some(_) => Ok(()),
+        };
         self.vms[index].stage = match admitted {
             Ok(()) => VmStage::Waiting,
             Err(refusal) => {
@@ -200,6 +327,30 @@ impl<'a> Host<'a> {
         for vm in &mut self.vms {
             if let VmStage::Running { since_s, guest } = &mut vm.stage {
                 guest.live(vm.model.phase_at(now_s - *since_s));
+            }
+        }
+        self.swap();
+        self.tally(now_s);
+    }
+
+    /// What guests have touched beyond what there is goes out.
+    fn swap(&mut self) {
+        let excess = self.used().saturating_sub(self.budget);
+        let running = self.vms.iter_mut().filter_map(Vm::guest_mut);
+        if excess > PageCount::ZERO {
+            let order = self.scenario.host.swap_order;
+            swap_out(&mut running.collect::<Vec<_>>(), excess, order);
+        }
+    }
+
+    fn tally(&mut self, now_s: u32) {
+        let (used, swapped) = (self.used(), self.swapped());
+        let counts = now_s >= self.scenario.measured_from_s;
+        self.tally.host(counts, used, swapped);
+        for vm in &mut self.vms {
+            if let VmStage::Running { since_s, guest } = &vm.stage {
+                let age_s = now_s - since_s;
+                self.tally.guest(&mut vm.load, vm.model, age_s, guest);
             }
         }
     }
@@ -248,6 +399,7 @@ impl<'a> Host<'a> {
     }
 
     fn act(&mut self, plan: &Plan, now_s: u32) {
+        let fault_speed = FaultSpeed::of(self.scenario.host.swap_fault_us);
         let admitted = self.vms.iter_mut().filter(|vm| vm.is_admitted());
         for (vm, &step) in admitted.zip(&plan.steps) {
             vm.step = Some(step);
@@ -257,12 +409,13 @@ impl<'a> Host<'a> {
                     guest.touch_limit = step.touch_limit;
                 }
                 VmStage::Waiting if step.grant > PageCount::ZERO => {
-                    let (settings, driver) = (vm.settings.clone(), vm.model.driver);
-                    let guest = Guest::start(settings, driver, step.grant, self.random.next());
-                    vm.stage = VmStage::Running {
-                        since_s: now_s,
-                        guest: Box::new(guest),
+                    let start = Start {
+                        held: step.grant,
+                        told: step.grant,
+                        fault_speed,
+                        seed: self.random.next(),
                     };
+                    vm.start(start, now_s);
                 }
                 _ => {}
             }
@@ -271,10 +424,15 @@ impl<'a> Host<'a> {
 
     fn used(&self) -> PageCount {
         let guests = self.vms.iter().filter_map(Vm::guest);
-        total(guests.map(|guest| guest.backed + OVERHEAD))
+        total(guests.map(|guest| guest.in_memory() + OVERHEAD))
     }
 
-    fn record(&mut self, at_s: u32, rebalanced: Option<Reason>, plan: &Plan) {
+    fn swapped(&self) -> PageCount {
+        let guests = self.vms.iter().filter_map(Vm::guest);
+        total(guests.map(|guest| PageCount(guest.swapped.parts.total())))
+    }
+
+    fn record(&mut self, at_s: u32, decided: Decided) {
         let guests = || self.vms.iter().filter_map(Vm::guest);
         let exposed = total(guests().map(|guest| guest.held().max(guest.told) + OVERHEAD));
         self.trace.most_exposed = self.trace.most_exposed.max(exposed);
@@ -289,11 +447,12 @@ impl<'a> Host<'a> {
             at_s,
             state: self.state,
             used: self.used(),
+            swapped: self.swapped(),
             free: self.budget.saturating_sub(self.used()),
             running: count(guests().count()),
             waiting: count(self.vms.iter().filter(waits).count()),
-            rebalanced,
-            by_other_means: total(plan.steps.iter().map(|step| step.by_other_means)),
+            rebalanced: decided.rebalanced,
+            by_other_means: decided.by_other_means,
             throughput_permille: work
                 .checked_div(busy().count() as u64)
                 .unwrap_or(guest::FULL),
@@ -329,6 +488,7 @@ fn all_vms(scenario: &Scenario) -> Result<Vec<(Vm<'_>, String)>, InvalidScenario
                 stage: VmStage::ToCome,
                 evidence: Evidence::default(),
                 step: None,
+                load: LoadWatch::default(),
             };
             vms.push((vm, name));
         }

@@ -1,5 +1,7 @@
 //! What is to be simulated, as people write it: sizes in MiB, times in seconds. Made for TOML.
 
+use super::host_swap::FAULT_US;
+use super::{ProxmoxSettings, SwapOrder};
 use crate::{
     BalloonSettings, InvalidSettings, REBALANCE_INTERVAL, SAMPLE_PERIOD, SIZE_LIMIT, Scale,
     SharesSpec, TaxRate, VmSettings,
@@ -26,6 +28,9 @@ pub struct Scenario {
     /// A point of the trace each so many seconds.
     #[serde(default = "every_second")]
     pub record_every_s: u32,
+    /// What came before, guests that start say, does not count in the outcome.
+    #[serde(default)]
+    pub measured_from_s: u32,
     /// The host.
     pub host: HostModel,
     /// Its VMs.
@@ -44,7 +49,7 @@ pub struct HostModel {
     /// Where its memory states begin.
     #[serde(default)]
     pub scale: Scale,
-    /// What its VMs are promised in swap. Nothing is swapped here; it only bounds admission.
+    /// What its VMs are promised in swap. It only bounds admission: this crate's rules make a host swap nothing.
     #[serde(default)]
     pub swap_mib: u64,
     /// How long each sample is watched.
@@ -56,6 +61,15 @@ pub struct HostModel {
     /// How balloons are used.
     #[serde(default)]
     pub balloon: BalloonSettings,
+    /// Which pages its kernel swaps, under rules that let it come to that.
+    #[serde(default)]
+    pub swap_order: SwapOrder,
+    /// How long a touch waits for a page that it has swapped, in microseconds.
+    #[serde(default = "swap_fault_us")]
+    pub swap_fault_us: u32,
+    /// Proxmox' rules, where they decide.
+    #[serde(default)]
+    pub proxmox: ProxmoxSettings,
 }
 
 /// A VM, or many equal ones.
@@ -93,6 +107,9 @@ pub struct VmModel {
     /// How its guest answers the balloon.
     #[serde(default)]
     pub driver: Driver,
+    /// What becomes of memory that its guest no longer works on.
+    #[serde(default)]
+    pub leaves: Leaves,
     /// What it does, in order of time. Idle before the first.
     #[serde(default)]
     pub phases: Vec<Phase>,
@@ -108,6 +125,17 @@ pub enum Driver {
     /// It takes memory back and never gives any up.
     #[serde(alias = "deaf")]
     Absent,
+}
+
+/// What a guest says of memory that it has used and no longer works on. It has it in either case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Leaves {
+    /// That it holds files.
+    #[default]
+    Cache,
+    /// That it is free.
+    Free,
 }
 
 /// What a guest does from some time on.
@@ -137,6 +165,10 @@ fn sample_period_s() -> u32 {
 
 fn rebalance_interval_s() -> u32 {
     whole_seconds(REBALANCE_INTERVAL)
+}
+
+fn swap_fault_us() -> u32 {
+    FAULT_US
 }
 
 fn whole_seconds(time: Duration) -> u32 {
@@ -182,6 +214,8 @@ impl Scenario {
             ("record_every_s", self.record_every_s),
             ("sample_period_s", self.host.sample_period_s),
             ("rebalance_interval_s", self.host.rebalance_interval_s),
+            ("swap_fault_us", self.host.swap_fault_us),
+            ("proxmox.every_s", self.host.proxmox.every_s),
         ];
         if let Some(&(field, _)) = nonzero.iter().find(|(_, number)| *number == 0) {
             return Err(InvalidScenario::Zero { field });
@@ -196,6 +230,7 @@ impl Scenario {
         }
         self.vms.iter().try_for_each(VmModel::check)?;
         pages(self.host.memory_mib)?;
+        pages(self.host.proxmox.most_change_mib)?;
         pages(self.host.swap_mib).map(drop)
     }
 }

@@ -24,6 +24,7 @@ fn vm(name: &str, size_mib: u64, phases: &[(u32, u64)]) -> VmModel {
         apart_s: 0,
         life_s: None,
         driver: Driver::Willing,
+        leaves: Leaves::Cache,
         phases: phases.iter().map(phase).collect(),
     }
 }
@@ -33,6 +34,7 @@ fn scenario(seconds: u32, memory_mib: u64, vms: Vec<VmModel>) -> Scenario {
         seed: 1,
         seconds,
         record_every_s: 1,
+        measured_from_s: 0,
         host: HostModel {
             memory_mib,
             idle_tax_permille: TaxRate::default(),
@@ -41,13 +43,16 @@ fn scenario(seconds: u32, memory_mib: u64, vms: Vec<VmModel>) -> Scenario {
             sample_period_s: 30,
             rebalance_interval_s: 15,
             balloon: crate::BalloonSettings::default(),
+            swap_order: SwapOrder::Proportional,
+            swap_fault_us: 100,
+            proxmox: ProxmoxSettings::default(),
         },
         vms,
     }
 }
 
 fn run(scenario: &Scenario) -> Trace {
-    simulate(scenario).unwrap()
+    simulate(scenario, Rules::Ours).unwrap()
 }
 
 fn at(trace: &Trace, vm: usize, at_s: u32) -> VmPoint {
@@ -211,7 +216,7 @@ fn a_scenario_that_makes_no_sense_is_refused_with_a_remedy() {
     let refused = |change: fn(&mut Scenario)| {
         let mut scenario = scenario(60, 400, vec![vm("a", 100, &[(0, 10), (30, 20)])]);
         change(&mut scenario);
-        simulate(&scenario).unwrap_err().to_string()
+        simulate(&scenario, Rules::Ours).unwrap_err().to_string()
     };
     assert!(refused(|scenario| scenario.seconds = 0).contains("seconds is 0"));
     assert!(refused(|scenario| scenario.vms[0].count = 30_000).contains("30000 VMs"));
@@ -221,6 +226,8 @@ fn a_scenario_that_makes_no_sense_is_refused_with_a_remedy() {
     );
     assert!(refused(|scenario| scenario.vms[0].size_mib = 0).contains("size is 0"));
     assert!(refused(|scenario| scenario.host.memory_mib = u64::MAX).contains("give less"));
+    assert!(refused(|scenario| scenario.host.swap_fault_us = 0).contains("swap_fault_us is 0"));
+    assert!(refused(|scenario| scenario.host.proxmox.every_s = 0).contains("proxmox.every_s is 0"));
 }
 
 /// `cargo nextest run -p policy --release --run-ignored only --no-capture`
@@ -253,6 +260,7 @@ prop_compose! {
         life_s in prop::option::of(0u32..60),
         count in 1u32..3,
         is_driverless in prop::bool::weighted(0.2),
+        leaves_free: bool,
     ) -> VmModel {
         let mut phases = phases;
         phases.sort_unstable();
@@ -262,6 +270,7 @@ prop_compose! {
             life_s,
             count,
             driver: if is_driverless { Driver::Absent } else { Driver::Willing },
+            leaves: if leaves_free { Leaves::Free } else { Leaves::Cache },
             ..vm("vm", size_mib, &phases)
         }
     }
@@ -281,6 +290,7 @@ proptest! {
         scenario.host.sample_period_s = 10;
         let trace = run(&scenario);
         prop_assert!(trace.most_exposed <= PageCount::from_mebibytes(memory_mib));
+        prop_assert_eq!(trace.outcome.most_swapped, PageCount::ZERO);
         let mins = scenario.vms.iter().flat_map(|vm| {
             iter::repeat_n(vm.settings().unwrap().min, vm.count as usize)
         });
@@ -288,5 +298,197 @@ proptest! {
             prop_assert!(vm.points.iter().all(|point| point.target >= min));
         }
         prop_assert_eq!(run(&scenario), trace);
+    }
+}
+
+fn run_by(scenario: &Scenario, rules: Rules) -> Trace {
+    simulate(scenario, rules).unwrap()
+}
+
+/// Three guests that leave 200 MiB of cache behind in 500 MiB, and one that wakes.
+fn overcommitted() -> Scenario {
+    let mut idle = vm("idle", 256, &[(0, 200), (60, 10)]);
+    idle.count = 3;
+    let sleeper = vm("sleeper", 256, &[(0, 10), (300, 200)]);
+    scenario(600, 500, vec![idle, sleeper])
+}
+
+#[test]
+fn without_rules_the_host_swaps_what_is_too_much_and_who_touches_it_waits() {
+    let trace = run_by(&overcommitted(), Rules::None);
+    let total = PageCount::from_mebibytes(500);
+    // Three guests with 216 MiB each, and the sleeper's 26.
+    let needed = 3 * 216 + 26;
+    let overhead = PageCount(OVERHEAD.0 * 4);
+    let swapped = PageCount::from_mebibytes(needed) + overhead - total;
+    assert_eq!(trace.host[299].swapped, swapped);
+    assert_eq!(trace.host[299].free, PageCount::ZERO);
+    assert!(at(&trace, 0, 599).waited_for > PageCount::ZERO);
+    assert!(trace.outcome.innocent_swapped > PageCount::ZERO);
+}
+
+#[test]
+fn a_kernel_that_knows_the_coldest_pages_makes_nobody_wait_where_all_that_is_used_fits() {
+    let mut scenario = overcommitted();
+    scenario.measured_from_s = 120;
+    let proportional = run_by(&scenario, Rules::None).outcome;
+    scenario.host.swap_order = SwapOrder::Coldest;
+    let coldest = run_by(&scenario, Rules::None).outcome;
+    assert!(proportional.innocent_waited_for > PageCount::ZERO);
+    assert_eq!(coldest.innocent_waited_for, PageCount::ZERO);
+    assert!(coldest.innocent_swapped > PageCount::ZERO);
+}
+
+/// Its time divided among misses of 100 µs each.
+#[test]
+fn a_guest_waits_for_each_page_that_comes_from_the_hosts_swap() {
+    let mut scenario = scenario(
+        40,
+        300,
+        vec![vm("a", 256, &[(0, 200)]), vm("b", 256, &[(20, 200)])],
+    );
+    scenario.host.swap_order = SwapOrder::Coldest;
+    let trace = run_by(&scenario, Rules::None);
+    for vm in 0..2 {
+        for second in trace.vms[vm].points.windows(2) {
+            let waited_for = second[1].waited_for.0 - second[0].waited_for.0;
+            let lost = 1000 - second[1].throughput_permille;
+            let expected = waited_for * 49 * 1000 / 50 / 10_000;
+            assert!(
+                lost.abs_diff(expected) <= 1,
+                "{waited_for} pages cost {lost}"
+            );
+        }
+    }
+    assert!(at(&trace, 0, 39).throughput_permille < 1000);
+}
+
+#[test]
+fn a_slower_swap_makes_a_wake_take_longer() {
+    // A guest whose working set is in swap when it comes back to it.
+    let sleeper = vm("sleeper", 512, &[(0, 400), (60, 4), (300, 400)]);
+    let other = vm("other", 512, &[(60, 480)]);
+    let mut scenario = scenario(900, 700, vec![sleeper, other]);
+    let busy = |scenario: &Scenario| {
+        let outcome = run_by(scenario, Rules::None).outcome;
+        outcome.busy_throughput_permille.unwrap()
+    };
+    let fast = busy(&scenario);
+    scenario.host.swap_fault_us = 5000;
+    assert!(busy(&scenario) < fast, "{} {fast}", busy(&scenario));
+}
+
+#[test]
+fn a_reaction_is_the_time_from_a_wake_to_nine_tenths_of_what_is_needed() {
+    let outcome = run_by(&overcommitted(), Rules::Mom).outcome;
+    assert_eq!(outcome.reactions_s.len(), 1);
+    // What the guest never gave up it has as soon as the host has it.
+    let roomy = scenario(200, 4096, vec![vm("a", 256, &[(0, 10), (100, 200)])]);
+    for rules in Rules::ALL {
+        let outcome = run_by(&roomy, rules).outcome;
+        assert_eq!(outcome.reactions_s, [Some(0)], "{rules}");
+        assert_eq!(outcome.busy_throughput_permille, Some(1000), "{rules}");
+    }
+}
+
+#[test]
+fn a_wake_that_is_not_answered_is_no_reaction() {
+    let outcome = Outcome {
+        reactions_s: vec![Some(4), None, Some(2)],
+        ..Outcome::default()
+    };
+    assert_eq!(outcome.wakes(), (3, 2));
+    assert_eq!(outcome.median_reaction_s(), Some(4));
+    assert_eq!(outcome.slowest_reaction_s(), None);
+}
+
+#[test]
+fn others_rules_change_balloons_at_their_own_times_and_by_their_own_steps() {
+    let scenario = overcommitted();
+    let mebibytes = |pages: PageCount| pages.bytes() >> 20;
+    for (rules, most) in [(Rules::Mom, 256 / 20), (Rules::Proxmox, 100)] {
+        let trace = run_by(&scenario, rules);
+        for vm in &trace.vms[..3] {
+            let mut changes = 0;
+            for second in vm.points.windows(2) {
+                let (before, now) = (second[0].target, second[1].target);
+                if before != now {
+                    changes += 1;
+                    assert!(
+                        second[1].at_s.is_multiple_of(10),
+                        "{rules}: {:?}",
+                        second[1]
+                    );
+                    let down = before.saturating_sub(now);
+                    assert!(mebibytes(down) <= most, "{rules}: by {down}");
+                }
+            }
+            assert!(changes > 3, "{rules}: {changes} changes");
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_leaves_memory_free_is_shrunk_by_mom_and_one_that_leaves_cache_is_not() {
+    let backed_in_the_end = |leaves| {
+        let mut idle = vm("idle", 256, &[(0, 200), (60, 10)]);
+        (idle.leaves, idle.count) = (leaves, 2);
+        at(&run_by(&scenario(600, 500, vec![idle]), Rules::Mom), 0, 599).backed
+    };
+    assert!(backed_in_the_end(Leaves::Free) <= PageCount::from_mebibytes(200));
+    assert_eq!(
+        backed_in_the_end(Leaves::Cache),
+        PageCount::from_mebibytes(216)
+    );
+}
+
+fn rules() -> impl Strategy<Value = Rules> {
+    prop::sample::select(Rules::ALL.to_vec())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whoever decides: the host never uses more than there is; a guest's pages are in memory, in swap or given up, and
+    /// never more than it holds; and equal scenarios give equal traces.
+    #[test]
+    fn no_rules_make_memory_appear_or_vanish(
+        vms in prop::collection::vec(any_vm(), 1..6),
+        memory_mib in 60u64..700,
+        seed: u64,
+        rules in rules(),
+        coldest: bool,
+    ) {
+        let mut scenario = scenario(90, memory_mib, vms);
+        scenario.seed = seed;
+        scenario.host.sample_period_s = 10;
+        scenario.host.swap_order = if coldest { SwapOrder::Coldest } else { SwapOrder::Proportional };
+        let trace = run_by(&scenario, rules);
+        let sizes: Vec<PageCount> = scenario.vms.iter().flat_map(|vm| {
+            iter::repeat_n(vm.settings().unwrap().size, vm.count as usize)
+        }).collect();
+        let budget = PageCount::from_mebibytes(memory_mib);
+        for host in &trace.host {
+            // Processes' own memory is not swapped.
+            let least = PageCount(OVERHEAD.0 * u64::from(host.running));
+            prop_assert!(host.used <= budget.max(least));
+            prop_assert_eq!(host.free, budget.saturating_sub(host.used));
+            let of_vms = |count: fn(&VmPoint) -> PageCount| {
+                let points = trace.vms.iter().flat_map(|vm| &vm.points);
+                total(points.filter(|point| point.at_s == host.at_s).map(count))
+            };
+            prop_assert_eq!(of_vms(|point| point.swapped), host.swapped);
+            let overhead = PageCount(OVERHEAD.0 * u64::from(host.running));
+            prop_assert_eq!(of_vms(|point| point.backed) + overhead, host.used + host.swapped);
+        }
+        for (vm, size) in trace.vms.iter().zip(sizes) {
+            for point in &vm.points {
+                prop_assert!(point.swapped <= point.backed);
+                prop_assert!(point.backed <= point.held && point.held <= size);
+                prop_assert!(point.throughput_permille <= 1000);
+            }
+            prop_assert!(vm.points.is_sorted_by_key(|point| point.waited_for));
+        }
+        prop_assert_eq!(run_by(&scenario, rules), trace);
     }
 }

@@ -1,5 +1,6 @@
 //! What a simulation shows.
 
+use super::Outcome;
 use crate::{ActiveSet, BalloonHealth, MemoryState, Reason};
 use page::PageCount;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,8 @@ pub struct Trace {
     pub refused: Vec<RefusedVm>,
     /// The most that VMs could have touched at any moment, with their overhead.
     pub most_exposed: PageCount,
+    /// What came of it in all.
+    pub outcome: Outcome,
 }
 
 /// The host at one moment.
@@ -24,8 +27,10 @@ pub struct HostPoint {
     pub at_s: u32,
     /// How short memory was.
     pub state: MemoryState,
-    /// Backed pages of all guests, and overhead.
+    /// Backed pages of all guests less those in swap, and overhead.
     pub used: PageCount,
+    /// Backed pages of all guests that the host has swapped.
+    pub swapped: PageCount,
     /// What of the budget was not.
     pub free: PageCount,
     /// VMs that ran.
@@ -62,6 +67,10 @@ pub struct VmPoint {
     pub held: PageCount,
     /// What of that was backed.
     pub backed: PageCount,
+    /// What of that the host had swapped.
+    pub swapped: PageCount,
+    /// Pages that it had to wait for since it started, from the host's swap or its own disk.
+    pub waited_for: PageCount,
     /// What it was believed to use.
     pub active: Option<ActiveSet>,
     /// What it used, or would have with enough memory.

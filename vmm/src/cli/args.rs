@@ -6,6 +6,7 @@ use crate::host::runtime_dir::{SOCKET_VARIABLE, default_socket};
 use api::{NetRequest, RestartPolicy, Role, TokenName};
 use clap::{Parser, Subcommand, ValueHint};
 use page::{InvalidSize, Size};
+use policy::simulate::Rules;
 use policy::{SharesSpec, TaxRate};
 use protocol::{DiskSpec, VmName};
 use sharing::TrustGroup;
@@ -24,6 +25,52 @@ pub(super) struct Args {
     pub(super) socket: PathBuf,
     #[command(subcommand)]
     pub(super) command: Command,
+}
+
+/// What to simulate.
+#[derive(Debug, clap::Args)]
+pub(super) struct SimulateArgs {
+    /// A file, or the name of one that is built in; several are compared.
+    #[arg(value_name = "SCENARIO", required_unless_present = "list", value_hint = ValueHint::FilePath)]
+    pub(super) scenarios: Vec<String>,
+    /// Whose rules decide: ours, mom, proxmox, none, or all to compare them. May be given several times.
+    #[arg(long, value_name = "RULES", value_delimiter = ',')]
+    pub(super) rules: Vec<RulesArg>,
+    /// List what is built in.
+    #[arg(long, conflicts_with_all = ["scenarios", "rules", "csv", "show"])]
+    pub(super) list: bool,
+    /// Print the scenario instead of simulating it.
+    #[arg(long, conflicts_with_all = ["rules", "csv", "json"])]
+    pub(super) show: bool,
+    /// Print every point of every VM as CSV.
+    #[arg(long, conflicts_with = "json")]
+    pub(super) csv: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Rules as they are typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RulesArg {
+    One(Rules),
+    All,
+}
+
+impl FromStr for RulesArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        let known = Rules::ALL.into_iter();
+        let named = known.clone().find(|rules| rules.to_string() == text);
+        let names: Vec<String> = known.map(|rules| rules.to_string()).collect();
+        named
+            .map(Self::One)
+            .ok_or_else(|| format!("there are {}, and all", names.join(", ")))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -118,21 +165,11 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Run the policy over a described load, on a model instead of guests.
+    /// Run the policy over a described load, on a model instead of guests, or others' rules over the same.
     #[command(
-        after_help = "A scenario is a TOML file:\n  seconds = 600\n  record_every_s = 60\n  [host]\n  memory_mib = 2048\n  [[vms]]\n  name = \"db\"\n  size_mib = 1536\n  phases = [{ at_s = 0, working_set_mib = 900 }]\n  [[vms]]\n  name = \"idle\"\n  count = 3\n  size_mib = 1024\n\nExamples:\n  ballonet simulate load.toml                a table\n  ballonet simulate load.toml --csv          every point of every VM"
+        after_help = "A scenario is a TOML file:\n  seconds = 600\n  record_every_s = 60\n  [host]\n  memory_mib = 2048\n  [[vms]]\n  name = \"db\"\n  size_mib = 1536\n  phases = [{ at_s = 0, working_set_mib = 900 }]\n  [[vms]]\n  name = \"idle\"\n  count = 3\n  size_mib = 1024\n\nOthers' rules are those that oVirt's MOM and Proxmox VE document; `none` lets the host swap. A comparison says how fast\nbusy guests were; how many wakes were answered, after how many seconds in the middle and at most; what was swapped of\nguests that had done nothing, what they waited for (MiB), and how fast they were; the most in swap, and what was used.\n\nExamples:\n  ballonet simulate load.toml                a table\n  ballonet simulate load.toml --csv          every point of every VM\n  ballonet simulate load.toml --rules all    what comes of it under each set of rules\n  ballonet simulate one-wakes in-turn --rules ours --rules mom"
     )]
-    Simulate {
-        /// A scenario.
-        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
-        file: PathBuf,
-        /// Print every point of every VM as CSV.
-        #[arg(long, conflicts_with = "json")]
-        csv: bool,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    Simulate(SimulateArgs),
     /// Measure on real guests, by a recipe in a file or one of those that are built in.
     Experiment {
         /// What to do.

@@ -14,6 +14,7 @@ mod http;
 mod private_host;
 mod replay;
 mod run;
+mod scenarios;
 mod screen;
 mod simulate;
 mod stop;
@@ -147,7 +148,7 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
             show(json, &view, sentence)
         }
         Command::Replay { file, json } => replay::replay(&file, json),
-        Command::Simulate { file, csv, json } => simulate::simulate(&file, csv, json),
+        Command::Simulate(args) => simulate::simulate(&args),
         Command::Audit { json } => audit(&client, json).await,
         Command::Console {
             name,

@@ -1,22 +1,171 @@
-//! `ballonet simulate`: the policy over a described load.
+//! `ballonet simulate`: the policy over a described load, and others' rules over the same.
 
-use super::{show, table};
+use super::args::{RulesArg, SimulateArgs};
+use super::scenarios::{BUILT_IN, BuiltIn};
+use super::{print, show, table};
 use crate::regular_file::read_text;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use page::PageCount;
-use policy::simulate::{HostPoint, Scenario, Trace, VmPoint, VmTrace, simulate as run};
+use policy::simulate::{
+    HostPoint, Outcome, Rules, Scenario, Trace, VmPoint, VmTrace, simulate as run,
+};
+use serde::Serialize;
 use std::path::Path;
 
 /// Bytes of a scenario.
 const LARGEST: u64 = 1 << 24;
 
-pub(super) fn simulate(file: &Path, csv: bool, json: bool) -> Result<()> {
-    let shown = file.display();
-    let text = read_text(file, LARGEST).with_context(|| format!("cannot read {shown}"))?;
+pub(super) fn simulate(args: &SimulateArgs) -> Result<()> {
+    if args.list {
+        return show(args.json, &listed(), |listed| {
+            table::aligned(&["NAME", "WHAT HAPPENS"], listed.iter().map(listed_row))
+        });
+    }
+    if args.show {
+        return args
+            .scenarios
+            .iter()
+            .try_for_each(|name| print(&text_of(name)?));
+    }
+    match (args.rules.as_slice(), args.scenarios.as_slice()) {
+        ([], [scenario]) => one(scenario, Rules::Ours, args),
+        ([RulesArg::One(rules)], [scenario]) => one(scenario, *rules, args),
+        _ if args.csv => bail!("--csv shows one scenario under one set of rules: give one of each"),
+        (rules, scenarios) => show(args.json, &comparison(scenarios, &wanted(rules))?, |rows| {
+            table::aligned(&COMPARED, rows.iter().map(compared_row))
+        }),
+    }
+}
+
+fn one(name: &str, rules: Rules, args: &SimulateArgs) -> Result<()> {
+    let trace = trace_of(name, rules)?;
+    show(args.json, &trace, if args.csv { points } else { summary })
+}
+
+fn trace_of(name: &str, rules: Rules) -> Result<Trace> {
+    let text = text_of(name)?;
     let scenario: Scenario =
-        toml::from_str(&text).with_context(|| format!("{shown} is not a scenario"))?;
-    let trace = run(&scenario).with_context(|| format!("cannot simulate {shown}"))?;
-    show(json, &trace, if csv { points } else { summary })
+        toml::from_str(&text).with_context(|| format!("{name} is not a scenario"))?;
+    run(&scenario, rules).with_context(|| format!("cannot simulate {name}"))
+}
+
+/// A built-in scenario's text, or a file's. A file of such a name is meant by `./NAME`.
+fn text_of(name: &str) -> Result<String> {
+    if let Some(built_in) = BUILT_IN.iter().find(|built_in| built_in.name == name) {
+        return Ok(built_in.text.to_owned());
+    }
+    let path = Path::new(name);
+    read_text(path, LARGEST).with_context(|| match path.exists() {
+        true => format!("cannot read {name}"),
+        false => format!("cannot read {name}, and no scenario of that name is built in (--list)"),
+    })
+}
+
+/// A built-in scenario, as a list shows it.
+#[derive(Debug, Serialize)]
+struct Listed {
+    name: &'static str,
+    title: &'static str,
+}
+
+fn listed() -> Vec<Listed> {
+    let listed = |built_in: &BuiltIn| Listed {
+        name: built_in.name,
+        title: built_in.title(),
+    };
+    BUILT_IN.iter().map(listed).collect()
+}
+
+fn listed_row(listed: &Listed) -> Vec<String> {
+    vec![listed.name.into(), listed.title.into()]
+}
+
+/// Each set of rules once, in the order of their first mention.
+fn wanted(rules: &[RulesArg]) -> Vec<Rules> {
+    let mut wanted: Vec<Rules> = Vec::new();
+    for rules in rules {
+        let meant = match rules {
+            RulesArg::All => &Rules::ALL[..],
+            RulesArg::One(rules) => std::slice::from_ref(rules),
+        };
+        for rules in meant {
+            if !wanted.contains(rules) {
+                wanted.push(*rules);
+            }
+        }
+    }
+    match wanted.is_empty() {
+        true => vec![Rules::Ours],
+        false => wanted,
+    }
+}
+
+/// What came of a scenario under a set of rules.
+#[derive(Debug, Serialize)]
+struct Compared {
+    scenario: String,
+    rules: Rules,
+    #[serde(flatten)]
+    outcome: Outcome,
+    /// VMs that were not admitted.
+    refused: usize,
+}
+
+fn comparison(scenarios: &[String], rules: &[Rules]) -> Result<Vec<Compared>> {
+    let compared = |scenario: &String, rules: Rules| {
+        let trace = trace_of(scenario, rules)?;
+        Ok(Compared {
+            scenario: scenario.clone(),
+            rules,
+            outcome: trace.outcome,
+            refused: trace.refused.len(),
+        })
+    };
+    let pairs = scenarios
+        .iter()
+        .flat_map(|scenario| rules.iter().map(move |rules| (scenario, *rules)));
+    pairs
+        .map(|(scenario, rules)| compared(scenario, rules))
+        .collect()
+}
+
+/// Sizes in MiB, reactions in seconds. `IN-` is of innocent guests.
+const COMPARED: [&str; 11] = [
+    "SCENARIO",
+    "RULES",
+    "BUSY%",
+    "WAKES",
+    "REACT",
+    "SLOWEST",
+    "IN-SWAP",
+    "IN-WAIT",
+    "IN-SPEED%",
+    "SWAP",
+    "USED",
+];
+
+fn compared_row(row: &Compared) -> Vec<String> {
+    let outcome = &row.outcome;
+    let (wakes, answered) = outcome.wakes();
+    let speed = |permille: Option<u64>| permille.map_or_else(|| "-".into(), percent);
+    let seconds = |seconds: Option<u32>| match seconds {
+        Some(seconds) => seconds.to_string(),
+        None if wakes == 0 => "-".into(),
+        None => "never".into(),
+    };
+    vec![
+        row.scenario.clone(),
+        row.rules.to_string(),
+        speed(outcome.busy_throughput_permille),
+        format!("{answered}/{wakes}"),
+        seconds(outcome.median_reaction_s()),
+        seconds(outcome.slowest_reaction_s()),
+        mebibytes(outcome.innocent_swapped),
+        mebibytes(outcome.innocent_waited_for),
+        speed(outcome.innocent_throughput_permille),
+        mebibytes(outcome.most_swapped),
+        mebibytes(outcome.used),
+    ]
 }
 
 fn mebibytes(pages: PageCount) -> String {
@@ -32,14 +181,14 @@ fn percent(permille: u64) -> String {
 fn summary(trace: &Trace) -> String {
     let mut text = table::aligned(
         &[
-            "SECOND", "STATE", "USED", "FREE", "RUNNING", "WAITING", "SPEED%",
+            "SECOND", "STATE", "USED", "FREE", "SWAP", "RUNNING", "WAITING", "SPEED%",
         ],
         trace.host.iter().map(host_row),
     );
     text.push('\n');
     text.push_str(&table::aligned(
         &[
-            "NAME", "TARGET", "HELD", "BACKED", "BELIEVED", "USES", "SPEED%",
+            "NAME", "TARGET", "HELD", "BACKED", "SWAP", "WAITED", "BELIEVED", "USES", "SPEED%",
         ],
         trace.vms.iter().filter_map(vm_row),
     ));
@@ -56,6 +205,7 @@ fn host_row(point: &HostPoint) -> Vec<String> {
         point.state.to_string(),
         mebibytes(point.used),
         mebibytes(point.free),
+        mebibytes(point.swapped),
         point.running.to_string(),
         point.waiting.to_string(),
         percent(point.throughput_permille),
@@ -69,6 +219,8 @@ fn vm_row(vm: &VmTrace) -> Option<Vec<String>> {
         mebibytes(last.target),
         mebibytes(last.held),
         mebibytes(last.backed),
+        mebibytes(last.swapped),
+        mebibytes(last.waited_for),
         last.active
             .map_or_else(|| "-".into(), |active| mebibytes(active.pages)),
         mebibytes(last.working_set),
@@ -79,7 +231,7 @@ fn vm_row(vm: &VmTrace) -> Option<Vec<String>> {
 /// A line for each point of each VM.
 fn points(trace: &Trace) -> String {
     let mut text = String::from(
-        "second,vm,target_bytes,held_bytes,backed_bytes,active_bytes,active_low_bytes,active_high_bytes,working_set_bytes,blocked,throughput_permille\n",
+        "second,vm,target_bytes,held_bytes,backed_bytes,active_bytes,active_low_bytes,active_high_bytes,working_set_bytes,blocked,throughput_permille,swapped_bytes,waited_for_bytes\n",
     );
     for vm in &trace.vms {
         for point in &vm.points {
@@ -106,6 +258,8 @@ fn point_line(name: &str, point: &VmPoint) -> String {
         point.working_set.bytes().to_string(),
         point.is_blocked.to_string(),
         point.throughput_permille.to_string(),
+        point.swapped.bytes().to_string(),
+        point.waited_for.bytes().to_string(),
     ];
     format!("{}\n", fields.join(","))
 }
@@ -136,7 +290,7 @@ mod tests {
     #[test]
     fn a_scenario_gives_a_point_a_line() {
         let scenario: Scenario = toml::from_str(SCENARIO).unwrap();
-        let trace = run(&scenario).unwrap();
+        let trace = run(&scenario, Rules::Ours).unwrap();
         let csv = points(&trace);
         let lines: Vec<&str> = csv.lines().collect();
         assert_eq!(lines.len(), 3, "{csv}");
@@ -149,6 +303,40 @@ mod tests {
         );
         assert!(lines[2].starts_with("60,\"a,b\","), "{csv}");
         assert!(summary(&trace).contains("a,b"));
+    }
+
+    #[test]
+    fn all_rules_are_each_of_them_once_in_the_order_of_their_mention() {
+        use RulesArg::{All, One};
+        assert_eq!(wanted(&[]), [Rules::Ours]);
+        assert_eq!(
+            wanted(&[One(Rules::Mom), One(Rules::Ours), One(Rules::Mom)]),
+            [Rules::Mom, Rules::Ours]
+        );
+        let mom_first = [Rules::Mom, Rules::Ours, Rules::Proxmox, Rules::None];
+        assert_eq!(wanted(&[One(Rules::Mom), All]), mom_first);
+    }
+
+    /// A wake that nobody answered is no number, and neither is one that there was not.
+    #[test]
+    fn a_comparison_tells_never_from_nothing() {
+        let row = |reactions_s| {
+            compared_row(&Compared {
+                scenario: "a".into(),
+                rules: Rules::Mom,
+                outcome: Outcome {
+                    reactions_s,
+                    ..Outcome::default()
+                },
+                refused: 0,
+            })
+        };
+        assert_eq!(row(vec![])[2..6], ["-", "0/0", "-", "-"]);
+        assert_eq!(
+            row(vec![Some(3), None, Some(1)])[3..6],
+            ["2/3", "3", "never"]
+        );
+        assert_eq!(row(vec![Some(3)]).len(), COMPARED.len());
     }
 
     #[test]
