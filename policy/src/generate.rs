@@ -87,18 +87,22 @@ prop_compose! {
 /// Up to seven VMs, with or without enough memory for all.
 pub(crate) fn snapshot() -> impl Strategy<Value = Snapshot> {
     let vms = prop::collection::vec(vm(0), 0..8);
-    (0u64..60_000, 0u64..9_000, 0u64..9_000, vms).prop_map(|(budget, saved, kept, mut vms)| {
-        for (vm, id) in vms.iter_mut().zip(0..) {
-            vm.id = VmId(id);
-        }
-        Snapshot {
-            budget: PageCount(budget),
-            saved: PageCount(saved),
-            kept: PageCount(kept),
-            vms,
-            ..Snapshot::default()
-        }
-    })
+    let pages = || 0u64..9_000;
+    (0u64..60_000, pages(), pages(), pages(), vms).prop_map(
+        |(budget, saved, breakable, kept, mut vms)| {
+            for (vm, id) in vms.iter_mut().zip(0..) {
+                vm.id = VmId(id);
+            }
+            Snapshot {
+                budget: PageCount(budget),
+                saved: PageCount(saved),
+                breakable: PageCount(breakable),
+                kept: PageCount(kept),
+                vms,
+                ..Snapshot::default()
+            }
+        },
+    )
 }
 
 prop_compose! {
@@ -111,6 +115,7 @@ prop_compose! {
         backed in prop::option::of(0..=size),
         touch_limit in prop::option::of(0..=size),
         (has_swap, waits_for_room) in any::<(bool, bool)>(),
+        untouched in 0..=size,
     ) -> Evidence {
         let active = active.map(|(pages, below, above, held)| ActiveSet {
             pages: PageCount(pages),
@@ -130,7 +135,7 @@ prop_compose! {
             held.into_iter().fold(watch, |watch, held| watch.observe(PageCount(asked), PageCount(held)))
         });
         let (backed, touch_limit) = (backed.map(PageCount), touch_limit.map(PageCount));
-        Evidence { active, guest, balloon, has_no_driver, backed, touch_limit, has_swap, waits_for_room }
+        Evidence { active, guest, balloon, has_no_driver, backed, touch_limit, has_swap, waits_for_room, untouched: PageCount(untouched) }
     }
 }
 

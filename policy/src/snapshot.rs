@@ -16,6 +16,9 @@ pub struct Snapshot {
     /// What page sharing saves beyond its reserve: guests may have it too.
     #[serde(default)]
     pub saved: PageCount,
+    /// What page sharing saves and reserves: guests may break so much before memory comes from elsewhere.
+    #[serde(default)]
+    pub breakable: PageCount,
     /// What page sharing needs for itself: nobody may have it. Not taken from what was promised.
     #[serde(default)]
     pub kept: PageCount,
@@ -87,6 +90,8 @@ pub struct Evidence {
     pub has_no_driver: bool,
     /// Its pages that something backs, by the kernel's count.
     pub backed: Option<PageCount>,
+    /// Pages that its guest has not given up and not touched either.
+    pub untouched: PageCount,
     /// Beyond what it was slowed down by the last plan.
     pub touch_limit: Option<PageCount>,
     /// Whether that is kept by taking pages out of its memory, and not by stopping it.
@@ -168,6 +173,11 @@ impl VmSnapshot {
 impl Snapshot {
     /// What can be divided among the guests: the budget and what sharing saves, less what sharing
     /// needs, what is to stay free, and all overhead. What was promised stays there all the same.
+    ///
+    /// **Free memory is kept once, for whatever comes.** Guests may touch what they have left alone, or break what they share, or
+    /// anything else may take memory; where the pages of all can go out of it, only the most of these is provided for:
+    /// should all come at once, pages go out. What guests have left alone is free already. Where pages of some cannot go out,
+    /// each is provided for, and nobody is given what others have left alone.
     #[must_use]
     pub fn memory(&self) -> PageCount {
         self.memory_with(self.saved)
@@ -180,8 +190,20 @@ impl Snapshot {
             .saturating_sub(total(self.vms.iter().map(|vm| vm.overhead)));
         let mins = total(self.vms.iter().map(|vm| vm.settings.effective_min()));
         let with_sharing = total([budget, saved]).saturating_sub(self.kept);
-        let to_give = with_sharing.saturating_sub(self.keep_free);
+        let to_give = match self.all_can_go_out() {
+            true => {
+                let untouched = total(self.vms.iter().map(|vm| vm.evidence.untouched));
+                let surprise = self.keep_free.max(self.breakable).max(untouched);
+                total([with_sharing, self.breakable, untouched]).saturating_sub(surprise)
+            }
+            false => with_sharing.saturating_sub(self.keep_free),
+        };
         to_give.max(budget.min(mins))
+    }
+
+    fn all_can_go_out(&self) -> bool {
+        let mut running = self.vms.iter().filter(|vm| vm.stage == Stage::Running);
+        running.all(|vm| vm.evidence.has_swap)
     }
 
     /// What no VM may touch without asking. None while VMs may touch more than there is.
@@ -248,6 +270,26 @@ mod tests {
         assert_eq!(snapshot.memory(), PageCount(50));
         snapshot.vms[0].settings.min = PageCount(80);
         assert_eq!(snapshot.memory(), PageCount(80));
+    }
+
+    #[test]
+    fn where_pages_can_go_out_free_memory_is_kept_once_for_whatever_comes() {
+        let mut vm = running(0, 0);
+        vm.evidence.has_swap = true;
+        vm.evidence.untouched = PageCount(20);
+        let mut snapshot = Snapshot {
+            budget: PageCount(200),
+            saved: PageCount(50),
+            breakable: PageCount(25),
+            keep_free: PageCount(30),
+            vms: vec![vm],
+            ..Snapshot::default()
+        };
+        assert_eq!(snapshot.memory(), PageCount(200 + 75 + 20 - 30));
+        snapshot.vms[0].evidence.untouched = PageCount(40);
+        assert_eq!(snapshot.memory(), PageCount(200 + 75), "that is free");
+        snapshot.vms[0].evidence.has_swap = false;
+        assert_eq!(snapshot.memory(), PageCount(200 + 50 - 30));
     }
 
     /// One recorded before anything but counts was known.

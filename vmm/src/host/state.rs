@@ -195,6 +195,7 @@ impl State {
         Snapshot {
             budget: self.durable.settings.budget,
             saved: self.account.saved,
+            breakable: self.account.breakable,
             kept: self.account.kept,
             keep_free: self.thresholds().keep_free(),
             // As much as the disk has: each VM's file is reserved before it starts.

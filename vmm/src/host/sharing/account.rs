@@ -67,6 +67,8 @@ pub(in crate::host) struct Account {
     pub(in crate::host) saving: i64,
     /// What guests may have beyond the budget, because sharing saves it.
     pub(in crate::host) saved: PageCount,
+    /// What else sharing saves, which guests may break before memory comes from elsewhere.
+    pub(in crate::host) breakable: PageCount,
     /// What nobody may have, because sharing needs it.
     pub(in crate::host) kept: PageCount,
     pub(in crate::host) core_permille: u64,
@@ -122,10 +124,12 @@ impl Account {
         };
         self.kept = in_flight + memory.stored.saturating_sub(shared);
         let saving = shared.saturating_sub(memory.stored);
-        self.saved = match is_sharing {
-            true => saving.saturating_sub(self.reserve.keep_free),
+        let saving = match is_sharing {
+            true => saving,
             false => PageCount::ZERO,
         };
+        self.breakable = saving.min(self.reserve.keep_free);
+        self.saved = saving - self.breakable;
     }
 
     fn breakable(&self, round: &VmRound) -> Breakable {

@@ -216,6 +216,7 @@ impl Vm {
             balloon: Some(self.seen.balloon_watch),
             has_no_driver: !self.has_driver(),
             backed: Some(self.seen.used.memory_file),
+            untouched: self.left_alone(),
             touch_limit: match self.config.has_swap {
                 true => self.seen.kept_limit.kept().map(|limit| {
                     let limit = limit.max(LEAST_HOLD);
@@ -238,6 +239,13 @@ impl Vm {
     /// What its guest has not given up.
     pub(super) fn held(&self) -> PageCount {
         self.config.settings.size.saturating_sub(self.ballooned())
+    }
+
+    /// Pages that its guest may touch and has not. It says so itself, so no more than it may hold beyond what the kernel counts.
+    fn left_alone(&self) -> PageCount {
+        let may_hold = self.held().min(self.grant.latest);
+        let unbacked = may_hold.saturating_sub(self.seen.used.memory_file);
+        self.states().empty.min(unbacked)
     }
 
     /// Looks whether its balloon follows.
