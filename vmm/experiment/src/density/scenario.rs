@@ -150,7 +150,7 @@ impl Default for BallonetSettings {
             compression: true,
             swap: true,
             scan_pass_s: 20,
-            sample_period_s: 5,
+            sample_period_s: 20,
             rebalance_interval_s: 3,
             reserve_percent: 5,
         }
