@@ -162,8 +162,8 @@ impl Vm {
             settings: self.config.settings.clone(),
             overhead: self.overhead(),
             ballooned: self.ballooned(),
-            granted: self.grant.highest_unconfirmed,
-            told: Some(self.grant.latest),
+            granted: self.grant.highest_unconfirmed(),
+            told: Some(self.grant.latest()),
             pinned: self.pinned,
             stage: match self.life {
                 Life::Waiting(_) => Stage::Waiting,
@@ -243,7 +243,7 @@ impl Vm {
 
     /// Pages that its guest may touch and has not. It says so itself, so no more than it may hold beyond what the kernel counts.
     fn left_alone(&self) -> PageCount {
-        let may_hold = self.held().min(self.grant.latest);
+        let may_hold = self.held().min(self.grant.latest());
         let unbacked = may_hold.saturating_sub(self.seen.used.memory_file);
         self.states().empty.min(unbacked)
     }
@@ -251,7 +251,7 @@ impl Vm {
     /// Looks whether its balloon follows.
     pub(super) fn watch_balloon(&mut self) {
         if self.running().is_some() {
-            let (asked, held) = (self.grant.latest, self.held());
+            let (asked, held) = (self.grant.latest(), self.held());
             self.seen.balloon_watch = self.seen.balloon_watch.observe(asked, held);
         }
     }
@@ -328,7 +328,7 @@ impl Vm {
             .is_none_or(|running| running.since.elapsed() < DRIVER_PATIENCE);
         let given_up = match observation {
             Some(observation) if observation.balloon.has_driver => observation.balloon.held,
-            _ if young => size - self.grant.latest,
+            _ if young => size - self.grant.latest(),
             _ => PageCount::ZERO,
         };
         given_up.min(size.saturating_sub(self.seen.used.memory_file))
@@ -364,8 +364,8 @@ impl Vm {
             true => self.seen.kept_limit.answered(sequence),
             false => self.seen.kept_limit.is_not_kept(),
         }
-        self.grant
-            .confirm(self.config.settings.size - observation.balloon.target);
+        let believes = self.config.settings.size - observation.balloon.target;
+        self.grant.confirm(believes, sequence);
         self.take_figures(&observation);
         let swap = observation.counters.swap;
         self.seen.swap_rates.see(swap, Instant::now());

@@ -27,7 +27,7 @@ impl Vm {
             shares: settings.shares,
             shares_count: settings.shares.resolve(settings.size).0.get(),
             target_bytes: self.target.bytes(),
-            granted_bytes: self.grant.latest.bytes(),
+            granted_bytes: self.grant.latest().bytes(),
             pinned_bytes: self.pinned.map(PageCount::bytes),
             used_bytes: self.seen.used.total().bytes(),
             memory_file_bytes: self.seen.used.memory_file.bytes(),
