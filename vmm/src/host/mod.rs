@@ -33,6 +33,8 @@ mod kernel;
 mod metrics;
 mod open_files;
 mod publication;
+#[cfg(test)]
+mod qmp;
 mod queue;
 mod rate_limit;
 pub mod recording;
