@@ -43,6 +43,7 @@ mod admission;
 mod balloon;
 mod balloon_settings;
 mod balloon_watch;
+mod capabilities;
 mod differences;
 mod divide;
 mod explain;
@@ -72,6 +73,7 @@ pub use admission::{Keeper, OVERHEAD, Refusal, admit, admit_budget, admit_change
 pub use balloon::BalloonBound;
 pub use balloon_settings::{BALLOON_LIMIT_PERCENT, BalloonRound, BalloonSettings};
 pub use balloon_watch::{BalloonHealth, BalloonWatch, STUCK_ROUNDS};
+pub use capabilities::Capabilities;
 pub use differences::differences;
 pub use explain::{Bound, Explanation, LargePagesReason, More, Price, explain};
 pub use fraction::{Fraction, Interval};

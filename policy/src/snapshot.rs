@@ -4,7 +4,7 @@ use crate::balloon_settings::BalloonRound;
 use crate::balloon_watch::{BalloonHealth, BalloonWatch};
 use crate::guest::GuestFigures;
 use crate::working_set::ActiveSet;
-use crate::{MemoryState, TaxRate, VmSettings};
+use crate::{Capabilities, MemoryState, TaxRate, VmSettings};
 use page::{PageCount, VmId, total};
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +93,8 @@ pub struct Evidence {
     pub has_swap: bool,
     /// Whether its guest waits because what would have to go out finds no room there.
     pub waits_for_room: bool,
+    /// What can be done to it.
+    pub capabilities: Capabilities,
 }
 
 impl Evidence {
@@ -147,7 +149,7 @@ impl VmSnapshot {
         let limit = self
             .evidence
             .touch_limit
-            .filter(|_| self.evidence.has_swap)?;
+            .filter(|_| self.evidence.has_swap && self.evidence.capabilities.touch_limit)?;
         let least = self.settings.effective_min().max(self.backed());
         Some(limit.max(least))
     }

@@ -100,11 +100,12 @@ pub enum ProblemKind {
     TooManyConsoles,
     NoAudit,
     NotKept,
+    NotOurs,
 }
 
 impl ProblemKind {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::InvalidRequest,
         Self::TokenNeeded,
         Self::RoleNeeded,
@@ -132,6 +133,7 @@ impl ProblemKind {
         Self::TooManyConsoles,
         Self::NoAudit,
         Self::NotKept,
+        Self::NotOurs,
     ];
 
     fn meaning(self) -> (StatusCode, &'static str) {
@@ -163,6 +165,7 @@ impl ProblemKind {
             Self::TooManyConsoles => (StatusCode::SERVICE_UNAVAILABLE, "too many consoles"),
             Self::NoAudit => (StatusCode::SERVICE_UNAVAILABLE, "audit given up"),
             Self::NotKept => (StatusCode::INSUFFICIENT_STORAGE, "not kept"),
+            Self::NotOurs => (StatusCode::CONFLICT, "not run by this host"),
         }
     }
 

@@ -70,7 +70,7 @@ use bundles::Agreed;
 use console::Console;
 use definitions::Definitions;
 use page::{PageCount, VmId};
-use protocol::{JailMode, ToVm};
+use protocol::JailMode;
 use publication::Publication;
 use recording::Recorder;
 use request::{check_budget, pinned};
@@ -313,7 +313,7 @@ impl Host {
         let mut state = self.lock();
         let vm = state.vm_mut(id)?;
         vm.config.settings = settings.clone();
-        vm.send(&ToVm::SetSettings(settings));
+        vm.tell(|backend| backend.remember(&settings));
         self.changed(state, name)
     }
 
@@ -481,10 +481,12 @@ impl Host {
     pub fn console(&self, name: &str) -> Result<Console, HostError> {
         let mut state = self.lock();
         let vm = state.find(name)?;
-        match vm.running() {
-            Some(running) => Ok(running.console.clone()),
-            None => Err(HostError::NotRunningYet(vm.config.name.clone())),
-        }
+        let Some(running) = vm.running() else {
+            return Err(HostError::NotRunningYet(vm.config.name.clone()));
+        };
+        let process = running.backend.process();
+        let process = process.ok_or_else(|| HostError::NotOurs(vm.config.name.clone()))?;
+        Ok(process.console.clone())
     }
 
     /// A place for a client at a console; it is given back when it is dropped.

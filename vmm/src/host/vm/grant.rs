@@ -4,7 +4,7 @@ use super::Vm;
 use super::kept_limit::KeptLimit;
 use page::PageCount;
 use policy::TouchLimit;
-use protocol::{ToVm, VmConfig};
+use protocol::VmConfig;
 
 /// Rounds in which a VM must have confirmed a smaller grant before the host counts on it: in the
 /// first its device has the target, in the second its guest has had a whole round to see it.
@@ -70,9 +70,7 @@ impl Vm {
         self.grant.set(pages);
         self.config.balloon_target = self.config.settings.size - pages;
         self.life.start();
-        self.send(&ToVm::SetBalloon {
-            target: self.config.balloon_target,
-        });
+        self.tell(|backend| backend.inflate_to(self.config.balloon_target));
     }
 }
 

@@ -1,5 +1,6 @@
 //! A VM as its host sees it: what was agreed about it, where in its life it is, and what was last seen of it.
 
+mod backend;
 mod blocked;
 mod grant;
 mod handle;
@@ -14,6 +15,7 @@ mod swap_rates;
 pub(super) mod take_over;
 mod view;
 
+pub(super) use backend::{AnyBackend, Question, VmProcess};
 pub(super) use lifecycle::{Admitted, Life, Wanted};
 pub(super) use link::Link;
 pub(super) use process::Running;
@@ -27,13 +29,14 @@ use crate::host::sharing::KeptBlocks;
 use crate::host::sharing::account::VmRound;
 use crate::memory::areas::FileId;
 use crate::memory::swap::LEAST_HOLD;
+use backend::Backend;
 use blocked::Blocked;
 use grant::Grant;
 use kept_limit::KeptLimit;
 use page::{PAGE_SIZE, PageCount, PageStates};
 use policy::{
-    BalloonWatch, BrokenBlocks, Evidence, GuestFigures, LargePages, OVERHEAD, Stage, TouchLimit,
-    VmSettings, VmSnapshot, shared_of_limit,
+    BalloonWatch, BrokenBlocks, Capabilities, Evidence, GuestFigures, LargePages, OVERHEAD, Stage,
+    TouchLimit, VmSettings, VmSnapshot, shared_of_limit,
 };
 use protocol::{Observation, SharingCounters, ToVm, VmConfig};
 use sampling::Sampling;
@@ -145,8 +148,8 @@ impl Vm {
 
     /// What another host must know of it.
     pub(super) fn agreed(&self) -> Agreed {
-        let file = self.running().map(|running| &running.memory_file);
-        let file = file.and_then(|file| FileId::of(file).ok());
+        let process = self.running().and_then(|running| running.backend.process());
+        let file = process.and_then(|process| FileId::of(&process.memory_file).ok());
         Agreed::new(self.config.clone(), self.pinned, file)
     }
 
@@ -227,7 +230,14 @@ impl Vm {
             },
             has_swap: self.config.has_swap,
             waits_for_room: self.waits_for_room(),
+            capabilities: self.capabilities(),
         }
+    }
+
+    /// What can be done to it, and known of it.
+    pub(super) fn capabilities(&self) -> Capabilities {
+        self.running()
+            .map_or(Capabilities::ALL, |running| running.backend.capabilities())
     }
 
     fn waits_for_room(&self) -> bool {
@@ -256,7 +266,7 @@ impl Vm {
     /// Its guest may have touched so much from now on. It is told again each time that this changes, and
     /// when it did not take it.
     pub(super) fn set_touch_limit(&mut self, limit: Option<TouchLimit>) {
-        if limit != self.config.touch_limit && self.send(&ToVm::SetTouchLimit(limit)) {
+        if limit != self.config.touch_limit && self.tell(|backend| backend.reclaim_above(limit)) {
             self.config.touch_limit = limit;
             let pages = limit.map(|limit| limit.slow_above);
             self.seen.kept_limit.tell(pages, self.seen.asked);
@@ -267,7 +277,8 @@ impl Vm {
     pub(super) fn set_large_pages(&mut self, pages: LargePages) {
         let is_to_be_told = !matches!(self.life, Life::Waiting(_));
         let is_new = pages != self.config.large_pages;
-        if is_new && (!is_to_be_told || self.send(&ToVm::SetLargePages(pages))) {
+        let tell = || self.tell(|backend| backend.make_large_pages(pages));
+        if is_new && (!is_to_be_told || tell()) {
             self.config.large_pages = pages;
         }
     }
@@ -327,17 +338,13 @@ impl Vm {
     }
 
     /// Asks the process how things stand, unless it still owes an answer.
-    pub(super) fn observe(&mut self, sequence: u64, recount: bool, statistics: bool) -> bool {
+    pub(super) fn observe(&mut self, question: Question) -> bool {
         if self.running().is_none() || !self.responding() {
             return false;
         }
-        let asked = self.send(&ToVm::Observe {
-            sequence,
-            recount,
-            statistics,
-        });
+        let asked = self.tell(|backend| backend.sense(question));
         if asked {
-            self.seen.asked = sequence;
+            self.seen.asked = question.sequence;
         }
         asked
     }
@@ -415,18 +422,16 @@ impl Vm {
         self.seen.answered == self.seen.asked
     }
 
-    /// False if the process does not take messages now; it is told again when its grant changes.
-    pub(super) fn send(&self, message: &ToVm) -> bool {
-        let Some(running) = self.running() else {
-            return false;
-        };
-        match running.link.send(message) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::debug!(vm = %self.config.name, "not told: {error}");
-                false
-            }
-        }
+    /// False if it does not run or takes nothing now; it is told again when its grant changes.
+    pub(super) fn tell(&self, what: impl FnOnce(&dyn Backend) -> bool) -> bool {
+        self.running()
+            .is_some_and(|running| what(&*running.backend))
+    }
+
+    /// As [`Self::tell`], of our own process; false of any other.
+    fn send(&self, message: &ToVm) -> bool {
+        let process = self.running().and_then(|running| running.backend.process());
+        process.is_some_and(|process| process.send(message))
     }
 
     /// What page sharing must know of it.
@@ -466,7 +471,7 @@ impl Vm {
         let Some(running) = self.life.running() else {
             return;
         };
-        match VmUse::read(running.pid, &running.memory_file) {
+        match running.backend.measure() {
             Ok(used) => self.seen.used = used,
             Err(error) => {
                 tracing::warn!(vm = %self.config.name, "its memory cannot be read: {error}")
