@@ -111,7 +111,7 @@ prop_compose! {
         backed in prop::option::of(0..=size),
         touch_limit in prop::option::of(0..=size),
         (has_swap, waits_for_room) in any::<(bool, bool)>(),
-        can_do_all in prop::bool::weighted(0.8),
+        (can_do_all, is_stale) in (prop::bool::weighted(0.8), prop::bool::weighted(0.1)),
     ) -> Evidence {
         let active = active.map(|(pages, below, above, held)| ActiveSet {
             pages: PageCount(pages),
@@ -119,6 +119,7 @@ prop_compose! {
             low: PageCount(pages.saturating_sub(below)),
             high: PageCount(pages + above),
             held: PageCount(held),
+            ..ActiveSet::default()
         });
         let guest = guest.map(|(held, available, stalls)| GuestFigures {
             held: PageCount(held),
@@ -132,7 +133,7 @@ prop_compose! {
         });
         let capabilities = if can_do_all { Capabilities::ALL } else { Capabilities::BALLOON_ALONE };
         let (backed, touch_limit) = (backed.map(PageCount), touch_limit.map(PageCount));
-        Evidence { active, guest, balloon, has_no_driver, backed, touch_limit, has_swap, waits_for_room, capabilities }
+        Evidence { active, guest, balloon, has_no_driver, backed, touch_limit, has_swap, waits_for_room, capabilities, is_stale }
     }
 }
 

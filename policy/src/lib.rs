@@ -49,6 +49,7 @@ mod divide;
 mod explain;
 mod fraction;
 mod guest;
+mod guest_word;
 mod large_pages;
 mod periods;
 mod plan;
@@ -78,6 +79,7 @@ pub use differences::differences;
 pub use explain::{Bound, Explanation, LargePagesReason, More, Price, explain};
 pub use fraction::{Fraction, Interval};
 pub use guest::{GuestFigures, Witness};
+pub use guest_word::GuestWord;
 pub use large_pages::{BrokenBlocks, LargePages};
 pub use periods::{PERIOD_RANGE_S, REBALANCE_INTERVAL, SAMPLE_PERIOD};
 pub use plan::{Plan, START_FLOOR, plan};
@@ -91,5 +93,6 @@ pub use targets::{Target, targets};
 pub use tax::{InvalidTaxRate, TaxRate};
 pub use touch_limit::shared_of_limit;
 pub use working_set::{
-    ActiveSet, Estimate, Population, Precision, Sample, SampleLimits, WorkingSet, sample_size,
+    ActiveSet, Estimate, Population, Precision, Sample, SampleLimits, Source, WorkingSet,
+    sample_size,
 };

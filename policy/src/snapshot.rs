@@ -95,6 +95,8 @@ pub struct Evidence {
     pub waits_for_room: bool,
     /// What can be done to it.
     pub capabilities: Capabilities,
+    /// Whether nothing but its guest's word tells what it needs, and that is old.
+    pub is_stale: bool,
 }
 
 impl Evidence {

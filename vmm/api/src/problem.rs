@@ -101,11 +101,13 @@ pub enum ProblemKind {
     NoAudit,
     NotKept,
     NotOurs,
+    NotAdopted,
+    NotReleased,
 }
 
 impl ProblemKind {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::InvalidRequest,
         Self::TokenNeeded,
         Self::RoleNeeded,
@@ -134,6 +136,8 @@ impl ProblemKind {
         Self::NoAudit,
         Self::NotKept,
         Self::NotOurs,
+        Self::NotAdopted,
+        Self::NotReleased,
     ];
 
     fn meaning(self) -> (StatusCode, &'static str) {
@@ -166,6 +170,8 @@ impl ProblemKind {
             Self::NoAudit => (StatusCode::SERVICE_UNAVAILABLE, "audit given up"),
             Self::NotKept => (StatusCode::INSUFFICIENT_STORAGE, "not kept"),
             Self::NotOurs => (StatusCode::CONFLICT, "not run by this host"),
+            Self::NotAdopted => (StatusCode::UNPROCESSABLE_ENTITY, "not adopted"),
+            Self::NotReleased => (StatusCode::GATEWAY_TIMEOUT, "not released"),
         }
     }
 

@@ -53,6 +53,17 @@ pub enum HostError {
          `ballonet release {0}` lets it go"
     )]
     NotOurs(VmName),
+    #[error("the QEMU at {} is not adopted, and as it was", .socket.display())]
+    NotAdopted {
+        socket: PathBuf,
+        source: super::AdoptError,
+    },
+    #[error("VM '{0}' was not adopted: `ballonet stop {0}` ends it")]
+    NotAdoptedAtAll(VmName),
+    #[error(
+        "VM '{name}' is not released: {why}; try again, or `ballonet release --force {name}` lets it go as it is"
+    )]
+    NotReleased { name: VmName, why: String },
     #[error("a VM called '{0}' is running: choose another name, or stop it first")]
     NameInUse(VmName),
     #[error(
@@ -282,6 +293,9 @@ impl HostError {
                 ProblemKind::NameInUse
             }
             Self::NotOurs(_) => ProblemKind::NotOurs,
+            Self::NotAdopted { .. } => ProblemKind::NotAdopted,
+            Self::NotReleased { .. } => ProblemKind::NotReleased,
+            Self::NotAdoptedAtAll(_) => ProblemKind::InvalidRequest,
             Self::UnknownToken(_) => ProblemKind::UnknownToken,
             Self::TooManyTokens(_) => ProblemKind::TooManyTokens,
             Self::StillRuns(_) => ProblemKind::StillRuns,

@@ -33,7 +33,6 @@ mod kernel;
 mod metrics;
 mod open_files;
 mod publication;
-#[cfg(test)]
 mod qmp;
 mod queue;
 mod rate_limit;
@@ -61,6 +60,7 @@ pub(crate) use events::now_ms;
 pub use group::Group;
 pub use kernel::MachineMemory;
 pub use server::serve;
+pub use vm::AdoptError;
 
 use api::{
     BalloonRequest, EventView, ExplanationView, Figures, HistoryQuery, HistoryView, HostChange,
@@ -227,6 +227,7 @@ impl Host {
         }
         let mut state = State::new(options, machine, Recorder::new(place.decisions()));
         state.definitions = Definitions::of(&kept);
+        state.left_adopted = kept.adoptions.clone().into_values().collect();
         state.changed_settings = kept.settings.clone();
         state.publish_change();
         let host = Self {
@@ -324,11 +325,17 @@ impl Host {
         change: impl FnOnce(&mut Agreed),
         in_definition: impl FnOnce(&mut Definition),
     ) -> Result<(), HostError> {
-        let (before, is_running) = {
+        let (before, is_running, adoption) = {
             let state = self.lock();
             let vm = state.vm(id)?;
-            (vm.agreed(), vm.running().is_some())
+            let is_running = vm.running().is_some();
+            (vm.agreed(), is_running, vm.adoption().cloned())
         };
+        if let Some(adoption) = adoption {
+            let mut agreed = before;
+            change(&mut agreed);
+            return self.agree_adopted(id, adoption, agreed).await;
+        }
         if is_running {
             let mut agreed = before.clone();
             change(&mut agreed);
@@ -339,6 +346,23 @@ impl Host {
             self.write_agreed(&before)?;
         }
         kept
+    }
+
+    async fn agree_adopted(
+        &self,
+        id: VmId,
+        before: state_store::Adoption,
+        agreed: Agreed,
+    ) -> Result<(), HostError> {
+        let adoption = state_store::Adoption {
+            settings: agreed.config.settings,
+            pinned: agreed.pinned,
+            ..before
+        };
+        let step = Step::Adopt(Box::new(adoption.clone()));
+        self.keep(vec![step]).await?;
+        self.lock().vm_mut(id)?.set_adoption(adoption);
+        Ok(())
     }
 
     fn write_agreed(&self, agreed: &Agreed) -> Result<(), HostError> {

@@ -190,6 +190,7 @@ impl Monitor {
     }
 
     /// What has happened and was not asked for yet.
+    #[cfg(test)]
     pub(super) fn happened(&mut self) -> Option<Event> {
         self.events.pop_front()
     }

@@ -44,7 +44,6 @@ pub(super) enum Message {
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::host) struct Event {
     pub(in crate::host) name: String,
-    pub(in crate::host) data: Value,
 }
 
 impl Message {
@@ -78,7 +77,6 @@ impl Message {
         let name = text(object.get("event")).ok_or(NotQmp::NoMessage)?;
         Ok(Self::Event(Event {
             name: name.chars().take(LONGEST_NAME).collect(),
-            data: object.get("data").cloned().unwrap_or_default(),
         }))
     }
 }
@@ -163,7 +161,6 @@ mod tests {
             },
             Message::Event(Event {
                 name: "STOP".into(),
-                data: Value::Null,
             }),
         ];
         assert_eq!(all(sent.as_bytes()), expected);

@@ -1,6 +1,7 @@
 //! What is done to a VM, whoever runs it. What one kind of VM cannot do, its capabilities say; nothing else asks for the kind.
 
 use super::Link;
+use super::qemu::Qemu;
 use super::take_over::Coming;
 use crate::host::console::Console;
 use crate::host::kernel::VmUse;
@@ -52,6 +53,7 @@ pub(in crate::host) trait Backend {
 #[derive(Debug)]
 pub(in crate::host) enum AnyBackend {
     Process(VmProcess),
+    Qemu(Qemu),
 }
 
 impl AnyBackend {
@@ -59,12 +61,29 @@ impl AnyBackend {
     pub(in crate::host) fn process(&self) -> Option<&VmProcess> {
         match self {
             Self::Process(process) => Some(process),
+            Self::Qemu(_) => None,
+        }
+    }
+
+    /// A QEMU that was adopted, if it is one.
+    pub(super) fn qemu(&self) -> Option<&Qemu> {
+        match self {
+            Self::Process(_) => None,
+            Self::Qemu(qemu) => Some(qemu),
+        }
+    }
+
+    pub(super) fn qemu_mut(&mut self) -> Option<&mut Qemu> {
+        match self {
+            Self::Process(_) => None,
+            Self::Qemu(qemu) => Some(qemu),
         }
     }
 
     pub(super) fn process_mut(&mut self) -> Option<&mut VmProcess> {
         match self {
             Self::Process(process) => Some(process),
+            Self::Qemu(_) => None,
         }
     }
 }
@@ -75,6 +94,7 @@ impl Deref for AnyBackend {
     fn deref(&self) -> &Self::Target {
         match self {
             Self::Process(process) => process,
+            Self::Qemu(qemu) => qemu,
         }
     }
 }

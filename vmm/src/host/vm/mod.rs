@@ -9,6 +9,7 @@ mod lifecycle;
 mod link;
 pub(super) mod orphans;
 pub(super) mod process;
+mod qemu;
 pub(super) mod sampling;
 mod silence;
 mod swap_rates;
@@ -19,6 +20,7 @@ pub(super) use backend::{AnyBackend, Question, VmProcess};
 pub(super) use lifecycle::{Admitted, Life, Wanted};
 pub(super) use link::Link;
 pub(super) use process::Running;
+pub use qemu::AdoptError;
 
 use crate::host::bundles::Agreed;
 use crate::host::claim::{Checked, Untrue};
@@ -27,6 +29,7 @@ use crate::host::error::HostError;
 use crate::host::kernel::VmUse;
 use crate::host::sharing::KeptBlocks;
 use crate::host::sharing::account::VmRound;
+use crate::host::state_store::Adoption;
 use crate::memory::areas::FileId;
 use crate::memory::swap::LEAST_HOLD;
 use backend::Backend;
@@ -35,10 +38,11 @@ use grant::Grant;
 use kept_limit::KeptLimit;
 use page::{PAGE_SIZE, PageCount, PageStates};
 use policy::{
-    BalloonWatch, BrokenBlocks, Capabilities, Evidence, GuestFigures, LargePages, OVERHEAD, Stage,
-    TouchLimit, VmSettings, VmSnapshot, shared_of_limit,
+    BalloonWatch, BrokenBlocks, Capabilities, Evidence, GuestFigures, GuestWord, LargePages,
+    OVERHEAD, Stage, TouchLimit, VmSettings, VmSnapshot, shared_of_limit,
 };
 use protocol::{Observation, SharingCounters, ToVm, VmConfig};
+use qemu::{Heard, Qemu};
 use sampling::Sampling;
 use silence::Silence;
 use std::time::{Duration, Instant};
@@ -98,6 +102,11 @@ pub(super) struct Seen {
     most_held: PageCount,
     /// What was told of its disks and network cards.
     device_watch: DeviceWatch,
+    /// What was heard of one whose guest's word alone is known, and what that shows.
+    heard: Heard,
+    word: GuestWord,
+    /// When its guest began anew.
+    begun: Option<Instant>,
 }
 
 impl Vm {
@@ -130,6 +139,72 @@ impl Vm {
         vm.read_use();
         vm.grant = Grant::taken_over(vm.seen.used.memory_file.min(vm.config.settings.size));
         vm
+    }
+
+    /// One that somebody else started, with what its balloon leaves it now.
+    fn adopted(config: VmConfig, pinned: Option<PageCount>, running: Running) -> Self {
+        let held = config.settings.size.saturating_sub(config.balloon_target);
+        let mut vm = Self::with_life(config, Life::Running(running));
+        vm.pinned = pinned;
+        vm.grant = Grant::taken_over(held);
+        vm.seen.heard.is_stale = true;
+        vm.read_use();
+        vm
+    }
+
+    pub(super) fn qemu(&self) -> Option<&Qemu> {
+        self.running().and_then(|running| running.backend.qemu())
+    }
+
+    /// What is kept of one that was adopted.
+    pub(super) fn adoption(&self) -> Option<&Adoption> {
+        self.qemu().map(|qemu| &qemu.adoption)
+    }
+
+    /// It was adopted with these settings, from here on.
+    pub(super) fn set_adoption(&mut self, adoption: Adoption) {
+        if let Life::Running(running) = &mut self.life
+            && let Some(qemu) = running.backend.qemu_mut()
+        {
+            qemu.adoption = adoption;
+        }
+    }
+
+    /// The last question asked.
+    fn asked(&self) -> u64 {
+        self.seen.asked
+    }
+
+    /// What comes with the answer of one that was adopted. What it holds when it is heard first is what it was told before.
+    fn hear(&mut self, heard: Heard) {
+        if self
+            .running()
+            .is_some_and(|running| !running.is_described())
+        {
+            self.grant = Grant::taken_over(heard.held);
+            self.config.balloon_target = self.config.settings.size.saturating_sub(heard.held);
+        }
+        if heard.has_begun {
+            self.seen.begun = Some(Instant::now());
+        }
+        self.seen.heard = heard;
+    }
+
+    /// Its guest's figures are new, since which its faults have brought so much.
+    fn take_word(&mut self, faulted: PageCount) {
+        let figures = self.seen.figures;
+        self.seen.word.observe(&figures, faulted);
+    }
+
+    /// Whether its vCPUs do not run, by nobody's word but its own.
+    pub(super) fn is_paused(&self) -> bool {
+        self.seen.heard.is_paused
+    }
+
+    /// Whether nothing but its guest's word tells what it needs, and that is old.
+    pub(super) fn is_stale(&self) -> bool {
+        let hears_word_alone = !self.capabilities().sampling;
+        hears_word_alone && (self.seen.heard.is_stale || !self.responding())
     }
 
     /// What its process says that the host before has told it. No host tells it of more than its size.
@@ -214,7 +289,10 @@ impl Vm {
             return Evidence::default();
         }
         Evidence {
-            active: self.seen.sampling.active_set(&self.states(), self.held()),
+            active: match self.capabilities().sampling {
+                true => self.seen.sampling.active_set(&self.states(), self.held()),
+                false => self.seen.word.active_set(self.held()),
+            },
             guest: Some(self.seen.figures),
             balloon: Some(self.seen.balloon_watch),
             has_no_driver: !self.has_driver(),
@@ -231,6 +309,7 @@ impl Vm {
             has_swap: self.config.has_swap,
             waits_for_room: self.waits_for_room(),
             capabilities: self.capabilities(),
+            is_stale: self.is_stale(),
         }
     }
 
@@ -252,7 +331,7 @@ impl Vm {
 
     /// Looks whether its balloon follows.
     pub(super) fn watch_balloon(&mut self) {
-        if self.running().is_some() {
+        if self.running().is_some() && !self.is_paused() {
             let (asked, held) = (self.grant.latest, self.held());
             self.seen.balloon_watch = self.seen.balloon_watch.observe(asked, held);
         }
@@ -326,9 +405,10 @@ impl Vm {
     fn ballooned(&self) -> PageCount {
         let size = self.config.settings.size;
         let observation = self.seen.observation.as_ref();
+        let begun = self.seen.begun;
         let young = self
             .running()
-            .is_none_or(|running| running.since.elapsed() < DRIVER_PATIENCE);
+            .is_none_or(|running| begun.unwrap_or(running.since).elapsed() < DRIVER_PATIENCE);
         let given_up = match observation {
             Some(observation) if observation.balloon.has_driver => observation.balloon.held,
             _ if young => size - self.grant.latest,
@@ -454,6 +534,9 @@ impl Vm {
     /// Its pages by state. The VM process counts what is mapped from the store; which of that its guest
     /// has written to, the host knows.
     pub(super) fn states(&self) -> PageStates {
+        if !self.capabilities().sharing {
+            return self.states_by_kernel();
+        }
         let Some(observation) = &self.seen.observation else {
             return self.untouched();
         };
@@ -463,6 +546,18 @@ impl Vm {
             shared: mapped - broken,
             broken,
             ..observation.states
+        }
+    }
+
+    /// Of one whose pages nobody sees.
+    fn states_by_kernel(&self) -> PageStates {
+        let held = self.held();
+        let private = self.seen.used.memory_file.min(held);
+        PageStates {
+            private,
+            empty: held - private,
+            ballooned: self.config.settings.size - held,
+            ..PageStates::default()
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::Vm;
 use crate::host::sharing::account::Account;
-use api::{DiskView, NetView, SwapView, TouchLimitView, VmView, WaitView};
+use api::{DiskView, NetView, SwapView, TouchLimitView, VmKind, VmView, WaitView};
 use page::PageCount;
 
 impl Vm {
@@ -15,6 +15,13 @@ impl Vm {
             name: self.config.name.clone(),
             id: self.config.id,
             pid: running.map(|running| running.pid),
+            kind: match self.adoption() {
+                Some(_) => VmKind::Qemu,
+                None => VmKind::Ballonet,
+            },
+            capabilities: self.capabilities(),
+            stale: self.is_stale(),
+            paused: self.is_paused(),
             phase: self.life.phase(),
             responding: self.responding(),
             credible: !self.seen.is_doubted,
