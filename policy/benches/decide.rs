@@ -81,6 +81,7 @@ fn vm(id: u32) -> VmSnapshot {
                 low: active,
                 high: active,
                 held,
+                ..ActiveSet::default()
             }),
             guest: Some(GuestFigures {
                 held,

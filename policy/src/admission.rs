@@ -125,7 +125,8 @@ pub fn admit_change(snapshot: &Snapshot, id: VmId, settings: &VmSettings) -> Res
     let promised = total(others.iter().copied().map(VmSnapshot::promised));
     let (budget, min, overhead) = (snapshot.budget, settings.effective_min(), vm.overhead);
     let missing = total([promised, min, overhead]).saturating_sub(budget);
-    if settings.swappable() > vm.settings.swappable() {
+    let may_swap_more = settings.swappable() > vm.settings.swappable();
+    if may_swap_more && vm.evidence.capabilities.touch_limit {
         admit_to_swap(snapshot.swap, others, settings)?;
     }
     if min <= vm.settings.effective_min() {
@@ -216,7 +217,7 @@ fn keepers(snapshot: &Snapshot, vms: &[&VmSnapshot]) -> Vec<Keeper> {
 /// hold. A VM that waits starts with what there is, and swap takes what a balloon does not.
 fn least(snapshot: &Snapshot, vm: &VmSnapshot) -> PageCount {
     let min = vm.settings.effective_min();
-    let has_swap = snapshot.swap > PageCount::ZERO;
+    let has_swap = snapshot.swap > PageCount::ZERO && vm.evidence.capabilities.touch_limit;
     match &snapshot.balloon {
         Some(round) if vm.stage == Stage::Running && !has_swap => {
             let most = vm.exposure().max(vm.settings.effective_max());
@@ -232,7 +233,10 @@ fn admit_to_swap<'a>(
     others: impl IntoIterator<Item = &'a VmSnapshot>,
     settings: &VmSettings,
 ) -> Result<(), Refusal> {
-    let promised = total(others.into_iter().map(|vm| vm.settings.swappable()));
+    let swapping = others
+        .into_iter()
+        .filter(|vm| vm.evidence.capabilities.touch_limit);
+    let promised = total(swapping.map(|vm| vm.settings.swappable()));
     let swappable = settings.swappable();
     let missing = total([promised, swappable]).saturating_sub(swap);
     if swap == PageCount::ZERO || missing == PageCount::ZERO {

@@ -47,6 +47,8 @@ pub enum BalloonBound {
     GuestNeeds,
     /// Its guest waits for memory already.
     GuestStalls,
+    /// Its guest, whose word alone tells what it needs, has not said anything for too long.
+    GuestSilent,
 }
 
 /// What is asked of a balloon.
@@ -97,10 +99,15 @@ pub(crate) fn floor(
             PageCount::ZERO
         }
     };
+    let silent = match vm.evidence.is_stale {
+        true => vm.held(),
+        false => PageCount::ZERO,
+    };
     let floors = [
         (least_left(vm, settings), BalloonBound::Limit),
         (exempt(vm, ask), BalloonBound::GuestNeeds),
         (stalled(guest), BalloonBound::GuestStalls),
+        (silent, BalloonBound::GuestSilent),
     ];
     floors.into_iter().fold(floors[0], std::cmp::max)
 }

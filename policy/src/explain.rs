@@ -8,9 +8,9 @@ use crate::balloon::Ask;
 use crate::targets::{by_shares_alone, taxed};
 use crate::tax::{Taxed, tenths};
 use crate::{
-    ActiveSet, BalloonBound, BalloonHealth, BrokenBlocks, LargePages, MemoryState, Plan,
-    SharesSpec, Snapshot, Stage, Step, TaxRate, TouchLimit, VmSettings, VmSnapshot, Witness,
-    admit_change, balloon, targets,
+    ActiveSet, BalloonBound, BalloonHealth, BrokenBlocks, Capabilities, LargePages, MemoryState,
+    Plan, SharesSpec, Snapshot, Source, Stage, Step, TaxRate, TouchLimit, VmSettings, VmSnapshot,
+    Witness, admit_change, balloon, targets,
 };
 use page::{PageCount, VmId, total};
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,9 @@ pub struct Explanation {
     /// Why it makes no others.
     #[serde(default)]
     pub large_pages_because: LargePagesReason,
+    /// What can be done to it.
+    #[serde(default)]
+    pub capabilities: Capabilities,
     /// What more memory would take, if that was asked.
     pub more: Option<More>,
 }
@@ -203,6 +206,7 @@ pub fn explain(
             MemoryState::High => LargePagesReason::Lacking(snapshot.lacking()),
             _ => LargePagesReason::State,
         },
+        capabilities: vm.evidence.capabilities,
         more: more.map(|pages| what_it_takes(snapshot, index, step.target, pages)),
     })
 }
@@ -446,7 +450,13 @@ impl Explanation {
             self.state,
             meaning(self.state)
         )?;
-        self.write_large_pages(f)?;
+        if self.capabilities.large_pages {
+            self.write_large_pages(f)?;
+        }
+        let lacking: Vec<&str> = self.capabilities.lacking().collect();
+        if !lacking.is_empty() {
+            write!(f, " It cannot {}.", lacking.join("; "))?;
+        }
         self.write_witness(f)?;
         self.write_balloon(f)?;
         self.more.map_or(Ok(()), |more| self.write_more(f, &more))
@@ -480,6 +490,9 @@ impl Explanation {
             }
             Bound::Balloon(BalloonBound::GuestStalls) => {
                 "Its balloon waits, because its guest waits for memory."
+            }
+            Bound::Balloon(BalloonBound::GuestSilent) => {
+                "Its balloon takes no more, because its guest has not reported its memory for too long."
             }
             Bound::NotFreeYet => "It gets the rest as soon as others have given it up.",
             Bound::NobodyGives { kept, most_by } => {
@@ -549,6 +562,7 @@ impl Explanation {
             likely,
             low,
             high,
+            source,
             ..
         }) = self.active
         else {
@@ -557,10 +571,16 @@ impl Explanation {
                 " How much it uses is not known yet, so nothing of it is taxed as idle."
             );
         };
-        write!(
-            f,
-            " It uses {likely} (with 95 % confidence {low} to {high})"
-        )?;
+        match source {
+            Source::Touches => write!(
+                f,
+                " It uses {likely} (with 95 % confidence {low} to {high})"
+            )?,
+            Source::GuestWord => write!(
+                f,
+                " It uses {likely} by its guest's own word and faults, which nobody can check"
+            )?,
+        }
         if pages != likely {
             write!(
                 f,
@@ -736,6 +756,7 @@ mod tests {
             low: pages(active.saturating_sub(10)),
             high: pages(active + 10),
             held: pages(180),
+            ..ActiveSet::default()
         });
         vm
     }

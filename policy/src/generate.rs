@@ -1,8 +1,8 @@
 //! Snapshots for tests: sensible ones of a size where every rule bites, and senseless ones.
 
 use crate::{
-    ActiveSet, BalloonRound, BalloonSettings, BalloonWatch, Evidence, GuestFigures, MemoryState,
-    SharesSpec, Snapshot, Stage, TaxRate, VmSettings, VmSnapshot,
+    ActiveSet, BalloonRound, BalloonSettings, BalloonWatch, Capabilities, Evidence, GuestFigures,
+    MemoryState, SharesSpec, Snapshot, Stage, TaxRate, VmSettings, VmSnapshot,
 };
 use page::{PageCount, VmId};
 use proptest::prelude::*;
@@ -116,6 +116,7 @@ prop_compose! {
         touch_limit in prop::option::of(0..=size),
         (has_swap, waits_for_room) in any::<(bool, bool)>(),
         untouched in 0..=size,
+        (can_do_all, is_stale) in (prop::bool::weighted(0.8), prop::bool::weighted(0.1)),
     ) -> Evidence {
         let active = active.map(|(pages, below, above, held)| ActiveSet {
             pages: PageCount(pages),
@@ -123,6 +124,7 @@ prop_compose! {
             low: PageCount(pages.saturating_sub(below)),
             high: PageCount(pages + above),
             held: PageCount(held),
+            ..ActiveSet::default()
         });
         let guest = guest.map(|(held, available, stalls)| GuestFigures {
             held: PageCount(held),
@@ -134,8 +136,9 @@ prop_compose! {
             let watch = BalloonWatch::default();
             held.into_iter().fold(watch, |watch, held| watch.observe(PageCount(asked), PageCount(held)))
         });
+        let capabilities = if can_do_all { Capabilities::ALL } else { Capabilities::BALLOON_ALONE };
         let (backed, touch_limit) = (backed.map(PageCount), touch_limit.map(PageCount));
-        Evidence { active, guest, balloon, has_no_driver, backed, touch_limit, has_swap, waits_for_room, untouched: PageCount(untouched) }
+        Evidence { active, guest, balloon, has_no_driver, backed, touch_limit, has_swap, waits_for_room, capabilities, is_stale, untouched: PageCount(untouched) }
     }
 }
 

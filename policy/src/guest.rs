@@ -5,7 +5,7 @@
 //! get beyond what it holds already, and never change its active set: **touches win**. Where the two
 //! contradict each other, that is worth saying to whoever administers the VM.
 
-use crate::working_set::ActiveSet;
+use crate::working_set::{ActiveSet, Source};
 use page::PageCount;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -65,7 +65,7 @@ impl GuestFigures {
     /// Compares with what the VM's touches show.
     #[must_use]
     pub fn witness(&self, active: Option<&ActiveSet>) -> Witness {
-        let Some(active) = active else {
+        let Some(active) = active.filter(|active| active.source == Source::Touches) else {
             return Witness::Silent;
         };
         if self.free.is_none() && self.available.is_none() {

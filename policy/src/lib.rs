@@ -43,11 +43,13 @@ mod admission;
 mod balloon;
 mod balloon_settings;
 mod balloon_watch;
+mod capabilities;
 mod differences;
 mod divide;
 mod explain;
 mod fraction;
 mod guest;
+mod guest_word;
 mod large_pages;
 mod periods;
 mod plan;
@@ -72,10 +74,12 @@ pub use admission::{Keeper, OVERHEAD, Refusal, admit, admit_budget, admit_change
 pub use balloon::BalloonBound;
 pub use balloon_settings::{BALLOON_LIMIT_PERCENT, BalloonRound, BalloonSettings};
 pub use balloon_watch::{BalloonHealth, BalloonWatch, STUCK_ROUNDS};
+pub use capabilities::Capabilities;
 pub use differences::differences;
 pub use explain::{Bound, Explanation, LargePagesReason, More, Price, explain};
 pub use fraction::{Fraction, Interval};
 pub use guest::{GuestFigures, Witness};
+pub use guest_word::GuestWord;
 pub use large_pages::{BrokenBlocks, LargePages};
 pub use periods::{PERIOD_RANGE_S, REBALANCE_INTERVAL, SAMPLE_PERIOD};
 pub use plan::{Plan, START_FLOOR, plan};
@@ -89,5 +93,6 @@ pub use targets::{Target, targets};
 pub use tax::{InvalidTaxRate, TaxRate};
 pub use touch_limit::shared_of_limit;
 pub use working_set::{
-    ActiveSet, Estimate, Population, Precision, Sample, SampleLimits, WorkingSet, sample_size,
+    ActiveSet, Estimate, Population, Precision, Sample, SampleLimits, Source, WorkingSet,
+    sample_size,
 };

@@ -153,6 +153,7 @@ mod tests {
             low: PageCount(pages.saturating_sub(50)),
             high: PageCount(pages + 50),
             held: PageCount(1000),
+            ..ActiveSet::default()
         })
     }
 

@@ -4,7 +4,7 @@ use crate::balloon_settings::BalloonRound;
 use crate::balloon_watch::{BalloonHealth, BalloonWatch};
 use crate::guest::GuestFigures;
 use crate::working_set::ActiveSet;
-use crate::{MemoryState, TaxRate, VmSettings};
+use crate::{Capabilities, MemoryState, TaxRate, VmSettings};
 use page::{PageCount, VmId, total};
 use serde::{Deserialize, Serialize};
 
@@ -98,6 +98,10 @@ pub struct Evidence {
     pub has_swap: bool,
     /// Whether its guest waits because what would have to go out finds no room there.
     pub waits_for_room: bool,
+    /// What can be done to it.
+    pub capabilities: Capabilities,
+    /// Whether nothing but its guest's word tells what it needs, and that is old.
+    pub is_stale: bool,
 }
 
 impl Evidence {
@@ -152,7 +156,7 @@ impl VmSnapshot {
         let limit = self
             .evidence
             .touch_limit
-            .filter(|_| self.evidence.has_swap)?;
+            .filter(|_| self.evidence.has_swap && self.evidence.capabilities.touch_limit)?;
         let least = self.settings.effective_min().max(self.backed());
         Some(limit.max(least))
     }

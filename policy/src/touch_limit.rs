@@ -43,7 +43,7 @@ pub fn shared_of_limit(limit: PageCount, shared: PageCount) -> PageCount {
 pub(crate) fn set_touch_limits(snapshot: &Snapshot, steps: &mut [Step]) {
     let reason = Need::of(snapshot);
     for (vm, step) in snapshot.vms.iter().zip(&mut *steps) {
-        let is_needed = reason.of_vm(vm, step);
+        let is_needed = vm.evidence.capabilities.touch_limit && reason.of_vm(vm, step);
         let slow_above = slow_above(vm, step);
         step.touch_limit = is_needed.then_some(TouchLimit {
             slow_above,

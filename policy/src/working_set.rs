@@ -263,6 +263,7 @@ impl WorkingSet {
             low: pages(interval.low),
             high: pages(interval.high),
             held,
+            source: Source::Touches,
         })
     }
 }
@@ -310,6 +311,20 @@ pub struct ActiveSet {
     pub high: PageCount,
     /// What the VM held then.
     pub held: PageCount,
+    /// Whose word it is.
+    #[serde(default)]
+    pub source: Source,
+}
+
+/// By what a working set is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// By touches of a sample of its pages.
+    #[default]
+    Touches,
+    /// By its guest's own word, which nobody can check.
+    GuestWord,
 }
 
 /// What sampling may cost.

@@ -8,7 +8,7 @@ use crate::{Value, json, number};
 use std::cmp::Reverse;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use tempfile::TempDir;
 
@@ -20,7 +20,9 @@ pub struct Qemu {
     process: Child,
     input: ChildStdin,
     printed: Printed,
-    monitor: BufReader<UnixStream>,
+    /// None of one whose monitor is left to others.
+    monitor: Option<BufReader<UnixStream>>,
+    socket: PathBuf,
     _folder: TempDir,
 }
 
@@ -40,6 +42,44 @@ impl Qemu {
         let drive = format!("id=d0,if=none,format=raw,file={}", disk.display());
         let words = ["-drive", &drive, "-device", "virtio-blk-device,drive=d0"];
         Self::boot_with(accelerator, memory, workload, &words)
+    }
+
+    /// Boots it on KVM under that name, and leaves its monitor to whoever wants it.
+    #[must_use]
+    pub fn boot_unattended(name: &str, memory: &str, workload: &str) -> Self {
+        let mut qemu = Self::boot_with("kvm", memory, workload, &["-name", name]);
+        qemu.monitor = None;
+        qemu
+    }
+
+    /// Where its monitor is.
+    ///
+    /// # Panics
+    /// If that is no text.
+    #[must_use]
+    pub fn socket(&self) -> &str {
+        self.socket.to_str().expect("its path is text")
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Takes its monitor, which nobody holds any more, once it answers.
+    pub fn attend(&mut self) {
+        let stream = UnixStream::connect(&self.socket).expect("QEMU listens");
+        stream
+            .set_read_timeout(Some(patience()))
+            .expect("it is not zero");
+        self.monitor = Some(BufReader::new(stream));
+        self.next_message();
+        self.execute("qmp_capabilities", &json!({}));
+    }
+
+    fn monitor(&mut self) -> &mut BufReader<UnixStream> {
+        self.monitor.as_mut().expect("it was not left to others")
     }
 
     fn boot_with(accelerator: &str, memory: &str, workload: &str, more: &[&str]) -> Self {
@@ -84,7 +124,8 @@ impl Qemu {
             process,
             input,
             printed,
-            monitor: BufReader::new(stream),
+            monitor: Some(BufReader::new(stream)),
+            socket,
             _folder: folder,
         };
         qemu.next_message();
@@ -95,7 +136,7 @@ impl Qemu {
 
     fn next_message(&mut self) -> Value {
         let mut line = String::new();
-        self.monitor
+        self.monitor()
             .read_line(&mut line)
             .expect("QEMU's monitor answers");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
@@ -107,7 +148,7 @@ impl Qemu {
     /// If QEMU refuses it.
     pub fn execute(&mut self, command: &str, arguments: &Value) -> Value {
         let request = json!({"execute": command, "arguments": arguments});
-        let stream = self.monitor.get_mut();
+        let stream = self.monitor().get_mut();
         writeln!(stream, "{request}").expect("QEMU's monitor listens");
         loop {
             let message = self.next_message();

@@ -22,7 +22,7 @@ pub use figures::{
     Reading, Span, StateThresholds, VM_FIGURES, VmFigures,
 };
 pub use problem::{Problem, ProblemKind, ProblemView};
-pub use request::{BalloonRequest, InvalidNet, NetRequest, RunRequest, object};
+pub use request::{AdoptRequest, BalloonRequest, InvalidNet, NetRequest, RunRequest, object};
 pub use restart::{DefinitionState, DefinitionView, InvalidRestartPolicy, RestartPolicy};
 pub use settings::{HostSettings, InvalidNumber, whole_pages, whole_pages_or};
 pub use token::{
@@ -31,7 +31,7 @@ pub use token::{
 pub use view::{
     BalloonView, DiskView, EventView, ExplanationView, HostView, NetView, Overview, QueuedView,
     ScanPriority, ScanTotals, SharingPace, SharingView, StatesView, SwapView, TouchLimitView,
-    VmPhase, VmSharingView, VmView, WaitView, WorkingSetView,
+    VmKind, VmPhase, VmSharingView, VmView, WaitView, WorkingSetView,
 };
 
 /// The protocol that a connection changes to for a console.

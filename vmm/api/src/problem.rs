@@ -100,11 +100,14 @@ pub enum ProblemKind {
     TooManyConsoles,
     NoAudit,
     NotKept,
+    NotOurs,
+    NotAdopted,
+    NotReleased,
 }
 
 impl ProblemKind {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 30] = [
         Self::InvalidRequest,
         Self::TokenNeeded,
         Self::RoleNeeded,
@@ -132,6 +135,9 @@ impl ProblemKind {
         Self::TooManyConsoles,
         Self::NoAudit,
         Self::NotKept,
+        Self::NotOurs,
+        Self::NotAdopted,
+        Self::NotReleased,
     ];
 
     fn meaning(self) -> (StatusCode, &'static str) {
@@ -163,6 +169,9 @@ impl ProblemKind {
             Self::TooManyConsoles => (StatusCode::SERVICE_UNAVAILABLE, "too many consoles"),
             Self::NoAudit => (StatusCode::SERVICE_UNAVAILABLE, "audit given up"),
             Self::NotKept => (StatusCode::INSUFFICIENT_STORAGE, "not kept"),
+            Self::NotOurs => (StatusCode::CONFLICT, "not run by this host"),
+            Self::NotAdopted => (StatusCode::UNPROCESSABLE_ENTITY, "not adopted"),
+            Self::NotReleased => (StatusCode::GATEWAY_TIMEOUT, "not released"),
         }
     }
 

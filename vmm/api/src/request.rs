@@ -151,6 +151,32 @@ fn bytes_per_s(text: &str) -> Result<u64, InvalidNet> {
     }
 }
 
+/// A running QEMU that is to be managed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdoptRequest {
+    /// The Unix socket of its monitor (`-qmp unix:PATH,server=on,wait=off`); a path on the host.
+    #[schema(value_type = String)]
+    pub socket: PathBuf,
+    /// Its name; the one that QEMU was given if none is said, else `vm-N`.
+    #[serde(default)]
+    pub name: Option<VmName>,
+    /// What it can count on at any time.
+    #[serde(default)]
+    #[schema(minimum = 0, multiple_of = 4096)]
+    pub min_bytes: Option<u64>,
+    /// What it may hold at most.
+    #[serde(default)]
+    #[schema(minimum = 4096, multiple_of = 4096)]
+    pub max_bytes: Option<u64>,
+    /// Its weight; `normal` if none is given.
+    #[serde(default)]
+    pub shares: Option<SharesSpec>,
+    /// What its idle memory is taxed, in thousandths, instead of as that of all VMs of the host.
+    #[serde(default)]
+    pub idle_tax_permille: Option<TaxRate>,
+}
+
 /// How large a VM's balloon should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -3,7 +3,7 @@
 use super::host_args::{HostArgs, typed_switch};
 use super::token::Lifetime;
 use crate::host::runtime_dir::{SOCKET_VARIABLE, default_socket};
-use api::{NetRequest, RestartPolicy, Role, TokenName};
+use api::{AdoptRequest, NetRequest, RestartPolicy, Role, TokenName};
 use clap::{Parser, Subcommand, ValueHint};
 use page::{InvalidSize, Size};
 use policy::simulate::Rules;
@@ -198,6 +198,19 @@ pub(super) enum Command {
         /// Print on until the VM ends, also when all that was to be typed has been.
         #[arg(long)]
         follow: bool,
+    },
+    /// Put a running QEMU under the host: its balloon follows the policy from then on.
+    #[command(
+        after_help = "QEMU needs a monitor that nobody else uses and a balloon:\n  -qmp unix:/run/web.qmp,server=on,wait=off -device virtio-balloon-pci,deflate-on-oom=on,free-page-reporting=on\n\nWhat is changed is that QEMU asks its guest for its figures every 2 s, and its balloon; `release` sets both back.\nIt stays as it is when its host dies, and the next host finds it again (not with --state none).\n\nExamples:\n  ballonet adopt --qmp /run/web.qmp\n  ballonet adopt --qmp /run/db.qmp --name db --min 1G --shares high\n  ballonet release db"
+    )]
+    Adopt(AdoptArgs),
+    /// Let an adopted QEMU go, as it was.
+    Release {
+        /// Which VM.
+        name: VmName,
+        /// Let it go as it is, also if it does not answer.
+        #[arg(long, short)]
+        force: bool,
     },
     /// Stop VMs.
     #[command(
@@ -450,6 +463,45 @@ pub(super) struct RunArgs {
     /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct AdoptArgs {
+    /// The Unix socket of its monitor.
+    #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
+    qmp: PathBuf,
+    /// Its name; QEMU's own (-name) if none is given.
+    #[arg(long)]
+    name: Option<VmName>,
+    /// What it can count on at any time; 35 % of its memory if none is given.
+    #[arg(long, value_name = "SIZE")]
+    min: Option<Size>,
+    /// What it may hold at most; all of its memory if none is given.
+    #[arg(long, value_name = "SIZE")]
+    max: Option<Size>,
+    /// Its weight when memory is short: low, normal, high (5, 10, 20 per MiB) or a number.
+    #[arg(long, default_value = "normal")]
+    shares: SharesSpec,
+    /// What its idle memory is taxed, below 100 %; as that of all VMs if none is given.
+    #[arg(long, value_name = "PERCENT")]
+    idle_tax: Option<TaxRate>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl AdoptArgs {
+    /// What to ask the host for, which may have another working folder.
+    pub(super) fn request(self) -> std::io::Result<AdoptRequest> {
+        Ok(AdoptRequest {
+            socket: std::path::absolute(self.qmp)?,
+            name: self.name,
+            min_bytes: self.min.map(|size| size.0.bytes()),
+            max_bytes: self.max.map(|size| size.0.bytes()),
+            shares: Some(self.shares),
+            idle_tax_permille: self.idle_tax,
+        })
+    }
 }
 
 #[derive(Debug, clap::Args)]

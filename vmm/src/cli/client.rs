@@ -3,8 +3,9 @@
 use crate::host::runtime_dir::{self, PlaceError};
 use crate::host::sharing::Audit;
 use api::{
-    BalloonRequest, CONSOLE_PROTOCOL, EventView, ExplanationView, Figures, HistoryView, HostChange,
-    HostView, NewToken, Overview, Problem, RunRequest, TokenRequest, TokenView, VmChange, VmView,
+    AdoptRequest, BalloonRequest, CONSOLE_PROTOCOL, EventView, ExplanationView, Figures,
+    HistoryView, HostChange, HostView, NewToken, Overview, Problem, RunRequest, TokenRequest,
+    TokenView, VmChange, VmView,
 };
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -123,6 +124,17 @@ impl Client {
     /// Starts a VM.
     pub async fn run(&self, request: &RunRequest) -> Result<VmView, ClientError> {
         self.call(Method::POST, "/v1/vms", request).await
+    }
+
+    /// Puts a running QEMU under the host.
+    pub async fn adopt(&self, request: &AdoptRequest) -> Result<VmView, ClientError> {
+        self.call(Method::POST, "/v1/adoptions", request).await
+    }
+
+    /// Lets one go.
+    pub async fn release(&self, name: &VmName, force: bool) -> Result<(), ClientError> {
+        let path = format!("/v1/adoptions/{name}?force={force}");
+        self.call(Method::DELETE, &path, &()).await
     }
 
     /// Changes a VM.

@@ -155,6 +155,13 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
             replay,
             follow,
         } => console::console(&client, &name, replay.0, follow).await,
+        Command::Adopt(args) => {
+            let (json, request) = (args.json, args.request()?);
+            show(json, &client.adopt(&request).await?, |vm| {
+                format!("{}\n", vm.name)
+            })
+        }
+        Command::Release { name, force } => Ok(client.release(&name, force).await?),
         Command::Stop { names, .. } => stop::stop(&client, names).await,
         Command::Restart { names } => stop::restart(&client, names).await,
         Command::Token { command } => token::token(command, &client).await,

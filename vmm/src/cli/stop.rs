@@ -57,7 +57,8 @@ async fn all(client: &Client) -> Result<BTreeSet<VmName>, ClientError> {
     let overview = client.overview().await?;
     let is_coming = |view: &DefinitionView| view.state == DefinitionState::Coming;
     let coming = overview.definitions.into_iter().filter(is_coming);
-    let there = overview.vms.into_iter().map(|vm| vm.name);
+    let there = overview.vms.into_iter();
+    let there = there.filter(|vm| vm.capabilities.stop).map(|vm| vm.name);
     Ok(there.chain(coming.map(|view| view.name)).collect())
 }
 

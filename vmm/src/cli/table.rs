@@ -4,7 +4,7 @@ use super::counters::with_sign;
 use crate::host::sharing::Audit;
 use api::{
     DefinitionState, DiskView, EventView, HostView, NetView, Overview, QueuedView, SharingPace,
-    SharingView, TokenView, VmPhase, VmSharingView, VmView, WaitView,
+    SharingView, TokenView, VmKind, VmPhase, VmSharingView, VmView, WaitView,
 };
 use protocol::{JailReport, VmName};
 
@@ -247,6 +247,7 @@ pub(super) fn vm(vm: &VmView) -> String {
     let [used, file, anonymous] = held.map(with_unit);
     let mut lines = vec![
         ("state", format!("{}{doubt}", state(vm))),
+        ("run by", run_by(vm)),
         ("process", pid.unwrap_or_else(|| "none yet".into())),
         ("up", duration(vm.uptime_s)),
         ("restart", vm.restart.to_string()),
@@ -290,6 +291,14 @@ pub(super) fn vm(vm: &VmView) -> String {
         text.push_str(&format!("  {name:<16} {value}\n"));
     }
     text
+}
+
+fn run_by(vm: &VmView) -> String {
+    let lacking: Vec<&str> = vm.capabilities.lacking().collect();
+    match vm.kind {
+        VmKind::Ballonet => "this host".into(),
+        VmKind::Qemu => format!("QEMU, adopted; it cannot {}", lacking.join("; ")),
+    }
 }
 
 fn jail(report: &JailReport) -> String {
@@ -509,6 +518,8 @@ fn state(vm: &VmView) -> &'static str {
         VmPhase::Starting => "starting",
         VmPhase::Stopping => "stopping",
         VmPhase::Running if !vm.responding => "silent",
+        VmPhase::Running if vm.paused => "paused",
+        VmPhase::Running if vm.stale => "stale",
         VmPhase::Running if !vm.credible => "doubtful",
         VmPhase::Running if vm.blocked_permille > 0 => "blocked",
         VmPhase::Running => "running",

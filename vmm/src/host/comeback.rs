@@ -346,7 +346,10 @@ impl Host {
             Ok(vm) if vm.running().is_none() => {
                 return Err(HostError::NotRunningYet(vm.config.name.clone()));
             }
-            Ok(vm) => vm.config.name.clone(),
+            Ok(vm) => {
+                vm.check_stop()?;
+                vm.config.name.clone()
+            }
             Err(unknown) => defined.ok_or(unknown)?,
         };
         match state.definitions.hold(held.clone()) {

@@ -48,6 +48,22 @@ pub enum HostError {
         "token '{name}' is worth nothing from now on, but the next host would take it: make room on the disk, and remove it again"
     )]
     TokenStays { name: String, source: StateError },
+    #[error(
+        "VM '{0}' is run by QEMU, which this host manages the memory of and nothing else: do that with what started it; \
+         `ballonet release {0}` lets it go"
+    )]
+    NotOurs(VmName),
+    #[error("the QEMU at {} is not adopted, and as it was", .socket.display())]
+    NotAdopted {
+        socket: PathBuf,
+        source: super::AdoptError,
+    },
+    #[error("VM '{0}' was not adopted: `ballonet stop {0}` ends it")]
+    NotAdoptedAtAll(VmName),
+    #[error(
+        "VM '{name}' is not released: {why}; try again, or `ballonet release --force {name}` lets it go as it is"
+    )]
+    NotReleased { name: VmName, why: String },
     #[error("a VM called '{0}' is running: choose another name, or stop it first")]
     NameInUse(VmName),
     #[error(
@@ -276,6 +292,10 @@ impl HostError {
             Self::NameInUse(_) | Self::Defined(_) | Self::TokenNameInUse(_) => {
                 ProblemKind::NameInUse
             }
+            Self::NotOurs(_) => ProblemKind::NotOurs,
+            Self::NotAdopted { .. } => ProblemKind::NotAdopted,
+            Self::NotReleased { .. } => ProblemKind::NotReleased,
+            Self::NotAdoptedAtAll(_) => ProblemKind::InvalidRequest,
             Self::UnknownToken(_) => ProblemKind::UnknownToken,
             Self::TooManyTokens(_) => ProblemKind::TooManyTokens,
             Self::StillRuns(_) => ProblemKind::StillRuns,

@@ -40,6 +40,52 @@ pub(super) fn anonymous_pages(pid: u32) -> Option<PageCount> {
     Some(PageCount(resident.saturating_sub(shared)))
 }
 
+/// Memory of a process that files do not hold: anonymous, and of shared memory files that it has mapped, where a guest's memory
+/// may lie. Kept by the kernel as it goes: nothing is walked for it.
+pub(super) fn own_memory(pid: u32) -> io::Result<PageCount> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    Ok(of_lines(&status, "RssAnon:") + of_lines(&status, "RssShmem:"))
+}
+
+/// What of that is not in mappings as large as its guest. Walks all of its memory once.
+pub(super) fn besides(pid: u32, guest_bytes: u64) -> io::Result<PageCount> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    let (mut is_guest, mut guest) = (false, PageCount::ZERO);
+    for line in maps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        match (words.next(), words.next()) {
+            (Some("Size:"), Some(kib)) => {
+                let bytes = kib.parse().unwrap_or(0u64).saturating_mul(1024);
+                is_guest = bytes >= guest_bytes;
+            }
+            (Some("Rss:"), Some(kib)) if is_guest => {
+                guest += PageCount(kib.parse().unwrap_or(0u64).saturating_mul(1024) / PAGE_SIZE);
+            }
+            _ => {}
+        }
+    }
+    Ok(own_memory(pid)?.saturating_sub(guest))
+}
+
+fn of_lines(text: &str, name: &str) -> PageCount {
+    let mut values = text.lines().filter_map(|line| line.strip_prefix(name));
+    let kib = values
+        .next()
+        .and_then(|value| value.trim().strip_suffix(" kB"));
+    let kib: u64 = kib.and_then(|kib| kib.parse().ok()).unwrap_or(0);
+    PageCount(kib.saturating_mul(1024) / PAGE_SIZE)
+}
+
+/// When a process started, in ticks since the machine did. With its number it is its name for as long as that runs.
+pub(super) fn started_ticks(pid: u32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name may have anything in it; what follows are numbers (proc_pid_stat(5)): the start is the 22nd of all.
+    let ticks = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_ascii_whitespace().nth(19)?.parse().ok());
+    ticks.ok_or_else(|| io::Error::other("its start is not told"))
+}
+
 /// Memory of this machine, as its kernel counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MachineMemory {

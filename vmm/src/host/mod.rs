@@ -33,6 +33,7 @@ mod kernel;
 mod metrics;
 mod open_files;
 mod publication;
+mod qmp;
 mod queue;
 mod rate_limit;
 pub mod recording;
@@ -59,6 +60,7 @@ pub(crate) use events::now_ms;
 pub use group::Group;
 pub use kernel::MachineMemory;
 pub use server::serve;
+pub use vm::AdoptError;
 
 use api::{
     BalloonRequest, EventView, ExplanationView, Figures, HistoryQuery, HistoryView, HostChange,
@@ -68,7 +70,7 @@ use bundles::Agreed;
 use console::Console;
 use definitions::Definitions;
 use page::{PageCount, VmId};
-use protocol::{JailMode, ToVm};
+use protocol::JailMode;
 use publication::Publication;
 use recording::Recorder;
 use request::{check_budget, pinned};
@@ -225,6 +227,7 @@ impl Host {
         }
         let mut state = State::new(options, machine, Recorder::new(place.decisions()));
         state.definitions = Definitions::of(&kept);
+        state.left_adopted = kept.adoptions.clone().into_values().collect();
         state.changed_settings = kept.settings.clone();
         state.publish_change();
         let host = Self {
@@ -311,7 +314,7 @@ impl Host {
         let mut state = self.lock();
         let vm = state.vm_mut(id)?;
         vm.config.settings = settings.clone();
-        vm.send(&ToVm::SetSettings(settings));
+        vm.tell(|backend| backend.remember(&settings));
         self.changed(state, name)
     }
 
@@ -322,11 +325,17 @@ impl Host {
         change: impl FnOnce(&mut Agreed),
         in_definition: impl FnOnce(&mut Definition),
     ) -> Result<(), HostError> {
-        let (before, is_running) = {
+        let (before, is_running, adoption) = {
             let state = self.lock();
             let vm = state.vm(id)?;
-            (vm.agreed(), vm.running().is_some())
+            let is_running = vm.running().is_some();
+            (vm.agreed(), is_running, vm.adoption().cloned())
         };
+        if let Some(adoption) = adoption {
+            let mut agreed = before;
+            change(&mut agreed);
+            return self.agree_adopted(id, adoption, agreed).await;
+        }
         if is_running {
             let mut agreed = before.clone();
             change(&mut agreed);
@@ -337,6 +346,23 @@ impl Host {
             self.write_agreed(&before)?;
         }
         kept
+    }
+
+    async fn agree_adopted(
+        &self,
+        id: VmId,
+        before: state_store::Adoption,
+        agreed: Agreed,
+    ) -> Result<(), HostError> {
+        let adoption = state_store::Adoption {
+            settings: agreed.config.settings,
+            pinned: agreed.pinned,
+            ..before
+        };
+        let step = Step::Adopt(Box::new(adoption.clone()));
+        self.keep(vec![step]).await?;
+        self.lock().vm_mut(id)?.set_adoption(adoption);
+        Ok(())
     }
 
     fn write_agreed(&self, agreed: &Agreed) -> Result<(), HostError> {
@@ -479,10 +505,12 @@ impl Host {
     pub fn console(&self, name: &str) -> Result<Console, HostError> {
         let mut state = self.lock();
         let vm = state.find(name)?;
-        match vm.running() {
-            Some(running) => Ok(running.console.clone()),
-            None => Err(HostError::NotRunningYet(vm.config.name.clone())),
-        }
+        let Some(running) = vm.running() else {
+            return Err(HostError::NotRunningYet(vm.config.name.clone()));
+        };
+        let process = running.backend.process();
+        let process = process.ok_or_else(|| HostError::NotOurs(vm.config.name.clone()))?;
+        Ok(process.console.clone())
     }
 
     /// A place for a client at a console; it is given back when it is dropped.

@@ -6,7 +6,7 @@ use super::state::State;
 use crate::host::sharing::account::{MemoryRound, VmRound};
 use crate::host::sharing::{Conditions as SharingConditions, PageSharing, VmConditions};
 use crate::host::vm::sampling::Conditions;
-use crate::host::vm::{Life, Vm};
+use crate::host::vm::{Life, Question, Vm};
 use crate::service_manager::{self, NotifyState};
 use ::sharing::Pressure;
 use page::PageCount;
@@ -44,7 +44,11 @@ fn ask_all(host: &Host) {
     let statistics = round.is_multiple_of(STATISTICS_EVERY);
     let recount = round.is_multiple_of(RECOUNT_EVERY);
     for vm in state.durable.vms.values_mut() {
-        vm.observe(round, recount, statistics);
+        vm.observe(Question {
+            sequence: round,
+            recount,
+            statistics,
+        });
     }
 }
 
@@ -110,7 +114,9 @@ impl State {
             used: self.used,
             stored,
         };
-        let rounds: Vec<VmRound> = self.durable.vms.values().map(Vm::sharing_round).collect();
+        let sharing_vms = self.durable.vms.values();
+        let sharing_vms = sharing_vms.filter(|vm| vm.capabilities().sharing);
+        let rounds: Vec<VmRound> = sharing_vms.map(Vm::sharing_round).collect();
         self.account
             .update(sharing.report(), &rounds, memory, interval, time);
         for vm in self.durable.vms.values_mut() {
@@ -129,6 +135,7 @@ impl State {
             false => Pressure::Plenty,
         };
         let vms = self.durable.vms.iter();
+        let vms = vms.filter(|(_, vm)| vm.capabilities().sharing);
         let vms = vms.map(|(&id, vm)| VmConditions {
             id,
             anonymous: vm.seen.used.anonymous,
@@ -169,6 +176,9 @@ impl State {
             let Life::Running(_) = vm.life else {
                 continue;
             };
+            if !vm.capabilities().sampling {
+                continue;
+            }
             let report = self.account.report.vms.get(&id);
             let report = report.and_then(|report| report.sample);
             let conditions = Conditions {
@@ -224,7 +234,9 @@ impl State {
                 continue;
             }
             vm.target = *target;
-            vm.set_large_pages(plan.large_pages_of(&vm.config.settings));
+            if vm.capabilities().large_pages {
+                vm.set_large_pages(plan.large_pages_of(&vm.config.settings));
+            }
             vm.broken_blocks = plan.broken_blocks_of(&vm.config.settings);
             let waits_on = matches!(vm.life, Life::Waiting(_)) && *grant == PageCount::ZERO;
             if !waits_on {

@@ -89,6 +89,8 @@ pub async fn serve(
     descriptors::raise_limit();
     let host = Host::start(options, place)?;
     take_over(&host, claim).await?;
+    let left = std::mem::take(&mut host.lock().left_adopted);
+    host.find_adopted(left);
     let listener = listen(place, options.socket_group.as_ref())?;
     let http = match &options.http {
         Some(http) => Some(listen_http(&host, http, place).await?),

@@ -14,6 +14,7 @@ use super::request::{command_line, network_cards};
 use super::settings;
 use super::sharing::ScannedVmSpec;
 use super::sharing::account::Account;
+use super::state_store::Adoption;
 use super::vm::Vm;
 use crate::vm::MOST_VCPUS;
 use api::{
@@ -25,7 +26,7 @@ use policy::{
     BalloonRound, BalloonSettings, LargePages, MemoryState, Rebalance, Scale, Snapshot, Stage,
     Step, Thresholds, VmSettings, VmSnapshot,
 };
-use protocol::{JailMode, JailReport, VmConfig, VmName};
+use protocol::{JailMode, JailReport, OnHostDeath, VmConfig, VmName};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -57,6 +58,8 @@ pub(super) struct State {
     pub(super) arrivals: Arrivals<ScannedVmSpec>,
     /// VMs that are to come back.
     pub(super) definitions: Definitions,
+    /// QEMUs that the host before has adopted, until they are looked for.
+    pub(super) left_adopted: Vec<Adoption>,
     /// What somebody changed of the settings, by this host or those before it.
     pub(super) changed_settings: HostChange,
     pub(super) stopping: bool,
@@ -106,6 +109,7 @@ impl State {
             queue: Queue::default(),
             arrivals: Arrivals::default(),
             definitions: Definitions::default(),
+            left_adopted: Vec::new(),
             changed_settings: HostChange::default(),
             stopping: false,
             since: Instant::now(),
@@ -314,6 +318,30 @@ impl State {
             settings,
             on_host_death: request.on_host_death,
         })
+    }
+
+    /// What is agreed about a QEMU that is adopted. What it consists of is not for its host to know.
+    pub(super) fn adopted_config(&self, id: VmId, adoption: &Adoption) -> VmConfig {
+        VmConfig {
+            id,
+            name: adoption.name.clone(),
+            vcpus: adoption.vcpus,
+            trust_group: None,
+            cmdline: String::new(),
+            kernel: None,
+            initrd: None,
+            nets: Vec::new(),
+            disks: Vec::new(),
+            console_log: None,
+            balloon_target: PageCount::ZERO,
+            touch_limit: None,
+            large_pages: LargePages::Off,
+            has_swap: false,
+            swap_file_for: None,
+            jail: JailMode::default(),
+            settings: adoption.settings.clone(),
+            on_host_death: OnHostDeath::Continue,
+        }
     }
 
     /// Where what a VM prints is kept.

@@ -1,9 +1,9 @@
 //! What is counted of a VM.
 
 use super::table::{self, Figure, Reading, figures, size};
-use crate::{DiskView, NetView, StatesView, TouchLimitView, VmPhase, VmView};
+use crate::{DiskView, NetView, StatesView, TouchLimitView, VmKind, VmPhase, VmView};
 use page::VmId;
-use policy::{BALLOON_LIMIT_PERCENT, BalloonHealth, OVERHEAD, Witness};
+use policy::{BALLOON_LIMIT_PERCENT, BalloonHealth, Capabilities, OVERHEAD, Witness};
 use protocol::{Latencies, VmName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -22,6 +22,22 @@ figures! {
         => (|vm| Reading::Text(vm.name.to_string())), column: "NAME";
     /// Its number
     id: VmId = vm.id;
+    /// Who runs it, if not this host
+    #[serde(default)]
+    kind: VmKind = vm.kind
+        => (|vm| match vm.kind { VmKind::Ballonet => Reading::Unknown, VmKind::Qemu => Reading::Text("qemu".into()) }),
+            column: "KIND", is_rare: true;
+    /// Whether its guest's word alone tells what it needs, and is old
+    #[serde(default)]
+    stale: bool = vm.stale
+        => flag, metric: "vm_statistics_stale";
+    /// Whether its vCPUs do not run
+    #[serde(default)]
+    paused: bool = vm.paused
+        => flag, metric: "vm_paused";
+    /// What can be done to it
+    #[serde(default)]
+    capabilities: Capabilities = vm.capabilities;
     /// Its size
     memsz: u64 = vm.size_bytes
         => size, column: "MEMSZ", counter: "Memory Size MBytes", metric: "vm_size", history: "size";
@@ -305,6 +321,8 @@ impl VmFigures {
             VmPhase::Starting => "start",
             VmPhase::Stopping => "stop",
             VmPhase::Running if !self.responding => "silent",
+            VmPhase::Running if self.paused => "pause",
+            VmPhase::Running if self.stale => "stale",
             VmPhase::Running if !self.credible => "doubt",
             VmPhase::Running if self.is_blocked() => "block",
             VmPhase::Running => "run",

@@ -3,7 +3,7 @@
 use super::{DiskView, NetView, VmSharingView};
 use crate::RestartPolicy;
 use page::{PageStates, VmId};
-use policy::{BalloonHealth, Explanation, SharesSpec, TaxRate, TouchLimit, Witness};
+use policy::{BalloonHealth, Capabilities, Explanation, SharesSpec, TaxRate, TouchLimit, Witness};
 use protocol::{
     BalloonCounters, BalloonView as Balloon, GuestStatistics, JailReport, Latencies, VmCounters,
     VmName,
@@ -27,6 +27,17 @@ pub enum VmPhase {
     Stopping,
 }
 
+/// Who runs a VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VmKind {
+    /// This host.
+    #[default]
+    Ballonet,
+    /// A QEMU that was adopted.
+    Qemu,
+}
+
 /// A VM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VmView {
@@ -36,6 +47,18 @@ pub struct VmView {
     pub id: VmId,
     /// Its process, once there is one.
     pub pid: Option<u32>,
+    /// Who runs it.
+    #[serde(default)]
+    pub kind: VmKind,
+    /// What can be done to it, and known of it.
+    #[serde(default)]
+    pub capabilities: Capabilities,
+    /// Whether nothing but its guest's word tells what it needs, and that is old: no more is taken from it then.
+    #[serde(default)]
+    pub stale: bool,
+    /// Whether its vCPUs do not run.
+    #[serde(default)]
+    pub paused: bool,
     /// How far its life has come.
     pub phase: VmPhase,
     /// Whether its process answered the last question in time.

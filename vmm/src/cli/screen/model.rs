@@ -245,6 +245,10 @@ pub(super) mod tests {
 
     pub(in crate::cli) fn vm(name: &str, memsz: u64, ashrs: u64) -> VmFigures {
         VmFigures {
+            kind: Default::default(),
+            capabilities: Default::default(),
+            stale: false,
+            paused: false,
             name: name.parse().unwrap(),
             id: page::VmId(1),
             phase: api::VmPhase::Running,

@@ -6,7 +6,7 @@ use crate::host::metrics;
 use crate::host::round::act;
 use crate::host::runtime_dir::Place;
 use crate::host::vm::process::take_answer;
-use crate::host::vm::{Life, Link, Running, Vm};
+use crate::host::vm::{AnyBackend, Life, Link, Question, Running, Vm, VmProcess};
 use crate::host::{Host, HostOptions};
 use api::HistoryQuery;
 use page::VmId;
@@ -201,17 +201,20 @@ fn add_vm(host: &Host) -> (Channel, UnixStream) {
     let (our_console, their_console) = UnixStream::pair().unwrap();
     let mut vm = Vm::new(config(), oneshot::channel().0);
     vm.life = Life::Running(Running {
-        coming: None,
         pid: std::process::id(),
-        link: Arc::new(Link::new(ours).unwrap()),
-        console: Console::new(our_console, None),
-        memory_file: Arc::new(File::from(
-            rustix::fs::memfd_create("ram", MemfdFlags::CLOEXEC).unwrap(),
-        )),
+        backend: AnyBackend::Process(VmProcess {
+            pid: std::process::id(),
+            link: Arc::new(Link::new(ours).unwrap()),
+            console: Console::new(our_console, None),
+            memory_file: Arc::new(File::from(
+                rustix::fs::memfd_create("ram", MemfdFlags::CLOEXEC).unwrap(),
+            )),
+            start_us: 0,
+            userfault_pages: SIZE,
+            jail: protocol::JailReport::default(),
+            coming: None,
+        }),
         since: Instant::now(),
-        start_us: 0,
-        userfault_pages: SIZE,
-        jail: protocol::JailReport::default(),
         kill: Arc::default(),
         gone: watch::Sender::new(()),
     });
@@ -231,7 +234,11 @@ fn answer(host: &Host, channel: &Channel, mut said: Observation) {
         .vms
         .get_mut(&VM)
         .unwrap()
-        .observe(sequence, true, true);
+        .observe(Question {
+            sequence,
+            recount: true,
+            statistics: true,
+        });
     while !matches!(channel.hear::<ToVm>(), Ok(ToVm::Observe { .. })) {}
     said.sequence = sequence;
     assert!(take_answer(host, VM, said.clone()), "it was asked for");

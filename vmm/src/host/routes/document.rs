@@ -173,13 +173,15 @@ refusals! {
     ChangesHost: NotAdmitted, NotKept;
     Audits: NoAudit;
     Starts: NameInUse, NotAdmitted, NoMemoryInTime, DidNotStart, Stopping, HostEnded, QueueFull, NotKept;
-    Stops: UnknownVm, NotRunningYet, NotKept;
-    Restarts: UnknownVm, NameInUse, NotAdmitted, NoMemoryInTime, NotRunningYet, DidNotStart, Stopping, HostEnded, QueueFull,
+    Adopts: NotAdopted, NameInUse, NotAdmitted, Stopping, QueueFull, NotKept;
+    Releases: UnknownVm, NotReleased, NotKept;
+    Stops: UnknownVm, NotRunningYet, NotKept, NotOurs;
+    Restarts: NotOurs, UnknownVm, NameInUse, NotAdmitted, NoMemoryInTime, NotRunningYet, DidNotStart, Stopping, HostEnded, QueueFull,
         NotKept;
     AddsToken: NameInUse, TooManyTokens, NotKept;
     RemovesToken: UnknownToken, NotKept;
-    Forgets: UnknownVm, StillRuns, NotRunningYet, NotKept;
-    OpensConsole: UnknownVm, NotRunningYet, TooManyConsoles;
+    Forgets: NotOurs, UnknownVm, StillRuns, NotRunningYet, NotKept;
+    OpensConsole: NotOurs, UnknownVm, NotRunningYet, TooManyConsoles;
 }
 
 /// Refusals of routes elsewhere.

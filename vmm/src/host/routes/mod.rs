@@ -50,6 +50,8 @@ fn described() -> (Router<Host>, OpenApi) {
         .routes(routes!(vms::restart))
         .routes(routes!(vms::definitions))
         .routes(routes!(vms::forget))
+        .routes(routes!(vms::adopt))
+        .routes(routes!(vms::release))
         .routes(routes!(vms::set_balloon))
         .routes(routes!(vms::explain))
         .routes(routes!(console::console))

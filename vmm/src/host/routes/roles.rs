@@ -11,7 +11,7 @@ const ADMIN: Role = Role::Admin;
 /// Method, path, and what it needs. Who may start a VM may name files that the host opens as its user, and who may forget one
 /// or change the host changes what all others have.
 #[rustfmt::skip]
-const ROLES: [(Method, &str, Role); 26] = [
+const ROLES: [(Method, &str, Role); 28] = [
     (Method::GET,    "/metrics",                    READ),
     (Method::GET,    "/v1/access",                  READ),
     (Method::GET,    "/v1/definitions",             READ),
@@ -35,6 +35,8 @@ const ROLES: [(Method, &str, Role); 26] = [
     (Method::POST,   "/v1/vms/{name}/restart",      OPERATE),
     (Method::POST,   "/v1/vms",                     ADMIN),
     (Method::DELETE, "/v1/definitions/{name}",      ADMIN),
+    (Method::POST,   "/v1/adoptions",               ADMIN),
+    (Method::DELETE, "/v1/adoptions/{name}",        ADMIN),
     (Method::PATCH,  "/v1/host",                    ADMIN),
     (Method::GET,    "/v1/tokens",                  ADMIN),
     (Method::POST,   "/v1/tokens",                  ADMIN),

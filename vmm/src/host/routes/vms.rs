@@ -1,9 +1,13 @@
 //! Routes about VMs.
 
 use super::answer::{Asked, Named, parse};
-use super::document::{ChangesVm, Explains, Forgets, OfVm, PinsBalloon, Restarts, Starts, Stops};
+use super::document::{
+    Adopts, ChangesVm, Explains, Forgets, OfVm, PinsBalloon, Releases, Restarts, Starts, Stops,
+};
 use crate::host::{Host, HostError};
-use api::{BalloonRequest, DefinitionView, ExplanationView, RunRequest, VmChange, VmView};
+use api::{
+    AdoptRequest, BalloonRequest, DefinitionView, ExplanationView, RunRequest, VmChange, VmView,
+};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -127,6 +131,44 @@ pub(super) async fn restart(
     Named(name): Named,
 ) -> Result<Json<VmView>, HostError> {
     host.restart(&name).await.map(Json)
+}
+
+/// Puts a running QEMU under this host. The answer comes when it has said what it is; nothing of it is changed if it is refused.
+#[utoipa::path(
+    post, path = "/v1/adoptions", tag = "vms",
+    request_body(content = AdoptRequest, example = json!({"socket": "/run/web.qmp", "name": "web"})),
+    responses((status = CREATED, body = VmView), Adopts)
+)]
+pub(super) async fn adopt(
+    State(host): State<Host>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<VmView>), HostError> {
+    let view = host.adopt(parse::<AdoptRequest>(&body)?).await?;
+    Ok((StatusCode::CREATED, Json(view)))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ReleaseQuery {
+    /// Whether it is let go as it is if it does not answer.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Lets an adopted QEMU go, as it was before.
+#[utoipa::path(
+    delete, path = "/v1/adoptions/{name}", tag = "vms",
+    params(("name" = VmName, Path, description = "The VM's name."), ReleaseQuery),
+    responses((status = NO_CONTENT, description = "It is as it was."), Releases)
+)]
+pub(super) async fn release(
+    State(host): State<Host>,
+    Named(name): Named,
+    Asked(query): Asked<ReleaseQuery>,
+) -> Result<StatusCode, HostError> {
+    host.release(&name, query.force).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// VMs that are to come back, whether they run or not, in the order in which they are started.

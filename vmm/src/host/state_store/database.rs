@@ -6,12 +6,13 @@
 //! | `host` | `settings` | what `set host` changed |
 //! | `vms` | a VM's name | its definition |
 //! | `standings` | a VM's name | whether it is to run |
+//! | `adoptions` | a VM's name | a QEMU that was adopted; older programs have made no such table |
 //! | `tokens` | a token's name | what is kept of it; older programs have made no such table |
 //!
 //! Values are JSON. A commit returns once the disk has it, and what a loss of power leaves is what one of the
 //! commits left, whole: the last that returned or one after it.
 
-use super::record::{Definition, Kept, Standing, Step, VERSION};
+use super::record::{Adoption, Definition, Kept, Standing, Step, VERSION};
 use crate::host::tokens::TokenRecord;
 use api::{HostChange, TokenName};
 use protocol::VmName;
@@ -30,6 +31,7 @@ const FORMAT: Table = TableDefinition::new("format");
 const HOST: Table = TableDefinition::new("host");
 const VMS: Table = TableDefinition::new("vms");
 const STANDINGS: Table = TableDefinition::new("standings");
+const ADOPTIONS: Table = TableDefinition::new("adoptions");
 const TOKENS: Table = TableDefinition::new("tokens");
 const VERSION_KEY: &str = "version";
 const PLACE_KEY: &str = "place";
@@ -77,7 +79,7 @@ impl Database {
         new.transaction(|write| {
             write_value(write, FORMAT, VERSION_KEY, &VERSION)?;
             write_value(write, FORMAT, PLACE_KEY, &place)?;
-            for table in [HOST, VMS, STANDINGS, TOKENS] {
+            for table in [HOST, VMS, STANDINGS, TOKENS, ADOPTIONS] {
                 write.open_table(table).map_err(database)?;
             }
             Ok(())
@@ -123,7 +125,15 @@ impl Database {
             settings: settings.unwrap_or_default(),
             definitions: definitions.collect::<Result<_, DatabaseError>>()?,
             tokens: self.tokens()?,
+            adoptions: self.adoptions()?,
         })
+    }
+
+    fn adoptions(&self) -> Result<BTreeMap<VmName, Adoption>, DatabaseError> {
+        let adoptions = self.values::<Adoption>(ADOPTIONS)?.into_values();
+        Ok(adoptions
+            .map(|adoption| (adoption.name.clone(), adoption))
+            .collect())
     }
 
     fn tokens(&self) -> Result<BTreeMap<TokenName, TokenRecord>, DatabaseError> {
@@ -169,7 +179,7 @@ impl Database {
     /// Makes it hold this and nothing else.
     pub(super) fn replace(&self, kept: &Kept) -> Result<(), DatabaseError> {
         self.transaction(|write| {
-            for table in [VMS, STANDINGS, TOKENS] {
+            for table in [VMS, STANDINGS, TOKENS, ADOPTIONS] {
                 let mut rows = write.open_table(table).map_err(database)?;
                 rows.retain(|_, _| false).map_err(database)?;
             }
@@ -177,6 +187,9 @@ impl Database {
             for (name, (definition, standing)) in &kept.definitions {
                 write_value(write, VMS, name.as_str(), definition)?;
                 write_value(write, STANDINGS, name.as_str(), standing)?;
+            }
+            for (name, adoption) in &kept.adoptions {
+                write_value(write, ADOPTIONS, name.as_str(), adoption)?;
             }
             for (name, record) in &kept.tokens {
                 write_value(write, TOKENS, name.as_str(), record)?;
@@ -215,6 +228,7 @@ fn name_of(table: Table) -> &'static str {
         "host" => "setting",
         "vms" => "VM",
         "tokens" => "token",
+        "adoptions" => "adopted QEMU",
         _ => "standing of VM",
     }
 }
@@ -230,6 +244,8 @@ fn take(write: &WriteTransaction, step: &Step) -> Result<(), DatabaseError> {
         Step::Forget(name) => [VMS, STANDINGS]
             .into_iter()
             .try_for_each(|table| remove(write, table, name.as_str())),
+        Step::Adopt(adoption) => write_value(write, ADOPTIONS, adoption.name.as_str(), adoption),
+        Step::Release(name) => remove(write, ADOPTIONS, name.as_str()),
         Step::AddToken(name, record) => write_value(write, TOKENS, name.as_str(), record),
         Step::RemoveToken(name) => remove(write, TOKENS, name.as_str()),
     }

@@ -17,7 +17,7 @@ mod file;
 mod power_loss;
 mod record;
 
-pub(super) use record::{Definition, Kept, Standing, Step};
+pub(super) use record::{Adoption, Definition, Kept, Standing, Step};
 
 use super::runtime_dir::{Place, default_state_base};
 use database::Database;
@@ -142,6 +142,14 @@ impl StateStore {
             drop(job.done.send(is_done.map_err(|()| Why::Closed.into())));
         }
         Commit(commit)
+    }
+
+    /// Whether anything is kept.
+    pub(super) fn keeps(&self) -> bool {
+        !matches!(
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner),
+            Writing::Off
+        )
     }
 
     /// Waits until all that was committed is done. Nothing is from here on.

@@ -2,9 +2,12 @@
 
 use crate::host::tokens::TokenRecord;
 use api::{HostChange, RestartPolicy, RunRequest, TokenName};
+use page::PageCount;
+use policy::VmSettings;
 use protocol::VmName;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// The version of what is kept. One that is newer than this is not read; an older one is read as far as it goes, which
 /// the defaults of fields see to that came later.
@@ -17,6 +20,8 @@ pub(in crate::host) struct Kept {
     pub(in crate::host) settings: HostChange,
     /// VMs that are to come back.
     pub(in crate::host) definitions: BTreeMap<VmName, (Definition, Standing)>,
+    /// QEMUs that were adopted.
+    pub(in crate::host) adoptions: BTreeMap<VmName, Adoption>,
     /// Who may do what over TCP.
     pub(in crate::host) tokens: BTreeMap<TokenName, TokenRecord>,
 }
@@ -37,6 +42,28 @@ impl Definition {
     pub(in crate::host) fn policy(&self) -> RestartPolicy {
         self.request.restart
     }
+}
+
+/// A QEMU that was adopted: how it is found again, what was agreed, and what it was like before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(in crate::host) struct Adoption {
+    pub(in crate::host) name: VmName,
+    /// Its monitor's.
+    pub(in crate::host) socket: PathBuf,
+    pub(in crate::host) pid: u32,
+    /// When that process started, in the kernel's ticks.
+    pub(in crate::host) started: u64,
+    /// What of its process was not its guest's.
+    pub(in crate::host) besides: PageCount,
+    pub(in crate::host) vcpus: u8,
+    pub(in crate::host) settings: VmSettings,
+    /// What an administrator fixed that it holds.
+    #[serde(default)]
+    pub(in crate::host) pinned: Option<PageCount>,
+    /// What its balloon left it before,
+    pub(in crate::host) held_bytes: u64,
+    /// and how often QEMU asked for its guest's figures. Never, if that is zero.
+    pub(in crate::host) polling_interval_s: u64,
 }
 
 /// Whether a VM that is defined is to run. Kept apart from its definition, for it changes without anybody's asking.
@@ -74,6 +101,10 @@ pub(in crate::host) enum Step {
     Stand(VmName, Standing),
     /// Keep nothing of that VM.
     Forget(VmName),
+    /// Keep an adopted QEMU, in place of one of that name.
+    Adopt(Box<Adoption>),
+    /// Keep nothing of that QEMU.
+    Release(VmName),
     /// Keep a token, in place of one of that name.
     AddToken(TokenName, TokenRecord),
     /// Keep nothing of that token.
@@ -96,6 +127,10 @@ impl Kept {
                 }
             }
             Step::Forget(name) => drop(self.definitions.remove(&name)),
+            Step::Adopt(adoption) => {
+                drop(self.adoptions.insert(adoption.name.clone(), *adoption));
+            }
+            Step::Release(name) => drop(self.adoptions.remove(&name)),
             Step::AddToken(name, record) => drop(self.tokens.insert(name, record)),
             Step::RemoveToken(name) => drop(self.tokens.remove(&name)),
         }

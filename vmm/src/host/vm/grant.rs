@@ -4,7 +4,7 @@ use super::Vm;
 use super::kept_limit::KeptLimit;
 use page::PageCount;
 use policy::TouchLimit;
-use protocol::{ToVm, VmConfig};
+use protocol::VmConfig;
 use std::collections::VecDeque;
 
 /// Of what a VM was told and may still act on no more is remembered one by one.
@@ -101,9 +101,7 @@ impl Vm {
         self.grant.set(pages, self.seen.asked);
         self.config.balloon_target = self.config.settings.size - pages;
         self.life.start();
-        self.send(&ToVm::SetBalloon {
-            target: self.config.balloon_target,
-        });
+        self.tell(|backend| backend.inflate_to(self.config.balloon_target));
     }
 }
 

@@ -99,6 +99,14 @@ pub(in crate::host) struct Admitted {
 }
 
 impl Vm {
+    /// Whether it can be stopped at all.
+    pub(in crate::host) fn check_stop(&self) -> Result<(), HostError> {
+        match self.capabilities().stop {
+            true => Ok(()),
+            false => Err(HostError::NotOurs(self.config.name.clone())),
+        }
+    }
+
     /// How it ended, of which nothing is left.
     pub(in crate::host) fn how_ended(&self) -> HowEnded {
         match self.life {
@@ -204,6 +212,7 @@ impl Host {
         let (mut gone, kill, is_asked) = {
             let mut state = self.lock();
             let vm = state.find(name)?;
+            vm.check_stop()?;
             let Some(running) = vm.life.stop() else {
                 return Err(HostError::NotRunningYet(vm.config.name.clone()));
             };
@@ -235,9 +244,11 @@ impl Host {
             let mut state = self.lock();
             state.stopping = true;
             let vms = state.durable.vms.values();
+            let vms = vms.filter(|vm| vm.adoption().is_none());
             vms.map(|vm| (vm.config.id, vm.config.name.clone(), vm.life.phase()))
                 .partition(|(_, _, phase)| *phase == VmPhase::Waiting)
         };
+        self.leave_adopted().await;
         self.give_up_all().await;
         for (id, ..) in waiting {
             self.remove(id, "was not started");

@@ -1,5 +1,6 @@
 //! A VM as its host sees it: what was agreed about it, where in its life it is, and what was last seen of it.
 
+mod backend;
 mod blocked;
 mod grant;
 mod handle;
@@ -8,15 +9,18 @@ mod lifecycle;
 mod link;
 pub(super) mod orphans;
 pub(super) mod process;
+mod qemu;
 pub(super) mod sampling;
 mod silence;
 mod swap_rates;
 pub(super) mod take_over;
 mod view;
 
+pub(super) use backend::{AnyBackend, Question, VmProcess};
 pub(super) use lifecycle::{Admitted, Life, Wanted};
 pub(super) use link::Link;
 pub(super) use process::Running;
+pub use qemu::AdoptError;
 
 use crate::host::bundles::Agreed;
 use crate::host::claim::{Checked, Untrue};
@@ -25,17 +29,20 @@ use crate::host::error::HostError;
 use crate::host::kernel::VmUse;
 use crate::host::sharing::KeptBlocks;
 use crate::host::sharing::account::VmRound;
+use crate::host::state_store::Adoption;
 use crate::memory::areas::FileId;
 use crate::memory::swap::LEAST_HOLD;
+use backend::Backend;
 use blocked::Blocked;
 use grant::Grant;
 use kept_limit::KeptLimit;
 use page::{PAGE_SIZE, PageCount, PageStates};
 use policy::{
-    BalloonWatch, BrokenBlocks, Evidence, GuestFigures, LargePages, OVERHEAD, Stage, TouchLimit,
-    VmSettings, VmSnapshot, shared_of_limit,
+    BalloonWatch, BrokenBlocks, Capabilities, Evidence, GuestFigures, GuestWord, LargePages,
+    OVERHEAD, Stage, TouchLimit, VmSettings, VmSnapshot, shared_of_limit,
 };
 use protocol::{Observation, SharingCounters, ToVm, VmConfig};
+use qemu::{Heard, Qemu};
 use sampling::Sampling;
 use silence::Silence;
 use std::time::{Duration, Instant};
@@ -95,6 +102,11 @@ pub(super) struct Seen {
     most_held: PageCount,
     /// What was told of its disks and network cards.
     device_watch: DeviceWatch,
+    /// What was heard of one whose guest's word alone is known, and what that shows.
+    heard: Heard,
+    word: GuestWord,
+    /// When its guest began anew.
+    begun: Option<Instant>,
 }
 
 impl Vm {
@@ -129,6 +141,72 @@ impl Vm {
         vm
     }
 
+    /// One that somebody else started, with what its balloon leaves it now.
+    fn adopted(config: VmConfig, pinned: Option<PageCount>, running: Running) -> Self {
+        let held = config.settings.size.saturating_sub(config.balloon_target);
+        let mut vm = Self::with_life(config, Life::Running(running));
+        vm.pinned = pinned;
+        vm.grant = Grant::taken_over(held);
+        vm.seen.heard.is_stale = true;
+        vm.read_use();
+        vm
+    }
+
+    pub(super) fn qemu(&self) -> Option<&Qemu> {
+        self.running().and_then(|running| running.backend.qemu())
+    }
+
+    /// What is kept of one that was adopted.
+    pub(super) fn adoption(&self) -> Option<&Adoption> {
+        self.qemu().map(|qemu| &qemu.adoption)
+    }
+
+    /// It was adopted with these settings, from here on.
+    pub(super) fn set_adoption(&mut self, adoption: Adoption) {
+        if let Life::Running(running) = &mut self.life
+            && let Some(qemu) = running.backend.qemu_mut()
+        {
+            qemu.adoption = adoption;
+        }
+    }
+
+    /// The last question asked.
+    fn asked(&self) -> u64 {
+        self.seen.asked
+    }
+
+    /// What comes with the answer of one that was adopted. What it holds when it is heard first is what it was told before.
+    fn hear(&mut self, heard: Heard) {
+        if self
+            .running()
+            .is_some_and(|running| !running.is_described())
+        {
+            self.grant = Grant::taken_over(heard.held);
+            self.config.balloon_target = self.config.settings.size.saturating_sub(heard.held);
+        }
+        if heard.has_begun {
+            self.seen.begun = Some(Instant::now());
+        }
+        self.seen.heard = heard;
+    }
+
+    /// Its guest's figures are new, since which its faults have brought so much.
+    fn take_word(&mut self, faulted: PageCount) {
+        let figures = self.seen.figures;
+        self.seen.word.observe(&figures, faulted);
+    }
+
+    /// Whether its vCPUs do not run, by nobody's word but its own.
+    pub(super) fn is_paused(&self) -> bool {
+        self.seen.heard.is_paused
+    }
+
+    /// Whether nothing but its guest's word tells what it needs, and that is old.
+    pub(super) fn is_stale(&self) -> bool {
+        let hears_word_alone = !self.capabilities().sampling;
+        hears_word_alone && (self.seen.heard.is_stale || !self.responding())
+    }
+
     /// What its process says that the host before has told it. No host tells it of more than its size.
     fn take_described(&mut self, said: &VmConfig) {
         let size = self.config.settings.size;
@@ -145,8 +223,8 @@ impl Vm {
 
     /// What another host must know of it.
     pub(super) fn agreed(&self) -> Agreed {
-        let file = self.running().map(|running| &running.memory_file);
-        let file = file.and_then(|file| FileId::of(file).ok());
+        let process = self.running().and_then(|running| running.backend.process());
+        let file = process.and_then(|process| FileId::of(&process.memory_file).ok());
         Agreed::new(self.config.clone(), self.pinned, file)
     }
 
@@ -211,7 +289,10 @@ impl Vm {
             return Evidence::default();
         }
         Evidence {
-            active: self.seen.sampling.active_set(&self.states(), self.held()),
+            active: match self.capabilities().sampling {
+                true => self.seen.sampling.active_set(&self.states(), self.held()),
+                false => self.seen.word.active_set(self.held()),
+            },
             guest: Some(self.seen.figures),
             balloon: Some(self.seen.balloon_watch),
             has_no_driver: !self.has_driver(),
@@ -228,7 +309,15 @@ impl Vm {
             },
             has_swap: self.config.has_swap,
             waits_for_room: self.waits_for_room(),
+            capabilities: self.capabilities(),
+            is_stale: self.is_stale(),
         }
+    }
+
+    /// What can be done to it, and known of it.
+    pub(super) fn capabilities(&self) -> Capabilities {
+        self.running()
+            .map_or(Capabilities::ALL, |running| running.backend.capabilities())
     }
 
     fn waits_for_room(&self) -> bool {
@@ -250,7 +339,7 @@ impl Vm {
 
     /// Looks whether its balloon follows.
     pub(super) fn watch_balloon(&mut self) {
-        if self.running().is_some() {
+        if self.running().is_some() && !self.is_paused() {
             let (asked, held) = (self.grant.latest(), self.held());
             self.seen.balloon_watch = self.seen.balloon_watch.observe(asked, held);
         }
@@ -264,7 +353,7 @@ impl Vm {
     /// Its guest may have touched so much from now on. It is told again each time that this changes, and
     /// when it did not take it.
     pub(super) fn set_touch_limit(&mut self, limit: Option<TouchLimit>) {
-        if limit != self.config.touch_limit && self.send(&ToVm::SetTouchLimit(limit)) {
+        if limit != self.config.touch_limit && self.tell(|backend| backend.reclaim_above(limit)) {
             self.config.touch_limit = limit;
             let pages = limit.map(|limit| limit.slow_above);
             self.seen.kept_limit.tell(pages, self.seen.asked);
@@ -275,7 +364,8 @@ impl Vm {
     pub(super) fn set_large_pages(&mut self, pages: LargePages) {
         let is_to_be_told = !matches!(self.life, Life::Waiting(_));
         let is_new = pages != self.config.large_pages;
-        if is_new && (!is_to_be_told || self.send(&ToVm::SetLargePages(pages))) {
+        let tell = || self.tell(|backend| backend.make_large_pages(pages));
+        if is_new && (!is_to_be_told || tell()) {
             self.config.large_pages = pages;
         }
     }
@@ -323,9 +413,10 @@ impl Vm {
     fn ballooned(&self) -> PageCount {
         let size = self.config.settings.size;
         let observation = self.seen.observation.as_ref();
+        let begun = self.seen.begun;
         let young = self
             .running()
-            .is_none_or(|running| running.since.elapsed() < DRIVER_PATIENCE);
+            .is_none_or(|running| begun.unwrap_or(running.since).elapsed() < DRIVER_PATIENCE);
         let given_up = match observation {
             Some(observation) if observation.balloon.has_driver => observation.balloon.held,
             _ if young => size - self.grant.latest(),
@@ -335,17 +426,13 @@ impl Vm {
     }
 
     /// Asks the process how things stand, unless it still owes an answer.
-    pub(super) fn observe(&mut self, sequence: u64, recount: bool, statistics: bool) -> bool {
+    pub(super) fn observe(&mut self, question: Question) -> bool {
         if self.running().is_none() || !self.responding() {
             return false;
         }
-        let asked = self.send(&ToVm::Observe {
-            sequence,
-            recount,
-            statistics,
-        });
+        let asked = self.tell(|backend| backend.sense(question));
         if asked {
-            self.seen.asked = sequence;
+            self.seen.asked = question.sequence;
         }
         asked
     }
@@ -423,18 +510,16 @@ impl Vm {
         self.seen.answered == self.seen.asked
     }
 
-    /// False if the process does not take messages now; it is told again when its grant changes.
-    pub(super) fn send(&self, message: &ToVm) -> bool {
-        let Some(running) = self.running() else {
-            return false;
-        };
-        match running.link.send(message) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::debug!(vm = %self.config.name, "not told: {error}");
-                false
-            }
-        }
+    /// False if it does not run or takes nothing now; it is told again when its grant changes.
+    pub(super) fn tell(&self, what: impl FnOnce(&dyn Backend) -> bool) -> bool {
+        self.running()
+            .is_some_and(|running| what(&*running.backend))
+    }
+
+    /// As [`Self::tell`], of our own process; false of any other.
+    fn send(&self, message: &ToVm) -> bool {
+        let process = self.running().and_then(|running| running.backend.process());
+        process.is_some_and(|process| process.send(message))
     }
 
     /// What page sharing must know of it.
@@ -457,6 +542,9 @@ impl Vm {
     /// Its pages by state. The VM process counts what is mapped from the store; which of that its guest
     /// has written to, the host knows.
     pub(super) fn states(&self) -> PageStates {
+        if !self.capabilities().sharing {
+            return self.states_by_kernel();
+        }
         let Some(observation) = &self.seen.observation else {
             return self.untouched();
         };
@@ -469,12 +557,24 @@ impl Vm {
         }
     }
 
+    /// Of one whose pages nobody sees.
+    fn states_by_kernel(&self) -> PageStates {
+        let held = self.held();
+        let private = self.seen.used.memory_file.min(held);
+        PageStates {
+            private,
+            empty: held - private,
+            ballooned: self.config.settings.size - held,
+            ..PageStates::default()
+        }
+    }
+
     /// Reads what the kernel counts for it.
     pub(super) fn read_use(&mut self) {
         let Some(running) = self.life.running() else {
             return;
         };
-        match VmUse::read(running.pid, &running.memory_file) {
+        match running.backend.measure() {
             Ok(used) => self.seen.used = used,
             Err(error) => {
                 tracing::warn!(vm = %self.config.name, "its memory cannot be read: {error}")

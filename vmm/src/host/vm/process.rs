@@ -3,8 +3,7 @@
 //! A child that is dropped is killed (`kill_on_drop`): no process outlives the task that waits for its end.
 
 use super::handle::ProcessHandle;
-use super::take_over::Coming;
-use super::{Life, Link, Vm, orphans};
+use super::{AnyBackend, Life, Link, Vm, VmProcess, orphans};
 use crate::host::Host;
 use crate::host::claim::{self, CheckedStart, Untrue};
 use crate::host::console::Console;
@@ -18,7 +17,7 @@ use crate::memory::areas::FileId;
 use crate::memory::ram::{allocated_pages, punch_all};
 use page::{PageCount, VmId};
 use protocol::page_sharing::SharingSocket;
-use protocol::{Channel, ChannelError, FromVm, JailReport, Observation, Received, ToVm, UNASKED};
+use protocol::{Channel, ChannelError, FromVm, Observation, Received, ToVm, UNASKED};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -52,16 +51,10 @@ const OWN_PROGRAM: &str = "/proc/self/exe";
 #[derive(Debug)]
 pub(in crate::host) struct Running {
     pub(in crate::host) pid: u32,
-    pub(in crate::host) link: Arc<Link>,
-    pub(in crate::host) console: Console,
-    pub(in crate::host) memory_file: Arc<File>,
+    /// Who runs it.
+    pub(in crate::host) backend: AnyBackend,
     /// Since when its guest runs.
     pub(in crate::host) since: Instant,
-    pub(in crate::host) start_us: u64,
-    pub(in crate::host) userfault_pages: PageCount,
-    pub(in crate::host) jail: JailReport,
-    /// What is to be done once it has said how it is. One that was taken over does so when it can.
-    pub(in crate::host) coming: Option<Coming>,
     /// Ends it by force.
     pub(in crate::host) kill: Arc<Notify>,
     /// Dropped, as all of this, when nothing of the VM is left.
@@ -71,7 +64,7 @@ pub(in crate::host) struct Running {
 impl Running {
     /// Whether it has said how it is.
     pub(in crate::host) fn is_described(&self) -> bool {
-        self.coming.is_none()
+        self.backend.is_described()
     }
 }
 
@@ -361,21 +354,22 @@ fn adopt(host: &Host, id: VmId, spawned: Spawned, start: CheckedStart, memory_fi
     };
     vm.life = Life::Running(Running {
         pid,
-        link,
-        console,
-        memory_file,
+        backend: AnyBackend::Process(VmProcess {
+            pid,
+            link,
+            console,
+            memory_file,
+            start_us: start.start_us,
+            userfault_pages: start.userfault_pages,
+            jail: start.jail.clone(),
+            coming: None,
+        }),
         since: Instant::now(),
-        start_us: start.start_us,
-        userfault_pages: start.userfault_pages,
-        jail: start.jail.clone(),
-        coming: None,
         kill,
         gone: watch::Sender::new(()),
     });
     // Its grant may have changed while it was being started.
-    vm.send(&ToVm::SetBalloon {
-        target: vm.config.balloon_target,
-    });
+    vm.tell(|backend| backend.inflate_to(vm.config.balloon_target));
     let name = vm.config.name.clone();
     state
         .events
@@ -399,8 +393,9 @@ pub(super) async fn attend(
 ) {
     let shared = |vm: &Vm| {
         let running = vm.running()?;
-        let (link, kill) = (Arc::clone(&running.link), Arc::clone(&running.kill));
-        Some((link, kill, Arc::clone(&running.memory_file)))
+        let process = running.backend.process()?;
+        let (link, kill) = (Arc::clone(&process.link), Arc::clone(&running.kill));
+        Some((link, kill, Arc::clone(&process.memory_file)))
     };
     let Some((link, kill, memory_file)) = host.lock().vm(id).ok().and_then(shared) else {
         return;

@@ -7,7 +7,7 @@
 use super::handle::ProcessHandle;
 use super::orphans::{self, Orphan};
 use super::process::{self, ErrorOutput, new_console};
-use super::{Life, Link, Running, Vm};
+use super::{AnyBackend, Life, Link, Running, Vm, VmProcess};
 use crate::host::Host;
 use crate::host::bundles::Agreed;
 use crate::host::claim::CheckedStart;
@@ -191,17 +191,20 @@ fn one(host: &Host, orphan: &Orphan, agreed: Agreed, epoch: u64) -> io::Result<(
     let log = agreed.config.console_log.clone().map(ConsoleLog::new);
     let running = Running {
         pid: orphan.pid,
-        link: Arc::new(link),
-        console: process::console(our_console, log)?,
-        memory_file: Arc::new(memory_file),
-        since: Instant::now(),
-        start_us: 0,
-        userfault_pages: PageCount::ZERO,
-        jail: protocol::JailReport::default(),
-        coming: Some(Coming {
-            socket: scanner,
-            store,
+        backend: AnyBackend::Process(VmProcess {
+            pid: orphan.pid,
+            link: Arc::new(link),
+            console: process::console(our_console, log)?,
+            memory_file: Arc::new(memory_file),
+            start_us: 0,
+            userfault_pages: PageCount::ZERO,
+            jail: protocol::JailReport::default(),
+            coming: Some(Coming {
+                socket: scanner,
+                store,
+            }),
         }),
+        since: Instant::now(),
         kill: Arc::<Notify>::default(),
         gone: watch::Sender::new(()),
     };
@@ -304,7 +307,10 @@ impl Host {
         let (Life::Running(running) | Life::Stopping(running)) = &mut vm.life else {
             return false;
         };
-        if running.is_described() {
+        let Some(process) = running.backend.process_mut() else {
+            return false;
+        };
+        if process.coming.is_none() {
             return false;
         }
         let config = said.config.clone();
@@ -318,11 +324,11 @@ impl Host {
                 return true;
             }
         };
-        let coming = running.coming.take();
-        running.start_us = start.start_us;
-        running.userfault_pages = start.userfault_pages;
-        running.jail = start.jail;
-        let (pid, memory_file) = (running.pid, Arc::clone(&running.memory_file));
+        let coming = process.coming.take();
+        process.start_us = start.start_us;
+        process.userfault_pages = start.userfault_pages;
+        process.jail = start.jail;
+        let (pid, memory_file) = (process.pid, Arc::clone(&process.memory_file));
         vm.take_described(&config);
         let (name, group) = (vm.config.name.clone(), vm.config.trust_group.clone());
         let Some(coming) = coming else { return true };

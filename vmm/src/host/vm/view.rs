@@ -2,7 +2,7 @@
 
 use super::Vm;
 use crate::host::sharing::account::Account;
-use api::{DiskView, NetView, SwapView, TouchLimitView, VmView, WaitView};
+use api::{DiskView, NetView, SwapView, TouchLimitView, VmKind, VmView, WaitView};
 use page::PageCount;
 
 impl Vm {
@@ -10,10 +10,18 @@ impl Vm {
         let settings = &self.config.settings;
         let observation = self.seen.observation.as_ref();
         let running = self.running();
+        let process = running.and_then(|running| running.backend.process());
         VmView {
             name: self.config.name.clone(),
             id: self.config.id,
             pid: running.map(|running| running.pid),
+            kind: match self.adoption() {
+                Some(_) => VmKind::Qemu,
+                None => VmKind::Ballonet,
+            },
+            capabilities: self.capabilities(),
+            stale: self.is_stale(),
+            paused: self.is_paused(),
             phase: self.life.phase(),
             responding: self.responding(),
             credible: !self.seen.is_doubted,
@@ -55,9 +63,9 @@ impl Vm {
             swap: self.config.has_swap.then(|| self.swap_view()),
             blocked_permille: self.blocked_permille(),
             blocked_us: self.seen.blocked.last.total_us,
-            start_us: running.map(|running| running.start_us),
-            jail: running.map(|running| running.jail.clone()),
-            userfault_bytes: running.map_or(0, |running| running.userfault_pages.bytes()),
+            start_us: process.map(|process| process.start_us),
+            jail: process.map(|process| process.jail.clone()),
+            userfault_bytes: process.map_or(0, |process| process.userfault_pages.bytes()),
         }
     }
 

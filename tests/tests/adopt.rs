@@ -1,0 +1,136 @@
+//! Claims about QEMUs that somebody started and that are put under a host: real ones, on KVM, with the embedded guest.
+
+use std::fs;
+use std::os::unix::net::UnixListener;
+use tests::process::{self, Signal};
+use tests::qemu::Qemu;
+use tests::{
+    MIB, TestHost, Value, number, text, wait_until, wait_until_at_least, wait_until_at_most,
+};
+
+const WORKLOAD: &str = "verify:size=max,rate=2000";
+
+fn held(host: &TestHost, name: &str) -> u64 {
+    let vm = host.vm(name);
+    number(&vm, "/size_bytes") - number(&vm, "/balloon/held")
+}
+
+fn adopt(host: &TestHost, qemu: &Qemu, name: &str) -> Value {
+    host.json(&[
+        "adopt",
+        "--qmp",
+        qemu.socket(),
+        "--name",
+        name,
+        "--min",
+        "32M",
+    ])
+}
+
+fn is_right(qemu: &mut Qemu) {
+    let report = qemu.report();
+    for never in ["/errors", "/leaks"] {
+        assert_eq!(number(&report, never), 0, "{report:#}");
+    }
+}
+
+#[test]
+fn memory_moves_between_adopted_guests_and_no_byte_is_wrong() {
+    let names = ["a", "b", "c", "d"];
+    let host = TestHost::start("512M");
+    let mut qemus = names.map(|name| Qemu::boot_unattended(name, "256M", WORKLOAD));
+    for (qemu, name) in qemus.iter().zip(names) {
+        let vm = adopt(&host, qemu, name);
+        assert_eq!(text(&vm, "/kind"), "qemu");
+        assert_eq!(number(&vm, "/pid"), u64::from(qemu.pid()));
+    }
+    let used = || number(&host.overview(), "/host/used_bytes");
+    let all = || names.iter().map(|name| held(&host, name)).sum();
+    wait_until_at_most("they come to hold no more than there is", 512 * MIB, all);
+    assert!(held(&host, "a") < 160 * MIB, "as much as the others");
+    assert!(used() <= 512 * MIB);
+    for qemu in &mut qemus[1..] {
+        qemu.ask("stop");
+    }
+    wait_until_at_least("who is busy gets what the idle leave", 200 * MIB, || {
+        held(&host, "a")
+    });
+    assert!(used() <= 512 * MIB);
+    qemus.iter_mut().for_each(is_right);
+    let explained = host.ok(&["explain", "a"]);
+    assert!(explained.contains("own word"), "{explained}");
+    for name in names {
+        host.ok(&["release", name]);
+    }
+    for qemu in &mut qemus {
+        qemu.attend();
+        wait_until("its balloon is empty again", || {
+            let left = qemu.execute("query-balloon", &tests::json!({}));
+            number(&left, "/actual") == 256 * MIB
+        });
+        is_right(qemu);
+    }
+}
+
+#[test]
+fn a_host_that_was_killed_finds_its_qemus_again_and_one_that_ends_leaves_nothing() {
+    let mut host = TestHost::start("160M");
+    let mut qemu = Qemu::boot_unattended("q", "256M", WORKLOAD);
+    host.ok(&["adopt", "--qmp", qemu.socket(), "--min", "32M"]);
+    wait_until_at_most("it is squeezed", 160 * MIB, || held(&host, "q"));
+    let before = held(&host, "q");
+    host.die_and_start_again();
+    assert_eq!(text(&host.vm("q"), "/kind"), "qemu");
+    wait_until("it answers", || {
+        host.vm("q").pointer("/stale") == Some(&Value::Bool(false))
+    });
+    let after = held(&host, "q");
+    assert!(
+        after <= before + 16 * MIB,
+        "it stayed as it was: {before}, {after}"
+    );
+    is_right(&mut qemu);
+    process::signal(qemu.pid(), Signal::STOP);
+    wait_until("it is told that it is silent", || {
+        host.vm("q").pointer("/responding") == Some(&Value::Bool(false))
+    });
+    process::signal(qemu.pid(), Signal::CONT);
+    wait_until("it answers again", || {
+        host.vm("q").pointer("/responding") == Some(&Value::Bool(true))
+    });
+    host.fails(&["stop", "q"], 1, &["run by QEMU", "ballonet release q"]);
+    drop(qemu);
+    wait_until("it is forgotten", || {
+        tests::vms(&host.overview()).is_empty()
+    });
+}
+
+#[test]
+fn what_cannot_be_adopted_is_told_why() {
+    let host = TestHost::start("512M");
+    let path = |name: &str| host.path().join(name).to_str().unwrap().to_owned();
+    let (file, silent, missing) = (path("file"), path("silent"), path("missing"));
+    fs::write(&file, "").unwrap();
+    let listener = UnixListener::bind(&silent).unwrap();
+    for (socket, words) in [
+        (&file, ["no socket", "as it was"]),
+        (&silent, ["another client", "as it was"]),
+        (&missing, ["No such file", "as it was"]),
+    ] {
+        host.fails(&["adopt", "--qmp", socket], 1, &words);
+    }
+    drop(listener);
+    fs::remove_file(silent).unwrap();
+    fs::remove_file(file).unwrap();
+    let qemu = Qemu::boot_unattended("q", "64M", "idle");
+    host.ok(&["adopt", "--qmp", qemu.socket()]);
+    host.fails(
+        &["adopt", "--qmp", qemu.socket(), "--name", "other"],
+        1,
+        &["another client"],
+    );
+    host.fails(&["release", "nobody"], 1, &["nobody"]);
+    let other = Qemu::boot_unattended("q", "64M", "idle");
+    host.fails(&["adopt", "--qmp", other.socket()], 1, &["'q' is running"]);
+    host.ok(&["release", "q"]);
+}

@@ -1,0 +1,121 @@
+//! A QEMU that somebody else started and that was put under this host: its balloon is the only lever, its guest's statistics
+//! are the only witness, and what it uses is the kernel's count.
+//!
+//! Its monitor may hang, go, or be somebody else's. Then it does not answer, and is counted as it was: **only the kernel says
+//! that it has ended**. A task of its own speaks to it, so that it holds nobody else up.
+
+mod adopt;
+mod attend;
+mod statistics;
+
+pub use adopt::AdoptError;
+
+use super::Question;
+use super::backend::Backend;
+use crate::host::kernel::{VmUse, own_memory};
+use crate::host::qmp::QmpError;
+use crate::host::state_store::Adoption;
+use page::PageCount;
+use policy::{Capabilities, LargePages, TouchLimit, VmSettings};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// What of its process beyond what its guest may hold is not held against the guest: what a process has besides changes.
+const SLACK: PageCount = PageCount::from_mebibytes(16);
+
+/// A QEMU as its host acts on it.
+#[derive(Debug)]
+pub(in crate::host) struct Qemu {
+    orders: watch::Sender<Orders>,
+    releases: mpsc::Sender<Release>,
+    shared: Arc<Shared>,
+    pub(in crate::host) adoption: Adoption,
+}
+
+/// Who wants it released, and is told when it is as it was.
+type Release = oneshot::Sender<Result<(), QmpError>>;
+
+/// What it is to do. Only the newest counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Orders {
+    sequence: u64,
+    /// What its balloon is to hold.
+    target: Option<PageCount>,
+}
+
+/// What its task has seen.
+#[derive(Debug)]
+struct Shared {
+    /// Pages that its guest has not given up, by QEMU's word.
+    held: AtomicU64,
+    /// Pages of its process that are not its guest's, as they were counted when it was adopted.
+    besides: u64,
+    is_described: AtomicBool,
+}
+
+/// What was heard besides an observation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Heard {
+    pub(super) held: PageCount,
+    /// Whether its vCPUs do not run.
+    pub(super) is_paused: bool,
+    /// Whether its guest has not reported its memory for too long.
+    pub(super) is_stale: bool,
+    /// Pages that its faults brought since its figures before; none if these are not new.
+    pub(super) faulted: Option<PageCount>,
+    /// Whether its guest has begun anew.
+    pub(super) has_begun: bool,
+}
+
+impl Backend for Qemu {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::BALLOON_ALONE
+    }
+
+    fn is_described(&self) -> bool {
+        self.shared.is_described.load(Ordering::Relaxed)
+    }
+
+    fn sense(&self, question: Question) -> bool {
+        let sequence = question.sequence;
+        self.orders.send_modify(|orders| orders.sequence = sequence);
+        true
+    }
+
+    fn measure(&self) -> io::Result<VmUse> {
+        let all = own_memory(self.adoption.pid)?;
+        let held = PageCount(self.shared.held.load(Ordering::Relaxed));
+        let guest = all.saturating_sub(PageCount(self.shared.besides));
+        // A guest that claims to have given up what it still uses is found out by this.
+        let guest = match guest <= held + SLACK {
+            true => guest.min(held),
+            false => guest,
+        };
+        let memory_file = guest.min(self.adoption.settings.size);
+        Ok(VmUse {
+            memory_file,
+            anonymous: all - memory_file,
+        })
+    }
+
+    fn inflate_to(&self, target: PageCount) -> bool {
+        self.orders
+            .send_modify(|orders| orders.target = Some(target));
+        true
+    }
+
+    fn reclaim_above(&self, _limit: Option<TouchLimit>) -> bool {
+        false
+    }
+
+    fn make_large_pages(&self, _pages: LargePages) -> bool {
+        false
+    }
+
+    /// It outlives its host by what is kept of its adoption.
+    fn remember(&self, _settings: &VmSettings) -> bool {
+        true
+    }
+}

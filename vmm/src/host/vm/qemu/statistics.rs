@@ -1,0 +1,97 @@
+//! What QEMU says of its balloon's device: where it is, and what its guest reported.
+
+use page::{PAGE_SIZE, PageCount};
+use protocol::GuestStatistics;
+use serde_json::Value;
+
+/// Figures that were not reported are sent as this.
+const NOT_SAID: u64 = u64::MAX;
+/// No figure is above this: it is of memory, or a count.
+const MOST: u64 = 1 << 52;
+
+/// The path of the balloon's device among children of a container, as `qom-list` has them.
+pub(super) fn balloon_in(container: &str, children: &Value) -> Option<String> {
+    let is_balloon = |child: &&Value| {
+        let kind = child.get("type").and_then(Value::as_str);
+        kind.is_some_and(|kind| kind.starts_with("child<virtio-balloon"))
+    };
+    let child = children.as_array()?.iter().find(is_balloon)?;
+    let name = child.get("name")?.as_str()?;
+    Some(format!("{container}/{name}"))
+}
+
+/// What a guest reported, and when, in seconds since 1970; zero if it never has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reported {
+    pub(super) at_s: u64,
+    pub(super) statistics: GuestStatistics,
+}
+
+impl Reported {
+    pub(super) fn of(answer: &Value) -> Self {
+        let number = |name: &str| {
+            let said = answer.pointer(&format!("/stats/{name}"))?.as_u64()?;
+            (said != NOT_SAID).then(|| said.min(MOST))
+        };
+        let at_s = answer.get("last-update").and_then(Value::as_u64);
+        Self {
+            at_s: at_s.unwrap_or(0),
+            statistics: GuestStatistics {
+                swap_in: number("stat-swap-in"),
+                swap_out: number("stat-swap-out"),
+                major_faults: number("stat-major-faults"),
+                minor_faults: number("stat-minor-faults"),
+                free: number("stat-free-memory"),
+                total: number("stat-total-memory"),
+                available: number("stat-available-memory"),
+                caches: number("stat-disk-caches"),
+                huge_page_allocations: number("stat-htlb-pgalloc"),
+                huge_page_failures: number("stat-htlb-pgfail"),
+                ..GuestStatistics::default()
+            },
+        }
+    }
+
+    /// Pages that faults have brought since: a guest that began anew counts from zero.
+    pub(super) fn faulted_since(&self, before: &Self) -> PageCount {
+        let (now, before) = (&self.statistics, &before.statistics);
+        let rise = |now: Option<u64>, before: Option<u64>| {
+            now.unwrap_or(0).saturating_sub(before.unwrap_or(0))
+        };
+        let swapped = rise(now.swap_in, before.swap_in) / PAGE_SIZE;
+        let minor = rise(now.minor_faults, before.minor_faults);
+        PageCount(swapped + minor + rise(now.major_faults, before.major_faults))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_balloon_is_found_by_its_type_whatever_it_is_called() {
+        let children = json!([{"name": "type", "type": "string"},
+            {"name": "b0", "type": "child<virtio-balloon-pci>"}]);
+        let found = balloon_in("/machine/peripheral", &children);
+        assert_eq!(found.as_deref(), Some("/machine/peripheral/b0"));
+        for none in [json!([]), json!({}), json!(null), json!([{"name": "a"}, 7])] {
+            assert_eq!(balloon_in("/machine/peripheral", &none), None);
+        }
+    }
+
+    #[test]
+    fn what_a_guest_reported_is_taken_apart_and_what_it_did_not_is_absent() {
+        let answer = json!({"stats": {"stat-free-memory": 4096, "stat-available-memory": u64::MAX,
+            "stat-minor-faults": 10, "stat-swap-in": 8192, "stat-major-faults": "many"}, "last-update": 7});
+        let reported = Reported::of(&answer);
+        let said = reported.statistics;
+        assert_eq!(
+            (reported.at_s, said.free, said.available),
+            (7, Some(4096), None)
+        );
+        assert_eq!(reported.faulted_since(&Reported::default()), PageCount(12));
+        assert_eq!(Reported::default().faulted_since(&reported), PageCount(0));
+        assert_eq!(Reported::of(&json!([])), Reported::default());
+    }
+}
