@@ -8,7 +8,10 @@ use tests::{
     MIB, TestHost, Value, number, text, wait_until, wait_until_at_least, wait_until_at_most,
 };
 
+/// It gives up whatever its balloon wants, so by its word it needs little.
 const WORKLOAD: &str = "verify:size=max,rate=2000";
+/// It needs all of that.
+const BUSY: &str = "verify:size=180M,rate=2000";
 
 fn held(host: &TestHost, name: &str) -> u64 {
     let vm = host.vm(name);
@@ -47,12 +50,17 @@ fn memory_moves_between_adopted_guests_and_no_byte_is_wrong() {
     let used = || number(&host.overview(), "/host/used_bytes");
     let all = || names.iter().map(|name| held(&host, name)).sum();
     wait_until_at_most("they come to hold no more than there is", 512 * MIB, all);
-    assert!(held(&host, "a") < 160 * MIB, "as much as the others");
+    wait_until_at_most("each as much as the others", 130 * MIB, || {
+        let held = names.iter().map(|name| held(&host, name));
+        held.max().unwrap_or(u64::MAX)
+    });
     assert!(used() <= 512 * MIB);
     for qemu in &mut qemus[1..] {
         qemu.ask("stop");
     }
-    wait_until_at_least("who is busy gets what the idle leave", 200 * MIB, || {
+    qemus[0].ask(&format!("workload {BUSY}"));
+    // A balloon leaves each of them 35 %.
+    wait_until_at_least("who is busy gets what the idle leave", 145 * MIB, || {
         held(&host, "a")
     });
     assert!(used() <= 512 * MIB);
