@@ -22,11 +22,6 @@ figures! {
         => (|vm| Reading::Text(vm.name.to_string())), column: "NAME";
     /// Its number
     id: VmId = vm.id;
-    /// Who runs it, if not this host
-    #[serde(default)]
-    kind: VmKind = vm.kind
-        => (|vm| match vm.kind { VmKind::Ballonet => Reading::Unknown, VmKind::Qemu => Reading::Text("qemu".into()) }),
-            column: "KIND", is_rare: true;
     /// Whether its guest's word alone tells what it needs, and is old
     #[serde(default)]
     stale: bool = vm.stale
@@ -290,6 +285,11 @@ figures! {
     /// Its disks
     #[serde(default)]
     disks: Vec<DiskView> = vm.disks.clone();
+    /// Who runs it, if not this host
+    #[serde(default)]
+    kind: VmKind = vm.kind
+        => (|vm| match vm.kind { VmKind::Ballonet => Reading::Unknown, VmKind::Qemu => Reading::Text("qemu".into()) }),
+            column: "KIND", is_rare: true;
 }
 
 /// What a balloon can be asked to hold: never what the VM was promised, and a part of its size.
