@@ -17,7 +17,9 @@ const OPERATED: [&str; 6] = [
     "put /v1/vms/{name}/balloon",
     "post /v1/vms/{name}/restart",
 ];
-const ADMINISTERED: [&str; 6] = [
+const ADMINISTERED: [&str; 8] = [
+    "post /v1/adoptions",
+    "delete /v1/adoptions/{name}",
     "post /v1/vms",
     "delete /v1/definitions/{name}",
     "patch /v1/host",
