@@ -44,7 +44,8 @@ pub(super) fn anonymous_pages(pid: u32) -> Option<PageCount> {
 /// may lie. Kept by the kernel as it goes: nothing is walked for it.
 pub(super) fn own_memory(pid: u32) -> io::Result<PageCount> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    Ok(of_lines(&status, "RssAnon:") + of_lines(&status, "RssShmem:"))
+    let of = |name| in_line(&status, name).unwrap_or(PageCount::ZERO);
+    Ok(of("RssAnon:") + of("RssShmem:"))
 }
 
 /// What of that is not in mappings as large as its guest. Walks all of its memory once.
@@ -52,28 +53,25 @@ pub(super) fn besides(pid: u32, guest_bytes: u64) -> io::Result<PageCount> {
     let maps = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
     let (mut is_guest, mut guest) = (false, PageCount::ZERO);
     for line in maps.lines() {
-        let mut words = line.split_ascii_whitespace();
-        match (words.next(), words.next()) {
-            (Some("Size:"), Some(kib)) => {
-                let bytes = kib.parse().unwrap_or(0u64).saturating_mul(1024);
-                is_guest = bytes >= guest_bytes;
-            }
-            (Some("Rss:"), Some(kib)) if is_guest => {
-                guest += PageCount(kib.parse().unwrap_or(0u64).saturating_mul(1024) / PAGE_SIZE);
-            }
-            _ => {}
+        if let Some(size) = line.strip_prefix("Size:").and_then(pages) {
+            is_guest = size.bytes() >= guest_bytes;
+        } else if is_guest && let Some(resident) = line.strip_prefix("Rss:").and_then(pages) {
+            guest += resident;
         }
     }
     Ok(own_memory(pid)?.saturating_sub(guest))
 }
 
-fn of_lines(text: &str, name: &str) -> PageCount {
-    let mut values = text.lines().filter_map(|line| line.strip_prefix(name));
-    let kib = values
-        .next()
-        .and_then(|value| value.trim().strip_suffix(" kB"));
-    let kib: u64 = kib.and_then(|kib| kib.parse().ok()).unwrap_or(0);
-    PageCount(kib.saturating_mul(1024) / PAGE_SIZE)
+/// What the kernel says of memory in the first line that begins so.
+fn in_line(text: &str, name: &str) -> Option<PageCount> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name).and_then(pages))
+}
+
+/// As the kernel writes it: `  4096 kB`.
+fn pages(value: &str) -> Option<PageCount> {
+    let kibibytes: u64 = value.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(PageCount(kibibytes.saturating_mul(1024) / PAGE_SIZE))
 }
 
 /// When a process started, in ticks since the machine did. With its number it is its name for as long as that runs.
@@ -103,15 +101,7 @@ impl MachineMemory {
     pub fn read() -> io::Result<Self> {
         let text = fs::read_to_string("/proc/meminfo")?;
         let line = |name: &str| {
-            text.lines()
-                .find_map(|line| {
-                    line.strip_prefix(name)?
-                        .trim()
-                        .strip_suffix(" kB")?
-                        .parse::<u64>()
-                        .ok()
-                })
-                .map(|kibibytes| PageCount(kibibytes * 1024 / PAGE_SIZE))
+            in_line(&text, name)
                 .ok_or_else(|| io::Error::other(format!("/proc/meminfo has no line '{name}'")))
         };
         Ok(Self {

@@ -12,6 +12,7 @@ use crate::host::Host;
 use crate::host::bundles::Agreed;
 use crate::host::claim::CheckedStart;
 use crate::host::console_log::ConsoleLog;
+use crate::host::kernel::started_ticks;
 use crate::host::open_files;
 use crate::host::runtime_dir::Place;
 use crate::host::sharing::ScannedVmSpec;
@@ -282,13 +283,7 @@ fn frames_in(area: &Area) -> Option<FrameRange> {
 
 /// How long a process has been running.
 fn age(pid: u32) -> io::Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name may have anything in it; what follows are numbers (proc_pid_stat(5)): the start is the 22nd of all.
-    let started = stat.rsplit_once(')').and_then(|(_, rest)| {
-        let ticks: u64 = rest.split_ascii_whitespace().nth(19)?.parse().ok()?;
-        Some(Duration::from_millis(ticks * 1000 / TICKS_PER_S))
-    });
-    let started = started.ok_or_else(|| io::Error::other("its start is not told"))?;
+    let started = Duration::from_millis(started_ticks(pid)? * 1000 / TICKS_PER_S);
     let uptime = fs::read_to_string("/proc/uptime")?;
     let uptime = uptime.split(' ').next().and_then(|text| text.parse().ok());
     let uptime = Duration::from_secs_f64(uptime.unwrap_or_default());

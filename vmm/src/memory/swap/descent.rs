@@ -8,8 +8,8 @@
 
 /// Of the room that was gained this part is for pages that come.
 const PART: i64 = 2;
-/// Pages that may come of it before it is looked again how many there are.
-const AT_ONCE: i64 = 32;
+/// Pages that may come before it is looked again how many there are.
+pub(super) const AT_ONCE: i64 = 32;
 
 /// How far a VM has come down to a limit, from when that was set. Room is in pages: negative where it holds too many.
 #[derive(Debug, Default)]

@@ -7,6 +7,7 @@
 //! Once nothing limits the VM any more it brings back what nobody asks for, too, for a bounded part of a core: as long as a page
 //! is out memory is guarded, and what is guarded is mapped in small pages for the most part.
 
+use super::descent::AT_ONCE;
 use super::readers::{Done, Read, Readers, Wanted};
 use super::{AHEAD, Fenced, KeptOut, KnownGuard, Swap, lock};
 use crate::memory::doors::{Deed, told};
@@ -30,8 +31,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Who finds no room for longer than this is held up: pages go out more slowly than they are touched, or not at all.
 const STALL: Duration = Duration::from_millis(100);
-/// Pages that may come before it is looked again how many there are.
-const MOST_ROOM: i64 = 32;
 /// Pages that may come beyond what there is room for, for who hears the host.
 const MOST_LENT: u64 = 256;
 /// Bytes of the file that are read at once for a page and its neighbours.
@@ -408,7 +407,7 @@ impl Pager {
                 // Before anybody has to wait.
                 self.swap.agent.signal();
             }
-            self.room = room.min(MOST_ROOM);
+            self.room = room.min(AT_ONCE);
             if self.room > 0 {
                 self.lent = 0;
             }
@@ -425,7 +424,7 @@ impl Pager {
     /// Makes the page that somebody waits for.
     fn bring(&mut self, touch: Touch) -> Result<Brought, Errno> {
         let (gfn, address) = (Gfn(touch.index), self.address(touch.index));
-        let together = if self.room >= MOST_ROOM { TOGETHER } else { 0 };
+        let together = if self.room >= AT_ONCE { TOGETHER } else { 0 };
         let admission = self.admit(address)?;
         let mut log = lock(&self.swap.log);
         // What is put into memory here cannot leave while the log is held.

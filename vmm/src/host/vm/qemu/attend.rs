@@ -189,8 +189,10 @@ impl Attendant {
                 }
                 self.shared.is_described.store(true, Ordering::Relaxed);
                 take_answer(&self.host, self.id, observation);
-                if let (Some(_), Ok(vm)) = (heard.faulted, self.host.lock().vm_mut(self.id)) {
-                    vm.take_word(heard.faulted.unwrap_or_default());
+                if let Some(faulted) = heard.faulted
+                    && let Ok(vm) = self.host.lock().vm_mut(self.id)
+                {
+                    vm.take_word(faulted);
                 }
             }
             Err(error) => self.lost(&error),
