@@ -90,7 +90,8 @@ pub struct Evidence {
     pub has_no_driver: bool,
     /// Its pages that something backs, by the kernel's count.
     pub backed: Option<PageCount>,
-    /// Pages that its guest has not given up and not touched either.
+    /// Pages that it may take at any moment and has not: that its guest has not given up and not touched either, and what its process
+    /// is allowed besides.
     pub untouched: PageCount,
     /// Beyond what it was slowed down by the last plan.
     pub touch_limit: Option<PageCount>,

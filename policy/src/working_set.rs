@@ -156,6 +156,12 @@ impl Averages {
         }
     }
 
+    fn shrink(&mut self, from: PageCount, to: PageCount) {
+        for average in [&mut self.slow, &mut self.fast, &mut self.stated] {
+            average.value = Fraction::of(average.value.of_pages(from).0, to.0);
+        }
+    }
+
     fn estimate(&self, open: Option<(u32, u32)>) -> Estimate {
         let Self { slow, fast, .. } = *self;
         let open = open.filter(|&(_, size)| size > 0);
@@ -246,17 +252,33 @@ impl WorkingSet {
         self.written.map(|averages| averages.estimate(open))
     }
 
-    /// The VM's active set: the estimated part of what could be sampled, and all that came since.
+    /// Its private pages were `from` and are fewer now. **What left them was idle**: a guest gives up what it does not use, and what goes
+    /// out of its memory is what was not touched. So as many as were touched are touched still.
+    pub fn shrink(&mut self, from: PageCount, to: PageCount) {
+        if to < from {
+            for averages in [&mut self.touched, &mut self.written].into_iter().flatten() {
+                averages.shrink(from, to);
+            }
+        }
+    }
+
+    /// The VM's active set: the estimated part of what could be sampled and all that came since, as far as it is still there; and as
+    /// many of those that are out as came back, for a VM short of memory touches what it does not have.
     #[must_use]
     pub fn active_set(&self, population: Population) -> Option<ActiveSet> {
         let Population {
             sampled_from,
             fresh,
+            backed,
+            wanted,
             held,
         } = population;
         let touched = self.touched()?;
         let interval = touched.interval;
-        let pages = |part: Fraction| total([part.of_pages(sampled_from), fresh]);
+        let pages = |part: Fraction| {
+            let there = total([part.of_pages(sampled_from), fresh]).min(backed);
+            total([there, wanted])
+        };
         Some(ActiveSet {
             pages: pages(touched.used),
             likely: pages(touched.likely),
@@ -275,6 +297,10 @@ pub struct Population {
     pub sampled_from: PageCount,
     /// Pages that became private since: a page comes by being touched.
     pub fresh: PageCount,
+    /// All that are there now. Those that left meanwhile are taken to be idle ones.
+    pub backed: PageCount,
+    /// Pages that are out of its memory and missed.
+    pub wanted: PageCount,
     /// What the VM holds, touched or not.
     pub held: PageCount,
 }
@@ -433,7 +459,9 @@ mod tests {
         Population {
             sampled_from: PageCount(sampled_from),
             fresh: PageCount(fresh),
-            held: PageCount(sampled_from),
+            backed: total([PageCount(sampled_from), PageCount(fresh)]),
+            held: total([PageCount(sampled_from), PageCount(fresh)]),
+            ..Population::default()
         }
     }
 
@@ -480,6 +508,42 @@ mod tests {
         let active = working_set.active_set(population(1000, 7)).unwrap();
         assert_eq!([active.pages, active.likely], [PageCount(907); 2]);
         assert!(active.low < active.likely && active.likely < active.high);
+    }
+
+    #[test]
+    fn what_left_was_idle_and_what_is_missed_is_in_use() {
+        let mut working_set = WorkingSet::default();
+        working_set.begin(SIZE);
+        working_set.count(Sample {
+            size: SIZE,
+            touched: 60,
+            written: 0,
+        });
+        working_set.end();
+        let left = |backed, wanted| {
+            let population = Population {
+                backed: PageCount(backed),
+                wanted: PageCount(wanted),
+                ..population(1000, 0)
+            };
+            working_set.active_set(population).unwrap().pages.0
+        };
+        assert_eq!(left(1000, 0), 600);
+        assert_eq!(left(700, 0), 600);
+        assert_eq!(left(500, 0), 500);
+        assert_eq!(left(500, 40), 540);
+        let mut fewer = working_set;
+        fewer.shrink(PageCount(1000), PageCount(800));
+        let pages = |from| fewer.active_set(population(from, 0)).unwrap().pages.0;
+        assert_eq!(pages(800), 600);
+        fewer.shrink(PageCount(800), PageCount(1000));
+        assert_eq!(
+            fewer.touched().unwrap().used.permille(),
+            750,
+            "more is no news of these"
+        );
+        fewer.shrink(PageCount(800), PageCount(0));
+        assert_eq!(fewer.active_set(population(0, 0)).unwrap().pages.0, 0);
     }
 
     /// From a tenth to nine tenths: before the period is over, the estimate is most of the way up.

@@ -230,6 +230,8 @@ impl Guest {
     }
 
     fn begin_sample(&mut self, size: u32) {
+        self.working_set
+            .shrink(self.sample.sampled_from, self.backed);
         let from = self.backed.0;
         let size = u32::try_from(from).unwrap_or(u32::MAX).min(size);
         self.sample = OpenSample {
@@ -241,10 +243,12 @@ impl Guest {
     }
 
     pub(super) fn active(&self) -> Option<ActiveSet> {
-        let sampled_from = self.sample.sampled_from.min(self.backed);
+        let sampled_from = self.sample.sampled_from;
         self.working_set.active_set(Population {
             sampled_from,
-            fresh: self.backed - sampled_from,
+            fresh: self.backed.saturating_sub(sampled_from),
+            backed: self.backed,
+            wanted: PageCount::ZERO,
             held: self.held(),
         })
     }

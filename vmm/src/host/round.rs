@@ -186,6 +186,7 @@ impl State {
                 state: self.memory_state,
                 unlimited: vm.is_unlimited(),
                 stopped: vm.blocked_permille() > 0,
+                came_back: vm.came_back(),
             };
             let states = vm.states();
             if let Some(order) = vm.seen.sampling.update(report, &states, conditions) {

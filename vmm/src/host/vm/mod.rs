@@ -271,6 +271,11 @@ impl Vm {
     /// What its process takes besides. Its compressed pool is within the limit that it keeps, as far as that has room for it
     /// beside the memory file, whatever the process says of its pool: nothing that it has now is left out.
     fn overhead(&self) -> PageCount {
+        OVERHEAD.max(self.besides())
+    }
+
+    /// The same without what it may take yet.
+    fn besides(&self) -> PageCount {
         let used = self.seen.used;
         let room = self.seen.kept_limit.kept().unwrap_or(PageCount::ZERO);
         let room = room.saturating_sub(used.memory_file);
@@ -281,7 +286,7 @@ impl Vm {
             false => PageCount::ZERO,
         };
         let unshared = used.anonymous.saturating_sub(self.seen.broken);
-        OVERHEAD.max(unshared.saturating_sub(pool))
+        unshared.saturating_sub(pool)
     }
 
     fn evidence(&self) -> Evidence {
@@ -297,7 +302,7 @@ impl Vm {
             balloon: Some(self.seen.balloon_watch),
             has_no_driver: !self.has_driver(),
             backed: Some(self.seen.used.memory_file),
-            untouched: self.left_alone(),
+            untouched: self.left_alone() + (self.overhead() - self.besides()),
             touch_limit: match self.config.has_swap {
                 true => self.seen.kept_limit.kept().map(|limit| {
                     let limit = limit.max(LEAST_HOLD);
@@ -335,6 +340,17 @@ impl Vm {
         let may_hold = self.held().min(self.grant.latest());
         let unbacked = may_hold.saturating_sub(self.seen.used.memory_file);
         self.states().empty.min(unbacked)
+    }
+
+    /// Pages that came back into its memory because its guest touched them.
+    pub(super) fn came_back(&self) -> u64 {
+        let observation = self.seen.observation.as_ref();
+        observation.map_or(0, |observation| {
+            let swap = &observation.counters.swap;
+            swap.stored_in
+                .saturating_add(swap.filled_in)
+                .saturating_add(swap.disk_in)
+        })
     }
 
     /// Looks whether its balloon follows.

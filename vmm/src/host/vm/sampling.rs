@@ -42,6 +42,12 @@ pub(in crate::host) struct Sampling {
     was_stopped: bool,
     /// What it or, until it is open, the one before was drawn from.
     sampled_from: PageCount,
+    /// Pages that came back into its memory, by the count when the sample was opened,
+    came_back_before: u64,
+    /// since then,
+    came_back: PageCount,
+    /// and in the last period.
+    came_back_last: PageCount,
     /// Its pages, as they were last seen.
     size: u32,
     /// The last look before its end.
@@ -57,6 +63,8 @@ pub(in crate::host) struct Conditions {
     pub(in crate::host) unlimited: bool,
     /// Whether the VM was stopped for some of the time since the last look.
     pub(in crate::host) stopped: bool,
+    /// How many pages came back into its memory because they were touched, since its process started.
+    pub(in crate::host) came_back: u64,
 }
 
 impl Sampling {
@@ -72,10 +80,12 @@ impl Sampling {
             return Some(self.next(conditions));
         }
         self.was_stopped |= conditions.stopped;
+        let since = conditions.came_back.checked_sub(self.came_back_before);
+        self.came_back = PageCount(since.unwrap_or(0));
         let current = report.filter(|report| report.number == self.number);
         let watched = current.and_then(|report| report.watched);
         if let (Some(report), Some(watched)) = (current, watched) {
-            self.count(report, states);
+            self.count(report, states, conditions);
             if watched < conditions.period {
                 self.looked = (watched, report.sample);
                 return None;
@@ -95,11 +105,13 @@ impl Sampling {
         Some(self.next(conditions))
     }
 
-    fn count(&mut self, report: SampleReport, states: &PageStates) {
+    fn count(&mut self, report: SampleReport, states: &PageStates, conditions: Conditions) {
         if !self.is_open {
             self.is_open = true;
             // By the scanner's count of private pages: a guest that boots has many more a moment later.
-            self.sampled_from = report.population + states.shared + states.broken;
+            self.draw_from(report.population + states.shared + states.broken);
+            self.came_back_before = conditions.came_back;
+            self.came_back = PageCount::ZERO;
             self.working_set.begin(report.sample.size);
             self.looked = (Duration::ZERO, Sample::default());
         }
@@ -117,7 +129,13 @@ impl Sampling {
         self.working_set
             .count(at_end.with_fresh(sampled_from, fresh));
         self.working_set.end();
-        self.sampled_from = backed(states);
+        self.came_back_last = self.came_back;
+        self.draw_from(backed(states));
+    }
+
+    fn draw_from(&mut self, pages: PageCount) {
+        self.working_set.shrink(self.sampled_from, pages);
+        self.sampled_from = pages;
     }
 
     fn next(&mut self, conditions: Conditions) -> SampleOrder {
@@ -125,7 +143,7 @@ impl Sampling {
             period,
             state,
             unlimited,
-            stopped: _,
+            ..
         } = conditions;
         let precision = Precision::needed(state, unlimited);
         let (known, limits) = (self.working_set.touched(), SampleLimits::default());
@@ -143,12 +161,14 @@ impl Sampling {
         }
     }
 
-    /// What was given up since the sample was drawn is not used, whatever the rest of it shows.
     fn population(&self, states: &PageStates, held: PageCount) -> Population {
         let backed = backed(states);
+        let came_back = self.came_back.max(self.came_back_last);
         Population {
-            sampled_from: self.sampled_from.min(backed),
+            sampled_from: self.sampled_from,
             fresh: backed.saturating_sub(self.sampled_from),
+            backed,
+            wanted: came_back.min(states.compressed + states.swapped),
             held,
         }
     }
@@ -174,6 +194,7 @@ impl Sampling {
             low_bytes: active.low.bytes(),
             high_bytes: active.high.bytes(),
             written_bytes: (written.likely.of_pages(population.sampled_from) + population.fresh)
+                .min(population.backed)
                 .bytes(),
             samples: self.size,
             witness: guest.witness(Some(&active)),
@@ -204,6 +225,7 @@ mod tests {
         state: MemoryState::High,
         unlimited: true,
         stopped: false,
+        came_back: 0,
     };
 
     fn states(private: u64) -> PageStates {
@@ -359,6 +381,56 @@ mod tests {
         sampling.update(report(1, Some(30), 90), &states(1000), CONDITIONS);
         let active = sampling.active_set(&states(400), PageCount(2000));
         assert_eq!(active.map(|active| active.pages), Some(PageCount(400)));
+    }
+
+    /// Its balloon takes what it does not touch: half of what is there is not half of what was there.
+    #[test]
+    fn giving_up_what_is_idle_makes_nothing_else_idle() {
+        let mut sampling = Sampling::default();
+        let pages = |sampling: &Sampling, left| {
+            let active = sampling.active_set(&states(left), PageCount(2000));
+            active.map(|active| active.pages.0)
+        };
+        sampling.update(None, &states(1000), CONDITIONS);
+        sampling.update(report(1, Some(30), 45), &states(1000), CONDITIONS);
+        assert_eq!(pages(&sampling, 800), Some(500));
+        let fewer = SampleReport {
+            population: PageCount(600),
+            ..report(2, Some(0), 0).unwrap()
+        };
+        sampling.update(Some(fewer), &states(600), CONDITIONS);
+        assert_eq!(pages(&sampling, 600), Some(500), "nor in the next period");
+    }
+
+    #[test]
+    fn as_many_as_came_back_are_missed_of_those_that_are_out() {
+        let mut sampling = Sampling::default();
+        let after = |came_back| Conditions {
+            came_back,
+            ..CONDITIONS
+        };
+        let active = |sampling: &Sampling, compressed| {
+            let states = PageStates {
+                compressed: PageCount(compressed),
+                ..states(1000)
+            };
+            let active = sampling.active_set(&states, PageCount(2000));
+            active.map(|active| active.pages.0)
+        };
+        sampling.update(None, &states(1000), after(70));
+        sampling.update(report(1, Some(0), 0), &states(1000), after(70));
+        sampling.update(report(1, Some(30), 45), &states(1000), after(100));
+        assert_eq!(active(&sampling, 0), Some(500));
+        assert_eq!(active(&sampling, 200), Some(530));
+        assert_eq!(active(&sampling, 20), Some(520));
+        sampling.update(report(2, Some(0), 0), &states(1000), after(100));
+        assert_eq!(active(&sampling, 200), Some(530), "until the next is over");
+        sampling.update(report(2, Some(9), 45), &states(1000), after(150));
+        assert_eq!(active(&sampling, 200), Some(550), "or has more");
+        sampling.update(report(2, Some(30), 45), &states(1000), after(150));
+        sampling.update(report(3, Some(0), 0), &states(1000), after(150));
+        sampling.update(report(3, Some(30), 45), &states(1000), after(150));
+        assert_eq!(active(&sampling, 200), Some(500), "nothing came");
     }
 
     #[test]
