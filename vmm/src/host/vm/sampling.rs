@@ -269,7 +269,7 @@ mod tests {
         let next = sampling.update(report(1, Some(30), 45), &states(1000), CONDITIONS);
         assert_eq!(next.map(|order| order.number), Some(2));
         let active = sampling.active_set(&states(1000), PageCount(2000));
-        assert_eq!(active.map(|active| active.pages), Some(PageCount(500)));
+        assert_eq!(active.map(|active| active.likely), Some(PageCount(500)));
     }
 
     #[test]
@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(waits, None, "the old one says nothing any more");
         sampling.update(report(2, Some(30), 45), &states, CONDITIONS);
         let active = sampling.active_set(&states, PageCount(2000));
-        assert_eq!(active.map(|active| active.pages), Some(PageCount(500)));
+        assert_eq!(active.map(|active| active.likely), Some(PageCount(500)));
     }
 
     #[test]
@@ -303,7 +303,7 @@ mod tests {
         };
         let active = |sampling: &Sampling| {
             let active = sampling.active_set(&states, PageCount(2000));
-            active.map(|active| active.pages.0)
+            active.map(|active| active.likely.0)
         };
         sampling.update(None, &states, CONDITIONS);
         sampling.update(report(1, Some(30), 45), &states, CONDITIONS);
@@ -325,7 +325,7 @@ mod tests {
         let next = sampling.update(report(1, Some(32), 90), &states(1000), CONDITIONS);
         assert_eq!(next, None, "the second is asked for and not begun");
         let active = sampling.active_set(&states(1000), PageCount(2000));
-        assert_eq!(active.map(|active| active.pages), Some(PageCount(500)));
+        assert_eq!(active.map(|active| active.likely), Some(PageCount(500)));
     }
 
     /// A sample of a guest that boots says nothing of what it has touched by the time of the first report.
@@ -335,7 +335,7 @@ mod tests {
         sampling.update(None, &states(0), CONDITIONS);
         sampling.update(report(1, Some(30), 45), &states(9000), CONDITIONS);
         let active = sampling.active_set(&states(9000), PageCount(9500));
-        assert_eq!(active.map(|active| active.pages), Some(PageCount(8500)));
+        assert_eq!(active.map(|active| active.likely), Some(PageCount(8500)));
     }
 
     /// What little there was at its boot is no reason to call idle what came afterwards.
@@ -380,7 +380,7 @@ mod tests {
         sampling.update(None, &states(1000), CONDITIONS);
         sampling.update(report(1, Some(30), 90), &states(1000), CONDITIONS);
         let active = sampling.active_set(&states(400), PageCount(2000));
-        assert_eq!(active.map(|active| active.pages), Some(PageCount(400)));
+        assert_eq!(active.map(|active| active.likely), Some(PageCount(400)));
     }
 
     /// Its balloon takes what it does not touch: half of what is there is not half of what was there.
@@ -389,7 +389,7 @@ mod tests {
         let mut sampling = Sampling::default();
         let pages = |sampling: &Sampling, left| {
             let active = sampling.active_set(&states(left), PageCount(2000));
-            active.map(|active| active.pages.0)
+            active.map(|active| active.likely.0)
         };
         sampling.update(None, &states(1000), CONDITIONS);
         sampling.update(report(1, Some(30), 45), &states(1000), CONDITIONS);
@@ -415,7 +415,7 @@ mod tests {
                 ..states(1000)
             };
             let active = sampling.active_set(&states, PageCount(2000));
-            active.map(|active| active.pages.0)
+            active.map(|active| active.likely.0)
         };
         sampling.update(None, &states(1000), after(70));
         sampling.update(report(1, Some(0), 0), &states(1000), after(70));
@@ -439,6 +439,6 @@ mod tests {
         sampling.update(None, &states(1000), CONDITIONS);
         sampling.update(report(1, Some(30), 45), &states(1000), CONDITIONS);
         let active = sampling.active_set(&states(1300), PageCount(2000));
-        assert_eq!(active.map(|active| active.pages), Some(PageCount(800)));
+        assert_eq!(active.map(|active| active.likely), Some(PageCount(800)));
     }
 }
