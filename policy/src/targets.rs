@@ -63,8 +63,11 @@ fn claim(vm: &VmSnapshot, tax: TaxRate) -> Claim {
     }
 }
 
-/// Below this part of what it holds, in tenths, a VM's active set is all that it would touch.
-const UNFULFILLED_TENTHS: u64 = 9;
+/// Below this part of what it holds, in tenths, a VM's active set is all that it would touch. No guest uses every page: what its
+/// kernel keeps free, and what an estimate from a few hundred pages may be wrong by, are no sign of idleness.
+const UNFULFILLED_TENTHS: u64 = 8;
+/// From this part on it would touch all the rest of its size.
+const STARVED_TENTHS: u64 = 9;
 
 /// What of its memory is taxed, and at which rate. Nothing of a VM whose active set is not known.
 pub(crate) fn taxed(vm: &VmSnapshot, tax: TaxRate) -> Taxed {
@@ -80,16 +83,17 @@ pub(crate) fn taxed(vm: &VmSnapshot, tax: TaxRate) -> Taxed {
     }
 }
 
-/// What a VM might touch beyond what it holds: nothing as long as nine tenths of that are active, the
-/// rest of its size once all is, and in proportion between.
+/// What a VM might touch beyond what it holds: nothing as long as eight tenths of that are active, the rest of its size from nine
+/// tenths on, and in proportion between.
 fn unfulfilled(active: PageCount, held: PageCount, size: PageCount) -> PageCount {
-    let full = u128::from(held.0);
-    let above = (u128::from(active.0) * 10).saturating_sub(full * u128::from(UNFULFILLED_TENTHS));
-    if full == 0 {
+    let (active, full) = (u128::from(active.0), u128::from(held.0));
+    let whole = full * u128::from(STARVED_TENTHS - UNFULFILLED_TENTHS);
+    let above = (active * 10).saturating_sub(full * u128::from(UNFULFILLED_TENTHS));
+    if whole == 0 {
         return PageCount::ZERO;
     }
     let rest = u128::from(size.saturating_sub(held).0);
-    let part = rest * above.min(full) / full;
+    let part = rest * above.min(whole) / whole;
     PageCount(u64::try_from(part).unwrap_or(0))
 }
 
@@ -253,7 +257,7 @@ mod tests {
         );
         let calm = pages(&snapshot(
             1200,
-            vec![using(0, 100, 85), using(1, 1000, 1000)],
+            vec![using(0, 100, 78), using(1, 1000, 1000)],
         ));
         assert!(calm[0] < 300, "{calm:?}");
     }

@@ -539,12 +539,15 @@ mod tests {
         assert_eq!(left(500, 40), 540);
         let mut fewer = working_set;
         fewer.shrink(PageCount(1000), PageCount(800));
-        let pages = |from| fewer.active_set(population(from, 0)).unwrap().likely.0;
-        assert_eq!(pages(800), 600);
+        let pages = |fewer: &WorkingSet, from| {
+            let active = fewer.active_set(population(from, 0));
+            active.unwrap().likely.0
+        };
+        assert_eq!(pages(&fewer, 800), 600);
         fewer.shrink(PageCount(800), PageCount(1000));
-        assert_eq!(pages(800), 600, "more is no news of these");
+        assert_eq!(pages(&fewer, 800), 600, "more is no news of these");
         fewer.shrink(PageCount(800), PageCount(0));
-        assert_eq!(fewer.active_set(population(0, 0)).unwrap().likely.0, 0);
+        assert_eq!(pages(&fewer, 0), 0);
     }
 
     /// From a tenth to nine tenths: before the period is over, the estimate is most of the way up.
