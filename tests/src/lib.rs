@@ -10,6 +10,7 @@ pub mod console;
 pub mod guest_image;
 pub mod hijacked;
 pub mod host;
+pub mod libvirt;
 pub mod linux;
 pub mod machine_memory;
 pub mod outer_machine;

@@ -64,7 +64,11 @@ pub struct LinuxGuests {
 
 impl LinuxGuests {
     /// Makes what is not there yet.
-    fn build() -> Self {
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn build() -> Self {
         if let Some(folder) = env::var_os(GUESTS_VARIABLE) {
             return Self {
                 folder: folder.into(),

@@ -152,13 +152,17 @@ fn bytes_per_s(text: &str) -> Result<u64, InvalidNet> {
 }
 
 /// A running QEMU that is to be managed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdoptRequest {
-    /// The Unix socket of its monitor (`-qmp unix:PATH,server=on,wait=off`); a path on the host.
-    #[schema(value_type = String)]
-    pub socket: PathBuf,
-    /// Its name; the one that QEMU was given if none is said, else `vm-N`.
+    /// The Unix socket of its monitor (`-qmp unix:PATH,server=on,wait=off`); a path on the host. Either this or `domain` is given.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub socket: Option<PathBuf>,
+    /// The name or UUID that libvirt has for it.
+    #[serde(default)]
+    pub domain: Option<String>,
+    /// Its name; the one that QEMU or libvirt has for it if none is said, else `vm-N`.
     #[serde(default)]
     pub name: Option<VmName>,
     /// What it can count on at any time.

@@ -201,7 +201,7 @@ pub(super) enum Command {
     },
     /// Put a running QEMU under the host: its balloon follows the policy from then on.
     #[command(
-        after_help = "QEMU needs a monitor that nobody else uses and a balloon:\n  -qmp unix:/run/web.qmp,server=on,wait=off -device virtio-balloon-pci,deflate-on-oom=on,free-page-reporting=on\n\nWhat is changed is that QEMU asks its guest for its figures every 2 s, and its balloon; `release` sets both back.\nIt stays as it is when its host dies, and the next host finds it again (not with --state none).\n\nExamples:\n  ballonet adopt --qmp /run/web.qmp\n  ballonet adopt --qmp /run/db.qmp --name db --min 1G --shares high\n  ballonet release db"
+        after_help = "QEMU needs a monitor that nobody else uses and a balloon:\n  -qmp unix:/run/web.qmp,server=on,wait=off -device virtio-balloon-pci,deflate-on-oom=on,free-page-reporting=on\n\nWhat is changed is that QEMU asks its guest for its figures every 2 s, and its balloon; `release` sets both back.\nIt stays as it is when its host dies, and the next host finds it again (not with --state none).\n\nExamples:\n  ballonet adopt --qmp /run/web.qmp\n  ballonet adopt --qmp /run/db.qmp --name db --min 1G --shares high\n  ballonet adopt --domain web                one of libvirt's\n  ballonet host --libvirt                    all of libvirt's, as they come and go\n  ballonet release db"
     )]
     Adopt(AdoptArgs),
     /// Let an adopted QEMU go, as it was.
@@ -468,9 +468,12 @@ pub(super) struct RunArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct AdoptArgs {
     /// The Unix socket of its monitor.
-    #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
-    qmp: PathBuf,
-    /// Its name; QEMU's own (-name) if none is given.
+    #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath, required_unless_present = "domain")]
+    qmp: Option<PathBuf>,
+    /// Its name or UUID in libvirt, instead: the libvirt of `host --libvirt`, or qemu:///system.
+    #[arg(long, value_name = "DOMAIN", conflicts_with = "qmp")]
+    domain: Option<String>,
+    /// Its name; QEMU's own (-name) or libvirt's if none is given.
     #[arg(long)]
     name: Option<VmName>,
     /// What it can count on at any time; 35 % of its memory if none is given.
@@ -479,9 +482,9 @@ pub(super) struct AdoptArgs {
     /// What it may hold at most; all of its memory if none is given.
     #[arg(long, value_name = "SIZE")]
     max: Option<Size>,
-    /// Its weight when memory is short: low, normal, high (5, 10, 20 per MiB) or a number.
-    #[arg(long, default_value = "normal")]
-    shares: SharesSpec,
+    /// Its weight when memory is short: low, normal, high (5, 10, 20 per MiB) or a number; normal if none is given.
+    #[arg(long)]
+    shares: Option<SharesSpec>,
     /// What its idle memory is taxed, below 100 %; as that of all VMs if none is given.
     #[arg(long, value_name = "PERCENT")]
     idle_tax: Option<TaxRate>,
@@ -494,11 +497,12 @@ impl AdoptArgs {
     /// What to ask the host for, which may have another working folder.
     pub(super) fn request(self) -> std::io::Result<AdoptRequest> {
         Ok(AdoptRequest {
-            socket: std::path::absolute(self.qmp)?,
+            socket: self.qmp.map(std::path::absolute).transpose()?,
+            domain: self.domain,
             name: self.name,
             min_bytes: self.min.map(|size| size.0.bytes()),
             max_bytes: self.max.map(|size| size.0.bytes()),
-            shares: Some(self.shares),
+            shares: self.shares,
             idle_tax_permille: self.idle_tax,
         })
     }

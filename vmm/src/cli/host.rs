@@ -72,6 +72,8 @@ async fn serve_as_told(
         console_log: absolute(args.console_log.as_deref())?,
         swap: absolute(args.swap.as_deref())?,
         jail: args.jail.unwrap_or_default(),
+        libvirt: args.libvirt.clone(),
+        qmp_dir: absolute(args.qmp_dir.as_deref())?,
         http: http(args)?,
         socket_group: args.socket_group.clone(),
     };

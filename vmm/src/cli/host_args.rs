@@ -2,8 +2,8 @@
 //! would say every time.
 
 use super::http::{self, HttpAddress};
-use crate::host::Group;
 use crate::host::state_store::STATE_VARIABLE;
+use crate::host::{Group, LibvirtUri};
 use crate::regular_file::read_text;
 use anyhow::{Context, Result};
 use api::{HostChange, ScanChange, ScanPriority, on_or_off};
@@ -106,6 +106,14 @@ pub(super) struct HostArgs {
     /// is given to the host wins over what was kept.
     #[arg(long, value_name = "DIR|none", env = STATE_VARIABLE, value_hint = ValueHint::DirPath)]
     pub(super) state: Option<PathBuf>,
+    /// Put libvirt's running QEMU domains under the host as they appear, by virsh: qemu:///system, or the URI that is given,
+    /// which must be of this machine. vmm/docs/qemu.md explains what a domain's description says to it.
+    #[arg(long, value_name = "URI", num_args = 0..=1, require_equals = true, default_missing_value = LibvirtUri::SYSTEM)]
+    #[serde(deserialize_with = "parsed")]
+    pub(super) libvirt: Option<LibvirtUri>,
+    /// Put QEMUs under the host whose monitors' sockets appear in this folder, and let them go when these disappear.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) qmp_dir: Option<PathBuf>,
     /// Take the place of a host that lives at this socket, as for an upgrade: it ends, its VMs run on and are this host's.
     #[arg(long)]
     #[serde(skip)]
@@ -175,6 +183,8 @@ impl HostArgs {
         self.swap = self.swap.take().or_else(|| file.swap.clone());
         self.jail = self.jail.or(file.jail);
         self.state = self.state.take().or_else(|| file.state.clone());
+        self.libvirt = self.libvirt.take().or_else(|| file.libvirt.clone());
+        self.qmp_dir = self.qmp_dir.take().or_else(|| file.qmp_dir.clone());
         self.exit_when_empty |= file.exit_when_empty;
     }
 
@@ -276,6 +286,8 @@ mod tests {
             swap: Some(_),
             jail: Some(_),
             state: Some(_),
+            libvirt: Some(_),
+            qmp_dir: Some(_),
             sharing: Some(_),
             large_pages: Some(_),
             compression: Some(_),
@@ -316,6 +328,8 @@ mod tests {
             ("interval_ms = \"1s\"", "'1s'"),
             ("interval_ms = -1", "'-1'"),
             ("memory = [1]", "memory"),
+            ("libvirt = true", "qemu:///system"),
+            ("libvirt = \"qemu+ssh://box/system\"", "on this machine"),
         ] {
             let error = format!("{:#}", HostArgs::parse(text).unwrap_err());
             assert!(error.contains(word), "{text}: {error}");

@@ -53,9 +53,9 @@ pub enum HostError {
          `ballonet release {0}` lets it go"
     )]
     NotOurs(VmName),
-    #[error("the QEMU at {} is not adopted, and as it was", .socket.display())]
+    #[error("{what} is not adopted, and as it was")]
     NotAdopted {
-        socket: PathBuf,
+        what: String,
         source: super::AdoptError,
     },
     #[error("VM '{0}' was not adopted: `ballonet stop {0}` ends it")]
@@ -283,6 +283,11 @@ impl HostError {
             self,
             Self::Refused(_) | Self::OthersWait { .. } | Self::TooFewDescriptors { .. }
         )
+    }
+
+    /// Whether somebody wants it so, of which nobody is to be told.
+    pub(super) fn is_wanted_so(&self) -> bool {
+        matches!(self, Self::NotAdopted { source, .. } if source.is_wanted_so())
     }
 
     /// What kind of error clients are told.

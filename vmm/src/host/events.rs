@@ -34,6 +34,13 @@ impl Events {
         self.remember(Some(vm), what);
     }
 
+    /// The same where it is of no VM.
+    pub(super) fn warn_of_all(&mut self, what: impl Into<String>) {
+        let what = what.into();
+        tracing::warn!("{what}");
+        self.remember(None, what);
+    }
+
     fn remember(&mut self, vm: Option<&VmName>, what: String) {
         self.count += 1;
         if self.newest.len() == KEPT {

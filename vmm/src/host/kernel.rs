@@ -84,6 +84,14 @@ pub(super) fn started_ticks(pid: u32) -> io::Result<u64> {
     ticks.ok_or_else(|| io::Error::other("its start is not told"))
 }
 
+/// The name of the program that a process runs, unless that is a QEMU's: these are called `qemu-system-ARCH`, and `qemu-kvm` or the
+/// like where distributions or their wrappers have other names.
+pub(super) fn other_than_qemu(pid: u32) -> io::Result<Option<String>> {
+    let program = fs::read_link(format!("/proc/{pid}/exe"))?;
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    Ok((!name.contains("qemu")).then(|| name.into_owned()))
+}
+
 /// Memory of this machine, as its kernel counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MachineMemory {
@@ -121,5 +129,7 @@ mod tests {
         assert!(memory.total >= memory.available && memory.available > PageCount::ZERO);
         assert!(anonymous_pages(std::process::id()).unwrap() > PageCount::ZERO);
         assert_eq!(anonymous_pages(u32::MAX), None);
+        let own = other_than_qemu(std::process::id()).unwrap();
+        assert!(own.is_some_and(|name| name.starts_with("ballonet")));
     }
 }

@@ -16,6 +16,7 @@
 //!   answer holds up nobody.
 
 mod arrivals;
+mod asides;
 mod bundles;
 mod claim;
 mod comeback;
@@ -30,10 +31,12 @@ mod events;
 mod figures;
 mod group;
 mod kernel;
+mod libvirt;
 mod metrics;
 mod open_files;
 mod publication;
 mod qmp;
+mod qmp_dir;
 mod queue;
 mod rate_limit;
 pub mod recording;
@@ -59,6 +62,7 @@ pub use error::HostError;
 pub(crate) use events::now_ms;
 pub use group::Group;
 pub use kernel::MachineMemory;
+pub use libvirt::LibvirtUri;
 pub use server::serve;
 pub use vm::AdoptError;
 
@@ -120,6 +124,10 @@ pub struct HostOptions {
     pub jail: JailMode,
     /// A folder in which is kept what outlives the host, if anything is.
     pub state: Option<PathBuf>,
+    /// The libvirt whose running domains are put under it, if any's are.
+    pub libvirt: Option<LibvirtUri>,
+    /// A folder of sockets of QEMUs' monitors, if these are put under it.
+    pub qmp_dir: Option<PathBuf>,
     /// What of the settings was asked for at its start. Others are as somebody last changed them, where that was kept.
     pub given: HostChange,
 }
@@ -138,6 +146,8 @@ impl HostOptions {
             swap: None,
             jail: JailMode::default(),
             state: None,
+            libvirt: None,
+            qmp_dir: None,
             given: HostChange::default(),
         }
     }

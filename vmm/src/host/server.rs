@@ -7,7 +7,7 @@ use super::tokens::{Access, Secret, SecretFile};
 use super::untrusted_stream::UntrustedStream;
 use super::vm::take_over;
 use super::web;
-use super::{Host, HostError, HostOptions, HttpOptions, descriptors};
+use super::{Host, HostError, HostOptions, HttpOptions, descriptors, libvirt, qmp_dir};
 use axum::Router;
 use axum::serve::Listener;
 use hyper::Request;
@@ -97,6 +97,7 @@ pub async fn serve(
         None => None,
     };
     host.bring_back(&[]);
+    find_qemus(&host, options);
     ready(&host);
     tokio::select! {
         () = accept(listener, from_socket, routes::router(host.clone())) => {}
@@ -107,6 +108,16 @@ pub async fn serve(
     host.stop_all().await;
     host.shared.store.close().await;
     Ok(())
+}
+
+/// Puts QEMUs under the host as they appear, for as long as it lives.
+fn find_qemus(host: &Host, options: &HostOptions) {
+    if let Some(uri) = &options.libvirt {
+        tokio::spawn(libvirt::watch(host.clone(), host.libvirt(uri)));
+    }
+    if let Some(folder) = &options.qmp_dir {
+        tokio::spawn(qmp_dir::watch(host.clone(), folder.clone()));
+    }
 }
 
 async fn take_over(host: &Host, claim: &Claim) -> Result<(), ServerError> {

@@ -7,6 +7,8 @@ use super::definitions::Definitions;
 use super::error::{HostError, Keepers, NamedRefusal};
 use super::events::{Events, now_ms};
 use super::figures::Record;
+use super::kernel::started_ticks;
+use super::libvirt::{Libvirt, LibvirtUri};
 use super::publication::Publication;
 use super::queue::Queue;
 use super::recording::{Decision, Recorder};
@@ -14,7 +16,7 @@ use super::request::{command_line, network_cards};
 use super::settings;
 use super::sharing::ScannedVmSpec;
 use super::sharing::account::Account;
-use super::state_store::Adoption;
+use super::state_store::{Adoption, Step as KeptStep, Way};
 use super::vm::Vm;
 use crate::vm::MOST_VCPUS;
 use api::{
@@ -60,6 +62,14 @@ pub(super) struct State {
     pub(super) definitions: Definitions,
     /// QEMUs that the host before has adopted, until they are looked for.
     pub(super) left_adopted: Vec<Adoption>,
+    /// QEMUs that were released, and that are not taken again when they are found.
+    pub(super) released: Vec<Adoption>,
+    /// Whose domains are put under this host,
+    pub(super) libvirt: Option<LibvirtUri>,
+    /// and the folder of monitors' sockets whose QEMUs are.
+    pub(super) qmp_dir: Option<PathBuf>,
+    /// Those that are polled.
+    pub(super) libvirts: BTreeMap<LibvirtUri, Libvirt>,
     /// What somebody changed of the settings, by this host or those before it.
     pub(super) changed_settings: HostChange,
     pub(super) stopping: bool,
@@ -110,6 +120,10 @@ impl State {
             arrivals: Arrivals::default(),
             definitions: Definitions::default(),
             left_adopted: Vec::new(),
+            released: Vec::new(),
+            libvirt: options.libvirt.clone(),
+            qmp_dir: options.qmp_dir.clone(),
+            libvirts: BTreeMap::new(),
             changed_settings: HostChange::default(),
             stopping: false,
             since: Instant::now(),
@@ -263,15 +277,69 @@ impl State {
         let snapshot = self.snapshot();
         let vm = self.find(name)?;
         let settings = settings::of_vm_with(&vm.config.settings, change)?;
-        let (id, name) = (vm.config.id, vm.config.name.clone());
+        let id = vm.config.id;
         vm.check_swap_file(&settings)?;
-        match policy::admit_change(&snapshot, id, &settings) {
-            Ok(()) => Ok((id, settings)),
-            Err(refusal) => Err(HostError::ChangeRefused {
-                name,
-                refusal: self.named(refusal),
-            }),
+        self.admitted(&snapshot, id, &settings)?;
+        Ok((id, settings))
+    }
+
+    /// Whether a VM may have these settings from now on.
+    pub(super) fn admitted(
+        &self,
+        snapshot: &Snapshot,
+        id: VmId,
+        settings: &VmSettings,
+    ) -> Result<(), HostError> {
+        let name = self.vm(id)?.config.name.clone();
+        let refused = |refusal| HostError::ChangeRefused {
+            name,
+            refusal: self.named(refusal),
+        };
+        policy::admit_change(snapshot, id, settings).map_err(refused)
+    }
+
+    /// Whether that process is a QEMU that was released.
+    pub(super) fn is_released(&self, pid: u32, started: u64) -> bool {
+        let mut released = self.released.iter();
+        released.any(|adoption| (adoption.pid, adoption.started) == (pid, started))
+    }
+
+    /// A QEMU was released: what is to be kept of that. One that would be found again is remembered for as long as it runs.
+    pub(super) fn note_released(&mut self, adoption: Adoption) -> KeptStep {
+        let is_found = match &adoption.way {
+            Way::Domain(domain) => self.libvirt.as_ref() == Some(&domain.uri),
+            Way::Monitor(socket) => {
+                let folder = socket.parent();
+                folder.is_some() && folder == self.qmp_dir.as_deref()
+            }
+        };
+        if !is_found {
+            return KeptStep::Release(adoption.name);
         }
+        let runs = |other: &Adoption| {
+            started_ticks(other.pid).is_ok_and(|started| started == other.started)
+        };
+        self.released
+            .retain(|other| other.name != adoption.name && runs(other));
+        let adoption = Adoption {
+            is_released: true,
+            ..adoption
+        };
+        self.released.push(adoption.clone());
+        KeptStep::Adopt(Box::new(adoption))
+    }
+
+    /// The QEMU with that process is taken again: what is to be kept of that.
+    pub(super) fn forget_released(&mut self, pid: u32) -> Vec<KeptStep> {
+        let (again, released) = std::mem::take(&mut self.released)
+            .into_iter()
+            .partition(|adoption| adoption.pid == pid);
+        self.released = released;
+        let again: Vec<Adoption> = again;
+        let names = again.into_iter().map(|adoption| adoption.name);
+        // What is kept under the name of another one is that one's.
+        let free = names.filter(|name| !self.has_vm(name));
+        free.map(KeptStep::Release).collect()
     }
 
     /// What is meant by a request, checked.

@@ -1,5 +1,6 @@
 //! What is kept, and what changes it.
 
+use crate::host::libvirt::{Claims, LibvirtUri, Uuid};
 use crate::host::tokens::TokenRecord;
 use api::{HostChange, RestartPolicy, RunRequest, TokenName};
 use page::PageCount;
@@ -7,6 +8,7 @@ use policy::VmSettings;
 use protocol::VmName;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 /// The version of what is kept. One that is newer than this is not read; an older one is read as far as it goes, which
@@ -48,8 +50,9 @@ impl Definition {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(in crate::host) struct Adoption {
     pub(in crate::host) name: VmName,
-    /// Its monitor's.
-    pub(in crate::host) socket: PathBuf,
+    /// How it is reached.
+    #[serde(flatten)]
+    pub(in crate::host) way: Way,
     pub(in crate::host) pid: u32,
     /// When that process started, in the kernel's ticks.
     pub(in crate::host) started: u64,
@@ -64,6 +67,39 @@ pub(in crate::host) struct Adoption {
     pub(in crate::host) held_bytes: u64,
     /// and how often QEMU asked for its guest's figures. Never, if that is zero.
     pub(in crate::host) polling_interval_s: u64,
+    /// Whether it was released since, so that nobody takes it again who only finds it.
+    #[serde(default)]
+    pub(in crate::host) is_released: bool,
+}
+
+/// How an adopted QEMU is reached.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(in crate::host) enum Way {
+    /// By its monitor, whose socket is there.
+    #[serde(rename = "socket")]
+    Monitor(PathBuf),
+    /// By libvirt.
+    #[serde(rename = "domain")]
+    Domain(KeptDomain),
+}
+
+/// A domain of libvirt's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(in crate::host) struct KeptDomain {
+    pub(in crate::host) uri: LibvirtUri,
+    pub(in crate::host) uuid: Uuid,
+    pub(in crate::host) name: String,
+    /// What its description claimed when it was last read.
+    pub(in crate::host) claims: Claims,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Monitor(socket) => write!(f, "the QEMU at {}", socket.display()),
+            Self::Domain(domain) => write!(f, "libvirt's domain '{}'", domain.name),
+        }
+    }
 }
 
 /// Whether a VM that is defined is to run. Kept apart from its definition, for it changes without anybody's asking.
@@ -169,6 +205,23 @@ mod tests {
         ] {
             assert_eq!(serde_json::from_str::<Standing>(json).unwrap(), standing);
         }
+        let adoption = r#"{"name":"web","socket":"/run/web.qmp","pid":7,"started":9,"besides":5,"vcpus":1,"settings":{"size":65536,
+            "min":4096,"max":65536,"shares":"normal","idle_tax":null,"large_pages":false},"held_bytes":268435456,"polling_interval_s":0}"#;
+        let adoption: Adoption = serde_json::from_str(adoption).unwrap();
+        assert_eq!(adoption.way, Way::Monitor("/run/web.qmp".into()));
+        assert!(!adoption.is_released);
+        let of_libvirt = Adoption {
+            way: Way::Domain(KeptDomain {
+                uri: LibvirtUri::default(),
+                uuid: "5bb3b54a-7025-4c58-8201-d8ab02dfad30".parse().unwrap(),
+                name: "web".into(),
+                claims: Claims::default(),
+            }),
+            ..adoption
+        };
+        let written = serde_json::to_string(&of_libvirt).unwrap();
+        let read: Adoption = serde_json::from_str(&written).unwrap();
+        assert_eq!(read, of_libvirt);
         let token = r#"{"hash":"00ff","role":"operate","made_ms":7}"#;
         assert!(serde_json::from_str::<TokenRecord>(token).is_ok());
         let settings =

@@ -21,6 +21,7 @@ pub(super) use lifecycle::{Admitted, Life, Wanted};
 pub(super) use link::Link;
 pub(super) use process::Running;
 pub use qemu::AdoptError;
+pub(super) use qemu::{DomainWish, Reported};
 
 use crate::host::bundles::Agreed;
 use crate::host::claim::{Checked, Untrue};

@@ -1,12 +1,16 @@
 //! Puts running QEMUs under a host, lets them go, and finds them again. Whoever is refused is left as it was.
 
-use super::attend::{Attendant, actual, find_balloon};
+use super::attend::Attendant;
+use super::by_libvirt::ByLibvirt;
+use super::by_monitor::{ByMonitor, actual, find_balloon};
+use super::lever::{Lever, POLLING_INTERVAL_S};
 use super::statistics::Reported;
 use super::{Orders, Qemu, Shared};
 use crate::host::definitions::MOST_DEFINED;
-use crate::host::kernel::{besides, started_ticks};
+use crate::host::kernel::{besides, other_than_qemu, started_ticks};
+use crate::host::libvirt::{NotFound, Unfit, VirshError};
 use crate::host::qmp::{Monitor, QmpError};
-use crate::host::state_store::{Adoption, Step};
+use crate::host::state_store::{Adoption, Step, Way};
 use crate::host::vm::backend::AnyBackend;
 use crate::host::vm::handle::ProcessHandle;
 use crate::host::vm::{Running, Vm};
@@ -45,6 +49,48 @@ pub enum AdoptError {
     NoMemory,
     #[error("it is adopted already, as '{0}'")]
     Already(VmName),
+    #[error(
+        "process {pid} listens there, which is '{program}' and no QEMU: the socket of a QEMU that another program made for it, as libvirt \
+         does, is managed by that program: for libvirt's domains start the host with --libvirt"
+    )]
+    NotQemu { pid: u32, program: String },
+    #[error(transparent)]
+    Unfit(Box<dyn std::error::Error + Send + Sync>),
+    #[error("it is not running: `virsh list` shows those that are")]
+    NotRunning,
+    #[error(
+        "its name cannot be used here: give it another by `ballonet adopt --domain … --name NAME`, or by `virsh domrename`"
+    )]
+    Name,
+    #[error("its metadata says adopt=\"no\"")]
+    NotWanted,
+    #[error("it was released: `ballonet adopt` takes it again, or its next start")]
+    Released,
+}
+
+impl AdoptError {
+    /// Whether somebody wants it so, of which nobody is to be told.
+    pub(in crate::host) fn is_wanted_so(&self) -> bool {
+        matches!(self, Self::NotWanted | Self::Released)
+    }
+}
+
+impl From<VirshError> for AdoptError {
+    fn from(error: VirshError) -> Self {
+        Self::Monitor(Box::new(error))
+    }
+}
+
+impl From<Unfit> for AdoptError {
+    fn from(error: Unfit) -> Self {
+        Self::Unfit(Box::new(error))
+    }
+}
+
+impl From<NotFound> for AdoptError {
+    fn from(error: NotFound) -> Self {
+        Self::Unfit(Box::new(error))
+    }
 }
 
 impl From<QmpError> for AdoptError {
@@ -54,32 +100,58 @@ impl From<QmpError> for AdoptError {
 }
 
 /// What a QEMU is that was asked for.
-struct Found {
-    monitor: Monitor,
-    process: ProcessHandle,
-    pid: u32,
-    started: u64,
-    besides: PageCount,
-    name: Option<VmName>,
-    size_bytes: u64,
-    held_bytes: u64,
-    vcpus: u8,
-    polling_interval_s: u64,
+pub(super) struct Found {
+    pub(super) lever: Lever,
+    pub(super) way: Way,
+    pub(super) process: FoundProcess,
+    pub(super) name: Option<VmName>,
+    pub(super) size_bytes: u64,
+    pub(super) held_bytes: u64,
+    pub(super) vcpus: u64,
+    pub(super) polling_interval_s: u64,
+    /// What else is told of it.
+    pub(super) version: String,
+}
+
+/// Its process, as the kernel knows it.
+pub(super) struct FoundProcess {
+    handle: ProcessHandle,
+    pub(super) pid: u32,
+    pub(super) started: u64,
+    pub(super) besides: PageCount,
+}
+
+impl FoundProcess {
+    /// Looks at a process whose guest has so much. What answers after that as its QEMU is this one.
+    pub(super) async fn look(pid: u32, guest_bytes: u64) -> Result<Self, AdoptError> {
+        let failed = |source| AdoptError::Process { pid, source };
+        let handle = ProcessHandle::of(pid).map_err(failed)?;
+        let counting = tokio::task::spawn_blocking(move || besides(pid, guest_bytes));
+        let besides = counting
+            .await
+            .map_err(|error| failed(io::Error::other(error)))?;
+        Ok(Self {
+            handle,
+            pid,
+            started: started_ticks(pid).map_err(failed)?,
+            besides: besides.map_err(failed)?,
+        })
+    }
 }
 
 /// Asks a QEMU what it is, and changes nothing.
 async fn look(socket: &Path) -> Result<Found, AdoptError> {
     let mut monitor = Monitor::connect(socket).await?;
     let pid = monitor.pid().ok_or(AdoptError::NoProcess)?;
-    let failed = |source| AdoptError::Process { pid, source };
-    // Opened before it answers: a process that answers then is this one.
-    let process = ProcessHandle::of(pid).map_err(failed)?;
+    check_program(pid)?;
     let number = |value: &Value, name: &str| value.get(name).and_then(Value::as_u64).unwrap_or(0);
     let memory = monitor
         .execute("query-memory-size-summary", json!({}))
         .await?;
     let size_bytes =
         number(&memory, "base-memory").saturating_add(number(&memory, "plugged-memory"));
+    // Opened before it answers: a process that answers then is this one.
+    let process = FoundProcess::look(pid, size_bytes).await?;
     let held_bytes = match actual(&mut monitor).await {
         Err(error) if error.is_no_device() => return Err(AdoptError::NoBalloon),
         other => other?,
@@ -93,25 +165,26 @@ async fn look(socket: &Path) -> Result<Found, AdoptError> {
     let name = name.get("name").and_then(Value::as_str);
     let vcpus = monitor.execute("query-cpus-fast", json!({})).await?;
     let vcpus = vcpus.as_array().map_or(1, Vec::len);
-    if size_bytes < PAGE_SIZE {
-        return Err(AdoptError::NoMemory);
-    }
-    let counting = tokio::task::spawn_blocking(move || besides(pid, size_bytes));
-    let besides = counting
-        .await
-        .map_err(|error| failed(io::Error::other(error)))?;
     Ok(Found {
         process,
-        pid,
-        started: started_ticks(pid).map_err(failed)?,
-        besides: besides.map_err(failed)?,
+        way: Way::Monitor(socket.to_owned()),
         name: name.and_then(|name| name.parse().ok()),
-        size_bytes: size_bytes / PAGE_SIZE * PAGE_SIZE,
-        held_bytes: held_bytes.min(size_bytes),
-        vcpus: u8::try_from(vcpus).unwrap_or(u8::MAX),
+        size_bytes,
+        held_bytes,
+        vcpus: u64::try_from(vcpus).unwrap_or(u64::MAX),
         polling_interval_s: polling.as_u64().unwrap_or(0),
-        monitor,
+        version: format!("of QEMU {}", monitor.version()),
+        lever: Lever::Monitor(ByMonitor::new(socket.to_owned(), pid, Some(monitor))),
     })
+}
+
+/// A socket that another program has made and given to QEMU names that program.
+fn check_program(pid: u32) -> Result<(), AdoptError> {
+    match other_than_qemu(pid) {
+        Ok(None) => Ok(()),
+        Ok(Some(program)) => Err(AdoptError::NotQemu { pid, program }),
+        Err(source) => Err(AdoptError::Process { pid, source }),
+    }
 }
 
 impl Host {
@@ -120,12 +193,48 @@ impl Host {
     /// # Errors
     /// When it is none, cannot be managed, or cannot be admitted. Nothing was changed then.
     pub async fn adopt(&self, request: AdoptRequest) -> Result<VmView, HostError> {
-        let socket = request.socket.clone();
+        match (&request.socket, &request.domain) {
+            (Some(socket), None) => self.adopt_by_monitor(&socket.clone(), request, None).await,
+            (None, Some(domain)) => self.adopt_named_domain(&domain.clone(), request).await,
+            _ => Err(HostError::BadRequest(
+                "give either socket, its monitor's, or domain, its name in libvirt".into(),
+            )),
+        }
+    }
+
+    /// The same by its monitor. One that was only found is not taken if it was released, and has this name if QEMU has none.
+    pub(in crate::host) async fn adopt_by_monitor(
+        &self,
+        socket: &Path,
+        request: AdoptRequest,
+        found_as: Option<Option<VmName>>,
+    ) -> Result<VmView, HostError> {
+        let mut found = look(socket).await.map_err(|source| HostError::NotAdopted {
+            what: Way::Monitor(socket.to_owned()).to_string(),
+            source,
+        })?;
+        let is_found = found_as.is_some();
+        found.name = found.name.or(found_as.flatten());
+        self.take(found, request, is_found).await
+    }
+
+    /// Takes a QEMU under this host that was looked at.
+    pub(super) async fn take(
+        &self,
+        found: Found,
+        wishes: AdoptRequest,
+        is_found: bool,
+    ) -> Result<VmView, HostError> {
+        let what = found.way.to_string();
         let not_adopted = |source| HostError::NotAdopted {
-            socket: socket.clone(),
+            what: what.clone(),
             source,
         };
-        let found = look(&socket).await.map_err(not_adopted)?;
+        if found.size_bytes < PAGE_SIZE {
+            return Err(not_adopted(AdoptError::NoMemory));
+        }
+        let size_bytes = found.size_bytes / PAGE_SIZE * PAGE_SIZE;
+        let process = &found.process;
         let _turn = self.shared.changes.lock().await;
         let adoption = {
             let mut state = self.lock();
@@ -134,8 +243,11 @@ impl Host {
             }
             let mut vms = state.durable.vms.values();
             let pid_of = |vm: &Vm| vm.running().map(|running| running.pid);
-            if let Some(vm) = vms.find(|vm| pid_of(vm) == Some(found.pid)) {
+            if let Some(vm) = vms.find(|vm| pid_of(vm) == Some(process.pid)) {
                 return Err(not_adopted(AdoptError::Already(vm.config.name.clone())));
+            }
+            if is_found && state.is_released(process.pid, process.started) {
+                return Err(not_adopted(AdoptError::Released));
             }
             let adopted = state
                 .durable
@@ -146,64 +258,63 @@ impl Host {
                 return Err(HostError::TooManyDefined(MOST_DEFINED));
             }
             let run = RunRequest {
-                name: request.name.or_else(|| found.name.clone()),
-                memory_bytes: found.size_bytes,
-                min_bytes: request.min_bytes,
-                max_bytes: request.max_bytes,
-                shares: request.shares,
-                idle_tax_permille: request.idle_tax_permille,
+                name: wishes.name.or_else(|| found.name.clone()),
+                memory_bytes: size_bytes,
+                min_bytes: wishes.min_bytes,
+                max_bytes: wishes.max_bytes,
+                shares: wishes.shares,
+                idle_tax_permille: wishes.idle_tax_permille,
                 large_pages: Some(false),
                 ..RunRequest::default()
             };
             let name = state.free_name(&run)?;
             state.check_name(&name)?;
             let settings = settings::of_vm(&run, state.machine, false)?;
-            policy::admit(&state.snapshot(), &settings, OVERHEAD.max(found.besides))?;
+            policy::admit(&state.snapshot(), &settings, OVERHEAD.max(process.besides))?;
             Adoption {
                 name,
-                socket: request.socket,
-                pid: found.pid,
-                started: found.started,
-                besides: found.besides,
-                vcpus: found.vcpus,
+                way: found.way,
+                pid: process.pid,
+                started: process.started,
+                besides: process.besides,
+                vcpus: u8::try_from(found.vcpus).unwrap_or(u8::MAX),
                 settings,
                 pinned: None,
-                held_bytes: found.held_bytes,
+                held_bytes: found.held_bytes.min(size_bytes),
                 polling_interval_s: found.polling_interval_s,
+                is_released: false,
             }
         };
-        let step = Step::Adopt(Box::new(adoption.clone()));
-        self.keep(vec![step]).await?;
+        let mut steps = self.lock().forget_released(adoption.pid);
+        steps.push(Step::Adopt(Box::new(adoption.clone())));
+        self.keep(steps).await?;
         let what = format!(
-            "adopted: process {} of QEMU {}; its guest's figures are asked for every 2 s from now on (before: {}), its balloon left it {}",
-            found.pid,
-            found.monitor.version(),
+            "adopted: process {} {}; its guest's figures are asked for every {POLLING_INTERVAL_S} s from now on (before: {}), its balloon left it {}",
+            adoption.pid,
+            found.version,
             match found.polling_interval_s {
                 0 => "never".into(),
                 seconds => format!("every {seconds} s"),
             },
-            PageCount(found.held_bytes / PAGE_SIZE),
+            PageCount(adoption.held_bytes / PAGE_SIZE),
         );
         let name = adoption.name.clone();
-        self.attend_qemu(adoption, Some(found.monitor), found.process, &what);
+        let held = PageCount(adoption.held_bytes / PAGE_SIZE);
+        self.attend_qemu(adoption, found.lever, held, found.process.handle, &what);
         self.published_anew(&name)
     }
 
     fn attend_qemu(
         &self,
         adoption: Adoption,
-        monitor: Option<Monitor>,
+        lever: Lever,
+        held: PageCount,
         process: ProcessHandle,
         what: &str,
     ) {
         let mut state = self.lock();
         let id = VmId(state.durable.next_id);
         state.durable.next_id += 1;
-        let held = match &monitor {
-            Some(_) => PageCount(adoption.held_bytes / PAGE_SIZE),
-            // Until it says how much it has given up.
-            None => adoption.settings.size,
-        };
         let shared = Arc::new(Shared {
             held: AtomicU64::new(held.0),
             besides: adoption.besides.0,
@@ -235,8 +346,7 @@ impl Host {
             id,
             adoption,
             shared,
-            monitor,
-            balloon: None,
+            lever,
             told: None,
             reported: Reported::default(),
             fresh: None,
@@ -252,16 +362,13 @@ impl Host {
     /// When there is none of that name, or it does not answer.
     pub async fn release(&self, name: &str, force: bool) -> Result<(), HostError> {
         let _turn = self.shared.changes.lock().await;
-        let (id, name, releases) = {
+        let (id, name, releases, adoption) = {
             let mut state = self.lock();
             let vm = state.find(name)?;
             let (id, name) = (vm.config.id, vm.config.name.clone());
-            let releases = vm.qemu().map(|qemu| qemu.releases.clone());
-            (
-                id,
-                name.clone(),
-                releases.ok_or(HostError::NotAdoptedAtAll(name))?,
-            )
+            let qemu = vm.qemu();
+            let qemu = qemu.ok_or_else(|| HostError::NotAdoptedAtAll(name.clone()))?;
+            (id, name, qemu.releases.clone(), qemu.adoption.clone())
         };
         if !force {
             let (wanted, done) = oneshot::channel();
@@ -285,7 +392,8 @@ impl Host {
                 }
             }
         }
-        self.keep(vec![Step::Release(name)]).await?;
+        let step = self.lock().note_released(adoption);
+        self.keep(vec![step]).await?;
         self.remove(
             id,
             match force {
@@ -296,24 +404,56 @@ impl Host {
         Ok(())
     }
 
+    /// The same of one that was found and has disappeared from where it was: it is taken again when it comes back there.
+    ///
+    /// # Errors
+    /// As [`Self::release`].
+    pub(in crate::host) async fn release_found(&self, name: &VmName) -> Result<(), HostError> {
+        let pid = self
+            .lock()
+            .find(name.as_str())?
+            .adoption()
+            .map(|adoption| adoption.pid);
+        self.release(name.as_str(), false).await?;
+        let steps = pid.map(|pid| self.lock().forget_released(pid));
+        self.keep(steps.unwrap_or_default()).await
+    }
+
     /// Finds QEMUs again that a host before has adopted. Until one says how it is, it is counted whole.
     pub(in crate::host) fn find_adopted(&self, adoptions: Vec<Adoption>) {
         for adoption in adoptions {
             let process = ProcessHandle::of(adoption.pid);
             let is_same = started_ticks(adoption.pid).is_ok_and(|at| at == adoption.started);
             match process {
+                Ok(_) if is_same && adoption.is_released => {
+                    self.lock().released.push(adoption);
+                }
                 Ok(process) if is_same => {
-                    self.attend_qemu(adoption, None, process, "found again");
+                    let (lever, size) = (self.lever(&adoption), adoption.settings.size);
+                    self.attend_qemu(adoption, lever, size, process, "found again");
                 }
                 _ => {
                     let name = adoption.name;
-                    let what = "its QEMU ended while there was no host";
-                    self.lock().events.add(Some(&name), what);
+                    if !adoption.is_released {
+                        let what = "its QEMU ended while there was no host";
+                        self.lock().events.add(Some(&name), what);
+                    }
                     drop(self.shared.store.commit(vec![Step::Release(name)]));
                 }
             }
         }
         self.lock().publish_change();
+    }
+
+    fn lever(&self, adoption: &Adoption) -> Lever {
+        match &adoption.way {
+            Way::Monitor(socket) => {
+                Lever::Monitor(ByMonitor::new(socket.clone(), adoption.pid, None))
+            }
+            Way::Domain(domain) => {
+                Lever::Libvirt(ByLibvirt::new(self.libvirt(&domain.uri), domain.uuid))
+            }
+        }
     }
 
     /// The host ends. Those that the next one finds again stay as they are; others are let go.

@@ -1,24 +1,21 @@
 //! The task that speaks to one QEMU.
 
-use super::statistics::{Reported, balloon_in};
+use super::lever::{Lever, LeverError, Look};
+use super::statistics::Reported;
 use super::{Heard, Orders, Release, Shared};
 use crate::host::Host;
-use crate::host::qmp::{Monitor, QmpError};
 use crate::host::rate_limit::RateLimit;
 use crate::host::state_store::{Adoption, Step};
 use crate::host::vm::handle::ProcessHandle;
 use crate::host::vm::process::take_answer;
 use page::{PAGE_SIZE, PageCount, PageStates, VmId};
 use protocol::{BalloonView, GuestStatistics, Observation};
-use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How often QEMU asks its guest for its figures, in seconds: each time wakes it.
-const POLLING_INTERVAL_S: u64 = 2;
 /// Figures that are older are not believed any more: QEMU has asked for new ones several times.
 const STALE: Duration = Duration::from_secs(10);
 /// How often a monitor is looked for that was lost.
@@ -27,41 +24,12 @@ const RETRY: Duration = Duration::from_secs(2);
 const EVENTS_AT_ONCE: u32 = 16;
 const EVENT_EACH: Duration = Duration::from_millis(100);
 
-const CONTAINERS: [&str; 2] = ["/machine/peripheral", "/machine/peripheral-anon"];
-
-/// Where the device of its balloon is.
-pub(super) async fn find_balloon(monitor: &mut Monitor) -> Result<Option<String>, QmpError> {
-    for container in CONTAINERS {
-        let children = monitor
-            .execute("qom-list", json!({"path": container}))
-            .await?;
-        if let Some(path) = balloon_in(container, &children) {
-            return Ok(Some(path));
-        }
-    }
-    Ok(None)
-}
-
-/// What its guest has not given up, in bytes.
-pub(super) async fn actual(monitor: &mut Monitor) -> Result<u64, QmpError> {
-    let answer = monitor.execute("query-balloon", json!({})).await?;
-    Ok(answer.get("actual").and_then(Value::as_u64).unwrap_or(0))
-}
-
-async fn set_polling(monitor: &mut Monitor, path: &str, seconds: u64) -> Result<(), QmpError> {
-    let property = "guest-stats-polling-interval";
-    let set = json!({"path": path, "property": property, "value": seconds});
-    monitor.execute("qom-set", set).await.map(drop)
-}
-
 pub(super) struct Attendant {
     pub(super) host: Host,
     pub(super) id: VmId,
     pub(super) adoption: Adoption,
     pub(super) shared: Arc<Shared>,
-    pub(super) monitor: Option<Monitor>,
-    /// Where its balloon is, once its figures are polled there.
-    pub(super) balloon: Option<String>,
+    pub(super) lever: Lever,
     /// What its balloon was told, and when.
     pub(super) told: Option<(PageCount, Instant)>,
     pub(super) reported: Reported,
@@ -85,11 +53,12 @@ impl Attendant {
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut answered = 0;
         loop {
-            let is_lost = self.monitor.is_none();
+            // What it owes an answer to is asked again.
+            let is_owing = self.lever.is_lost() || orders.borrow().sequence != answered;
             tokio::select! {
                 _ = process.wait() => return self.ended(),
                 Some(wanted) = releases.recv() => {
-                    let released = self.release().await;
+                    let released = self.lever.restore(&self.adoption).await;
                     let is_released = released.is_ok();
                     // Who hung up does not want to know.
                     drop(wanted.send(released));
@@ -104,12 +73,12 @@ impl Attendant {
                     let now = *orders.borrow_and_update();
                     self.carry_out(now, &mut answered).await;
                 }
-                _ = retry.tick(), if is_lost => {
+                _ = retry.tick(), if is_owing => {
                     self.connect().await;
                     let now = *orders.borrow();
                     self.carry_out(now, &mut answered).await;
                 }
-                event = next_event(&mut self.monitor, &events) => {
+                event = self.lever.event(&events) => {
                     events.charge(1, Instant::now());
                     match event {
                         Ok(name) => self.happened(&name),
@@ -136,24 +105,15 @@ impl Attendant {
             "STOP" => "is paused",
             "RESUME" => "runs on",
             "SHUTDOWN" => "its guest is shut down",
-            "DEVICE_DELETED" => {
-                self.balloon = None;
-                return;
-            }
             _ => return,
         };
         let mut state = self.host.lock();
         state.events.add(Some(&self.adoption.name), what);
     }
 
-    fn lost(&mut self, error: &QmpError) {
-        if error.is_final() {
-            self.monitor = None;
-        }
-        if error.is_final() || error.is_no_device() {
-            self.balloon = None;
-        }
-        self.tell(format!("its monitor: {}", crate::error_chain(error)));
+    fn lost(&mut self, error: &LeverError) {
+        self.lever.failed(error);
+        self.tell(crate::error_chain(error));
     }
 
     /// Tells of trouble, each kind once until all is well again.
@@ -166,20 +126,19 @@ impl Attendant {
     }
 
     async fn connect(&mut self) {
-        match Monitor::connect(&self.adoption.socket).await {
-            Ok(monitor) if monitor.pid() == Some(self.adoption.pid) => self.monitor = Some(monitor),
-            Ok(_) => self.tell("another process listens at its monitor's socket".into()),
-            Err(error) => self.lost(&error),
+        if self.lever.is_lost()
+            && let Err(error) = self.lever.connect().await
+        {
+            self.lost(&error);
         }
     }
 
     async fn carry_out(&mut self, orders: Orders, answered: &mut u64) {
-        if self.monitor.is_none() {
+        if self.lever.is_lost() {
             return;
         }
         match self.try_orders(orders).await {
             Ok((observation, heard)) => {
-                self.trouble = None;
                 if orders.sequence == *answered {
                     return;
                 }
@@ -199,51 +158,33 @@ impl Attendant {
         }
     }
 
-    async fn try_orders(&mut self, orders: Orders) -> Result<(Observation, Heard), QmpError> {
-        let Some(monitor) = &mut self.monitor else {
-            return Err(QmpError::Closed);
-        };
-        if self.balloon.is_none() {
-            self.balloon = find_balloon(monitor).await?;
-            if let Some(path) = &self.balloon {
-                set_polling(monitor, path, POLLING_INTERVAL_S).await?;
-                self.told = None;
-            }
+    async fn try_orders(&mut self, orders: Orders) -> Result<(Observation, Heard), LeverError> {
+        let look = self.lever.look().await?;
+        if look.is_new_balloon {
+            self.told = None;
         }
         let size = self.adoption.settings.size;
-        let held = match &self.balloon {
-            None => size,
-            Some(_) => PageCount(actual(monitor).await? / PAGE_SIZE).min(size),
-        };
+        let held = held(&look, size);
         let is_due = |&(told, at): &(PageCount, Instant)| {
             Some(told) != orders.target || (size - told != held && at.elapsed() > STALE)
         };
-        if let (Some(target), Some(_)) = (orders.target, &self.balloon)
+        if let (Some(target), Some(_)) = (orders.target, look.held_bytes)
             && self.told.as_ref().is_none_or(is_due)
         {
             let left = size.saturating_sub(target).bytes().max(PAGE_SIZE);
-            monitor.execute("balloon", json!({ "value": left })).await?;
+            self.lever.leave(left).await?;
             self.told = Some((target, Instant::now()));
         }
-        let status = monitor.execute("query-status", json!({})).await?;
-        let is_running = status.get("running").and_then(Value::as_bool);
-        let reported = match &self.balloon {
-            None => Reported::default(),
-            Some(path) => {
-                let get = json!({"path": path, "property": "guest-stats"});
-                Reported::of(&monitor.execute("qom-get", get).await?)
-            }
-        };
-        Ok(self.seen(held, reported, is_running != Some(true)))
+        match look.lack {
+            Some(lack) => self.tell(lack.into()),
+            None => self.trouble = None,
+        }
+        Ok(self.seen(&look))
     }
 
-    fn seen(
-        &mut self,
-        held: PageCount,
-        reported: Reported,
-        is_paused: bool,
-    ) -> (Observation, Heard) {
+    fn seen(&mut self, look: &Look) -> (Observation, Heard) {
         let size = self.adoption.settings.size;
+        let (held, reported) = (held(look, size), look.reported);
         let is_fresh = reported.at_s > 0 && reported.at_s != self.reported.at_s;
         let faulted = is_fresh.then(|| match self.reported.at_s {
             // Since its start, which says nothing of now.
@@ -254,14 +195,14 @@ impl Attendant {
             self.fresh = Some(Instant::now());
             self.reported = reported;
         }
-        let has_begun = std::mem::take(&mut self.has_begun);
+        let has_begun = std::mem::take(&mut self.has_begun) || look.has_begun;
         if has_begun {
             self.fresh = None;
         }
         self.shared.held.store(held.0, Ordering::Relaxed);
         let ballooned = size - held;
         let has_driver =
-            self.balloon.is_some() && (self.fresh.is_some() || ballooned > PageCount::ZERO);
+            look.held_bytes.is_some() && (self.fresh.is_some() || ballooned > PageCount::ZERO);
         let target = self.told.map_or(ballooned, |(told, _)| told);
         let statistics = (self.reported.statistics != GuestStatistics::default())
             .then_some(self.reported.statistics);
@@ -288,38 +229,17 @@ impl Attendant {
         let is_stale = self.fresh.is_none_or(|fresh| fresh.elapsed() > STALE);
         let heard = Heard {
             held,
-            is_paused,
+            is_paused: !look.is_running,
             is_stale,
             faulted,
             has_begun,
         };
         (observation, heard)
     }
-
-    /// Sets back what was set.
-    async fn release(&mut self) -> Result<(), QmpError> {
-        if self.monitor.is_none() {
-            self.monitor = Some(Monitor::connect(&self.adoption.socket).await?);
-        }
-        let Some(monitor) = &mut self.monitor else {
-            return Err(QmpError::Closed);
-        };
-        if let Some(path) = find_balloon(monitor).await? {
-            set_polling(monitor, &path, self.adoption.polling_interval_s).await?;
-            let value = self.adoption.held_bytes;
-            monitor
-                .execute("balloon", json!({ "value": value }))
-                .await?;
-        }
-        Ok(())
-    }
 }
 
-/// May be dropped before it has come.
-async fn next_event(monitor: &mut Option<Monitor>, limit: &RateLimit) -> Result<String, QmpError> {
-    tokio::time::sleep_until(limit.next().into()).await;
-    match monitor {
-        Some(monitor) => monitor.event().await.map(|event| event.name),
-        None => std::future::pending().await,
-    }
+/// What its guest has not given up: all, where it has no balloon.
+fn held(look: &Look, size: PageCount) -> PageCount {
+    let held = look.held_bytes.map(|bytes| PageCount(bytes / PAGE_SIZE));
+    held.map_or(size, |held| held.min(size))
 }

@@ -1,20 +1,26 @@
 //! A QEMU that somebody else started and that was put under this host: its balloon is the only lever, its guest's statistics
 //! are the only witness, and what it uses is the kernel's count.
 //!
-//! Its monitor may hang, go, or be somebody else's. Then it does not answer, and is counted as it was: **only the kernel says
+//! It is reached by its own monitor or by libvirt (`lever`), which may hang, go, or be somebody else's. Then it does not answer, and is counted as it was: **only the kernel says
 //! that it has ended**. A task of its own speaks to it, so that it holds nobody else up.
 
 mod adopt;
 mod attend;
+mod by_libvirt;
+mod by_monitor;
+mod domain;
+mod lever;
 mod statistics;
 
 pub use adopt::AdoptError;
+pub(in crate::host) use domain::DomainWish;
+pub(in crate::host) use statistics::Reported;
 
 use super::Question;
 use super::backend::Backend;
 use crate::host::kernel::{VmUse, own_memory};
-use crate::host::qmp::QmpError;
 use crate::host::state_store::Adoption;
+use lever::LeverError;
 use page::PageCount;
 use policy::{Capabilities, LargePages, TouchLimit, VmSettings};
 use std::io;
@@ -35,7 +41,7 @@ pub(in crate::host) struct Qemu {
 }
 
 /// Who wants it released, and is told when it is as it was.
-type Release = oneshot::Sender<Result<(), QmpError>>;
+type Release = oneshot::Sender<Result<(), LeverError>>;
 
 /// What it is to do. Only the newest counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -22,9 +22,9 @@ pub(super) fn balloon_in(container: &str, children: &Value) -> Option<String> {
 
 /// What a guest reported, and when, in seconds since 1970; zero if it never has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Reported {
-    pub(super) at_s: u64,
-    pub(super) statistics: GuestStatistics,
+pub(in crate::host) struct Reported {
+    pub(in crate::host) at_s: u64,
+    pub(in crate::host) statistics: GuestStatistics,
 }
 
 impl Reported {
@@ -50,6 +50,34 @@ impl Reported {
                 ..GuestStatistics::default()
             },
         }
+    }
+
+    /// The same as libvirt has it: memory in KiB, and faults under names of its own.
+    pub(in crate::host) fn of_libvirt(figure: impl Fn(&str) -> Option<u64>) -> Self {
+        let count = |name| figure(name).map(|count| count.min(MOST));
+        let bytes = |name| figure(name).map(|kibibytes| kibibytes.saturating_mul(1024).min(MOST));
+        Self {
+            at_s: figure("last-update").unwrap_or(0),
+            statistics: GuestStatistics {
+                swap_in: bytes("swap_in"),
+                swap_out: bytes("swap_out"),
+                major_faults: count("major_fault"),
+                minor_faults: count("minor_fault"),
+                free: bytes("unused"),
+                total: bytes("available"),
+                available: bytes("usable"),
+                caches: bytes("disk_caches"),
+                huge_page_allocations: count("hugetlb_pgalloc"),
+                huge_page_failures: count("hugetlb_pgfail"),
+                ..GuestStatistics::default()
+            },
+        }
+    }
+
+    /// Whether its guest has begun anew in between: its counts only rise until it does.
+    pub(super) fn has_begun_since(&self, before: &Self) -> bool {
+        let (now, before) = (&self.statistics, &before.statistics);
+        now.minor_faults < before.minor_faults
     }
 
     /// Pages that faults have brought since: a guest that began anew counts from zero.
