@@ -71,8 +71,8 @@ fn domains_come_under_the_host_as_their_descriptions_say_and_leave_it_as_they_we
     let vm = host.vm("web");
     assert_eq!(text(&vm, "/kind"), "qemu");
     assert_eq!(number(&vm, "/pid"), u64::from(libvirtd.pid("web")));
-    assert_eq!(number(&vm, "/settings/min"), 32 * MIB / 4096);
-    assert_eq!(text(&vm, "/settings/shares"), "high");
+    assert_eq!(number(&vm, "/min_bytes"), 32 * MIB);
+    assert_eq!(text(&vm, "/shares"), "high");
     wait_until("the others are told of", || {
         is_told(&host, "'wrong' is not adopted") && is_told(&host, "'bare' is not adopted")
     });
@@ -83,7 +83,9 @@ fn domains_come_under_the_host_as_their_descriptions_say_and_leave_it_as_they_we
     wait_until_at_least("it is given what there is for it", 256 * MIB, || {
         held(&host, "web")
     });
-    assert_eq!(libvirtd.balloon_leaves("web"), 256 * MIB);
+    wait_until_at_least("its balloon follows", 256 * MIB, || {
+        libvirtd.balloon_leaves("web")
+    });
 
     // An administrator changes his mind, in libvirt and here.
     let change = |attributes: &str| {
@@ -102,14 +104,14 @@ fn domains_come_under_the_host_as_their_descriptions_say_and_leave_it_as_they_we
     change("min='48M' shares='low'");
     wait_until("that holds", || {
         let vm = host.vm("web");
-        number(&vm, "/settings/min") == 48 * MIB / 4096 && text(&vm, "/settings/shares") == "low"
+        number(&vm, "/min_bytes") == 48 * MIB && text(&vm, "/shares") == "low"
     });
     host.ok(&["set", "web", "shares=normal"]);
     change("min='much' shares='low'");
     wait_until("what is wrong is told of", || {
         is_told(&host, "min=\"much\"")
     });
-    assert_eq!(text(&host.vm("web"), "/settings/shares"), "normal");
+    assert_eq!(text(&host.vm("web"), "/shares"), "normal");
     change("min='48M' shares='low'");
 
     // libvirtd goes and comes.
@@ -168,7 +170,7 @@ fn domains_come_under_the_host_as_their_descriptions_say_and_leave_it_as_they_we
     assert!(!has(&host, "web"), "it was released");
     host.ok(&["adopt", "--domain", "web", "--min", "64M"]);
     let vm = host.vm("web");
-    assert_eq!(number(&vm, "/settings/min"), 64 * MIB / 4096);
+    assert_eq!(number(&vm, "/min_bytes"), 64 * MIB);
     host.ok(&["release", "web"]);
     host.fails(
         &["adopt", "--domain", "nobody"],

@@ -32,6 +32,8 @@ const LONGEST_ANSWER: usize = 8 << 20;
 /// Prompts besides the one that polls, so that a domain that does not answer holds up few others.
 const MOST_PROMPTS: usize = 4;
 const PIECE: usize = 64 << 10;
+/// With what a domain's description ends.
+const END: &str = "</domain>";
 
 /// Why libvirt does not do what it was asked.
 #[derive(Debug, Error)]
@@ -226,7 +228,10 @@ impl Virsh {
     /// A domain's description as it runs.
     pub(in crate::host) async fn description(&self, uuid: Uuid) -> Result<String, VirshError> {
         let said = self.ask(&format!("dumpxml --domain {uuid}")).await?;
-        let xml = said.find("<domain").map(|start| said[start..].to_owned());
+        // What is typed stands before it, and the next prompt behind.
+        let xml = said.find("<domain").map(|start| &said[start..]);
+        let end = xml.and_then(|xml| Some(xml.rfind(END)? + END.len()));
+        let xml = xml.zip(end).map(|(xml, end)| xml[..end].to_owned());
         xml.ok_or(VirshError::NoDomain)
     }
 
