@@ -1,7 +1,10 @@
 //! Claims about QEMUs that somebody started and that are put under a host: real ones, on KVM, with the embedded guest.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
+use tests::place::Place;
 use tests::process::{self, Signal};
 use tests::qemu::Qemu;
 use tests::{
@@ -112,6 +115,87 @@ fn a_host_that_was_killed_finds_its_qemus_again_and_one_that_ends_leaves_nothing
     wait_until("it is forgotten", || {
         tests::vms(&host.overview()).is_empty()
     });
+}
+
+fn has(host: &TestHost, name: &str) -> bool {
+    let overview = host.overview();
+    tests::vms(&overview)
+        .iter()
+        .any(|vm| text(vm, "/name") == name)
+}
+
+#[test]
+fn qemus_come_and_go_with_their_sockets_in_a_folder_whatever_else_lies_there() {
+    let place = Place::new();
+    let folder = place.path().join("qmp");
+    fs::create_dir(&folder).unwrap();
+    let path = |name: &str| folder.join(name);
+    fs::write(path("file"), "").unwrap();
+    let silent = UnixListener::bind(path("silent.qmp")).unwrap();
+    let mut qemu = Qemu::boot_unattended("q", "64M", "idle");
+    symlink(qemu.socket(), path("link.qmp")).unwrap();
+    let words = [
+        "host",
+        "--memory",
+        "256M",
+        "--interval-ms",
+        "200",
+        "--qmp-dir",
+    ];
+    let command = place.command(&[&words[..], &[folder.to_str().unwrap()]].concat());
+    let mut host = TestHost::start_by(place, command);
+    let is_told = |host: &TestHost, words: [&str; 2]| {
+        let overview = host.overview();
+        let events = overview.pointer("/host/events").and_then(Value::as_array);
+        let mut events = events.into_iter().flatten();
+        events.any(|event| words.iter().all(|word| text(event, "/what").contains(word)))
+    };
+    wait_until("what is no monitor is told of", || {
+        is_told(&host, ["silent.qmp", "another client"]) && is_told(&host, ["qmp", "no socket"])
+    });
+    assert!(!has(&host, "q"), "a link is no socket");
+    fs::hard_link(qemu.socket(), path("a.qmp")).unwrap();
+    wait_until("it is adopted", || has(&host, "q"));
+    host.ok(&["release", "q"]);
+    host.die_and_start_again();
+    let other = Qemu::boot_unattended("other", "64M", "idle");
+    fs::hard_link(other.socket(), path("b.qmp")).unwrap();
+    wait_until("another one comes", || has(&host, "other"));
+    assert!(!has(&host, "q"), "it was released");
+    host.ok(&["adopt", "--qmp", path("a.qmp").to_str().unwrap()]);
+    fs::remove_file(path("a.qmp")).unwrap();
+    wait_until("it is let go with its socket", || !has(&host, "q"));
+    qemu.attend();
+    is_right(&mut qemu);
+    drop(other);
+    wait_until("the other has ended", || !has(&host, "other"));
+    drop(silent);
+}
+
+/// As libvirt's are: it has made the socket, and the kernel names it as whoever listens.
+#[test]
+fn a_monitor_whose_process_is_no_qemu_is_refused() {
+    let host = TestHost::start("256M");
+    let socket = host.path().join("own");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let monitor = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let version = r#"{"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}}}}"#;
+        writeln!(stream, "{version}").unwrap();
+        let mut asked = String::new();
+        BufReader::new(stream.try_clone().unwrap())
+            .read_line(&mut asked)
+            .unwrap();
+        writeln!(stream, r#"{{"return": {{}}, "id": 1}}"#).unwrap();
+        stream
+    });
+    host.fails(
+        &["adopt", "--qmp", socket.to_str().unwrap()],
+        1,
+        &["no QEMU", "--libvirt", "as it was"],
+    );
+    drop(monitor.join());
+    fs::remove_file(socket).unwrap();
 }
 
 #[test]
