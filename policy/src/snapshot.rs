@@ -1,5 +1,6 @@
 //! What the policy knows: one moment of the host, complete, so that it can be recorded and replayed.
 
+use crate::advice::Supposed;
 use crate::balloon_settings::BalloonRound;
 use crate::balloon_watch::{BalloonHealth, BalloonWatch};
 use crate::guest::GuestFigures;
@@ -103,6 +104,9 @@ pub struct Evidence {
     pub capabilities: Capabilities,
     /// Whether nothing but its guest's word tells what it needs, and that is old.
     pub is_stale: bool,
+    /// Of one that is looked at and not changed: what is supposed of it. Its counts are then what they would be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub supposed: Option<Supposed>,
 }
 
 impl Evidence {
