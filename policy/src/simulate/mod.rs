@@ -11,6 +11,7 @@
 mod guest;
 mod host_swap;
 mod outcome;
+mod recorded;
 mod rules;
 mod scenario;
 mod trace;

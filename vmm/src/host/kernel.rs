@@ -12,6 +12,8 @@ pub(super) struct VmUse {
     pub(super) memory_file: PageCount,
     /// Anonymous pages of its process.
     pub(super) anonymous: PageCount,
+    /// Of one that is looked at only: what it uses besides, and would have given up.
+    pub(super) saved: PageCount,
 }
 
 impl VmUse {
@@ -24,6 +26,7 @@ impl VmUse {
         Ok(Self {
             memory_file: allocated_pages(memory_file)?,
             anonymous: anonymous_pages(pid).unwrap_or(PageCount::ZERO),
+            saved: PageCount::ZERO,
         })
     }
 }

@@ -39,7 +39,7 @@ use kept_limit::KeptLimit;
 use page::{PAGE_SIZE, PageCount, PageStates};
 use policy::{
     BalloonWatch, BrokenBlocks, Capabilities, Evidence, GuestFigures, GuestWord, LargePages,
-    OVERHEAD, Stage, TouchLimit, VmSettings, VmSnapshot, shared_of_limit,
+    OVERHEAD, Stage, Supposed, TouchLimit, VmSettings, VmSnapshot, shared_of_limit,
 };
 use protocol::{Observation, SharingCounters, ToVm, VmConfig};
 use qemu::{Heard, Qemu};
@@ -316,6 +316,10 @@ impl Vm {
             waits_for_room: self.waits_for_room(),
             capabilities: self.capabilities(),
             is_stale: self.is_stale(),
+            supposed: self.seen.heard.supposed.map(|supposed| Supposed {
+                saved: self.seen.used.saved,
+                ..supposed
+            }),
         }
     }
 

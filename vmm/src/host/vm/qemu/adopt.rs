@@ -1,11 +1,11 @@
 //! Puts running QEMUs under a host, lets them go, and finds them again. Whoever is refused is left as it was.
 
-use super::attend::{Attendant, actual, find_balloon};
+use super::attend::{Attendant, POLLING_INTERVAL_S, actual, find_balloon};
 use super::statistics::Reported;
 use super::{Orders, Qemu, Shared};
 use crate::host::definitions::MOST_DEFINED;
 use crate::host::kernel::{besides, started_ticks};
-use crate::host::qmp::{Monitor, QmpError};
+use crate::host::qmp::{Leave, Monitor, POLLING_INTERVAL, QmpError};
 use crate::host::state_store::{Adoption, Step};
 use crate::host::vm::backend::AnyBackend;
 use crate::host::vm::handle::ProcessHandle;
@@ -13,7 +13,7 @@ use crate::host::vm::{Running, Vm};
 use crate::host::{Host, HostError, settings};
 use api::{AdoptRequest, RunRequest, VmView};
 use page::{PAGE_SIZE, PageCount, VmId};
-use policy::OVERHEAD;
+use policy::{OVERHEAD, SupposedBalloon};
 use protocol::VmName;
 use serde_json::{Value, json};
 use std::io;
@@ -68,8 +68,8 @@ struct Found {
 }
 
 /// Asks a QEMU what it is, and changes nothing.
-async fn look(socket: &Path) -> Result<Found, AdoptError> {
-    let mut monitor = Monitor::connect(socket).await?;
+async fn look(socket: &Path, leave: Leave) -> Result<Found, AdoptError> {
+    let mut monitor = Monitor::connect(socket, leave).await?;
     let pid = monitor.pid().ok_or(AdoptError::NoProcess)?;
     let failed = |source| AdoptError::Process { pid, source };
     // Opened before it answers: a process that answers then is this one.
@@ -87,7 +87,7 @@ async fn look(socket: &Path) -> Result<Found, AdoptError> {
     let path = find_balloon(&mut monitor)
         .await?
         .ok_or(AdoptError::NoBalloon)?;
-    let get = json!({"path": path, "property": "guest-stats-polling-interval"});
+    let get = json!({"path": path, "property": POLLING_INTERVAL});
     let polling = monitor.execute("qom-get", get).await?;
     let name = monitor.execute("query-name", json!({})).await?;
     let name = name.get("name").and_then(Value::as_str);
@@ -114,6 +114,28 @@ async fn look(socket: &Path) -> Result<Found, AdoptError> {
     })
 }
 
+/// What is changed of it from now on.
+fn told_of(found: &Found, leave: Leave) -> String {
+    let before = match found.polling_interval_s {
+        0 => "never".into(),
+        seconds => format!("every {seconds} s"),
+    };
+    let polls = format!(
+        "its guest's figures are asked for every {POLLING_INTERVAL_S} s from now on (before: {before})"
+    );
+    let (pid, version) = (found.pid, found.monitor.version());
+    let left = PageCount(found.held_bytes / PAGE_SIZE);
+    let changes = match (leave, found.polling_interval_s) {
+        (Leave::Manage, _) => format!("adopted: {polls}, its balloon left it {left}"),
+        (Leave::LookAndPoll, 0) => format!("looked at: {polls}, and nothing else is changed"),
+        (Leave::Look, 0) => "looked at, and nothing is changed: its guest's figures are not asked for, so what it needs is not known \
+             (--poll has them asked for until the end)"
+            .into(),
+        _ => format!("looked at, and nothing is changed: its guest's figures are asked for {before}"),
+    };
+    format!("{changes}: process {pid} of QEMU {version}")
+}
+
 impl Host {
     /// Puts a running QEMU under this host.
     ///
@@ -125,7 +147,8 @@ impl Host {
             socket: socket.clone(),
             source,
         };
-        let found = look(&socket).await.map_err(not_adopted)?;
+        let leave = self.shared.leave;
+        let found = look(&socket, leave).await.map_err(not_adopted)?;
         let _turn = self.shared.changes.lock().await;
         let adoption = {
             let mut state = self.lock();
@@ -174,16 +197,7 @@ impl Host {
         };
         let step = Step::Adopt(Box::new(adoption.clone()));
         self.keep(vec![step]).await?;
-        let what = format!(
-            "adopted: process {} of QEMU {}; its guest's figures are asked for every 2 s from now on (before: {}), its balloon left it {}",
-            found.pid,
-            found.monitor.version(),
-            match found.polling_interval_s {
-                0 => "never".into(),
-                seconds => format!("every {seconds} s"),
-            },
-            PageCount(found.held_bytes / PAGE_SIZE),
-        );
+        let what = told_of(&found, leave);
         let name = adoption.name.clone();
         self.attend_qemu(adoption, Some(found.monitor), found.process, &what);
         self.published_anew(&name)
@@ -204,8 +218,11 @@ impl Host {
             // Until it says how much it has given up.
             None => adoption.settings.size,
         };
+        let leave = self.shared.leave;
+        let supposed = leave.looks_only().then(|| SupposedBalloon::new(held));
         let shared = Arc::new(Shared {
             held: AtomicU64::new(held.0),
+            supposed_held: AtomicU64::new(supposed.map_or(u64::MAX, |balloon| balloon.held().0)),
             besides: adoption.besides.0,
             is_described: AtomicBool::new(false),
         });
@@ -239,6 +256,9 @@ impl Host {
             balloon: None,
             told: None,
             reported: Reported::default(),
+            leave,
+            supposed,
+            faulted: PageCount::ZERO,
             fresh: None,
             has_begun: false,
             trouble: None,
@@ -290,6 +310,7 @@ impl Host {
             id,
             match force {
                 true => "released as it is",
+                false if self.shared.leave.looks_only() => "is looked at no longer",
                 false => "released: its balloon and the polling of its figures are as they were",
             },
         );

@@ -16,7 +16,7 @@ use crate::host::kernel::{VmUse, own_memory};
 use crate::host::qmp::QmpError;
 use crate::host::state_store::Adoption;
 use page::PageCount;
-use policy::{Capabilities, LargePages, TouchLimit, VmSettings};
+use policy::{Capabilities, LargePages, Supposed, TouchLimit, VmSettings};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -50,6 +50,8 @@ struct Orders {
 struct Shared {
     /// Pages that its guest has not given up, by QEMU's word.
     held: AtomicU64,
+    /// What it would hold of those, if it is looked at only; else the most there can be.
+    supposed_held: AtomicU64,
     /// Pages of its process that are not its guest's, as they were counted when it was adopted.
     besides: u64,
     is_described: AtomicBool,
@@ -67,6 +69,8 @@ pub(super) struct Heard {
     pub(super) faulted: Option<PageCount>,
     /// Whether its guest has begun anew.
     pub(super) has_begun: bool,
+    /// If it is looked at only, what is supposed of it but for what that saves.
+    pub(super) supposed: Option<Supposed>,
 }
 
 impl Backend for Qemu {
@@ -93,10 +97,13 @@ impl Backend for Qemu {
             true => guest.min(held),
             false => guest,
         };
-        let memory_file = guest.min(self.adoption.settings.size);
+        let guest = guest.min(self.adoption.settings.size);
+        let supposed = PageCount(self.shared.supposed_held.load(Ordering::Relaxed));
+        let memory_file = guest.min(supposed);
         Ok(VmUse {
             memory_file,
-            anonymous: all - memory_file,
+            anonymous: all - guest,
+            saved: guest - memory_file,
         })
     }
 
