@@ -2,12 +2,12 @@
 
 use super::statistics::{Reported, balloon_in};
 use super::{Heard, Orders, Release, Shared};
-use crate::host::Host;
 use crate::host::qmp::{Leave, Monitor, POLLING_INTERVAL, QmpError};
 use crate::host::rate_limit::RateLimit;
 use crate::host::state_store::{Adoption, Step};
 use crate::host::vm::handle::ProcessHandle;
 use crate::host::vm::process::take_answer;
+use crate::host::{Host, now_ms};
 use page::{PAGE_SIZE, PageCount, PageStates, VmId, total};
 use policy::{Supposed, SupposedBalloon};
 use protocol::{BalloonView, GuestStatistics, Observation};
@@ -265,7 +265,7 @@ impl Attendant {
         is_paused: bool,
     ) -> (Observation, Heard) {
         let size = self.adoption.settings.size;
-        let is_fresh = reported.at_s > 0 && reported.at_s != self.reported.at_s;
+        let is_fresh = reported.at_s != self.reported.at_s && self.is_recent(&reported);
         let faulted = is_fresh.then(|| match self.reported.at_s {
             // Since its start, which says nothing of now.
             0 => PageCount::ZERO,
@@ -344,11 +344,22 @@ impl Attendant {
         })
     }
 
-    fn stale_after(&self) -> Duration {
-        let polled_s = match polls(self.leave, &self.adoption) {
+    /// How often QEMU asks its guest; zero if it does not.
+    fn polled_s(&self) -> u64 {
+        match polls(self.leave, &self.adoption) {
             true => POLLING_INTERVAL_S,
             false => self.adoption.polling_interval_s,
-        };
+        }
+    }
+
+    /// Whether figures that are seen for the first time speak of now: QEMU has some of its guest's start in any case.
+    fn is_recent(&self, reported: &Reported) -> bool {
+        let age_s = (now_ms() / 1000).saturating_sub(reported.at_s);
+        self.polled_s() > 0 && Duration::from_secs(age_s) <= self.stale_after()
+    }
+
+    fn stale_after(&self) -> Duration {
+        let polled_s = self.polled_s();
         STALE.max(Duration::from_secs(
             polled_s.saturating_mul(STALE_AFTER_POLLS),
         ))
