@@ -51,6 +51,7 @@ mod explain;
 mod fraction;
 mod guest;
 mod guest_word;
+mod kernel_reclaim;
 mod large_pages;
 mod periods;
 mod plan;

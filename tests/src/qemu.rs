@@ -78,6 +78,20 @@ impl Qemu {
             .collect()
     }
 
+    /// Boots it on KVM under that name without a driver for its balloon, and leaves its monitor to whoever wants it. It is idle.
+    #[must_use]
+    pub fn boot_driverless(name: &str, memory: &str) -> Self {
+        let append = ["-append", "id=1 workload=idle balloon=off"];
+        let mut qemu = Self::boot_with(
+            "kvm",
+            memory,
+            "idle",
+            &[&["-name", name], &append[..]].concat(),
+        );
+        qemu.monitor = None;
+        qemu
+    }
+
     /// Leaves its monitor to whoever wants it.
     pub fn leave_monitor(&mut self) {
         self.monitor = None;

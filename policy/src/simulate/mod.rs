@@ -109,6 +109,7 @@ impl Vm<'_> {
             grant: told,
             by_other_means: PageCount::ZERO,
             touch_limit: None,
+            kernel_reclaim: PageCount::ZERO,
         });
         if let Some(guest) = self.guest_mut() {
             guest.told = told;

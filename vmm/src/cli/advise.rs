@@ -234,6 +234,7 @@ fn because(
         Some(BalloonBound::GuestSilent) => return "guest silent",
         Some(BalloonBound::GuestNeeds) => return "guest needs it",
         Some(BalloonBound::GuestStalls) => return "guest stalls",
+        Some(BalloonBound::Pressure) => return "pressure",
         Some(BalloonBound::Limit) => return "65 % at most",
         None => {}
     }

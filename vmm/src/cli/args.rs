@@ -205,7 +205,7 @@ pub(super) enum Command {
     },
     /// Put a running QEMU under the host: its balloon follows the policy from then on.
     #[command(
-        after_help = "QEMU needs a monitor that nobody else uses and a balloon:\n  -qmp unix:/run/web.qmp,server=on,wait=off -device virtio-balloon-pci,deflate-on-oom=on,free-page-reporting=on\n\nWhat is changed is that QEMU asks its guest for its figures every 2 s, and its balloon; `release` sets both back.\nIt stays as it is when its host dies, and the next host finds it again (not with --state none).\n\nExamples:\n  ballonet adopt --qmp /run/web.qmp\n  ballonet adopt --qmp /run/db.qmp --name db --min 1G --shares high\n  ballonet release db"
+        after_help = "QEMU needs a monitor that nobody else uses and a balloon:\n  -qmp unix:/run/web.qmp,server=on,wait=off -device virtio-balloon-pci,deflate-on-oom=on,free-page-reporting=on\n\nWhat is changed is that QEMU asks its guest for its figures every 2 s, and its balloon; `release` sets both back.\nIt stays as it is when its host dies, and the next host finds it again (not with --state none).\n\nExamples:\n  ballonet adopt --qmp /run/web.qmp\n  ballonet adopt --qmp /run/db.qmp --name db --min 1G --shares high\n  ballonet adopt --qmp /run/old.qmp --reclaim     its guest has no balloon driver; the kernel swaps it\n  ballonet release db"
     )]
     Adopt(AdoptArgs),
     /// What a host would do to running QEMUs, which are looked at and not changed.
@@ -494,6 +494,10 @@ pub(super) struct AdoptArgs {
     /// What its idle memory is taxed, below 100 %; as that of all VMs if none is given.
     #[arg(long, value_name = "PERCENT")]
     idle_tax: Option<TaxRate>,
+    /// Let the kernel take pages of it into its own swap where its balloon does not follow, and protect its min. It must
+    /// be alone in a cgroup of version 2.
+    #[arg(long)]
+    reclaim: bool,
     /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,
@@ -509,6 +513,7 @@ impl AdoptArgs {
             max_bytes: self.max.map(|size| size.0.bytes()),
             shares: Some(self.shares),
             idle_tax_permille: self.idle_tax,
+            reclaim: self.reclaim,
         })
     }
 }
@@ -565,6 +570,7 @@ impl FromStr for QmpSpec {
             max_bytes: None,
             shares: None,
             idle_tax_permille: None,
+            reclaim: false,
         };
         let size = |text: &str| text.parse::<Size>().map(|size| Some(size.0.bytes()));
         for word in words {

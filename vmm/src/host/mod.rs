@@ -17,6 +17,7 @@
 
 mod arrivals;
 mod bundles;
+mod cgroup;
 mod claim;
 mod comeback;
 pub mod console;

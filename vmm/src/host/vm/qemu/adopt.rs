@@ -3,10 +3,11 @@
 use super::attend::{Attendant, POLLING_INTERVAL_S, actual, find_balloon};
 use super::statistics::Reported;
 use super::{Orders, Qemu, Shared};
+use crate::host::cgroup::{NoCgroup, OwnCgroup, restore_low};
 use crate::host::definitions::MOST_DEFINED;
 use crate::host::kernel::{besides, started_ticks};
 use crate::host::qmp::{Leave, Monitor, POLLING_INTERVAL, QmpError};
-use crate::host::state_store::{Adoption, Step};
+use crate::host::state_store::{Adoption, LowBefore, Step};
 use crate::host::vm::backend::AnyBackend;
 use crate::host::vm::handle::ProcessHandle;
 use crate::host::vm::{Running, Vm};
@@ -43,6 +44,8 @@ pub enum AdoptError {
     Process { pid: u32, source: io::Error },
     #[error("it says that its guest has no memory")]
     NoMemory,
+    #[error("the kernel cannot take pages of it")]
+    NoReclaim(#[from] NoCgroup),
     #[error("it is adopted already, as '{0}'")]
     Already(VmName),
 }
@@ -136,6 +139,38 @@ fn told_of(found: &Found, leave: Leave) -> String {
     format!("{changes}: process {pid} of QEMU {version}")
 }
 
+/// What its cgroup protects now, if it is its own and the kernel can take pages there.
+fn low_of(pid: u32) -> Result<LowBefore, NoCgroup> {
+    let cgroup = OwnCgroup::of(pid)?;
+    cgroup.check_reclaim()?;
+    let path = cgroup.path().to_owned();
+    match cgroup.low() {
+        Ok(low) => Ok(LowBefore { path, low }),
+        Err(source) => Err(NoCgroup::Unusable { path, source }),
+    }
+}
+
+fn told_of_low(adoption: &Adoption) -> String {
+    let min = adoption.settings.min;
+    let told = |before: &LowBefore| {
+        let LowBefore { path, low } = before;
+        format!(
+            "; memory.low of its cgroup {path} is {min} now (before: {low}), and the kernel may take its pages there"
+        )
+    };
+    adoption.low_before.as_ref().map(told).unwrap_or_default()
+}
+
+/// Sets back what its cgroup protected, if that was changed.
+pub(super) fn restore(adoption: &Adoption) {
+    let Some(LowBefore { path, low }) = &adoption.low_before else {
+        return;
+    };
+    if let Err(error) = restore_low(path, low) {
+        tracing::warn!("memory.low of {path} is not set back to {low}: {error}");
+    }
+}
+
 impl Host {
     /// Puts a running QEMU under this host.
     ///
@@ -149,6 +184,10 @@ impl Host {
         };
         let leave = self.shared.leave;
         let found = look(&socket, leave).await.map_err(not_adopted)?;
+        let low_before = match request.reclaim {
+            true => Some(low_of(found.pid).map_err(|why| not_adopted(why.into()))?),
+            false => None,
+        };
         let _turn = self.shared.changes.lock().await;
         let adoption = {
             let mut state = self.lock();
@@ -193,11 +232,12 @@ impl Host {
                 pinned: None,
                 held_bytes: found.held_bytes,
                 polling_interval_s: found.polling_interval_s,
+                low_before,
             }
         };
         let step = Step::Adopt(Box::new(adoption.clone()));
         self.keep(vec![step]).await?;
-        let what = told_of(&found, leave);
+        let what = told_of(&found, leave) + &told_of_low(&adoption);
         let name = adoption.name.clone();
         self.attend_qemu(adoption, Some(found.monitor), found.process, &what);
         self.published_anew(&name)
@@ -231,6 +271,8 @@ impl Host {
         let running = Running {
             pid: adoption.pid,
             backend: AnyBackend::Qemu(Qemu {
+                cgroup: OwnCgroup::of(adoption.pid).ok().map(Arc::new),
+                is_reclaiming: Arc::default(),
                 orders,
                 releases,
                 shared: Arc::clone(&shared),
@@ -243,6 +285,7 @@ impl Host {
         let mut config = state.adopted_config(id, &adoption);
         config.balloon_target = adoption.settings.size - held.min(adoption.settings.size);
         let vm = Vm::adopted(config, adoption.pinned, running);
+        vm.tell(|backend| backend.remember(&adoption.settings));
         state.durable.vms.insert(id, vm);
         state.events.add(Some(&adoption.name), what);
         self.shared.count.send_replace(state.count());
@@ -272,15 +315,17 @@ impl Host {
     /// When there is none of that name, or it does not answer.
     pub async fn release(&self, name: &str, force: bool) -> Result<(), HostError> {
         let _turn = self.shared.changes.lock().await;
-        let (id, name, releases) = {
+        let (id, name, releases, adoption) = {
             let mut state = self.lock();
             let vm = state.find(name)?;
+            let adoption = vm.adoption().cloned();
             let (id, name) = (vm.config.id, vm.config.name.clone());
             let releases = vm.qemu().map(|qemu| qemu.releases.clone());
             (
                 id,
                 name.clone(),
                 releases.ok_or(HostError::NotAdoptedAtAll(name))?,
+                adoption,
             )
         };
         if !force {
@@ -305,6 +350,9 @@ impl Host {
                 }
             }
         }
+        if let Some(adoption) = &adoption {
+            restore(adoption);
+        }
         self.keep(vec![Step::Release(name)]).await?;
         self.remove(
             id,
@@ -327,6 +375,7 @@ impl Host {
                     self.attend_qemu(adoption, None, process, "found again");
                 }
                 _ => {
+                    restore(&adoption);
                     let name = adoption.name;
                     let what = "its QEMU ended while there was no host";
                     self.lock().events.add(Some(&name), what);

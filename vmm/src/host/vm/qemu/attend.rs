@@ -1,5 +1,6 @@
 //! The task that speaks to one QEMU.
 
+use super::adopt::restore;
 use super::statistics::{Reported, balloon_in};
 use super::{Heard, Orders, Release, Shared};
 use crate::host::qmp::{Leave, Monitor, POLLING_INTERVAL, QmpError};
@@ -138,6 +139,7 @@ impl Attendant {
     }
 
     fn ended(&self) {
+        restore(&self.adoption);
         let step = Step::Release(self.adoption.name.clone());
         // If it is not kept, the next host finds that it has ended.
         drop(self.host.shared.store.commit(vec![step]));

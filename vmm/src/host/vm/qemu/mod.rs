@@ -12,6 +12,7 @@ pub use adopt::AdoptError;
 
 use super::Question;
 use super::backend::Backend;
+use crate::host::cgroup::OwnCgroup;
 use crate::host::kernel::{VmUse, own_memory};
 use crate::host::qmp::QmpError;
 use crate::host::state_store::Adoption;
@@ -32,6 +33,9 @@ pub(in crate::host) struct Qemu {
     releases: mpsc::Sender<Release>,
     shared: Arc<Shared>,
     pub(in crate::host) adoption: Adoption,
+    /// Its cgroup, if it has one of its own.
+    cgroup: Option<Arc<OwnCgroup>>,
+    is_reclaiming: Arc<AtomicBool>,
 }
 
 /// Who wants it released, and is told when it is as it was.
@@ -73,6 +77,25 @@ pub(super) struct Heard {
     pub(super) supposed: Option<Supposed>,
 }
 
+impl Qemu {
+    /// Whether an administrator has allowed that the kernel takes pages of it, and it can.
+    pub(super) fn may_be_reclaimed(&self) -> bool {
+        self.adoption.low_before.is_some() && self.cgroup.is_some()
+    }
+
+    /// Its min is protected from what else the kernel reclaims for.
+    pub(super) fn protect(&self, settings: &VmSettings) {
+        let Some(cgroup) = self.cgroup.as_ref().filter(|_| self.may_be_reclaimed()) else {
+            return;
+        };
+        let low = settings.min.bytes().to_string();
+        let set = cgroup.check().map_err(io::Error::other);
+        if let Err(error) = set.and_then(|()| cgroup.set_low(&low)) {
+            tracing::warn!("its min is not protected: {}", crate::error_chain(&error));
+        }
+    }
+}
+
 impl Backend for Qemu {
     fn capabilities(&self) -> Capabilities {
         Capabilities::BALLOON_ALONE
@@ -89,9 +112,16 @@ impl Backend for Qemu {
     }
 
     fn measure(&self) -> io::Result<VmUse> {
-        let all = own_memory(self.adoption.pid)?;
+        let own = own_memory(self.adoption.pid)?;
+        let cgroup = self.cgroup.as_ref().filter(|own| own.check().is_ok());
+        // Page tables and what is compressed in memory are there, too.
+        let all = cgroup
+            .and_then(|cgroup| cgroup.used())
+            .unwrap_or(own)
+            .max(own);
+        let pressure = cgroup.and_then(|cgroup| cgroup.pressure_permille());
         let held = PageCount(self.shared.held.load(Ordering::Relaxed));
-        let guest = all.saturating_sub(PageCount(self.shared.besides));
+        let guest = own.saturating_sub(PageCount(self.shared.besides));
         // A guest that claims to have given up what it still uses is found out by this.
         let guest = match guest <= held + SLACK {
             true => guest.min(held),
@@ -103,6 +133,7 @@ impl Backend for Qemu {
         Ok(VmUse {
             memory_file,
             anonymous: all - guest,
+            pressure_permille: pressure.unwrap_or(0),
             saved: guest - memory_file,
         })
     }
@@ -121,8 +152,32 @@ impl Backend for Qemu {
         false
     }
 
-    /// It outlives its host by what is kept of its adoption.
-    fn remember(&self, _settings: &VmSettings) -> bool {
+    fn reclaim_by_kernel(&self, pages: PageCount) -> bool {
+        let Some(cgroup) = self
+            .cgroup
+            .clone()
+            .filter(|_| self.adoption.low_before.is_some())
+        else {
+            return false;
+        };
+        if self.is_reclaiming.swap(true, Ordering::Relaxed) {
+            return false;
+        }
+        let is_reclaiming = Arc::clone(&self.is_reclaiming);
+        // The kernel answers when it has done it, or could not.
+        tokio::task::spawn_blocking(move || {
+            let taken = cgroup.check().map_err(io::Error::other);
+            if let Err(error) = taken.and_then(|()| cgroup.reclaim(pages)) {
+                tracing::warn!("{pages} are not taken: {}", crate::error_chain(&error));
+            }
+            is_reclaiming.store(false, Ordering::Relaxed);
+        });
+        true
+    }
+
+    /// It outlives its host by what is kept of its adoption. What is protected of it follows its min.
+    fn remember(&self, settings: &VmSettings) -> bool {
+        self.protect(settings);
         true
     }
 }
