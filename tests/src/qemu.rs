@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 const QEMU: &str = "qemu-system-x86_64";
 
@@ -23,6 +23,7 @@ pub struct Qemu {
     /// None of one whose monitor is left to others.
     monitor: Option<BufReader<UnixStream>>,
     socket: PathBuf,
+    log: Option<NamedTempFile>,
     _folder: TempDir,
 }
 
@@ -50,6 +51,59 @@ impl Qemu {
         let mut qemu = Self::boot_with("kvm", memory, workload, &["-name", name]);
         qemu.monitor = None;
         qemu
+    }
+
+    /// The same with a log of all that its monitor is told, which [`Self::was_told`] reads.
+    #[must_use]
+    pub fn boot_watched(name: &str, memory: &str, workload: &str) -> Self {
+        let log = tempfile::NamedTempFile::new().expect("a file can be made");
+        let path = log.path().to_str().expect("its path is text").to_owned();
+        let words = ["-name", name, "-trace", "handle_qmp_command", "-D", &path];
+        let mut qemu = Self::boot_with("kvm", memory, workload, &words);
+        qemu.log = Some(log);
+        qemu
+    }
+
+    /// The commands that its monitor was told since it started, with what was told with them.
+    ///
+    /// # Panics
+    /// If it is not watched.
+    #[must_use]
+    pub fn was_told(&self) -> Vec<Value> {
+        let log = self.log.as_ref().expect("it is watched");
+        let log = std::fs::read_to_string(log.path()).expect("QEMU's log can be read");
+        let requests = log.lines().filter_map(|line| line.split_once("req: "));
+        requests
+            .map(|(_, request)| serde_json::from_str(request).expect("QEMU logs JSON"))
+            .collect()
+    }
+
+    /// Boots it on KVM under that name without a driver for its balloon, and leaves its monitor to whoever wants it. It is idle.
+    #[must_use]
+    pub fn boot_driverless(name: &str, memory: &str) -> Self {
+        let append = ["-append", "id=1 workload=idle balloon=off"];
+        let mut qemu = Self::boot_with(
+            "kvm",
+            memory,
+            "idle",
+            &[&["-name", name], &append[..]].concat(),
+        );
+        qemu.monitor = None;
+        qemu
+    }
+
+    /// Leaves its monitor to whoever wants it.
+    pub fn leave_monitor(&mut self) {
+        self.monitor = None;
+    }
+
+    /// How often QEMU asks its guest for statistics.
+    pub fn statistics_are_polled(&mut self) -> u64 {
+        let request =
+            json!({"path": "/machine/peripheral/b0", "property": "guest-stats-polling-interval"});
+        self.execute("qom-get", &request)
+            .as_u64()
+            .expect("it is a number")
     }
 
     /// Where its monitor is.
@@ -126,6 +180,7 @@ impl Qemu {
             printed,
             monitor: Some(BufReader::new(stream)),
             socket,
+            log: None,
             _folder: folder,
         };
         qemu.next_message();

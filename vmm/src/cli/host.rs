@@ -72,6 +72,7 @@ async fn serve_as_told(
         console_log: absolute(args.console_log.as_deref())?,
         swap: absolute(args.swap.as_deref())?,
         jail: args.jail.unwrap_or_default(),
+        leave: default.leave,
         http: http(args)?,
         socket_group: args.socket_group.clone(),
     };

@@ -17,6 +17,7 @@
 
 mod arrivals;
 mod bundles;
+mod cgroup;
 mod claim;
 mod comeback;
 pub mod console;
@@ -59,6 +60,7 @@ pub use error::HostError;
 pub(crate) use events::now_ms;
 pub use group::Group;
 pub use kernel::MachineMemory;
+pub use qmp::Leave;
 pub use server::serve;
 pub use vm::AdoptError;
 
@@ -72,7 +74,7 @@ use definitions::Definitions;
 use page::{PageCount, VmId};
 use protocol::JailMode;
 use publication::Publication;
-use recording::Recorder;
+use recording::{Decision, Recorder};
 use request::{check_budget, pinned};
 use runtime_dir::{Place, make_private_folders};
 use sharing::{Audit, Direction, PageSharing, Report};
@@ -120,6 +122,8 @@ pub struct HostOptions {
     pub jail: JailMode,
     /// A folder in which is kept what outlives the host, if anything is.
     pub state: Option<PathBuf>,
+    /// What may be done to QEMUs that are put under it.
+    pub leave: Leave,
     /// What of the settings was asked for at its start. Others are as somebody last changed them, where that was kept.
     pub given: HostChange,
 }
@@ -138,6 +142,7 @@ impl HostOptions {
             swap: None,
             jail: JailMode::default(),
             state: None,
+            leave: Leave::default(),
             given: HostChange::default(),
         }
     }
@@ -163,6 +168,8 @@ pub struct Host {
 #[derive(Debug)]
 struct Shared {
     interval: Duration,
+    /// What may be done to QEMUs.
+    leave: Leave,
     place: Place,
     state: Mutex<State>,
     /// A VM has answered.
@@ -233,6 +240,7 @@ impl Host {
         let host = Self {
             shared: Arc::new(Shared {
                 interval: options.interval,
+                leave: options.leave,
                 place: place.clone(),
                 state: Mutex::new(state),
                 answered: Notify::new(),
@@ -531,8 +539,13 @@ impl Host {
         (Arc::clone(&state.published), events)
     }
 
+    /// What was decided last.
+    pub(crate) fn decision(&self) -> Option<Decision> {
+        self.lock().decision.clone()
+    }
+
     /// Changes with every round.
-    fn rounds(&self) -> watch::Receiver<u64> {
+    pub(crate) fn rounds(&self) -> watch::Receiver<u64> {
         self.shared.rounds.subscribe()
     }
 

@@ -17,7 +17,7 @@ mod file;
 mod power_loss;
 mod record;
 
-pub(super) use record::{Adoption, Definition, Kept, Standing, Step};
+pub(super) use record::{Adoption, Definition, Kept, LowBefore, Standing, Step};
 
 use super::runtime_dir::{Place, default_state_base};
 use database::Database;

@@ -64,6 +64,18 @@ pub(in crate::host) struct Adoption {
     pub(in crate::host) held_bytes: u64,
     /// and how often QEMU asked for its guest's figures. Never, if that is zero.
     pub(in crate::host) polling_interval_s: u64,
+    /// If the kernel may take pages of it: its cgroup, and what was protected there before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::host) low_before: Option<LowBefore>,
+}
+
+/// What a cgroup protected (memory.low) before that was changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(in crate::host) struct LowBefore {
+    /// The cgroup's path, from the mount point.
+    pub(in crate::host) path: String,
+    /// As the kernel has written it.
+    pub(in crate::host) low: String,
 }
 
 /// Whether a VM that is defined is to run. Kept apart from its definition, for it changes without anybody's asking.

@@ -1,19 +1,20 @@
 //! Puts running QEMUs under a host, lets them go, and finds them again. Whoever is refused is left as it was.
 
-use super::attend::{Attendant, actual, find_balloon};
+use super::attend::{Attendant, POLLING_INTERVAL_S, actual, find_balloon};
 use super::statistics::Reported;
 use super::{Orders, Qemu, Shared};
+use crate::host::cgroup::{NoCgroup, OwnCgroup, restore_low};
 use crate::host::definitions::MOST_DEFINED;
 use crate::host::kernel::{besides, started_ticks};
-use crate::host::qmp::{Monitor, QmpError};
-use crate::host::state_store::{Adoption, Step};
+use crate::host::qmp::{Leave, Monitor, POLLING_INTERVAL, QmpError};
+use crate::host::state_store::{Adoption, LowBefore, Step};
 use crate::host::vm::backend::AnyBackend;
 use crate::host::vm::handle::ProcessHandle;
 use crate::host::vm::{Running, Vm};
 use crate::host::{Host, HostError, settings};
 use api::{AdoptRequest, RunRequest, VmView};
 use page::{PAGE_SIZE, PageCount, VmId};
-use policy::OVERHEAD;
+use policy::{OVERHEAD, SupposedBalloon};
 use protocol::VmName;
 use serde_json::{Value, json};
 use std::io;
@@ -43,6 +44,8 @@ pub enum AdoptError {
     Process { pid: u32, source: io::Error },
     #[error("it says that its guest has no memory")]
     NoMemory,
+    #[error("the kernel cannot take pages of it")]
+    NoReclaim(#[from] NoCgroup),
     #[error("it is adopted already, as '{0}'")]
     Already(VmName),
 }
@@ -68,8 +71,8 @@ struct Found {
 }
 
 /// Asks a QEMU what it is, and changes nothing.
-async fn look(socket: &Path) -> Result<Found, AdoptError> {
-    let mut monitor = Monitor::connect(socket).await?;
+async fn look(socket: &Path, leave: Leave) -> Result<Found, AdoptError> {
+    let mut monitor = Monitor::connect(socket, leave).await?;
     let pid = monitor.pid().ok_or(AdoptError::NoProcess)?;
     let failed = |source| AdoptError::Process { pid, source };
     // Opened before it answers: a process that answers then is this one.
@@ -87,7 +90,7 @@ async fn look(socket: &Path) -> Result<Found, AdoptError> {
     let path = find_balloon(&mut monitor)
         .await?
         .ok_or(AdoptError::NoBalloon)?;
-    let get = json!({"path": path, "property": "guest-stats-polling-interval"});
+    let get = json!({"path": path, "property": POLLING_INTERVAL});
     let polling = monitor.execute("qom-get", get).await?;
     let name = monitor.execute("query-name", json!({})).await?;
     let name = name.get("name").and_then(Value::as_str);
@@ -114,6 +117,60 @@ async fn look(socket: &Path) -> Result<Found, AdoptError> {
     })
 }
 
+/// What is changed of it from now on.
+fn told_of(found: &Found, leave: Leave) -> String {
+    let before = match found.polling_interval_s {
+        0 => "never".into(),
+        seconds => format!("every {seconds} s"),
+    };
+    let polls = format!(
+        "its guest's figures are asked for every {POLLING_INTERVAL_S} s from now on (before: {before})"
+    );
+    let (pid, version) = (found.pid, found.monitor.version());
+    let left = PageCount(found.held_bytes / PAGE_SIZE);
+    let changes = match (leave, found.polling_interval_s) {
+        (Leave::Manage, _) => format!("adopted: {polls}, its balloon left it {left}"),
+        (Leave::LookAndPoll, 0) => format!("looked at: {polls}, and nothing else is changed"),
+        (Leave::Look, 0) => "looked at, and nothing is changed: its guest's figures are not asked for, so what it needs is not known \
+             (--poll has them asked for until the end)"
+            .into(),
+        _ => format!("looked at, and nothing is changed: its guest's figures are asked for {before}"),
+    };
+    format!("{changes}: process {pid} of QEMU {version}")
+}
+
+/// What its cgroup protects now, if it is its own and the kernel can take pages there.
+fn low_of(pid: u32) -> Result<LowBefore, NoCgroup> {
+    let cgroup = OwnCgroup::of(pid)?;
+    cgroup.check_reclaim()?;
+    let path = cgroup.path().to_owned();
+    match cgroup.low() {
+        Ok(low) => Ok(LowBefore { path, low }),
+        Err(source) => Err(NoCgroup::Unusable { path, source }),
+    }
+}
+
+fn told_of_low(adoption: &Adoption) -> String {
+    let min = adoption.settings.min;
+    let told = |before: &LowBefore| {
+        let LowBefore { path, low } = before;
+        format!(
+            "; memory.low of its cgroup {path} is {min} now (before: {low}), and the kernel may take its pages there"
+        )
+    };
+    adoption.low_before.as_ref().map(told).unwrap_or_default()
+}
+
+/// Sets back what its cgroup protected, if that was changed.
+pub(super) fn restore(adoption: &Adoption) {
+    let Some(LowBefore { path, low }) = &adoption.low_before else {
+        return;
+    };
+    if let Err(error) = restore_low(path, low) {
+        tracing::warn!("memory.low of {path} is not set back to {low}: {error}");
+    }
+}
+
 impl Host {
     /// Puts a running QEMU under this host.
     ///
@@ -125,7 +182,12 @@ impl Host {
             socket: socket.clone(),
             source,
         };
-        let found = look(&socket).await.map_err(not_adopted)?;
+        let leave = self.shared.leave;
+        let found = look(&socket, leave).await.map_err(not_adopted)?;
+        let low_before = match request.reclaim {
+            true => Some(low_of(found.pid).map_err(|why| not_adopted(why.into()))?),
+            false => None,
+        };
         let _turn = self.shared.changes.lock().await;
         let adoption = {
             let mut state = self.lock();
@@ -170,20 +232,12 @@ impl Host {
                 pinned: None,
                 held_bytes: found.held_bytes,
                 polling_interval_s: found.polling_interval_s,
+                low_before,
             }
         };
         let step = Step::Adopt(Box::new(adoption.clone()));
         self.keep(vec![step]).await?;
-        let what = format!(
-            "adopted: process {} of QEMU {}; its guest's figures are asked for every 2 s from now on (before: {}), its balloon left it {}",
-            found.pid,
-            found.monitor.version(),
-            match found.polling_interval_s {
-                0 => "never".into(),
-                seconds => format!("every {seconds} s"),
-            },
-            PageCount(found.held_bytes / PAGE_SIZE),
-        );
+        let what = told_of(&found, leave) + &told_of_low(&adoption);
         let name = adoption.name.clone();
         self.attend_qemu(adoption, Some(found.monitor), found.process, &what);
         self.published_anew(&name)
@@ -204,8 +258,11 @@ impl Host {
             // Until it says how much it has given up.
             None => adoption.settings.size,
         };
+        let leave = self.shared.leave;
+        let supposed = leave.looks_only().then(|| SupposedBalloon::new(held));
         let shared = Arc::new(Shared {
             held: AtomicU64::new(held.0),
+            supposed_held: AtomicU64::new(supposed.map_or(u64::MAX, |balloon| balloon.held().0)),
             besides: adoption.besides.0,
             is_described: AtomicBool::new(false),
         });
@@ -214,6 +271,8 @@ impl Host {
         let running = Running {
             pid: adoption.pid,
             backend: AnyBackend::Qemu(Qemu {
+                cgroup: OwnCgroup::of(adoption.pid).ok().map(Arc::new),
+                is_reclaiming: Arc::default(),
                 orders,
                 releases,
                 shared: Arc::clone(&shared),
@@ -226,6 +285,7 @@ impl Host {
         let mut config = state.adopted_config(id, &adoption);
         config.balloon_target = adoption.settings.size - held.min(adoption.settings.size);
         let vm = Vm::adopted(config, adoption.pinned, running);
+        vm.tell(|backend| backend.remember(&adoption.settings));
         state.durable.vms.insert(id, vm);
         state.events.add(Some(&adoption.name), what);
         self.shared.count.send_replace(state.count());
@@ -239,6 +299,9 @@ impl Host {
             balloon: None,
             told: None,
             reported: Reported::default(),
+            leave,
+            supposed,
+            faulted: PageCount::ZERO,
             fresh: None,
             has_begun: false,
             trouble: None,
@@ -252,15 +315,17 @@ impl Host {
     /// When there is none of that name, or it does not answer.
     pub async fn release(&self, name: &str, force: bool) -> Result<(), HostError> {
         let _turn = self.shared.changes.lock().await;
-        let (id, name, releases) = {
+        let (id, name, releases, adoption) = {
             let mut state = self.lock();
             let vm = state.find(name)?;
+            let adoption = vm.adoption().cloned();
             let (id, name) = (vm.config.id, vm.config.name.clone());
             let releases = vm.qemu().map(|qemu| qemu.releases.clone());
             (
                 id,
                 name.clone(),
                 releases.ok_or(HostError::NotAdoptedAtAll(name))?,
+                adoption,
             )
         };
         if !force {
@@ -285,11 +350,15 @@ impl Host {
                 }
             }
         }
+        if let Some(adoption) = &adoption {
+            restore(adoption);
+        }
         self.keep(vec![Step::Release(name)]).await?;
         self.remove(
             id,
             match force {
                 true => "released as it is",
+                false if self.shared.leave.looks_only() => "is looked at no longer",
                 false => "released: its balloon and the polling of its figures are as they were",
             },
         );
@@ -306,6 +375,7 @@ impl Host {
                     self.attend_qemu(adoption, None, process, "found again");
                 }
                 _ => {
+                    restore(&adoption);
                     let name = adoption.name;
                     let what = "its QEMU ended while there was no host";
                     self.lock().events.add(Some(&name), what);

@@ -1,14 +1,16 @@
 //! The task that speaks to one QEMU.
 
+use super::adopt::restore;
 use super::statistics::{Reported, balloon_in};
 use super::{Heard, Orders, Release, Shared};
-use crate::host::Host;
-use crate::host::qmp::{Monitor, QmpError};
+use crate::host::qmp::{Leave, Monitor, POLLING_INTERVAL, QmpError};
 use crate::host::rate_limit::RateLimit;
 use crate::host::state_store::{Adoption, Step};
 use crate::host::vm::handle::ProcessHandle;
 use crate::host::vm::process::take_answer;
-use page::{PAGE_SIZE, PageCount, PageStates, VmId};
+use crate::host::{Host, now_ms};
+use page::{PAGE_SIZE, PageCount, PageStates, VmId, total};
+use policy::{Supposed, SupposedBalloon};
 use protocol::{BalloonView, GuestStatistics, Observation};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -18,9 +20,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// How often QEMU asks its guest for its figures, in seconds: each time wakes it.
-const POLLING_INTERVAL_S: u64 = 2;
+pub(super) const POLLING_INTERVAL_S: u64 = 2;
 /// Figures that are older are not believed any more: QEMU has asked for new ones several times.
 const STALE: Duration = Duration::from_secs(10);
+/// The same where QEMU is left to ask for them as seldom as it does: so many times that.
+const STALE_AFTER_POLLS: u64 = 5;
 /// How often a monitor is looked for that was lost.
 const RETRY: Duration = Duration::from_secs(2);
 /// Events that it may send at once, and the time after each further one in which it is not heard.
@@ -49,9 +53,17 @@ pub(super) async fn actual(monitor: &mut Monitor) -> Result<u64, QmpError> {
 }
 
 async fn set_polling(monitor: &mut Monitor, path: &str, seconds: u64) -> Result<(), QmpError> {
-    let property = "guest-stats-polling-interval";
-    let set = json!({"path": path, "property": property, "value": seconds});
+    let set = json!({"path": path, "property": POLLING_INTERVAL, "value": seconds});
     monitor.execute("qom-set", set).await.map(drop)
+}
+
+/// Whether how often QEMU asks its guest is set. Where it is looked at only, what somebody else has set is good enough.
+fn polls(leave: Leave, adoption: &Adoption) -> bool {
+    match leave {
+        Leave::Manage => true,
+        Leave::Look => false,
+        Leave::LookAndPoll => adoption.polling_interval_s == 0,
+    }
 }
 
 pub(super) struct Attendant {
@@ -65,6 +77,12 @@ pub(super) struct Attendant {
     /// What its balloon was told, and when.
     pub(super) told: Option<(PageCount, Instant)>,
     pub(super) reported: Reported,
+    /// What may be done to it.
+    pub(super) leave: Leave,
+    /// If it is looked at only, what its balloon would have done.
+    pub(super) supposed: Option<SupposedBalloon>,
+    /// Pages that its guest's faults have brought so far.
+    pub(super) faulted: PageCount,
     /// When its guest's figures came last, as this host saw it.
     pub(super) fresh: Option<Instant>,
     /// When QEMU says that its guest's figures were made before it began anew.
@@ -121,6 +139,7 @@ impl Attendant {
     }
 
     fn ended(&self) {
+        restore(&self.adoption);
         let step = Step::Release(self.adoption.name.clone());
         // If it is not kept, the next host finds that it has ended.
         drop(self.host.shared.store.commit(vec![step]));
@@ -166,7 +185,7 @@ impl Attendant {
     }
 
     async fn connect(&mut self) {
-        match Monitor::connect(&self.adoption.socket).await {
+        match Monitor::connect(&self.adoption.socket, self.leave).await {
             Ok(monitor) if monitor.pid() == Some(self.adoption.pid) => self.monitor = Some(monitor),
             Ok(_) => self.tell("another process listens at its monitor's socket".into()),
             Err(error) => self.lost(&error),
@@ -206,7 +225,9 @@ impl Attendant {
         if self.balloon.is_none() {
             self.balloon = find_balloon(monitor).await?;
             if let Some(path) = &self.balloon {
-                set_polling(monitor, path, POLLING_INTERVAL_S).await?;
+                if polls(self.leave, &self.adoption) {
+                    set_polling(monitor, path, POLLING_INTERVAL_S).await?;
+                }
                 self.told = None;
             }
         }
@@ -222,7 +243,9 @@ impl Attendant {
             && self.told.as_ref().is_none_or(is_due)
         {
             let left = size.saturating_sub(target).bytes().max(PAGE_SIZE);
-            monitor.execute("balloon", json!({ "value": left })).await?;
+            if !self.leave.looks_only() {
+                monitor.execute("balloon", json!({ "value": left })).await?;
+            }
             self.told = Some((target, Instant::now()));
         }
         let status = monitor.execute("query-status", json!({})).await?;
@@ -244,7 +267,7 @@ impl Attendant {
         is_paused: bool,
     ) -> (Observation, Heard) {
         let size = self.adoption.settings.size;
-        let is_fresh = reported.at_s > 0 && reported.at_s != self.reported.at_s;
+        let is_fresh = reported.at_s != self.reported.at_s && self.is_recent(&reported);
         let faulted = is_fresh.then(|| match self.reported.at_s {
             // Since its start, which says nothing of now.
             0 => PageCount::ZERO,
@@ -258,13 +281,19 @@ impl Attendant {
         if has_begun {
             self.fresh = None;
         }
+        self.faulted = total([self.faulted, faulted.unwrap_or(PageCount::ZERO)]);
         self.shared.held.store(held.0, Ordering::Relaxed);
+        let supposed = self.suppose(held);
+        let really_held = held;
+        let held = self.supposed.map_or(held, SupposedBalloon::held);
         let ballooned = size - held;
         let has_driver =
             self.balloon.is_some() && (self.fresh.is_some() || ballooned > PageCount::ZERO);
         let target = self.told.map_or(ballooned, |(told, _)| told);
-        let statistics = (self.reported.statistics != GuestStatistics::default())
-            .then_some(self.reported.statistics);
+        let statistics = (self.reported.statistics != GuestStatistics::default()).then(|| {
+            self.reported
+                .with_so_much_less(really_held.saturating_sub(held))
+        });
         let observation = Observation {
             sequence: self.host.lock().vm(self.id).map_or(0, |vm| vm.asked()),
             states: PageStates {
@@ -285,27 +314,76 @@ impl Attendant {
             nets: Vec::new(),
             disks: Vec::new(),
         };
-        let is_stale = self.fresh.is_none_or(|fresh| fresh.elapsed() > STALE);
+        let is_stale = self
+            .fresh
+            .is_none_or(|fresh| fresh.elapsed() > self.stale_after());
         let heard = Heard {
             held,
             is_paused,
             is_stale,
             faulted,
             has_begun,
+            supposed,
         };
         (observation, heard)
     }
 
+    /// What is supposed of it, whose guest really holds that.
+    fn suppose(&mut self, held: PageCount) -> Option<Supposed> {
+        let balloon = self.supposed?;
+        let needs = self.reported.needs(held);
+        if let Some((told, _)) = self.told {
+            let hold = self.adoption.settings.size.saturating_sub(told);
+            let balloon = balloon.asked(hold, needs);
+            self.supposed = Some(balloon);
+            let held = balloon.held().0;
+            self.shared.supposed_held.store(held, Ordering::Relaxed);
+        }
+        Some(Supposed {
+            saved: PageCount::ZERO,
+            needs,
+            faulted: self.faulted,
+        })
+    }
+
+    /// How often QEMU asks its guest; zero if it does not.
+    fn polled_s(&self) -> u64 {
+        match polls(self.leave, &self.adoption) {
+            true => POLLING_INTERVAL_S,
+            false => self.adoption.polling_interval_s,
+        }
+    }
+
+    /// Whether figures that are seen for the first time speak of now: QEMU has some of its guest's start in any case.
+    fn is_recent(&self, reported: &Reported) -> bool {
+        let age_s = (now_ms() / 1000).saturating_sub(reported.at_s);
+        self.polled_s() > 0 && Duration::from_secs(age_s) <= self.stale_after()
+    }
+
+    fn stale_after(&self) -> Duration {
+        let polled_s = self.polled_s();
+        STALE.max(Duration::from_secs(
+            polled_s.saturating_mul(STALE_AFTER_POLLS),
+        ))
+    }
+
     /// Sets back what was set.
     async fn release(&mut self) -> Result<(), QmpError> {
+        let polls = polls(self.leave, &self.adoption);
+        if self.leave.looks_only() && !polls {
+            return Ok(());
+        }
         if self.monitor.is_none() {
-            self.monitor = Some(Monitor::connect(&self.adoption.socket).await?);
+            self.monitor = Some(Monitor::connect(&self.adoption.socket, self.leave).await?);
         }
         let Some(monitor) = &mut self.monitor else {
             return Err(QmpError::Closed);
         };
         if let Some(path) = find_balloon(monitor).await? {
             set_polling(monitor, &path, self.adoption.polling_interval_s).await?;
+            if self.leave.looks_only() {
+                return Ok(());
+            }
             let value = self.adoption.held_bytes;
             monitor
                 .execute("balloon", json!({ "value": value }))
