@@ -487,7 +487,9 @@ impl Explanation {
                 Ordering::Greater => "Its max decides: its shares would bring it more.",
             },
             Bound::Pin => "An administrator pinned it.",
-            Bound::Balloon(BalloonBound::Limit) if self.has_no_driver => {
+            Bound::Balloon(BalloonBound::Limit | BalloonBound::GuestSilent)
+                if self.has_no_driver =>
+            {
                 "There is no driver for its balloon."
             }
             Bound::Balloon(BalloonBound::Limit) => {

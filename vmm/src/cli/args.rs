@@ -388,7 +388,8 @@ pub(super) struct ExperimentArgs {
     /// Of density: about three minutes, little memory, two sides.
     #[arg(long)]
     pub(super) quick: bool,
-    /// Of density: which sides to compare, in this order, as in ballonet,qemu; `show density` has them all.
+    /// Who runs the VMs: ballonet, qemu (QEMU's microvm, adopted by the run's host), or both. Of density: which sides to compare,
+    /// in this order, as in ballonet,qemu; `show density` has them all.
     #[arg(long, visible_alias = "vmm", value_name = "A,B", value_delimiter = ',')]
     pub(super) sides: Vec<String>,
     /// Exit with 1 if a result is not what it should be.

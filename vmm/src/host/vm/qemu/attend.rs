@@ -25,7 +25,7 @@ pub(super) const POLLING_INTERVAL_S: u64 = 2;
 const STALE: Duration = Duration::from_secs(10);
 /// The same where QEMU is left to ask for them as seldom as it does: so many times that.
 const STALE_AFTER_POLLS: u64 = 5;
-/// How often a monitor is looked for that was lost.
+/// How often a monitor is looked for that was lost, or asked again that did not answer.
 const RETRY: Duration = Duration::from_secs(2);
 /// Events that it may send at once, and the time after each further one in which it is not heard.
 const EVENTS_AT_ONCE: u32 = 16;
@@ -102,8 +102,14 @@ impl Attendant {
         let mut retry = interval(RETRY);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut answered = 0;
+        let mut is_at_once = self.monitor.is_none();
         loop {
-            let is_lost = self.monitor.is_none();
+            // Its host asks nothing more until it has an answer.
+            let is_owed = self.monitor.is_none() || orders.borrow().sequence != answered;
+            if is_owed && !is_at_once {
+                retry.reset();
+            }
+            is_at_once = is_owed;
             tokio::select! {
                 _ = process.wait() => return self.ended(),
                 Some(wanted) = releases.recv() => {
@@ -122,8 +128,10 @@ impl Attendant {
                     let now = *orders.borrow_and_update();
                     self.carry_out(now, &mut answered).await;
                 }
-                _ = retry.tick(), if is_lost => {
-                    self.connect().await;
+                _ = retry.tick(), if is_owed => {
+                    if self.monitor.is_none() {
+                        self.connect().await;
+                    }
                     let now = *orders.borrow();
                     self.carry_out(now, &mut answered).await;
                 }
@@ -172,7 +180,14 @@ impl Attendant {
         if error.is_final() || error.is_no_device() {
             self.balloon = None;
         }
-        self.tell(format!("its monitor: {}", crate::error_chain(error)));
+        // Whether it has ended, or why it cannot be reached any more, is known in a moment.
+        if !error.is_no_device() && !matches!(error, QmpError::Closed) {
+            let name = &self.adoption.name;
+            self.tell(format!(
+                "its monitor: {}. Until it answers, its figures stand; `ballonet release --force {name}` lets it go as it is",
+                crate::error_chain(error)
+            ));
+        }
     }
 
     /// Tells of trouble, each kind once until all is well again.
@@ -198,7 +213,13 @@ impl Attendant {
         }
         match self.try_orders(orders).await {
             Ok((observation, heard)) => {
-                self.trouble = None;
+                match self.balloon {
+                    Some(_) => self.trouble = None,
+                    None => self.tell(format!(
+                        "its balloon was taken out: give it one with device_add, or let it go with `ballonet release {}`",
+                        self.adoption.name
+                    )),
+                }
                 if orders.sequence == *answered {
                     return;
                 }
