@@ -9,9 +9,10 @@
 //!
 //! A balloon takes at most a part of a VM, so that without swap a running VM may keep more than its min.
 //! Memory that nobody can take is nobody's to promise: a min is not raised, nor a budget lowered, beyond
-//! what VMs can be brought down to. A new VM is admitted by mins alone, for it starts with no more.
+//! what VMs can be brought down to. A new VM is admitted by mins, for it starts with no more; but one that nothing but its
+//! balloon brings down counts by what that leaves it, and whole if it does not follow: nobody else could stop it.
 
-use crate::{Snapshot, Stage, VmSettings, VmSnapshot, balloon};
+use crate::{BalloonHealth, Snapshot, Stage, VmSettings, VmSnapshot, balloon};
 use page::{PageCount, VmId, total};
 use std::cmp::Reverse;
 use thiserror::Error;
@@ -101,7 +102,7 @@ pub fn admit(
     settings: &VmSettings,
     overhead: PageCount,
 ) -> Result<(), Refusal> {
-    let (budget, promised) = (snapshot.budget, snapshot.promised());
+    let (budget, promised) = (snapshot.budget, unavailable(snapshot));
     let min = settings.effective_min();
     let missing = total([promised, min, overhead]).saturating_sub(budget);
     if missing == PageCount::ZERO {
@@ -114,6 +115,24 @@ pub fn admit(
         overhead,
         missing,
     })
+}
+
+/// What cannot be promised to one more: what is guaranteed to others, and what those keep that nothing but their balloons brings
+/// down.
+fn unavailable(snapshot: &Snapshot) -> PageCount {
+    let of = |vm: &VmSnapshot| match vm.evidence.capabilities.touch_limit {
+        true => vm.promised(),
+        false => total([kept_by_balloon(snapshot, vm), vm.overhead]),
+    };
+    total(snapshot.vms.iter().map(of))
+}
+
+fn kept_by_balloon(snapshot: &Snapshot, vm: &VmSnapshot) -> PageCount {
+    let watch = vm.evidence.balloon;
+    match watch.is_some_and(|watch| watch.health() == BalloonHealth::Stuck) {
+        true => vm.exposure().max(vm.settings.effective_min()),
+        false => least(snapshot, vm),
+    }
 }
 
 /// Whether an admitted VM can be promised what its new settings say.
@@ -253,7 +272,7 @@ fn admit_to_swap<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BalloonRound, generate};
+    use crate::{BalloonRound, BalloonWatch, Capabilities, generate};
     use proptest::prelude::*;
 
     /// A VM that is promised `min` MiB, and its overhead.
@@ -289,6 +308,31 @@ mod tests {
             ),
             "{refusal}"
         );
+    }
+
+    /// Of 512 MiB a balloon leaves 35 %, and all of it where it does not follow.
+    #[test]
+    fn who_is_brought_down_by_its_balloon_alone_counts_by_what_that_leaves_it() {
+        let mut other = vm(0, 32);
+        other.stage = Stage::Running;
+        other.evidence.capabilities = Capabilities::BALLOON_ALONE;
+        (other.granted, other.ballooned) = (PageCount::from_mebibytes(512), PageCount::ZERO);
+        let mut snapshot = host(512, vec![other]);
+        snapshot.balloon = Some(BalloonRound::default());
+        let most = |snapshot: &Snapshot| {
+            let fits = |&min: &u64| admit(snapshot, &vm(1, min).settings, OVERHEAD).is_ok();
+            (1..512).take_while(fits).last().unwrap_or(0)
+        };
+        assert_eq!(most(&snapshot), 512 - 180 - 12);
+        let asked = PageCount::from_mebibytes(100);
+        let held = PageCount::from_mebibytes(512);
+        let stuck = (0..1000).fold(BalloonWatch::default(), |watch, _| {
+            watch.observe(asked, held)
+        });
+        snapshot.vms[0].evidence.balloon = Some(stuck);
+        assert_eq!(most(&snapshot), 0);
+        snapshot.vms[0].evidence.capabilities = Capabilities::ALL;
+        assert_eq!(most(&snapshot), 512 - 32 - 12);
     }
 
     #[test]

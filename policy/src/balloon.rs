@@ -49,6 +49,8 @@ pub enum BalloonBound {
     GuestStalls,
     /// Its guest, whose word alone tells what it needs, has not said anything for too long.
     GuestSilent,
+    /// It waits for memory that the host has taken already, by the kernel's count.
+    Pressure,
 }
 
 /// What is asked of a balloon.
@@ -103,11 +105,16 @@ pub(crate) fn floor(
         true => vm.held(),
         false => PageCount::ZERO,
     };
+    let pressed = match vm.evidence.is_pressed() {
+        true => vm.held(),
+        false => PageCount::ZERO,
+    };
     let floors = [
         (least_left(vm, settings), BalloonBound::Limit),
         (exempt(vm, ask), BalloonBound::GuestNeeds),
         (stalled(guest), BalloonBound::GuestStalls),
         (silent, BalloonBound::GuestSilent),
+        (pressed, BalloonBound::Pressure),
     ];
     floors.into_iter().fold(floors[0], std::cmp::max)
 }

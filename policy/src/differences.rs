@@ -65,6 +65,7 @@ impl Differences {
             grant,
             by_other_means,
             touch_limit,
+            kernel_reclaim,
         } = recorded;
         let of_vm = |what| format!("VM {id}, {what}");
         self.compare(&of_vm("id"), id, &now.id);
@@ -80,6 +81,11 @@ impl Differences {
             touch_limit,
             &now.touch_limit,
             limit_text,
+        );
+        self.compare(
+            &of_vm("taken by the kernel"),
+            kernel_reclaim,
+            &now.kernel_reclaim,
         );
     }
 
@@ -130,6 +136,7 @@ mod tests {
                 grant: PageCount::ZERO,
                 by_other_means: PageCount::ZERO,
                 touch_limit: Some(TouchLimit::default()),
+                kernel_reclaim: PageCount::ZERO,
             }],
             free: PageCount::ZERO,
             shortfall: PageCount::ZERO,

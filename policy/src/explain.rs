@@ -59,6 +59,9 @@ pub struct Explanation {
     pub balloon: BalloonHealth,
     /// What it holds above its target that its balloon will not bring.
     pub by_other_means: PageCount,
+    /// What of it the kernel takes into its own swap now.
+    #[serde(default)]
+    pub kernel_reclaim: PageCount,
     /// What its guest may have touched before it is stopped.
     #[serde(default)]
     pub touch_limit: Option<TouchLimit>,
@@ -192,6 +195,7 @@ pub fn explain(
         witness: guest.witness(vm.evidence.active.as_ref()),
         balloon: vm.evidence.balloon_health(),
         by_other_means: step.by_other_means,
+        kernel_reclaim: step.kernel_reclaim,
         touch_limit: step.touch_limit,
         has_swap: vm.evidence.has_swap,
         waits_for_room: vm.evidence.waits_for_room,
@@ -459,6 +463,10 @@ impl Explanation {
         }
         self.write_witness(f)?;
         self.write_balloon(f)?;
+        if self.kernel_reclaim > PageCount::ZERO {
+            let taken = self.kernel_reclaim;
+            write!(f, " The kernel takes {taken} of it into its swap now.")?;
+        }
         self.more.map_or(Ok(()), |more| self.write_more(f, &more))
     }
 
@@ -479,7 +487,9 @@ impl Explanation {
                 Ordering::Greater => "Its max decides: its shares would bring it more.",
             },
             Bound::Pin => "An administrator pinned it.",
-            Bound::Balloon(BalloonBound::Limit) if self.has_no_driver => {
+            Bound::Balloon(BalloonBound::Limit | BalloonBound::GuestSilent)
+                if self.has_no_driver =>
+            {
                 "There is no driver for its balloon."
             }
             Bound::Balloon(BalloonBound::Limit) => {
@@ -493,6 +503,9 @@ impl Explanation {
             }
             Bound::Balloon(BalloonBound::GuestSilent) => {
                 "Its balloon takes no more, because its guest has not reported its memory for too long."
+            }
+            Bound::Balloon(BalloonBound::Pressure) => {
+                "Its balloon takes no more, because it waits for memory that the host has taken already."
             }
             Bound::NotFreeYet => "It gets the rest as soon as others have given it up.",
             Bound::NobodyGives { kept, most_by } => {

@@ -138,7 +138,7 @@ prop_compose! {
         });
         let capabilities = if can_do_all { Capabilities::ALL } else { Capabilities::BALLOON_ALONE };
         let (backed, touch_limit) = (backed.map(PageCount), touch_limit.map(PageCount));
-        Evidence { active, guest, balloon, has_no_driver, backed, touch_limit, has_swap, waits_for_room, capabilities, is_stale, untouched: PageCount(untouched) }
+        Evidence { active, guest, balloon, has_no_driver, backed, touch_limit, has_swap, waits_for_room, capabilities, is_stale, untouched: PageCount(untouched), kernel_reclaim: has_no_driver && is_stale, pressure_permille: if waits_for_room { 100 } else { 0 }, supposed: None }
     }
 }
 

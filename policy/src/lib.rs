@@ -40,6 +40,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod advice;
 mod balloon;
 mod balloon_settings;
 mod balloon_watch;
@@ -50,6 +51,7 @@ mod explain;
 mod fraction;
 mod guest;
 mod guest_word;
+mod kernel_reclaim;
 mod large_pages;
 mod periods;
 mod plan;
@@ -71,6 +73,7 @@ mod generate;
 mod rounds;
 
 pub use admission::{Keeper, OVERHEAD, Refusal, admit, admit_budget, admit_change};
+pub use advice::{Savings, Supposed, SupposedBalloon, VmSavings, needs};
 pub use balloon::BalloonBound;
 pub use balloon_settings::{BALLOON_LIMIT_PERCENT, BalloonRound, BalloonSettings};
 pub use balloon_watch::{BalloonHealth, BalloonWatch, STUCK_ROUNDS};

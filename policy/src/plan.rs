@@ -13,6 +13,7 @@
 
 use crate::balloon::{Ask, Reach};
 use crate::divide::{Claim, divide};
+use crate::kernel_reclaim::set_kernel_reclaim;
 use crate::targets::by_shares_alone;
 use crate::tax::Taxed;
 use crate::touch_limit::set_touch_limits;
@@ -62,6 +63,7 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     let free_after_start = start_waiting(vms, &mut steps, snapshot.free());
     let free = raise(vms, &mut steps, free_after_start);
     set_touch_limits(snapshot, &mut steps);
+    set_kernel_reclaim(snapshot, &mut steps);
     Plan {
         steps,
         free,
@@ -101,6 +103,7 @@ fn cost_free(snapshot: &Snapshot, vm: &VmSnapshot, target: PageCount, untaxed: P
         grant: reach.hold.min(vm.exposure()),
         by_other_means: reach.by_other_means,
         touch_limit: None,
+        kernel_reclaim: PageCount::ZERO,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the policy knows: one moment of the host, complete, so that it can be recorded and replayed.
 
+use crate::advice::Supposed;
 use crate::balloon_settings::BalloonRound;
 use crate::balloon_watch::{BalloonHealth, BalloonWatch};
 use crate::guest::GuestFigures;
@@ -103,9 +104,26 @@ pub struct Evidence {
     pub capabilities: Capabilities,
     /// Whether nothing but its guest's word tells what it needs, and that is old.
     pub is_stale: bool,
+    /// Whether the kernel may take pages of it into its own swap.
+    pub kernel_reclaim: bool,
+    /// The part of the last ten seconds in which some of it waited for the host's memory, in thousandths.
+    pub pressure_permille: u32,
+    /// Of one that is looked at and not changed: what is supposed of it. Its counts are then what they would be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub supposed: Option<Supposed>,
 }
 
+/// A VM that waits for the host's memory for so much of the time, in thousandths, is under pressure. Those who give memory by this
+/// measure alone keep far below (Meta's senpai: 1 and less); guests that are to be squeezed wait now and then.
+const PRESSED_PERMILLE: u32 = 100;
+
 impl Evidence {
+    /// Whether it waits for memory that the host has taken already.
+    #[must_use]
+    pub fn is_pressed(&self) -> bool {
+        self.pressure_permille >= PRESSED_PERMILLE
+    }
+
     /// How its balloon does. One that was never watched has nothing to follow.
     #[must_use]
     pub fn balloon_health(&self) -> BalloonHealth {

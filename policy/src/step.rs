@@ -21,6 +21,9 @@ pub struct Step {
     /// What its guest may have touched, where its balloon does not keep it within its memory: it is stopped beyond.
     #[serde(default)]
     pub touch_limit: Option<TouchLimit>,
+    /// What of it the kernel is to take into its own swap now, where its balloon does not bring it and that is allowed.
+    #[serde(default)]
+    pub kernel_reclaim: PageCount,
 }
 
 /// What a VM's guest may have touched, in pages that something backs.

@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 const QEMU: &str = "qemu-system-x86_64";
 
@@ -23,7 +23,15 @@ pub struct Qemu {
     /// None of one whose monitor is left to others.
     monitor: Option<BufReader<UnixStream>>,
     socket: PathBuf,
+    log: Option<NamedTempFile>,
     _folder: TempDir,
+}
+
+/// Whether its guest may begin anew. Otherwise QEMU ends then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OnReboot {
+    End,
+    BeginAnew,
 }
 
 impl Qemu {
@@ -50,6 +58,107 @@ impl Qemu {
         let mut qemu = Self::boot_with("kvm", memory, workload, &["-name", name]);
         qemu.monitor = None;
         qemu
+    }
+
+    /// The same with a log of all that its monitor is told, which [`Self::was_told`] reads.
+    #[must_use]
+    pub fn boot_watched(name: &str, memory: &str, workload: &str) -> Self {
+        let log = tempfile::NamedTempFile::new().expect("a file can be made");
+        let path = log.path().to_str().expect("its path is text").to_owned();
+        let words = ["-name", name, "-trace", "handle_qmp_command", "-D", &path];
+        let mut qemu = Self::boot_with("kvm", memory, workload, &words);
+        qemu.log = Some(log);
+        qemu
+    }
+
+    /// The commands that its monitor was told since it started, with what was told with them.
+    ///
+    /// # Panics
+    /// If it is not watched.
+    #[must_use]
+    pub fn was_told(&self) -> Vec<Value> {
+        let log = self.log.as_ref().expect("it is watched");
+        let log = std::fs::read_to_string(log.path()).expect("QEMU's log can be read");
+        let requests = log.lines().filter_map(|line| line.split_once("req: "));
+        requests
+            .map(|(_, request)| serde_json::from_str(request).expect("QEMU logs JSON"))
+            .collect()
+    }
+
+    /// Boots it on KVM under that name without a driver for its balloon, and leaves its monitor to whoever wants it. It is idle.
+    #[must_use]
+    pub fn boot_driverless(name: &str, memory: &str) -> Self {
+        let append = ["-append", "id=1 workload=idle balloon=off"];
+        let mut qemu = Self::boot_with(
+            "kvm",
+            memory,
+            "idle",
+            &[&["-name", name], &append[..]].concat(),
+        );
+        qemu.monitor = None;
+        qemu
+    }
+
+    /// Leaves its monitor to whoever wants it.
+    pub fn leave_monitor(&mut self) {
+        self.monitor = None;
+    }
+
+    /// How often QEMU asks its guest for statistics.
+    pub fn statistics_are_polled(&mut self) -> u64 {
+        let request =
+            json!({"path": "/machine/peripheral/b0", "property": "guest-stats-polling-interval"});
+        self.execute("qom-get", &request)
+            .as_u64()
+            .expect("it is a number")
+    }
+
+    /// The same with a second monitor, at [`Self::second_socket`]: this one stays with the test. Its guest may begin anew.
+    /// `cmdline` is what its guest is told besides its workload, `words` what QEMU is.
+    #[must_use]
+    pub fn boot_shared(name: &str, memory: &str, cmdline: &str, words: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let second = second_monitor(&folder);
+        let words = [&["-name", name, "-qmp", &second], words].concat();
+        let guest = Guest {
+            accelerator: "kvm",
+            memory,
+            cmdline,
+            on_reboot: OnReboot::BeginAnew,
+        };
+        Self::launch(folder, &guest.words(), &words, true)
+    }
+
+    /// A whole computer on which no guest starts, with a balloon that nobody drives, at that identifier on a bus from which it
+    /// can be taken. It has a second monitor as well.
+    #[must_use]
+    pub fn start_without_guest(name: &str, memory: &str, balloon: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let second = second_monitor(&folder);
+        let device = format!("virtio-balloon-pci,id={balloon}");
+        let words = ["-name", name, "-qmp", &second, "-device", &device];
+        let machine = ["-M", "pc", "-accel", "tcg", "-m", memory, "-nodefaults"];
+        let machine = machine.map(str::to_owned).to_vec();
+        Self::launch(folder, &machine, &words, false)
+    }
+
+    /// Where the monitor is that the test leaves to others.
+    ///
+    /// # Panics
+    /// If that is no text.
+    #[must_use]
+    pub fn second_socket(&self) -> String {
+        let path = self._folder.path().join(SECOND);
+        path.to_str().expect("its path is text").to_owned()
+    }
+
+    /// Ends it by its own monitor's word, whatever is under way, and waits for its end.
+    pub fn quit(&mut self) {
+        let stream = self.monitor().get_mut();
+        writeln!(stream, "{}", json!({"execute": "quit"})).expect("QEMU's monitor listens");
+        wait_for("QEMU ends", || {
+            self.process.try_wait().expect("a child can be waited for")
+        });
     }
 
     /// Where its monitor is.
@@ -83,24 +192,24 @@ impl Qemu {
     }
 
     fn boot_with(accelerator: &str, memory: &str, workload: &str, more: &[&str]) -> Self {
+        let balloon = "virtio-balloon-device,id=b0,deflate-on-oom=on,free-page-reporting=on";
+        let words = [&["-device", balloon], more].concat();
+        let guest = Guest {
+            accelerator,
+            memory,
+            cmdline: &format!("workload={workload}"),
+            on_reboot: OnReboot::End,
+        };
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        Self::launch(folder, &guest.words(), &words, true)
+    }
+
+    fn launch(folder: TempDir, machine: &[String], words: &[&str], has_guest: bool) -> Self {
         let socket = folder.path().join("qmp.sock");
         let mut process = Command::new(QEMU)
-            .args([
-                "-M",
-                "microvm,acpi=off",
-                "-accel",
-                accelerator,
-                "-m",
-                memory,
-            ])
-            .args(["-nodefaults", "-no-user-config", "-no-reboot"])
-            .args(["-display", "none", "-serial", "stdio", "-kernel"])
-            .arg(guest_image())
-            .args(["-append", &format!("id=1 workload={workload}")])
-            .args(["-global", "virtio-mmio.force-legacy=false", "-device"])
-            .arg("virtio-balloon-device,id=b0,deflate-on-oom=on,free-page-reporting=on")
-            .args(more)
+            .args(machine)
+            .args(["-no-user-config", "-display", "none", "-serial", "stdio"])
+            .args(words)
             .arg("-qmp")
             .arg(format!("unix:{},server=on,wait=off", socket.display()))
             .stdin(Stdio::piped())
@@ -126,12 +235,26 @@ impl Qemu {
             printed,
             monitor: Some(BufReader::new(stream)),
             socket,
+            log: None,
             _folder: folder,
         };
         qemu.next_message();
         qemu.execute("qmp_capabilities", &json!({}));
-        qemu.printed.wait_for("> ", 0);
+        if has_guest {
+            qemu.printed.wait_for("> ", 0);
+        }
         qemu
+    }
+
+    /// Waits until its guest has begun once more since that many bytes of its console, and takes lines.
+    pub fn wait_for_prompt(&mut self, after: usize) {
+        self.printed.wait_for("> ", after);
+    }
+
+    /// How many bytes its guest has printed.
+    #[must_use]
+    pub fn printed_bytes(&self) -> usize {
+        self.printed.count()
     }
 
     fn next_message(&mut self) -> Value {
@@ -215,6 +338,42 @@ impl Qemu {
     pub fn resident_bytes(&self) -> u64 {
         resident_bytes(self.process.id())
     }
+}
+
+/// The embedded guest on a microvm.
+struct Guest<'a> {
+    accelerator: &'a str,
+    memory: &'a str,
+    cmdline: &'a str,
+    on_reboot: OnReboot,
+}
+
+impl Guest<'_> {
+    fn words(&self) -> Vec<String> {
+        let image = guest_image();
+        let cmdline = format!("id=1 {}", self.cmdline);
+        let words = ["-M", "microvm,acpi=off", "-accel", self.accelerator];
+        let memory = ["-m", self.memory, "-nodefaults"];
+        let legacy = ["-global", "virtio-mmio.force-legacy=false"];
+        let kernel = ["-append", &cmdline, "-kernel"];
+        let mut words: Vec<String> = [&words[..], &memory, &legacy, &kernel]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        words.push(image.to_str().expect("its path is text").into());
+        if self.on_reboot == OnReboot::End {
+            words.push("-no-reboot".into());
+        }
+        words
+    }
+}
+
+const SECOND: &str = "second.sock";
+
+fn second_monitor(folder: &TempDir) -> String {
+    let path = folder.path().join(SECOND);
+    format!("unix:{},server=on,wait=off", path.display())
 }
 
 impl Drop for Qemu {

@@ -4,6 +4,9 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
+use tests::outer_machine::test_inside;
 use tests::place::Place;
 use tests::process::{self, Signal};
 use tests::qemu::Qemu;
@@ -226,4 +229,74 @@ fn what_cannot_be_adopted_is_told_why() {
     let other = Qemu::boot_unattended("q", "64M", "idle");
     host.fails(&["adopt", "--qmp", other.socket()], 1, &["'q' is running"]);
     host.ok(&["release", "q"]);
+}
+
+/// Swap in compressed memory, and a cgroup of version 2 in which memory is counted.
+const PREPARE: &str = "set -e; echo +memory >/sys/fs/cgroup/cgroup.subtree_control; mkdir /sys/fs/cgroup/q; modprobe zram; \
+    echo 512M >/sys/block/zram0/disksize; mkswap /dev/zram0 >/dev/null; swapon /dev/zram0";
+
+#[test]
+#[ignore = "changes the machine"]
+fn the_kernel_takes_what_a_guest_without_a_driver_does_not_give_up() {
+    let prepared = Command::new("sh").args(["-c", PREPARE]).status();
+    assert!(prepared.expect("there is a shell").success());
+    let group = Path::new("/sys/fs/cgroup/q");
+    let read = |file: &str| fs::read_to_string(group.join(file)).expect("the kernel tells");
+    let current = || -> u64 {
+        read("memory.current")
+            .trim()
+            .parse()
+            .expect("it is a number")
+    };
+    let host = TestHost::start("160M");
+    let mut qemu = Qemu::boot_driverless("q", "256M");
+    let reclaimed = ["adopt", "--qmp", qemu.socket(), "--min", "32M", "--reclaim"];
+    let reclaimed = reclaimed.map(str::to_owned);
+    let adopt: Vec<&str> = reclaimed.iter().map(String::as_str).collect();
+    host.fails(&adopt, 1, &["root cgroup", "as it was"]);
+    fs::write(group.join("cgroup.procs"), qemu.pid().to_string()).expect("root may");
+    // What it touches from now on is counted there.
+    qemu.ask("workload verify:size=200M,rate=2000");
+    wait_until_at_least("it uses more than there is", 190 * MIB, current);
+    host.ok(&adopt);
+    assert_eq!(read("memory.low").trim(), (32 * MIB).to_string());
+    wait_until_at_most("the kernel has taken what is too much", 170 * MIB, || {
+        number(&host.overview(), "/host/used_bytes")
+    });
+    assert!(
+        number(&host.vm("q"), "/balloon/held") == 0,
+        "its balloon did nothing"
+    );
+    is_right(&mut qemu);
+    host.ok(&["set", "q", "min=48M"]);
+    wait_until("its min is protected", || {
+        read("memory.low").trim() == (48 * MIB).to_string()
+    });
+    host.ok(&["release", "q"]);
+    assert_eq!(read("memory.low").trim(), "0");
+    is_right(&mut qemu);
+}
+
+#[test]
+fn a_guest_without_a_driver_is_swapped_by_the_kernel_where_that_is_allowed() {
+    test_inside(
+        400,
+        "the_kernel_takes_what_a_guest_without_a_driver_does_not_give_up",
+    );
+}
+
+#[test]
+fn where_cgroups_are_of_version_1_nothing_is_reclaimed_and_it_is_said_why() {
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        return;
+    }
+    let host = TestHost::start("512M");
+    let qemu = Qemu::boot_unattended("q", "64M", "idle");
+    let adopt = ["adopt", "--qmp", qemu.socket(), "--reclaim"];
+    host.fails(
+        &adopt,
+        1,
+        &["version 1", "as it was", "unified_cgroup_hierarchy"],
+    );
+    host.ok(&["adopt", "--qmp", qemu.socket()]);
 }

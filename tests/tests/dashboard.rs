@@ -2,6 +2,7 @@
 
 use tests::browser::{Browser, ENTER, TAB};
 use tests::process::{self, Signal};
+use tests::qemu::Qemu;
 use tests::web::Web;
 use tests::{Place, TestHost, number, text, wait_until};
 
@@ -76,6 +77,45 @@ fn a_change_on_the_page_reaches_the_vm_once_the_token_was_given() {
     );
     wait_until("its target follows", || target() > before);
     assert_eq!(browser.errors(), Vec::<String>::new());
+}
+
+/// Whose guests QEMU runs, and what of them is known, is seen at a glance.
+#[test]
+fn a_vm_that_qemu_runs_is_marked_in_the_list_and_on_its_page() {
+    let (host, web) = Web::start("512M");
+    host.boot_vm("ours", &["--memory", "64M"]);
+    let qemu = Qemu::boot_unattended("theirs", "64M", "idle");
+    host.ok(&["adopt", "--qmp", qemu.socket()]);
+    let browser = open(&web);
+    browser.wait_until("two rows", &rows_are("ours,theirs"));
+    let mark = |name: &str, text: &str| {
+        format!(
+            "return document.querySelector('#vms tr[data-vm={name}] .kind').textContent === '{text}'"
+        )
+    };
+    browser.wait_until("it is marked", &mark("theirs", "QEMU"));
+    browser.wait_until("ours is not", &mark("ours", ""));
+    browser.go(&format!("http://{}/#/vm/theirs", web.address));
+    browser.wait_until("its page says so", &says("#vm-kind", "QEMU"));
+    process::signal(qemu.pid(), Signal::STOP);
+    browser.wait_until("it is silent", &says("#vm-state", "silent"));
+    process::signal(qemu.pid(), Signal::CONT);
+    browser.wait_until("it runs", &says("#vm-state", "running"));
+    assert_eq!(browser.errors(), Vec::<String>::new());
+    let listed = host.ok(&["ps"]);
+    let line = |name: &str| listed.lines().find(|line| line.starts_with(name));
+    assert!(
+        line("NAME").is_some_and(|line| line.ends_with("KIND")),
+        "{listed}"
+    );
+    for (name, kind) in [("ours", "ballonet"), ("theirs", "qemu")] {
+        assert!(
+            line(name).is_some_and(|line| line.ends_with(kind)),
+            "{listed}"
+        );
+    }
+    host.ok(&["release", "theirs"]);
+    assert!(!host.ok(&["ps"]).contains("KIND"));
 }
 
 #[test]

@@ -184,6 +184,64 @@ fn a_scenario_is_carried_out_and_all_that_comes_out_can_be_read() {
     fs::remove_file(&file).expect("it can be removed");
 }
 
+/// Each result is judged for each of those who ran VMs.
+#[test]
+fn a_scenario_is_run_by_us_and_by_qemu_side_by_side_in_one_report() {
+    let place = Place::new();
+    let file = scenario(
+        &place,
+        &SMALL
+            .replace("values = [0, 75]", "values = [75]")
+            .replace("against = { tau = 0 }", ""),
+    );
+    let out = place.path().join("tmp/out");
+    let run = [
+        "experiment",
+        "run",
+        name(&file),
+        "--vmm",
+        "both",
+        "--out",
+        name(&out),
+    ];
+    let results = place.json(&run);
+    let expected = [
+        "met", "met", "met", "met", "missed", "missed", "reported", "reported",
+    ];
+    assert_eq!(verdicts(&results), expected, "{results:#}");
+    assert_eq!(text(&results, "/results/1/what"), "Both work on (qemu)");
+    assert_eq!(results["runs"], 2);
+    let rows = rows(&out.join("data.csv"));
+    let of_qemu: Vec<_> = rows
+        .iter()
+        .filter(|row| row[3].contains("vmm=qemu"))
+        .collect();
+    for series in ["touches", "held", "used", "truth"] {
+        assert!(of_qemu.iter().any(|row| &row[5] == series), "no {series}");
+    }
+    assert!(
+        !of_qemu
+            .iter()
+            .any(|row| row[5].contains("shared") || row[5].contains("estimate")),
+        "nobody knows that"
+    );
+    let report = fs::read_to_string(out.join("report.md")).expect("it was written");
+    for word in [
+        "Guests of QEMU",
+        "sample_period_s",
+        "--vmm both",
+        "tau=75, vmm=qemu",
+    ] {
+        assert!(report.contains(word), "'{word}' is not in {report}");
+    }
+    fs::remove_dir_all(&out).expect("it can be removed");
+    let run = ["experiment", "run", "sharing-best-case", "--vmm", "qemu"];
+    place.fails(&run, 1, &["'reclaimed'", "QEMU", "--vmm ballonet"]);
+    let run = ["experiment", "run", "idle-tax", "--vmm", "xen"];
+    place.fails(&run, 1, &["'xen'", "both"]);
+    fs::remove_file(&file).expect("it can be removed");
+}
+
 #[test]
 fn a_missed_result_fails_only_a_check() {
     let place = Place::new();
@@ -302,13 +360,15 @@ fn a_comparison_of_how_many_guests_fit_says_so_for_each_side() {
         "run",
         "density",
         "--quick",
+        "--sides",
+        "ballonet,qemu,qemu-managed",
         "--out",
         name(&out),
     ];
     let results = place.json(&run);
     let sides = results["sides"].as_array().expect("there are sides");
     let names: Vec<&str> = sides.iter().map(|side| text(side, "/side/name")).collect();
-    assert_eq!(names, ["ballonet", "qemu"]);
+    assert_eq!(names, ["ballonet", "qemu", "qemu-managed"]);
     for side in sides {
         if let Some(problem) = side["problem"].as_str() {
             let known = ["memory cgroup", "qemu-system"];

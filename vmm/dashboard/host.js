@@ -4,7 +4,7 @@ import { Chart, History } from "./charts.js";
 import { $, element, fillList, fillTerms, pageOf, setClass, setHidden, setText, setTitle } from "./dom.js";
 import { showEvents } from "./events.js";
 import { bytes, duration, range } from "./format.js";
-import { fillBar, touchLimitText, newBar, stateOf, stateText, statesOf } from "./memory.js";
+import { fillBar, kindOf, touchLimitText, newBar, stateOf, stateText, statesOf } from "./memory.js";
 import { hostFree, hostUse } from "./models.js";
 
 /// What each state of memory means.
@@ -139,7 +139,7 @@ function newRow(name) {
   const row = element("tr", undefined, { "data-vm": name });
   COLUMNS.forEach((column) => row.append(element("td", undefined, { "data-label": column.label, class: headingClass(column) })));
   row.append(element("td", undefined, { "data-label": "Memory" }));
-  row.cells[0].append(element("a", name, { href: pageOf(name) }));
+  row.cells[0].append(element("a", name, { href: pageOf(name) }), element("span", undefined, { class: "kind" }));
   row.cells[1].append(element("span"));
   COLUMNS.forEach((column, index) => {
     if (index > 1) row.cells[index].append(element("span"), ...(column.beside ? [element("small")] : []));
@@ -155,6 +155,7 @@ function fillRow(row, vm) {
     setText(main, column.size ? bytes(column.size(vm)) : String((column.text ?? column.of)(vm)));
     if (beside) setText(beside, column.beside(vm));
   });
+  setText(row.cells[0].lastElementChild, kindOf(vm));
   const phase = row.cells[1].firstElementChild;
   setClass(phase, `phase phase-${stateOf(vm)}`);
   setTitle(phase, vm.touch_limit ? touchLimitText(vm) : "");

@@ -20,9 +20,14 @@ export function statesOf(vms) {
 export function stateOf(vm) {
   if (vm.phase !== "running") return vm.phase;
   if (!vm.responding) return "silent";
+  if (vm.paused) return "paused";
+  if (vm.stale) return "stale";
   if (!vm.credible) return "doubtful";
   return vm.blocked_permille > 0 ? "blocked" : "running";
 }
+
+/// Who runs it, if not this host.
+export const kindOf = (vm) => (vm.kind === "qemu" ? "QEMU" : "");
 
 /// The state, and how much of its time a blocked one loses.
 export function stateText(vm) {

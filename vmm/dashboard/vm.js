@@ -5,7 +5,7 @@ import { Chart, History } from "./charts.js";
 import { $, element, fillList, fillTerms, pageOf, setClass, setHidden, setText } from "./dom.js";
 import { showEvents } from "./events.js";
 import { bytes, duration, parseSize, percent, range, typedSize } from "./format.js";
-import { hasSwap, touchLimitText, stateOf, stateText, statesOf } from "./memory.js";
+import { hasSwap, kindOf, touchLimitText, stateOf, stateText, statesOf } from "./memory.js";
 import { vmStates, vmUse } from "./models.js";
 
 const EXPLAIN_MS = 2000;
@@ -62,6 +62,7 @@ export class VmPage {
     const state = stateOf(vm);
     setHidden($("vm-state"), false);
     setText($("vm-state"), stateText(vm));
+    setText($("vm-kind"), kindOf(vm));
     setHidden($("vm-blocked"), state !== "blocked");
     setText($("vm-blocked"), vm.touch_limit ? `It is blocked. ${touchLimitText(vm)}` : "It is blocked.");
     setClass($("vm-state"), `phase phase-${state}`);

@@ -12,7 +12,7 @@ use crate::{ActiveSet, GuestFigures, Population, Sample, TouchLimit, VmSettings,
 use page::{PageCount, Random};
 
 /// What a guest's kernel takes, touched at the start and hardly again.
-const KERNEL: PageCount = PageCount::from_mebibytes(16);
+pub(super) const KERNEL: PageCount = PageCount::from_mebibytes(16);
 /// What a balloon can take in a second.
 const BALLOON_PER_S: PageCount = PageCount::from_mebibytes(512);
 /// How much longer a touch takes that misses.

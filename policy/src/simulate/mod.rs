@@ -11,6 +11,7 @@
 mod guest;
 mod host_swap;
 mod outcome;
+mod recorded;
 mod rules;
 mod scenario;
 mod trace;
@@ -108,6 +109,7 @@ impl Vm<'_> {
             grant: told,
             by_other_means: PageCount::ZERO,
             touch_limit: None,
+            kernel_reclaim: PageCount::ZERO,
         });
         if let Some(guest) = self.guest_mut() {
             guest.told = told;

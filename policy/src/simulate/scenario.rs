@@ -206,6 +206,36 @@ pub enum InvalidScenario {
     },
 }
 
+impl HostModel {
+    /// One that is told nothing else.
+    pub(super) fn new(memory_mib: u64, idle_tax_permille: TaxRate) -> Self {
+        Self {
+            memory_mib,
+            idle_tax_permille,
+            scale: Scale::default(),
+            swap_mib: 0,
+            sample_period_s: sample_period_s(),
+            rebalance_interval_s: rebalance_interval_s(),
+            balloon: BalloonSettings::default(),
+            swap_order: SwapOrder::default(),
+            swap_fault_us: swap_fault_us(),
+            proxmox: ProxmoxSettings::default(),
+        }
+    }
+}
+
+impl Phase {
+    /// From the start on.
+    pub(super) fn new(working_set_mib: u64) -> Self {
+        Self {
+            at_s: 0,
+            working_set_mib,
+            touched_percent_per_s: all(),
+            write_percent: 0,
+        }
+    }
+}
+
 impl Scenario {
     /// Whether it makes sense and can be done.
     pub fn check(&self) -> Result<(), InvalidScenario> {
@@ -236,6 +266,25 @@ impl Scenario {
 }
 
 impl VmModel {
+    /// One that is idle, from the start on.
+    pub(super) fn new(name: String, size_mib: u64) -> Self {
+        Self {
+            name,
+            count: one(),
+            size_mib,
+            min_mib: None,
+            max_mib: None,
+            shares: SharesSpec::default(),
+            idle_tax_permille: None,
+            start_s: 0,
+            apart_s: 0,
+            life_s: None,
+            driver: Driver::default(),
+            leaves: Leaves::default(),
+            phases: Vec::new(),
+        }
+    }
+
     fn check(&self) -> Result<(), InvalidScenario> {
         let in_order = self.phases.is_sorted_by_key(|phase| phase.at_s);
         if !in_order {

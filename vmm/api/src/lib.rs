@@ -29,9 +29,9 @@ pub use token::{
     AccessView, InvalidRole, InvalidTokenName, NewToken, Role, TokenName, TokenRequest, TokenView,
 };
 pub use view::{
-    BalloonView, DiskView, EventView, ExplanationView, HostView, NetView, Overview, QueuedView,
-    ScanPriority, ScanTotals, SharingPace, SharingView, StatesView, SwapView, TouchLimitView,
-    VmKind, VmPhase, VmSharingView, VmView, WaitView, WorkingSetView,
+    BalloonView, DiskView, EventView, ExplanationView, HostView, InvalidVmKind, NetView, Overview,
+    QueuedView, ScanPriority, ScanTotals, SharingPace, SharingView, StatesView, SwapView,
+    TouchLimitView, VmKind, VmPhase, VmSharingView, VmView, WaitView, WorkingSetView,
 };
 
 /// The protocol that a connection changes to for a console.

@@ -179,6 +179,10 @@ pub struct AdoptRequest {
     /// What its idle memory is taxed, in thousandths, instead of as that of all VMs of the host.
     #[serde(default)]
     pub idle_tax_permille: Option<TaxRate>,
+    /// Whether the kernel may take pages of it into its own swap (memory.reclaim of its cgroup) where its balloon does not follow; its
+    /// min is protected then (memory.low).
+    #[serde(default)]
+    pub reclaim: bool,
 }
 
 /// How large a VM's balloon should be.

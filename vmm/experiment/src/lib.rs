@@ -30,3 +30,4 @@ pub mod scenario;
 pub mod series;
 mod setting;
 mod statistics;
+pub mod vmm;

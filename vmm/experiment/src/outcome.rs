@@ -6,6 +6,7 @@ use super::scenario::{Measure, ResultText, Scenario};
 use super::series::Unit;
 use super::setting::Value;
 use super::statistics::Spread;
+use super::vmm::VARIATION;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -85,9 +86,13 @@ impl Outcome {
     #[must_use]
     pub fn of(scenario: &Scenario, performed: &[Performed]) -> Self {
         let measures = scenario.measures.iter().map(|measure| measure.get_ref());
-        let results = scenario.results.iter().filter_map(|result| {
-            let measure = scenario.measure(&result.get_ref().measure)?;
-            Some(judge(result.get_ref(), measure, performed))
+        let results = scenario.results.iter().flat_map(|result| {
+            let measure = scenario.measure(&result.get_ref().measure);
+            let judged = |measure| {
+                let by_side = by_side(result.get_ref(), performed);
+                by_side.map(move |result| judge(&result, measure, performed))
+            };
+            measure.map(judged).into_iter().flatten()
         });
         Self {
             measures: measures
@@ -102,6 +107,37 @@ impl Outcome {
         let results = self.results.iter();
         results.filter(|result| result.verdict == Verdict::Missed)
     }
+}
+
+/// A result for each of those who ran VMs, so that each is met or missed by itself; as it is where that does not vary, or where
+/// the result says itself whom it is of.
+fn by_side(
+    result: &ResultText,
+    performed: &[Performed],
+) -> impl Iterator<Item = ResultText> + use<> {
+    let combinations = combinations(performed);
+    let values = combinations.iter().filter_map(|all| all.get(VARIATION));
+    let mut sides: Vec<Option<String>> = Vec::new();
+    for side in values.map(|value| Some(value.to_owned())) {
+        if !sides.contains(&side) {
+            sides.push(side);
+        }
+    }
+    let says_itself = [&result.at, &result.against]
+        .iter()
+        .any(|conditions| conditions.contains_key(VARIATION));
+    if sides.len() < 2 || says_itself {
+        sides = vec![None];
+    }
+    let result = result.clone();
+    sides.into_iter().map(move |side| {
+        let mut result = result.clone();
+        if let Some(side) = side {
+            result.what = format!("{} ({side})", result.what);
+            result.at.insert(VARIATION.into(), Value(side));
+        }
+        result
+    })
 }
 
 fn outcome(measure: &Measure, performed: &[Performed]) -> MeasureOutcome {

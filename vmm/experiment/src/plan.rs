@@ -10,7 +10,7 @@ use super::scenario::{
     within,
 };
 use super::setting::{InvalidSetting, Setting, Value, Values};
-use api::{HostChange, HostSettings, RunRequest, ScanChange, VmChange, VmIdleTax};
+use api::{HostChange, HostSettings, RunRequest, ScanChange, VmChange, VmIdleTax, VmKind};
 use page::{PageCount, Size};
 use policy::{SharesSpec, VmSettings};
 use protocol::{OnHostDeath, VmName};
@@ -79,6 +79,8 @@ pub struct Run {
     pub repetition: u32,
     /// What is varied in it.
     pub combination: Combination,
+    /// Who runs its VMs.
+    pub vmm: VmKind,
     /// Its host.
     pub host: PlannedHost,
     /// What happens, in order.
@@ -161,7 +163,12 @@ pub fn plan(scenario: &Scenario, text: &str) -> Result<Vec<Run>, ScenarioError> 
             order.reverse();
         }
         for combination in order {
-            runs.push(run(scenario, Places::new(text), repetition, combination)?);
+            let places = Places::new(text);
+            let run = run(scenario, places, repetition, combination)?;
+            if let Some((result, problem)) = scenario.unknown_claim(&run) {
+                return Err(places.at("result", result)(problem));
+            }
+            runs.push(run);
         }
     }
     Ok(runs)
@@ -197,6 +204,8 @@ fn run(
     values.insert("seed".into(), seed.to_string());
     let in_run = InRun(&values);
     let host = host(&scenario.host, in_run).map_err(ScenarioError::Host)?;
+    let vmm = in_run.get_if("vmm", &scenario.vmm);
+    let vmm = vmm.map_err(ScenarioError::Number)?.unwrap_or_default();
     let mut events = Vec::new();
     let mut names = Vec::new();
     for vm in &scenario.vms {
@@ -223,6 +232,7 @@ fn run(
     Ok(Run {
         repetition,
         combination,
+        vmm,
         host,
         events,
     })

@@ -60,6 +60,8 @@ pub fn plots(scenario: &Scenario, performed: &[Performed]) -> Vec<Plot> {
             Some(x) => vec![over_variation(scenario, chart, x, performed)],
             None => over_time(scenario, chart, performed),
         })
+        // As of what nobody knows of guests of QEMU.
+        .filter(|plot| !plot.lines.is_empty())
         .collect()
 }
 

@@ -5,7 +5,7 @@ use super::active::Active;
 use super::closed_form::{Claim, divide};
 use super::record::Subject;
 use super::series::Series;
-use api::{HostView, Overview, VmPhase, VmView, WorkingSetView};
+use api::{HostView, Overview, VmKind, VmPhase, VmView, WorkingSetView};
 use page::{PAGE_SIZE, PageCount};
 use policy::MemoryState;
 use protocol::VmName;
@@ -130,9 +130,12 @@ fn of_host(host: &HostView, vms: &[VmView]) -> Vec<Reading> {
     values.into_iter().map(reading).collect()
 }
 
-/// Guest memory that something backs.
+/// Guest memory that something backs: of guests of QEMU the kernel's count, as their pages are not told by state.
 fn backed(vm: &VmView) -> u64 {
-    vm.states.private + vm.states.shared + vm.states.broken
+    match vm.kind {
+        VmKind::Ballonet => vm.states.private + vm.states.shared + vm.states.broken,
+        VmKind::Qemu => vm.memory_file_bytes,
+    }
 }
 
 fn held(vm: &VmView) -> u64 {

@@ -35,6 +35,8 @@ pub struct Report<'a> {
     pub circumstances: Circumstances,
     /// In how many runs.
     pub runs: usize,
+    /// What is lost on guests of QEMU, if it ran any.
+    pub lost_on_qemu: &'a [String],
 }
 
 /// The same for machines.
@@ -45,6 +47,7 @@ pub struct ReportData<'a> {
     seed: u64,
     repetitions: u32,
     runs: usize,
+    lost_on_qemu: &'a [String],
     #[serde(flatten)]
     outcome: &'a Outcome,
     circumstances: &'a Circumstances,
@@ -61,6 +64,7 @@ impl Report<'_> {
             seed: self.scenario.seed,
             repetitions: self.scenario.repetitions,
             runs: self.runs,
+            lost_on_qemu: self.lost_on_qemu,
             outcome: self.outcome,
             circumstances: &self.circumstances,
             files,
@@ -97,8 +101,21 @@ impl Report<'_> {
             text.push_str(&format!("![{title}]({file})\n\n"));
         }
         text.push_str(&self.figures());
+        text.push_str(&self.lost());
         text.push_str(&self.circumstances());
         text
+    }
+
+    fn lost(&self) -> String {
+        let lost = self.lost_on_qemu.iter();
+        let lost: String = lost.map(|what| format!("* {what}\n")).collect();
+        match lost.is_empty() {
+            true => lost,
+            false => format!(
+                "## Guests of QEMU\n\nThe run's host has adopted them, and has nothing but their balloons. Of what the scenario \
+                 asks, this is lost on them:\n\n{lost}\n"
+            ),
+        }
     }
 
     fn results(&self) -> String {

@@ -5,7 +5,7 @@ use super::active::Active;
 use super::record::is_meant;
 use super::series::Series;
 use super::setting::{InvalidSetting, Setting, Value, listed};
-use api::ScanPriority;
+use api::{ScanPriority, VmKind};
 use balloon_guest_driver::workload::spec::Spec;
 use page::Size;
 use policy::{InvalidSettings, SharesSpec, TaxRate};
@@ -75,6 +75,11 @@ pub enum Problem {
     },
     #[error("'{0}' is there twice: give it another name")]
     Twice(String),
+    #[error(
+        "measure '{measure}' is of the series '{series}', which is not known of guests of QEMU: leave the result out, keep it to \
+         at = {{ vmm = \"ballonet\" }}, or run it with --vmm ballonet"
+    )]
+    UnknownOfQemu { measure: String, series: String },
     #[error("{0}")]
     Shape(&'static str),
 }
@@ -142,6 +147,8 @@ pub struct Scenario {
     /// `$seed` in the first repetition; one more in each that follows.
     #[serde(default = "one")]
     pub seed: u64,
+    /// Who runs its VMs; this host if nothing is said.
+    pub(crate) vmm: Option<Setting<VmKind>>,
     /// The host.
     pub(crate) host: HostText,
     /// What varies from run to run; the last varies fastest.
@@ -213,7 +220,7 @@ pub(crate) struct HostText {
 }
 
 /// How fast the host scans.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ScanText {
     pub(crate) pass_s: Option<Setting<u64>>,

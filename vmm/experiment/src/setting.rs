@@ -53,6 +53,17 @@ impl<T: FromStr<Err: fmt::Display>> Setting<T> {
             .map_err(|error: T::Err| InvalidSetting::Meaning(error.to_string()))
     }
 
+    /// It written out; it must be one.
+    pub(crate) fn in_full(text: &str) -> Self {
+        let (text, meaning) = (text.into(), PhantomData);
+        Self { text, meaning }
+    }
+
+    /// What a variation says.
+    pub(crate) fn of_variation(name: &str) -> Self {
+        Self::in_full(&format!("${name}"))
+    }
+
     fn checked<E: Error>(text: String) -> Result<Self, E> {
         if !text.contains('$')
             && let Err(error) = text.parse::<T>()

@@ -30,17 +30,21 @@ pub(super) struct Args {
 /// What to simulate.
 #[derive(Debug, clap::Args)]
 pub(super) struct SimulateArgs {
-    /// A file, or the name of one that is built in; several are compared.
+    /// A file, or the name of one that is built in; several are compared. A recording (`advise --record`, a host's
+    /// decisions) is simulated as a load.
     #[arg(value_name = "SCENARIO", required_unless_present = "list", value_hint = ValueHint::FilePath)]
     pub(super) scenarios: Vec<String>,
     /// Whose rules decide: ours, mom, proxmox, none, or all to compare them. May be given several times.
     #[arg(long, value_name = "RULES", value_delimiter = ',')]
     pub(super) rules: Vec<RulesArg>,
+    /// The host's memory, instead of what the scenario says.
+    #[arg(long, value_name = "SIZE")]
+    pub(super) memory: Option<Size>,
     /// List what is built in.
-    #[arg(long, conflicts_with_all = ["scenarios", "rules", "csv", "show"])]
+    #[arg(long, conflicts_with_all = ["scenarios", "rules", "csv", "show", "memory"])]
     pub(super) list: bool,
     /// Print the scenario instead of simulating it.
-    #[arg(long, conflicts_with_all = ["rules", "csv", "json"])]
+    #[arg(long, conflicts_with_all = ["rules", "csv", "json", "memory"])]
     pub(super) show: bool,
     /// Print every point of every VM as CSV.
     #[arg(long, conflicts_with = "json")]
@@ -201,9 +205,14 @@ pub(super) enum Command {
     },
     /// Put a running QEMU under the host: its balloon follows the policy from then on.
     #[command(
-        after_help = "QEMU needs a monitor that nobody else uses and a balloon:\n  -qmp unix:/run/web.qmp,server=on,wait=off -device virtio-balloon-pci,deflate-on-oom=on,free-page-reporting=on\n\nWhat is changed is that QEMU asks its guest for its figures every 2 s, and its balloon; `release` sets both back.\nIt stays as it is when its host dies, and the next host finds it again (not with --state none).\n\nExamples:\n  ballonet adopt --qmp /run/web.qmp\n  ballonet adopt --qmp /run/db.qmp --name db --min 1G --shares high\n  ballonet adopt --domain web                one of libvirt's\n  ballonet host --libvirt                    all of libvirt's, as they come and go\n  ballonet release db"
+        after_help = "QEMU needs a monitor that nobody else uses and a balloon:\n  -qmp unix:/run/web.qmp,server=on,wait=off -device virtio-balloon-pci,deflate-on-oom=on,free-page-reporting=on\n\nWhat is changed is that QEMU asks its guest for its figures every 2 s, and its balloon; `release` sets both back.\nIt stays as it is when its host dies, and the next host finds it again (not with --state none).\n\nExamples:\n  ballonet adopt --qmp /run/web.qmp\n  ballonet adopt --qmp /run/db.qmp --name db --min 1G --shares high\n  ballonet adopt --qmp /run/old.qmp --reclaim     its guest has no balloon driver; the kernel swaps it\n  ballonet adopt --domain web                     one of libvirt's\n  ballonet host --libvirt                         all of libvirt's, as they come and go\n  ballonet release db"
     )]
     Adopt(AdoptArgs),
+    /// What a host would do to running QEMUs, which are looked at and not changed.
+    #[command(
+        after_help = "Of QEMU nothing is changed but, with --poll and where nobody else has, how often it asks its guest for its figures:\nthat is set back at the end (but not if this is killed by force). Without its guest's figures, what it needs is not\nknown, and nothing would be taken from it. Guests are supposed to give up what they say is available.\n\nNEEDS is what a guest cannot do without by its word; HOLDS what it would hold, SAVED what it would have given up of\nwhat it uses. SQUEEZED counts how often it would have come to hold less than it needs, FAULTS what it faulted in.\n\nExamples:\n  ballonet advise --qmp /run/web.qmp --qmp /run/db.qmp,min=2G,shares=high --memory 8G\n  ballonet advise --qmp /run/web.qmp --memory 2G --poll --record hour --seconds 3600\n  ballonet replay hour                       what that hour would have saved\n  ballonet simulate hour --rules ours,none   the same load on the model"
+    )]
+    Advise(AdviseArgs),
     /// Let an adopted QEMU go, as it was.
     Release {
         /// Which VM.
@@ -379,7 +388,8 @@ pub(super) struct ExperimentArgs {
     /// Of density: about three minutes, little memory, two sides.
     #[arg(long)]
     pub(super) quick: bool,
-    /// Of density: which sides to compare, in this order, as in ballonet,qemu; `show density` has them all.
+    /// Who runs the VMs: ballonet, qemu (QEMU's microvm, adopted by the run's host), or both. Of density: which sides to compare,
+    /// in this order, as in ballonet,qemu; `show density` has them all.
     #[arg(long, visible_alias = "vmm", value_name = "A,B", value_delimiter = ',')]
     pub(super) sides: Vec<String>,
     /// Exit with 1 if a result is not what it should be.
@@ -488,6 +498,10 @@ pub(super) struct AdoptArgs {
     /// What its idle memory is taxed, below 100 %; as that of all VMs if none is given.
     #[arg(long, value_name = "PERCENT")]
     idle_tax: Option<TaxRate>,
+    /// Let the kernel take pages of it into its own swap where its balloon does not follow, and protect its min. It must
+    /// be alone in a cgroup of version 2.
+    #[arg(long)]
+    reclaim: bool,
     /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,
@@ -504,7 +518,76 @@ impl AdoptArgs {
             max_bytes: self.max.map(|size| size.0.bytes()),
             shares: self.shares,
             idle_tax_permille: self.idle_tax,
+            reclaim: self.reclaim,
         })
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct AdviseArgs {
+    /// The Unix socket of a QEMU's monitor, and what it would be promised: SOCKET[,name=NAME][,min=SIZE][,max=SIZE][,shares=SHARES].
+    /// May be given again.
+    #[arg(long, required = true, value_name = "SPEC", value_hint = ValueHint::FilePath)]
+    pub(super) qmp: Vec<QmpSpec>,
+    /// Machine memory that they would have together.
+    #[arg(long, value_name = "SIZE")]
+    pub(super) memory: Size,
+    /// Have QEMU ask its guest for its figures every 2 s until the end, where it does not.
+    #[arg(long)]
+    pub(super) poll: bool,
+    /// Record what would be decided in this file, which is made, for `replay` and `simulate`.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) record: Option<PathBuf>,
+    /// Seconds between refreshes.
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = seconds)]
+    pub(super) interval: f64,
+    /// End after so many seconds; with Ctrl-C if none are given.
+    #[arg(long, value_name = "N")]
+    pub(super) seconds: Option<u64>,
+    /// Print one JSON object a line for each refresh, and one at the end.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// A QEMU as it is named on one line.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct QmpSpec(AdoptRequest);
+
+impl QmpSpec {
+    pub(super) fn request(&self) -> std::io::Result<AdoptRequest> {
+        let socket = self.0.socket.as_deref().map(std::path::absolute);
+        Ok(AdoptRequest {
+            socket: socket.transpose()?,
+            ..self.0.clone()
+        })
+    }
+}
+
+impl FromStr for QmpSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut words = text.split(',');
+        let mut request = AdoptRequest {
+            socket: Some(words.next().unwrap_or_default().into()),
+            ..AdoptRequest::default()
+        };
+        let size = |text: &str| text.parse::<Size>().map(|size| Some(size.0.bytes()));
+        for word in words {
+            let wrong = |why: &dyn std::fmt::Display| format!("'{word}': {why}");
+            match word.split_once('=') {
+                Some(("name", name)) => {
+                    request.name = Some(name.parse().map_err(|why| wrong(&why))?);
+                }
+                Some(("min", min)) => request.min_bytes = size(min).map_err(|why| wrong(&why))?,
+                Some(("max", max)) => request.max_bytes = size(max).map_err(|why| wrong(&why))?,
+                Some(("shares", shares)) => {
+                    request.shares = Some(shares.parse().map_err(|why| wrong(&why))?);
+                }
+                _ => return Err(wrong(&"write name=, min=, max= or shares=")),
+            }
+        }
+        Ok(Self(request))
     }
 }
 
@@ -592,6 +675,23 @@ impl FromStr for ReplaySize {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn a_qemu_is_named_on_one_line_and_what_is_wrong_in_it_is_said() {
+        let QmpSpec(request) = "/run/q,name=db,min=1G,shares=high".parse().unwrap();
+        assert_eq!(request.socket, Some(PathBuf::from("/run/q")));
+        assert_eq!(request.min_bytes, Some(1 << 30));
+        assert_eq!(request.shares, Some(SharesSpec::High));
+        for (text, word) in [
+            ("/run/q,min=much", "min=much"),
+            ("/run/q,memory=1G", "memory=1G"),
+            ("/run/q,name=/", "name=/"),
+            ("/run/q,shares=0", "shares=0"),
+        ] {
+            let error = text.parse::<QmpSpec>().unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+    }
 
     #[test]
     fn the_commands_are_consistent() {

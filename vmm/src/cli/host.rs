@@ -74,6 +74,7 @@ async fn serve_as_told(
         jail: args.jail.unwrap_or_default(),
         libvirt: args.libvirt.clone(),
         qmp_dir: absolute(args.qmp_dir.as_deref())?,
+        leave: default.leave,
         http: http(args)?,
         socket_group: args.socket_group.clone(),
     };

@@ -1,5 +1,6 @@
 //! The commands: what was typed, and the one call that each becomes.
 
+mod advise;
 mod args;
 mod batch;
 mod client;
@@ -14,6 +15,7 @@ mod http;
 mod private_host;
 mod replay;
 mod run;
+mod savings;
 mod scenarios;
 mod screen;
 mod simulate;
@@ -100,6 +102,7 @@ async fn dispatch(command: Command, socket: &std::path::Path) -> Result<()> {
         Command::Vm { .. } | Command::Completions { .. } | Command::Man { .. } => {
             unreachable!("handled before there is a runtime")
         }
+        Command::Advise(args) => advise::advise(args).await,
         Command::Demo(args) => demo::demo(args).await,
         Command::Experiment { command } => experiment::experiment(command).await,
         Command::Host(args) => host::host(args, socket).await,

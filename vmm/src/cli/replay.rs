@@ -1,15 +1,17 @@
 //! `ballonet replay`: makes recorded decisions again.
 
-use super::show;
+use super::savings::{SavingsView, VmSavingsView, gib_h};
+use super::{show, table};
 use crate::host::recording::parse_recording;
 use crate::regular_file::read_text;
 use anyhow::{Context, Result, bail};
-use policy::differences;
+use page::VmId;
+use policy::{Savings, differences};
 use serde::Serialize;
 use std::path::Path;
 
 /// Bytes of a recording: a host's own has 1 MiB, several may have been joined.
-const LARGEST: u64 = 1 << 28;
+pub(super) const LARGEST: u64 = 1 << 28;
 /// Decisions whose differences are printed; what is wrong shows in the first few.
 const MOST_SHOWN: usize = 10;
 
@@ -20,6 +22,18 @@ struct Replay {
     different: usize,
     /// The first of them.
     differences: Vec<DecisionDifferences>,
+    /// If it is of QEMUs that were looked at only (`advise`): what would have been saved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    savings: Option<SavingsView>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    vms: Vec<ReplayedVm>,
+}
+
+#[derive(Debug, Serialize)]
+struct ReplayedVm {
+    id: VmId,
+    #[serde(flatten)]
+    savings: VmSavingsView,
 }
 
 #[derive(Debug, Serialize)]
@@ -44,7 +58,18 @@ pub(super) fn replay(file: &Path, json: bool) -> Result<()> {
             lines: differences(&decision.plan, &now),
         })
         .collect();
+    let mut savings = Savings::default();
+    for decision in &decisions {
+        savings.see(decision.at_ms, &decision.snapshot);
+    }
+    let replayed = |(id, vm)| ReplayedVm {
+        id,
+        savings: VmSavingsView::of(vm),
+    };
+    let vms: Vec<ReplayedVm> = savings.vms().map(replayed).collect();
     let replay = Replay {
+        savings: (!vms.is_empty()).then(|| SavingsView::of(&savings)),
+        vms,
         decisions: decisions.len(),
         different: first.len() + differing.count(),
         differences: first,
@@ -63,6 +88,8 @@ fn describe(replay: &Replay) -> String {
     let Replay {
         decisions,
         different,
+        savings,
+        vms,
         ..
     } = replay;
     let mut text = format!("{decisions} decisions, {different} different\n");
@@ -75,5 +102,45 @@ fn describe(replay: &Replay) -> String {
             ));
         }
     }
+    if let Some(savings) = savings {
+        text.push_str(&describe_savings(savings, vms));
+    }
+    text
+}
+
+fn describe_savings(savings: &SavingsView, vms: &[ReplayedVm]) -> String {
+    let SavingsView {
+        seconds,
+        saved_mib_s,
+        used_mib_s,
+        squeezes,
+        faults,
+    } = savings;
+    let mean = saved_mib_s / (*seconds).max(1);
+    let mut text = format!(
+        "in {seconds} s {} GiB·h would have been saved of {} GiB·h used, {mean} MiB on average; guests would have come to hold less than \
+         they need {squeezes} times, and had {faults} faults\n\n",
+        gib_h(*saved_mib_s),
+        gib_h(*used_mib_s),
+    );
+    let row = |ReplayedVm { id, savings: vm }: &ReplayedVm| {
+        vec![
+            id.to_string(),
+            gib_h(vm.saved_mib_s),
+            gib_h(vm.used_mib_s),
+            vm.squeezes.to_string(),
+            vm.squeezed_s.to_string(),
+            vm.faults.to_string(),
+        ]
+    };
+    let header = [
+        "VM",
+        "SAVED GiB·h",
+        "USED GiB·h",
+        "SQUEEZED",
+        "SECONDS",
+        "FAULTS",
+    ];
+    text.push_str(&table::aligned(&header, vms.iter().map(row)));
     text
 }

@@ -3,17 +3,18 @@
 use super::args::{RulesArg, SimulateArgs};
 use super::scenarios::{BUILT_IN, BuiltIn};
 use super::{print, show, table};
+use crate::host::recording::parse_recording;
 use crate::regular_file::read_text;
 use anyhow::{Context, Result, bail};
-use page::PageCount;
+use page::{PageCount, Size};
 use policy::simulate::{
     HostPoint, Outcome, Rules, Scenario, Trace, VmPoint, VmTrace, simulate as run,
 };
 use serde::Serialize;
 use std::path::Path;
 
-/// Bytes of a scenario.
-const LARGEST: u64 = 1 << 24;
+/// Bytes of a scenario, or of a recording.
+const LARGEST: u64 = super::replay::LARGEST;
 
 pub(super) fn simulate(args: &SimulateArgs) -> Result<()> {
     if args.list {
@@ -25,28 +26,58 @@ pub(super) fn simulate(args: &SimulateArgs) -> Result<()> {
         return args
             .scenarios
             .iter()
-            .try_for_each(|name| print(&text_of(name)?));
+            .try_for_each(|name| print(&shown(name)?));
     }
     match (args.rules.as_slice(), args.scenarios.as_slice()) {
         ([], [scenario]) => one(scenario, Rules::Ours, args),
         ([RulesArg::One(rules)], [scenario]) => one(scenario, *rules, args),
         _ if args.csv => bail!("--csv shows one scenario under one set of rules: give one of each"),
-        (rules, scenarios) => show(args.json, &comparison(scenarios, &wanted(rules))?, |rows| {
-            table::aligned(&COMPARED, rows.iter().map(compared_row))
-        }),
+        (rules, scenarios) => show(
+            args.json,
+            &comparison(scenarios, &wanted(rules), args.memory)?,
+            |rows| table::aligned(&COMPARED, rows.iter().map(compared_row)),
+        ),
     }
 }
 
 fn one(name: &str, rules: Rules, args: &SimulateArgs) -> Result<()> {
-    let trace = trace_of(name, rules)?;
+    let trace = trace_of(name, rules, args.memory)?;
     show(args.json, &trace, if args.csv { points } else { summary })
 }
 
-fn trace_of(name: &str, rules: Rules) -> Result<Trace> {
+fn trace_of(name: &str, rules: Rules, memory: Option<Size>) -> Result<Trace> {
     let text = text_of(name)?;
-    let scenario: Scenario =
-        toml::from_str(&text).with_context(|| format!("{name} is not a scenario"))?;
+    let mut scenario: Scenario = match is_recording(&text) {
+        true => recorded(name, &text)?,
+        false => toml::from_str(&text).with_context(|| format!("{name} is not a scenario"))?,
+    };
+    if let Some(memory) = memory {
+        scenario.host.memory_mib = memory.0.bytes() >> 20;
+    }
     run(&scenario, rules).with_context(|| format!("cannot simulate {name}"))
+}
+
+/// A line of JSON, which no scenario begins with.
+fn is_recording(text: &str) -> bool {
+    text.starts_with('{')
+}
+
+/// The VMs of a recording, each working on what it was believed to need.
+fn recorded(name: &str, text: &str) -> Result<Scenario> {
+    let decisions = parse_recording(text)
+        .with_context(|| format!("{name} is neither scenario nor recording"))?;
+    let moments = decisions
+        .iter()
+        .map(|decision| (decision.at_ms, &decision.snapshot));
+    Scenario::recorded(moments).context("nothing is recorded")
+}
+
+fn shown(name: &str) -> Result<String> {
+    let text = text_of(name)?;
+    match is_recording(&text) {
+        true => toml::to_string(&recorded(name, &text)?).context("cannot print what was recorded"),
+        false => Ok(text),
+    }
 }
 
 /// A built-in scenario's text, or a file's. A file of such a name is meant by `./NAME`.
@@ -111,9 +142,13 @@ struct Compared {
     refused: usize,
 }
 
-fn comparison(scenarios: &[String], rules: &[Rules]) -> Result<Vec<Compared>> {
+fn comparison(
+    scenarios: &[String],
+    rules: &[Rules],
+    memory: Option<Size>,
+) -> Result<Vec<Compared>> {
     let compared = |scenario: &String, rules: Rules| {
-        let trace = trace_of(scenario, rules)?;
+        let trace = trace_of(scenario, rules, memory)?;
         Ok(Compared {
             scenario: scenario.clone(),
             rules,

@@ -13,11 +13,18 @@ const EVENTS: usize = 5;
 
 /// A line for each VM, and with `all` for each that is to come back and is not there.
 pub(super) fn processes(overview: &Overview, all: bool) -> String {
-    let header = [
+    let mut header = vec![
         "NAME", "STATE", "PID", "SIZE", "HOLDS", "TARGET", "BALLOON", "SHARES", "UP",
     ];
+    // Last, so that those before it keep their places, and only where there is something to tell apart.
+    let has_others = overview.vms.iter().any(|vm| vm.kind != VmKind::Ballonet);
+    header.extend(has_others.then_some("KIND"));
+    let kind = |vm: &VmView| match vm.kind {
+        VmKind::Ballonet => "ballonet".to_owned(),
+        VmKind::Qemu => "qemu".to_owned(),
+    };
     let vms = overview.vms.iter().map(|vm| {
-        row(&[
+        let mut cells = row(&[
             vm.name.as_str(),
             state(vm),
             &vm.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
@@ -27,7 +34,9 @@ pub(super) fn processes(overview: &Overview, all: bool) -> String {
             &mebibytes(vm.balloon.held),
             &vm.shares.to_string(),
             &duration(vm.uptime_s),
-        ])
+        ]);
+        cells.extend(has_others.then(|| kind(vm)));
+        cells
     });
     let queued = overview.queue.iter().map(|queued| {
         let size = mebibytes(queued.memory_bytes);
@@ -56,7 +65,11 @@ pub(super) fn processes(overview: &Overview, all: bool) -> String {
             "-",
         ])
     });
-    aligned(&header, vms.chain(queued).chain(absent))
+    let whole = |mut cells: Vec<String>| {
+        cells.resize(header.len(), "-".into());
+        cells
+    };
+    aligned(&header, vms.chain(queued).chain(absent).map(whole))
 }
 
 fn definition_state(state: DefinitionState) -> &'static str {

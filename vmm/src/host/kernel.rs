@@ -12,6 +12,10 @@ pub(super) struct VmUse {
     pub(super) memory_file: PageCount,
     /// Anonymous pages of its process.
     pub(super) anonymous: PageCount,
+    /// The part of the last ten seconds in which some of it waited for memory, in thousandths.
+    pub(super) pressure_permille: u32,
+    /// Of one that is looked at only: what it uses besides, and would have given up.
+    pub(super) saved: PageCount,
 }
 
 impl VmUse {
@@ -24,6 +28,8 @@ impl VmUse {
         Ok(Self {
             memory_file: allocated_pages(memory_file)?,
             anonymous: anonymous_pages(pid).unwrap_or(PageCount::ZERO),
+            pressure_permille: 0,
+            saved: PageCount::ZERO,
         })
     }
 }

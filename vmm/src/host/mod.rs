@@ -18,6 +18,7 @@
 mod arrivals;
 mod asides;
 mod bundles;
+mod cgroup;
 mod claim;
 mod comeback;
 pub mod console;
@@ -63,6 +64,7 @@ pub(crate) use events::now_ms;
 pub use group::Group;
 pub use kernel::MachineMemory;
 pub use libvirt::LibvirtUri;
+pub use qmp::Leave;
 pub use server::serve;
 pub use vm::AdoptError;
 
@@ -76,7 +78,7 @@ use definitions::Definitions;
 use page::{PageCount, VmId};
 use protocol::JailMode;
 use publication::Publication;
-use recording::Recorder;
+use recording::{Decision, Recorder};
 use request::{check_budget, pinned};
 use runtime_dir::{Place, make_private_folders};
 use sharing::{Audit, Direction, PageSharing, Report};
@@ -128,6 +130,8 @@ pub struct HostOptions {
     pub libvirt: Option<LibvirtUri>,
     /// A folder of sockets of QEMUs' monitors, if these are put under it.
     pub qmp_dir: Option<PathBuf>,
+    /// What may be done to QEMUs that are put under it.
+    pub leave: Leave,
     /// What of the settings was asked for at its start. Others are as somebody last changed them, where that was kept.
     pub given: HostChange,
 }
@@ -148,6 +152,7 @@ impl HostOptions {
             state: None,
             libvirt: None,
             qmp_dir: None,
+            leave: Leave::default(),
             given: HostChange::default(),
         }
     }
@@ -173,6 +178,8 @@ pub struct Host {
 #[derive(Debug)]
 struct Shared {
     interval: Duration,
+    /// What may be done to QEMUs.
+    leave: Leave,
     place: Place,
     state: Mutex<State>,
     /// A VM has answered.
@@ -243,6 +250,7 @@ impl Host {
         let host = Self {
             shared: Arc::new(Shared {
                 interval: options.interval,
+                leave: options.leave,
                 place: place.clone(),
                 state: Mutex::new(state),
                 answered: Notify::new(),
@@ -541,8 +549,13 @@ impl Host {
         (Arc::clone(&state.published), events)
     }
 
+    /// What was decided last.
+    pub(crate) fn decision(&self) -> Option<Decision> {
+        self.lock().decision.clone()
+    }
+
     /// Changes with every round.
-    fn rounds(&self) -> watch::Receiver<u64> {
+    pub(crate) fn rounds(&self) -> watch::Receiver<u64> {
         self.shared.rounds.subscribe()
     }
 

@@ -224,6 +224,7 @@ impl State {
             target,
             grant,
             touch_limit,
+            kernel_reclaim,
             ..
         } in &plan.steps
         {
@@ -244,6 +245,9 @@ impl State {
                 vm.grant(*grant);
             }
             vm.set_touch_limit(*touch_limit);
+            if *kernel_reclaim > PageCount::ZERO {
+                vm.tell(|backend| backend.reclaim_by_kernel(*kernel_reclaim));
+            }
         }
     }
 }

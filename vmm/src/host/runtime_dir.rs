@@ -589,6 +589,11 @@ pub(super) fn older(path: &Path) -> PathBuf {
 /// A file for its owner alone, in place of any that is there.
 pub(super) fn create_private_file(path: &Path) -> io::Result<File> {
     if_there(fs::remove_file(path))?;
+    create_new_private_file(path)
+}
+
+/// One that is not there yet.
+pub(crate) fn create_new_private_file(path: &Path) -> io::Result<File> {
     open_private(path, File::options().append(true).create_new(true))
 }
 

@@ -323,6 +323,8 @@ impl State {
             .retain(|other| other.name != adoption.name && runs(other));
         let adoption = Adoption {
             is_released: true,
+            // It is set back.
+            low_before: None,
             ..adoption
         };
         self.released.push(adoption.clone());

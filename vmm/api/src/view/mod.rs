@@ -10,6 +10,6 @@ pub use host::{EventView, HostView, Overview, QueuedView};
 pub use sharing::{ScanPriority, ScanTotals, SharingPace, SharingView, VmSharingView};
 pub(crate) use vm::believed;
 pub use vm::{
-    BalloonView, ExplanationView, StatesView, SwapView, TouchLimitView, VmKind, VmPhase, VmView,
-    WaitView, WorkingSetView,
+    BalloonView, ExplanationView, InvalidVmKind, StatesView, SwapView, TouchLimitView, VmKind,
+    VmPhase, VmView, WaitView, WorkingSetView,
 };

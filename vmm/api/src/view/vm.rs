@@ -11,6 +11,8 @@ use protocol::{
 use serde::{Deserialize, Serialize};
 use sharing::TrustGroup;
 use std::path::PathBuf;
+use std::str::FromStr;
+use thiserror::Error;
 use utoipa::ToSchema;
 
 /// How far a VM's life has come.
@@ -36,6 +38,23 @@ pub enum VmKind {
     Ballonet,
     /// A QEMU that was adopted.
     Qemu,
+}
+
+/// A word names nobody who runs VMs.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("'{0}' runs no VMs: give ballonet or qemu")]
+pub struct InvalidVmKind(String);
+
+impl FromStr for VmKind {
+    type Err = InvalidVmKind;
+
+    fn from_str(text: &str) -> Result<Self, InvalidVmKind> {
+        match text {
+            "ballonet" => Ok(Self::Ballonet),
+            "qemu" => Ok(Self::Qemu),
+            _ => Err(InvalidVmKind(text.into())),
+        }
+    }
 }
 
 /// A VM.

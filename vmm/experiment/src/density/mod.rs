@@ -17,5 +17,7 @@ mod search;
 
 pub use judge::{Miss, Speed, judge};
 pub use record::{GuestRecord, Probe, Sample, TileReport, Wake};
-pub use scenario::{BallonetSettings, Density, DensityError, QemuSettings, Side, Vmm};
+pub use scenario::{
+    BallonetSettings, Density, DensityError, ManagedSettings, QemuSettings, Side, Vmm,
+};
 pub use search::{Bound, Length, Next, Question, Score, Search};

@@ -112,6 +112,8 @@ pub enum Vmm {
     Ballonet(BallonetSettings),
     /// QEMU's microvm.
     Qemu(QemuSettings),
+    /// The same, adopted by a host of ours.
+    QemuManaged(ManagedSettings),
 }
 
 /// How a host of ours is set.
@@ -167,6 +169,29 @@ pub struct QemuSettings {
     pub ksm_pass_s: Option<u32>,
     /// Whether the kernel swaps to compressed memory.
     pub zram: bool,
+}
+
+/// How a host of ours that has adopted QEMUs is set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ManagedSettings {
+    /// The tax on idle memory, in percent; the default where none is given.
+    pub idle_tax: Option<u64>,
+    /// Seconds that targets hold.
+    pub rebalance_interval_s: u32,
+    /// Percent of the budget that the host is not told of, as of a host of our own VMs.
+    pub reserve_percent: u64,
+}
+
+impl Default for ManagedSettings {
+    fn default() -> Self {
+        let ours = BallonetSettings::default();
+        Self {
+            idle_tax: ours.idle_tax,
+            rebalance_interval_s: ours.rebalance_interval_s,
+            reserve_percent: ours.reserve_percent,
+        }
+    }
 }
 
 impl Density {

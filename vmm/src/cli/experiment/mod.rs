@@ -4,13 +4,15 @@ mod density;
 mod files;
 mod perform;
 mod progress;
+mod qemu_guest;
 
 use super::args::{ExperimentArgs, ExperimentCommand};
 use super::host::end_signal;
-use super::{print, show, table};
+use super::{print, show, table, tell};
 use crate::host::MachineMemory;
 use crate::regular_file::read_text;
 use anyhow::{Context, Result, anyhow, bail};
+use api::VmKind;
 use experiment::builtin::{BUILT_IN, BuiltIn, DENSITY};
 use experiment::density::Density;
 use experiment::outcome::{Outcome, Performed};
@@ -100,6 +102,8 @@ struct Wanted {
     scenario: Scenario,
     text: String,
     runs: Vec<Run>,
+    /// What is lost on guests of QEMU, if it has any.
+    lost_on_qemu: Vec<String>,
 }
 
 async fn run(args: &ExperimentArgs) -> Result<()> {
@@ -110,13 +114,21 @@ async fn run(args: &ExperimentArgs) -> Result<()> {
     if Density::is_meant(&text) {
         return density::run(args, &text).await;
     }
-    if args.quick || !args.sides.is_empty() {
+    if args.quick {
         bail!(
-            "{} has no sides: --quick and --sides are for density",
+            "{} is as long as it says: --quick is for density",
             args.scenario
         );
     }
     let wanted = wanted(args, text)?;
+    if wanted.runs.iter().any(|run| run.vmm == VmKind::Qemu)
+        && let Some(problem) = qemu_guest::problem()
+    {
+        bail!("{problem}, or leave QEMU out with --vmm ballonet");
+    }
+    for lost in &wanted.lost_on_qemu {
+        tell(&format!("lost on guests of QEMU: {lost}\n"));
+    }
     let default = || PathBuf::from(format!("experiment-{}", wanted.scenario.name));
     // Before anything runs: what cannot be written need not be measured.
     let mut files = Files::make(args.out.clone().unwrap_or_else(default))?;
@@ -128,6 +140,7 @@ async fn run(args: &ExperimentArgs) -> Result<()> {
         outcome: &outcome,
         circumstances: circumstances(command_line(args, &wanted.scenario)),
         runs: performed.len(),
+        lost_on_qemu: &wanted.lost_on_qemu,
     };
     files.write(&report, &performed)?;
     show(args.json, &report.as_data(files.names()), |_| {
@@ -155,19 +168,48 @@ fn wanted(args: &ExperimentArgs, text: String) -> Result<Wanted> {
     let mut scenario = parsed.with_context(|| format!("{} is refused", args.scenario))?;
     scenario.repetitions = args.repetitions.unwrap_or(scenario.repetitions);
     scenario.seed = args.seed.unwrap_or(scenario.seed);
+    let kinds = kinds(&args.sides)?;
+    if !kinds.is_empty() {
+        scenario.run_by(&kinds);
+    }
+    let runs = plan(&scenario, &text).with_context(|| format!("{} is refused", args.scenario))?;
     Ok(Wanted {
-        runs: plan(&scenario, &text)?,
+        lost_on_qemu: scenario.lost_on_qemu(&runs),
+        runs,
         scenario,
         text,
     })
+}
+
+/// Who is to run VMs, as it was typed.
+fn kinds(sides: &[String]) -> Result<Vec<VmKind>> {
+    let mut kinds = Vec::new();
+    for side in sides {
+        let named = match side.as_str() {
+            "both" => vec![VmKind::Ballonet, VmKind::Qemu],
+            one => vec![one.parse().map_err(|error| {
+                anyhow!("--vmm: {error}, or both; other sides are those of density")
+            })?],
+        };
+        for kind in named {
+            if !kinds.contains(&kind) {
+                kinds.push(kind);
+            }
+        }
+    }
+    Ok(kinds)
 }
 
 /// What does the same again.
 fn command_line(args: &ExperimentArgs, scenario: &Scenario) -> String {
     let out = args.out.as_ref();
     let out = out.map_or_else(String::new, |out| format!(" --out {}", out.display()));
+    let vmm = match args.sides.as_slice() {
+        [] => String::new(),
+        sides => format!(" --vmm {}", sides.join(",")),
+    };
     format!(
-        "ballonet experiment run {}{out} --repetitions {} --seed {}",
+        "ballonet experiment run {}{vmm}{out} --repetitions {} --seed {}",
         args.scenario, scenario.repetitions, scenario.seed
     )
 }

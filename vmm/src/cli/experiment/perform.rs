@@ -1,22 +1,26 @@
 //! Carries out one run: a host of its own, guests on it, things that happen, and a look at all of it again
-//! and again.
+//! and again. Guests of QEMU are started idle and adopted before they are told what to do, as memory can be had back from them
+//! from then on.
 
 use super::super::guest_report::ask_for_report;
 use super::super::private_host::{PrivateFolder, with_private_host};
+use super::qemu_guest::{GuestDisk, GuestLine, QemuConfig, QemuGuest, image_in, put_image};
+use crate::host::console::Console;
 use crate::host::{Host, HostOptions};
 use anyhow::{Context, Result};
-use api::{BalloonRequest, VmChange};
+use api::{AdoptRequest, BalloonRequest, VmChange, VmKind};
 use experiment::active::Active;
 use experiment::plan::{Action, Order, PlannedHost, PlannedVm, Run};
 use experiment::reading::{GuestCounters, Moment, Reading, read, read_guest};
 use experiment::record::{Mark, Point, Record, Subject};
-use page::PageCount;
+use experiment::vmm::is_known;
+use page::{PAGE_SIZE, PageCount};
 use protocol::{DiskSpec, VmName};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::c_int;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -43,12 +47,39 @@ struct Live {
     record: Record,
     /// The VMs that should be there.
     active: BTreeMap<VmName, Active>,
+    /// Those of them that QEMU runs.
+    qemus: BTreeMap<VmName, QemuGuest>,
+    /// How many QEMU has run so far.
+    qemu_count: usize,
+}
+
+/// A guest's console, whoever runs it.
+enum GuestConsole {
+    Ours(Console),
+    Qemu(GuestLine),
+}
+
+impl GuestConsole {
+    async fn type_line(&self, line: &str) -> Result<()> {
+        match self {
+            Self::Ours(console) => Ok(console.write(format!("{line}\n").as_bytes()).await?),
+            Self::Qemu(console) => Ok(console.type_line(line).await?),
+        }
+    }
+
+    async fn ask_for_report(&self) -> Result<GuestCounters> {
+        match self {
+            Self::Ours(console) => ask_for_report(console, GUEST_PATIENCE).await,
+            Self::Qemu(console) => console.ask_for_report(GUEST_PATIENCE).await,
+        }
+    }
 }
 
 /// One run on its host.
 struct Stage<'a> {
     host: &'a Host,
     folder: &'a Path,
+    vmm: VmKind,
     begin: Instant,
     live: RefCell<Live>,
 }
@@ -61,10 +92,14 @@ pub(super) async fn perform(
     tick: impl Fn(f64),
 ) -> Result<Record> {
     let folder = PrivateFolder::make("experiment")?;
+    if run.vmm == VmKind::Qemu {
+        put_image(folder.path()).context("cannot put the guest's image into it")?;
+    }
     let script = async |host: &Host| {
         let stage = Stage {
             host,
             folder: folder.path(),
+            vmm: run.vmm,
             begin: Instant::now(),
             live: RefCell::default(),
         };
@@ -72,7 +107,11 @@ pub(super) async fn perform(
             driven = stage.drive(run, looks.length) => driven?,
             () = stage.watch(looks, tick) => {}
         }
-        Ok(stage.live.into_inner().record)
+        let Live { record, qemus, .. } = stage.live.into_inner();
+        for guest in qemus.into_values() {
+            guest.end().await;
+        }
+        Ok(record)
     };
     let performed = with_private_host(&folder, &options(&run.host), interrupt, script).await;
     performed.with_context(|| match run.combination.to_string() {
@@ -126,19 +165,18 @@ impl Stage<'_> {
     }
 
     async fn start(&self, vm: &PlannedVm) -> Result<()> {
-        let mut request = vm.request.clone();
-        if let Some(size) = vm.disk {
+        let disk = vm.disk.map(|size| {
             let path = self.folder.join(format!("{}.img", vm.name));
-            make_image(&path, size).with_context(|| format!("cannot make {}", path.display()))?;
-            request.disks.push(DiskSpec {
-                path,
-                read_only: false,
-                direct: false,
-                raw: false,
-            });
-        }
-        let workload = request.workload.clone().unwrap_or_default();
-        let started = self.host.run(request).await;
+            let made = make_image(&path, size);
+            made.with_context(|| format!("cannot make {}", path.display()))?;
+            anyhow::Ok(path)
+        });
+        let disk = disk.transpose()?;
+        let workload = vm.request.workload.clone().unwrap_or_default();
+        let started = match self.vmm {
+            VmKind::Ballonet => self.start_ours(vm, disk).await,
+            VmKind::Qemu => self.start_qemu(vm, disk.as_deref()).await,
+        };
         started.with_context(|| format!("VM '{}'", vm.name))?;
         let active = vm.order.active.unwrap_or_default();
         self.live
@@ -153,14 +191,79 @@ impl Stage<'_> {
         told.with_context(|| format!("VM '{}'", vm.name))
     }
 
+    async fn start_ours(&self, vm: &PlannedVm, disk: Option<PathBuf>) -> Result<()> {
+        let mut request = vm.request.clone();
+        request.disks.extend(disk.map(|path| DiskSpec {
+            path,
+            read_only: false,
+            direct: false,
+            raw: false,
+        }));
+        self.host.run(request).await?;
+        Ok(())
+    }
+
+    async fn start_qemu(&self, vm: &PlannedVm, disk: Option<&Path>) -> Result<()> {
+        let number = {
+            let mut live = self.live.borrow_mut();
+            live.qemu_count += 1;
+            live.qemu_count
+        };
+        let monitor = self.folder.join(format!("{number}.qmp"));
+        let config = QemuConfig {
+            image: &image_in(self.folder),
+            number,
+            memory: PageCount(vm.request.memory_bytes / PAGE_SIZE),
+            vcpus: vm.request.vcpus.unwrap_or(1),
+            workload: "idle",
+            disk: disk.map(|path| GuestDisk {
+                path,
+                is_direct: false,
+            }),
+            free_page_reporting: true,
+            deflate_on_oom: true,
+            monitor: Some(&monitor),
+            group: None,
+        };
+        let guest = config.start().await?;
+        let request = AdoptRequest {
+            socket: Some(monitor),
+            name: Some(vm.name.clone()),
+            min_bytes: vm.request.min_bytes,
+            max_bytes: vm.request.max_bytes,
+            shares: vm.request.shares,
+            ..AdoptRequest::default()
+        };
+        self.host.adopt(request).await?;
+        let workload = vm.request.workload.as_deref().unwrap_or("idle");
+        let told = guest.line.type_line(&format!("workload {workload}")).await;
+        told.context("its console is closed")?;
+        let mut live = self.live.borrow_mut();
+        live.qemus.insert(vm.name.clone(), guest);
+        Ok(())
+    }
+
+    fn console(&self, name: &VmName) -> Result<GuestConsole> {
+        if let Some(guest) = self.live.borrow().qemus.get(name) {
+            return Ok(GuestConsole::Qemu(guest.line.clone()));
+        }
+        Ok(GuestConsole::Ours(self.host.console(name.as_str())?))
+    }
+
+    async fn stop(&self, name: &VmName) -> Result<()> {
+        let qemu = self.live.borrow_mut().qemus.remove(name);
+        match qemu {
+            Some(guest) => guest.end().await,
+            None => self.host.stop(name.as_str()).await?,
+        }
+        Ok(())
+    }
+
     async fn tell(&self, name: &VmName, order: &Order) -> Result<()> {
         let subject = || Subject::Vm(name.clone());
         if let Some(workload) = &order.workload {
-            let line = format!("workload {workload}\n");
-            self.host
-                .console(name.as_str())?
-                .write(line.as_bytes())
-                .await?;
+            let line = format!("workload {workload}");
+            self.console(name)?.type_line(&line).await?;
             self.mark(subject(), format!("goes on with {workload}"));
         }
         if let Some(active) = order.active {
@@ -177,7 +280,7 @@ impl Stage<'_> {
         if order.stop {
             self.live.borrow_mut().active.remove(name);
             self.mark(subject(), "ends".into());
-            self.host.stop(name.as_str()).await?;
+            self.stop(name).await?;
         }
         Ok(())
     }
@@ -219,7 +322,10 @@ impl Stage<'_> {
 
     fn keep(&self, readings: Vec<Reading>, time_s: f64) {
         let mut live = self.live.borrow_mut();
-        for (subject, series, value) in readings {
+        let known = readings
+            .into_iter()
+            .filter(|(_, series, _)| is_known(self.vmm, *series));
+        for (subject, series, value) in known {
             live.record.add(subject, series, Point { time_s, value });
         }
     }
@@ -229,9 +335,9 @@ impl Stage<'_> {
         let names: Vec<VmName> = self.live.borrow().active.keys().cloned().collect();
         let mut questions = JoinSet::new();
         for name in names {
-            if let Ok(console) = self.host.console(name.as_str()) {
+            if let Ok(console) = self.console(&name) {
                 questions.spawn(async move {
-                    let report = ask_for_report::<GuestCounters>(&console, GUEST_PATIENCE).await;
+                    let report = console.ask_for_report().await;
                     (name, report)
                 });
             }

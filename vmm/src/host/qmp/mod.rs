@@ -34,6 +34,41 @@ const MOST_BEFORE_ANSWER: usize = 1024;
 /// Bytes that are read at once.
 const PIECE: usize = 4096;
 
+/// The property of a balloon's device that says how often QEMU asks its guest for its figures, in seconds.
+pub(super) const POLLING_INTERVAL: &str = "guest-stats-polling-interval";
+
+/// What may be done to QEMUs that are put under a host. A monitor sends nothing beyond.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Leave {
+    /// Whatever managing them takes.
+    #[default]
+    Manage,
+    /// They are looked at, and nothing of them is changed.
+    Look,
+    /// So too, but that they are told to ask their guests for their figures.
+    LookAndPoll,
+}
+
+impl Leave {
+    /// Whether nothing is done about what is decided.
+    pub(super) fn looks_only(self) -> bool {
+        self != Self::Manage
+    }
+
+    fn allows(self, command: &str, arguments: &Value) -> bool {
+        // The greeting's answer is about this connection alone.
+        let looks = ["qmp_capabilities", "qom-get", "qom-list"].contains(&command)
+            || command.starts_with("query-");
+        let property = arguments.get("property").and_then(Value::as_str);
+        let polls = command == "qom-set" && property == Some(POLLING_INTERVAL);
+        match self {
+            Self::Manage => true,
+            Self::Look => looks,
+            Self::LookAndPoll => looks || polls,
+        }
+    }
+}
+
 /// Why a monitor does not do what it was asked.
 #[derive(Debug, Error)]
 pub(super) enum QmpError {
@@ -61,6 +96,8 @@ pub(super) enum QmpError {
         command: &'static str,
         after: Duration,
     },
+    #[error("'{0}' would change it, and it is looked at only")]
+    LookedAtOnly(&'static str),
     #[error("it refuses '{command}': {said}")]
     Refused {
         command: &'static str,
@@ -72,7 +109,10 @@ pub(super) enum QmpError {
 impl QmpError {
     /// Whether the connection is worth nothing any more.
     pub(super) fn is_final(&self) -> bool {
-        !matches!(self, Self::Silent { .. } | Self::Refused { .. })
+        !matches!(
+            self,
+            Self::Silent { .. } | Self::Refused { .. } | Self::LookedAtOnly(_)
+        )
     }
 
     /// Whether it is refused because there is no such device.
@@ -93,11 +133,12 @@ pub(super) struct Monitor {
     /// Whether a command was sent in part only: what follows would not be understood.
     is_cut_off: bool,
     version: String,
+    leave: Leave,
 }
 
 impl Monitor {
     /// Connects, hears the greeting and agrees on capabilities, of which none are needed.
-    pub(super) async fn connect(socket: &Path) -> Result<Self, QmpError> {
+    pub(super) async fn connect(socket: &Path, leave: Leave) -> Result<Self, QmpError> {
         check_socket(socket)?;
         let stream = UnixStream::connect(socket).await.map_err(not_connected)?;
         let peer = stream.peer_cred().map_err(QmpError::Connect)?;
@@ -110,6 +151,7 @@ impl Monitor {
             next_id: 1,
             is_cut_off: false,
             version: String::new(),
+            leave,
         };
         let greeting = timeout(GREETING_PATIENCE, monitor.message()).await;
         match greeting.map_err(|_elapsed| QmpError::Held)?? {
@@ -141,6 +183,9 @@ impl Monitor {
     }
 
     async fn ask(&mut self, command: &'static str, arguments: &Value) -> Result<Value, QmpError> {
+        if !self.leave.allows(command, arguments) {
+            return Err(QmpError::LookedAtOnly(command));
+        }
         let own = self.next_id;
         self.next_id += 1;
         let request = json!({"execute": command, "arguments": arguments, "id": own});

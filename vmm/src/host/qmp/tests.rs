@@ -31,7 +31,7 @@ impl Stranger {
     }
 
     async fn connect(&self) -> Result<Monitor, QmpError> {
-        Monitor::connect(&self.folder.path().join("qmp")).await
+        Monitor::connect(&self.folder.path().join("qmp"), Leave::Manage).await
     }
 }
 
@@ -44,12 +44,12 @@ async fn who_is_no_monitor_is_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
-    assert!(told(Monitor::connect(&file).await).contains("no socket"));
+    assert!(told(Monitor::connect(&file, Leave::Manage).await).contains("no socket"));
     let gone = folder.path().join("gone");
     drop(std::os::unix::net::UnixListener::bind(&gone).unwrap());
-    assert!(told(Monitor::connect(&gone).await).contains("nobody listens"));
+    assert!(told(Monitor::connect(&gone, Leave::Manage).await).contains("nobody listens"));
     let missing = folder.path().join("missing");
-    assert!(told(Monitor::connect(&missing).await).contains("No such file"));
+    assert!(told(Monitor::connect(&missing, Leave::Manage).await).contains("No such file"));
     for (words, part) in [
         (["HTTP/1.1 400 Bad Request\r\n"], "no JSON"),
         (["{}\n"], "no message of QMP"),
@@ -143,16 +143,44 @@ impl Drop for Qemu {
 async fn a_real_qemu_answers_refuses_tells_and_ends() {
     let qemu = Qemu::start().await;
     let socket = qemu.folder.path().join("qmp");
-    let mut monitor = Monitor::connect(&socket).await.unwrap();
+    let mut monitor = Monitor::connect(&socket, Leave::Manage).await.unwrap();
     assert_eq!(monitor.pid(), Some(qemu.process.id()));
     let status = monitor.execute("query-status", json!({})).await.unwrap();
     assert!(status.get("status").is_some(), "{status}");
     let no_balloon = monitor.execute("query-balloon", json!({})).await;
     assert!(no_balloon.unwrap_err().is_no_device());
     assert!(told(monitor.execute("no-such", json!({})).await).contains("no-such"));
-    let second = Monitor::connect(&socket).await;
+    let second = Monitor::connect(&socket, Leave::Manage).await;
     assert!(matches!(second, Err(QmpError::Held)), "{second:?}");
     monitor.execute("quit", json!({})).await.unwrap();
     assert_eq!(monitor.event().await.unwrap().name, "SHUTDOWN");
     assert!(monitor.event().await.unwrap_err().is_final());
+}
+
+#[tokio::test]
+async fn a_monitor_that_may_only_look_sends_nothing_that_changes_anything() {
+    let qemu = Qemu::start().await;
+    let socket = qemu.folder.path().join("qmp");
+    let polling = json!({"path": "/machine", "property": POLLING_INTERVAL, "value": 2});
+    let other = json!({"path": "/machine", "property": "rom", "value": POLLING_INTERVAL});
+    for (leave, may_poll) in [(Leave::Look, false), (Leave::LookAndPoll, true)] {
+        let mut monitor = Monitor::connect(&socket, leave).await.unwrap();
+        for (command, arguments) in [
+            ("quit", json!({})),
+            ("balloon", json!({"value": 4096})),
+            ("human-monitor-command", json!({"command-line": "quit"})),
+            ("qom-set", other.clone()),
+            ("qom-list-types", json!({})),
+        ] {
+            let sent = monitor.execute(command, arguments).await;
+            assert!(
+                matches!(sent, Err(QmpError::LookedAtOnly(_))),
+                "{command}: {sent:?}"
+            );
+        }
+        let polled = monitor.execute("qom-set", polling.clone()).await;
+        let is_sent = matches!(polled, Err(QmpError::Refused { .. }));
+        assert_eq!(is_sent, may_poll, "{polled:?}");
+        assert!(monitor.execute("query-status", json!({})).await.is_ok());
+    }
 }

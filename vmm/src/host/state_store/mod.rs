@@ -17,7 +17,7 @@ mod file;
 mod power_loss;
 mod record;
 
-pub(super) use record::{Adoption, Definition, Kept, KeptDomain, Standing, Step, Way};
+pub(super) use record::{Adoption, Definition, Kept, KeptDomain, LowBefore, Standing, Step, Way};
 
 use super::runtime_dir::{Place, default_state_base};
 use database::Database;

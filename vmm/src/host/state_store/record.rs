@@ -70,6 +70,18 @@ pub(in crate::host) struct Adoption {
     /// Whether it was released since, so that nobody takes it again who only finds it.
     #[serde(default)]
     pub(in crate::host) is_released: bool,
+    /// If the kernel may take pages of it: its cgroup, and what was protected there before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::host) low_before: Option<LowBefore>,
+}
+
+/// What a cgroup protected (memory.low) before that was changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(in crate::host) struct LowBefore {
+    /// The cgroup's path, from the mount point.
+    pub(in crate::host) path: String,
+    /// As the kernel has written it.
+    pub(in crate::host) low: String,
 }
 
 /// How an adopted QEMU is reached.

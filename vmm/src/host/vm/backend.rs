@@ -42,6 +42,9 @@ pub(in crate::host) trait Backend {
     /// It is kept from touching more than that, or its pages go out above it.
     fn reclaim_above(&self, limit: Option<TouchLimit>) -> bool;
 
+    /// The kernel takes so much of it into its own swap.
+    fn reclaim_by_kernel(&self, pages: PageCount) -> bool;
+
     /// It makes such large pages.
     fn make_large_pages(&self, pages: LargePages) -> bool;
 
@@ -53,7 +56,7 @@ pub(in crate::host) trait Backend {
 #[derive(Debug)]
 pub(in crate::host) enum AnyBackend {
     Process(VmProcess),
-    Qemu(Qemu),
+    Qemu(Box<Qemu>),
 }
 
 impl AnyBackend {
@@ -94,7 +97,7 @@ impl Deref for AnyBackend {
     fn deref(&self) -> &Self::Target {
         match self {
             Self::Process(process) => process,
-            Self::Qemu(qemu) => qemu,
+            Self::Qemu(qemu) => qemu.as_ref(),
         }
     }
 }
@@ -158,6 +161,10 @@ impl Backend for VmProcess {
 
     fn reclaim_above(&self, limit: Option<TouchLimit>) -> bool {
         self.send(&ToVm::SetTouchLimit(limit))
+    }
+
+    fn reclaim_by_kernel(&self, _pages: PageCount) -> bool {
+        false
     }
 
     fn make_large_pages(&self, pages: LargePages) -> bool {

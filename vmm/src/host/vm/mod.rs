@@ -40,7 +40,7 @@ use kept_limit::KeptLimit;
 use page::{PAGE_SIZE, PageCount, PageStates};
 use policy::{
     BalloonWatch, BrokenBlocks, Capabilities, Evidence, GuestFigures, GuestWord, LargePages,
-    OVERHEAD, Stage, TouchLimit, VmSettings, VmSnapshot, shared_of_limit,
+    OVERHEAD, Stage, Supposed, TouchLimit, VmSettings, VmSnapshot, shared_of_limit,
 };
 use protocol::{Observation, SharingCounters, ToVm, VmConfig};
 use qemu::{Heard, Qemu};
@@ -317,7 +317,24 @@ impl Vm {
             waits_for_room: self.waits_for_room(),
             capabilities: self.capabilities(),
             is_stale: self.is_stale(),
+            kernel_reclaim: self.may_be_reclaimed(),
+            pressure_permille: self.seen.used.pressure_permille,
+            supposed: self.seen.heard.supposed.map(|supposed| Supposed {
+                saved: self.seen.used.saved,
+                ..supposed
+            }),
         }
+    }
+
+    /// Whether the kernel may take pages of it: an administrator has allowed it, and its guest has had the time to show its driver.
+    fn may_be_reclaimed(&self) -> bool {
+        self.qemu().is_some_and(Qemu::may_be_reclaimed) && !self.is_young()
+    }
+
+    fn is_young(&self) -> bool {
+        let begun = self.seen.begun;
+        self.running()
+            .is_none_or(|running| begun.unwrap_or(running.since).elapsed() < DRIVER_PATIENCE)
     }
 
     /// What can be done to it, and known of it.
@@ -430,13 +447,9 @@ impl Vm {
     fn ballooned(&self) -> PageCount {
         let size = self.config.settings.size;
         let observation = self.seen.observation.as_ref();
-        let begun = self.seen.begun;
-        let young = self
-            .running()
-            .is_none_or(|running| begun.unwrap_or(running.since).elapsed() < DRIVER_PATIENCE);
         let given_up = match observation {
             Some(observation) if observation.balloon.has_driver => observation.balloon.held,
-            _ if young => size - self.grant.latest(),
+            _ if self.is_young() => size - self.grant.latest(),
             _ => PageCount::ZERO,
         };
         given_up.min(size.saturating_sub(self.seen.used.memory_file))

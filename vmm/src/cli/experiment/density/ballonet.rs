@@ -55,10 +55,10 @@ pub(super) async fn probe(
     Ok((probe, words(&options)))
 }
 
-/// What the host is told of the budget.
-fn told(density: &Density, settings: &BallonetSettings, less_bytes: u64) -> PageCount {
+/// What a host is told of the budget.
+pub(super) fn told(density: &Density, reserve_percent: u64, less_bytes: u64) -> PageCount {
     let whole = density.budget().0;
-    let reserve = whole * settings.reserve_percent / 100;
+    let reserve = whole * reserve_percent / 100;
     let less = less_bytes / page::PAGE_SIZE;
     PageCount(whole.saturating_sub(reserve).saturating_sub(less))
 }
@@ -68,7 +68,7 @@ fn options(
     settings: &BallonetSettings,
     folder: &PrivateFolder,
 ) -> Result<HostOptions> {
-    let default = HostOptions::new(told(density, settings, 0));
+    let default = HostOptions::new(told(density, settings.reserve_percent, 0));
     let tax = |percent: u64| percent.to_string().parse::<TaxRate>();
     let change = HostChange {
         sharing: Some(settings.sharing),
@@ -95,8 +95,8 @@ fn options(
     })
 }
 
-/// What the host was told.
-fn words(options: &HostOptions) -> Vec<String> {
+/// What a host was told.
+pub(super) fn words(options: &HostOptions) -> Vec<String> {
     let memory = format!("memory={}M", options.settings.budget.bytes() >> 20);
     let pair = |(key, value): (&str, String)| format!("{key}={value}");
     let given = options.given.words().into_iter().map(pair);
@@ -203,7 +203,7 @@ impl Fleet for Ours<'_> {
 
     async fn take_back(&mut self, bytes: u64) -> Result<bool> {
         let change = HostChange {
-            memory_bytes: Some(told(self.density, self.settings, bytes).bytes()),
+            memory_bytes: Some(told(self.density, self.settings.reserve_percent, bytes).bytes()),
             ..HostChange::default()
         };
         // Refused where it would break a promise.

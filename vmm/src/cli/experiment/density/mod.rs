@@ -5,9 +5,11 @@ mod ballonet;
 mod fleet;
 mod kernel;
 mod ksm;
+mod managed;
 mod probe;
 mod processes;
 mod qemu;
+mod qemus;
 mod restore;
 
 use super::super::args::ExperimentArgs;
@@ -16,6 +18,7 @@ use super::super::private_host::Interrupted;
 use super::super::{show, tell};
 use super::circumstances;
 use super::files::Files;
+use super::qemu_guest;
 use anyhow::{Context, Result, bail};
 use experiment::density::report::{DensityReport, Judged, SideOutcome};
 use experiment::density::{
@@ -132,7 +135,7 @@ impl Comparison<'_> {
             outcome: SideOutcome {
                 problem: match side.vmm {
                     Vmm::Ballonet(_) => None,
-                    Vmm::Qemu(_) => qemu::problem(),
+                    Vmm::Qemu(_) | Vmm::QemuManaged(_) => qemu_guest::problem(),
                 },
                 side: side.clone(),
                 settings: Vec::new(),
@@ -238,6 +241,7 @@ impl Comparison<'_> {
         let probed = match &contest.outcome.side.vmm {
             Vmm::Ballonet(settings) => ballonet::probe(&stage, settings, interrupt).await,
             Vmm::Qemu(settings) => qemu::probe(&stage, settings, interrupt).await,
+            Vmm::QemuManaged(settings) => managed::probe(&stage, settings, interrupt).await,
         };
         match probed {
             Ok((probe, settings)) => {

@@ -6,18 +6,19 @@ use super::by_monitor::{ByMonitor, actual, find_balloon};
 use super::lever::{Lever, POLLING_INTERVAL_S};
 use super::statistics::Reported;
 use super::{Orders, Qemu, Shared};
+use crate::host::cgroup::{NoCgroup, OwnCgroup, restore_low};
 use crate::host::definitions::MOST_DEFINED;
 use crate::host::kernel::{besides, other_than_qemu, started_ticks};
 use crate::host::libvirt::{NotFound, Unfit, VirshError};
-use crate::host::qmp::{Monitor, QmpError};
-use crate::host::state_store::{Adoption, Step, Way};
+use crate::host::qmp::{Leave, Monitor, POLLING_INTERVAL, QmpError};
+use crate::host::state_store::{Adoption, LowBefore, Step, Way};
 use crate::host::vm::backend::AnyBackend;
 use crate::host::vm::handle::ProcessHandle;
 use crate::host::vm::{Running, Vm};
 use crate::host::{Host, HostError, settings};
 use api::{AdoptRequest, RunRequest, VmView};
 use page::{PAGE_SIZE, PageCount, VmId};
-use policy::OVERHEAD;
+use policy::{OVERHEAD, SupposedBalloon};
 use protocol::VmName;
 use serde_json::{Value, json};
 use std::io;
@@ -47,6 +48,12 @@ pub enum AdoptError {
     Process { pid: u32, source: io::Error },
     #[error("it says that its guest has no memory")]
     NoMemory,
+    #[error("the kernel cannot take pages of it")]
+    NoReclaim(#[from] NoCgroup),
+    #[error(
+        "libvirt keeps its vCPUs and itself in cgroups of their own, where the kernel cannot be told to take its pages: adopt it without --reclaim"
+    )]
+    ReclaimOfDomain,
     #[error("it is adopted already, as '{0}'")]
     Already(VmName),
     #[error(
@@ -140,8 +147,8 @@ impl FoundProcess {
 }
 
 /// Asks a QEMU what it is, and changes nothing.
-async fn look(socket: &Path) -> Result<Found, AdoptError> {
-    let mut monitor = Monitor::connect(socket).await?;
+async fn look(socket: &Path, leave: Leave) -> Result<Found, AdoptError> {
+    let mut monitor = Monitor::connect(socket, leave).await?;
     let pid = monitor.pid().ok_or(AdoptError::NoProcess)?;
     check_program(pid)?;
     let number = |value: &Value, name: &str| value.get(name).and_then(Value::as_u64).unwrap_or(0);
@@ -159,12 +166,15 @@ async fn look(socket: &Path) -> Result<Found, AdoptError> {
     let path = find_balloon(&mut monitor)
         .await?
         .ok_or(AdoptError::NoBalloon)?;
-    let get = json!({"path": path, "property": "guest-stats-polling-interval"});
+    let get = json!({"path": path, "property": POLLING_INTERVAL});
     let polling = monitor.execute("qom-get", get).await?;
+    let polling_interval_s = polling.as_u64().unwrap_or(0);
     let name = monitor.execute("query-name", json!({})).await?;
     let name = name.get("name").and_then(Value::as_str);
     let vcpus = monitor.execute("query-cpus-fast", json!({})).await?;
     let vcpus = vcpus.as_array().map_or(1, Vec::len);
+    let pid = process.pid;
+    let lever = ByMonitor::new(socket.to_owned(), pid, leave, polling_interval_s);
     Ok(Found {
         process,
         way: Way::Monitor(socket.to_owned()),
@@ -172,9 +182,9 @@ async fn look(socket: &Path) -> Result<Found, AdoptError> {
         size_bytes,
         held_bytes,
         vcpus: u64::try_from(vcpus).unwrap_or(u64::MAX),
-        polling_interval_s: polling.as_u64().unwrap_or(0),
+        polling_interval_s,
         version: format!("of QEMU {}", monitor.version()),
-        lever: Lever::Monitor(ByMonitor::new(socket.to_owned(), pid, Some(monitor))),
+        lever: Lever::Monitor(lever.connected(monitor)),
     })
 }
 
@@ -184,6 +194,60 @@ fn check_program(pid: u32) -> Result<(), AdoptError> {
         Ok(None) => Ok(()),
         Ok(Some(program)) => Err(AdoptError::NotQemu { pid, program }),
         Err(source) => Err(AdoptError::Process { pid, source }),
+    }
+}
+
+/// What is changed of it from now on.
+fn told_of(found: &Found, leave: Leave) -> String {
+    let before = match found.polling_interval_s {
+        0 => "never".into(),
+        seconds => format!("every {seconds} s"),
+    };
+    let polls = format!(
+        "its guest's figures are asked for every {POLLING_INTERVAL_S} s from now on (before: {before})"
+    );
+    let (pid, version) = (found.process.pid, &found.version);
+    let left = PageCount(found.held_bytes / PAGE_SIZE);
+    let changes = match (leave, found.polling_interval_s) {
+        (Leave::Manage, _) => format!("adopted: {polls}, its balloon left it {left}"),
+        (Leave::LookAndPoll, 0) => format!("looked at: {polls}, and nothing else is changed"),
+        (Leave::Look, 0) => "looked at, and nothing is changed: its guest's figures are not asked for, so what it needs is not known \
+             (--poll has them asked for until the end)"
+            .into(),
+        _ => format!("looked at, and nothing is changed: its guest's figures are asked for {before}"),
+    };
+    format!("{changes}: process {pid} {version}")
+}
+
+/// What its cgroup protects now, if it is its own and the kernel can take pages there.
+fn low_of(pid: u32) -> Result<LowBefore, NoCgroup> {
+    let cgroup = OwnCgroup::of(pid)?;
+    cgroup.check_reclaim()?;
+    let path = cgroup.path().to_owned();
+    match cgroup.low() {
+        Ok(low) => Ok(LowBefore { path, low }),
+        Err(source) => Err(NoCgroup::Unusable { path, source }),
+    }
+}
+
+fn told_of_low(adoption: &Adoption) -> String {
+    let min = adoption.settings.min;
+    let told = |before: &LowBefore| {
+        let LowBefore { path, low } = before;
+        format!(
+            "; memory.low of its cgroup {path} is {min} now (before: {low}), and the kernel may take its pages there"
+        )
+    };
+    adoption.low_before.as_ref().map(told).unwrap_or_default()
+}
+
+/// Sets back what its cgroup protected, if that was changed.
+pub(super) fn restore_cgroup(adoption: &Adoption) {
+    let Some(LowBefore { path, low }) = &adoption.low_before else {
+        return;
+    };
+    if let Err(error) = restore_low(path, low) {
+        tracing::warn!("memory.low of {path} is not set back to {low}: {error}");
     }
 }
 
@@ -209,10 +273,13 @@ impl Host {
         request: AdoptRequest,
         found_as: Option<Option<VmName>>,
     ) -> Result<VmView, HostError> {
-        let mut found = look(socket).await.map_err(|source| HostError::NotAdopted {
-            what: Way::Monitor(socket.to_owned()).to_string(),
-            source,
-        })?;
+        let leave = self.shared.leave;
+        let mut found = look(socket, leave)
+            .await
+            .map_err(|source| HostError::NotAdopted {
+                what: Way::Monitor(socket.to_owned()).to_string(),
+                source,
+            })?;
         let is_found = found_as.is_some();
         found.name = found.name.or(found_as.flatten());
         self.take(found, request, is_found).await
@@ -233,8 +300,16 @@ impl Host {
         if found.size_bytes < PAGE_SIZE {
             return Err(not_adopted(AdoptError::NoMemory));
         }
+        let leave = self.shared.leave;
         let size_bytes = found.size_bytes / PAGE_SIZE * PAGE_SIZE;
         let process = &found.process;
+        let low_before = match (wishes.reclaim, &found.way) {
+            (false, _) => None,
+            (true, Way::Domain(_)) => return Err(not_adopted(AdoptError::ReclaimOfDomain)),
+            (true, Way::Monitor(_)) => {
+                Some(low_of(process.pid).map_err(|why| not_adopted(why.into()))?)
+            }
+        };
         let _turn = self.shared.changes.lock().await;
         let adoption = {
             let mut state = self.lock();
@@ -273,7 +348,7 @@ impl Host {
             policy::admit(&state.snapshot(), &settings, OVERHEAD.max(process.besides))?;
             Adoption {
                 name,
-                way: found.way,
+                way: found.way.clone(),
                 pid: process.pid,
                 started: process.started,
                 besides: process.besides,
@@ -283,21 +358,13 @@ impl Host {
                 held_bytes: found.held_bytes.min(size_bytes),
                 polling_interval_s: found.polling_interval_s,
                 is_released: false,
+                low_before,
             }
         };
         let mut steps = self.lock().forget_released(adoption.pid);
         steps.push(Step::Adopt(Box::new(adoption.clone())));
         self.keep(steps).await?;
-        let what = format!(
-            "adopted: process {} {}; its guest's figures are asked for every {POLLING_INTERVAL_S} s from now on (before: {}), its balloon left it {}",
-            adoption.pid,
-            found.version,
-            match found.polling_interval_s {
-                0 => "never".into(),
-                seconds => format!("every {seconds} s"),
-            },
-            PageCount(adoption.held_bytes / PAGE_SIZE),
-        );
+        let what = told_of(&found, leave) + &told_of_low(&adoption);
         let name = adoption.name.clone();
         let held = PageCount(adoption.held_bytes / PAGE_SIZE);
         self.attend_qemu(adoption, found.lever, held, found.process.handle, &what);
@@ -315,8 +382,11 @@ impl Host {
         let mut state = self.lock();
         let id = VmId(state.durable.next_id);
         state.durable.next_id += 1;
+        let leave = self.shared.leave;
+        let supposed = leave.looks_only().then(|| SupposedBalloon::new(held));
         let shared = Arc::new(Shared {
             held: AtomicU64::new(held.0),
+            supposed_held: AtomicU64::new(supposed.map_or(u64::MAX, |balloon| balloon.held().0)),
             besides: adoption.besides.0,
             is_described: AtomicBool::new(false),
         });
@@ -324,12 +394,14 @@ impl Host {
         let (releases, released) = mpsc::channel(1);
         let running = Running {
             pid: adoption.pid,
-            backend: AnyBackend::Qemu(Qemu {
+            backend: AnyBackend::Qemu(Box::new(Qemu {
+                cgroup: OwnCgroup::of(adoption.pid).ok().map(Arc::new),
+                is_reclaiming: Arc::default(),
                 orders,
                 releases,
                 shared: Arc::clone(&shared),
                 adoption: adoption.clone(),
-            }),
+            })),
             since: Instant::now(),
             kill: Arc::<Notify>::default(),
             gone: watch::Sender::new(()),
@@ -337,6 +409,7 @@ impl Host {
         let mut config = state.adopted_config(id, &adoption);
         config.balloon_target = adoption.settings.size - held.min(adoption.settings.size);
         let vm = Vm::adopted(config, adoption.pinned, running);
+        vm.tell(|backend| backend.remember(&adoption.settings));
         state.durable.vms.insert(id, vm);
         state.events.add(Some(&adoption.name), what);
         self.shared.count.send_replace(state.count());
@@ -349,6 +422,9 @@ impl Host {
             lever,
             told: None,
             reported: Reported::default(),
+            leave,
+            supposed,
+            faulted: PageCount::ZERO,
             fresh: None,
             has_begun: false,
             trouble: None,
@@ -392,12 +468,14 @@ impl Host {
                 }
             }
         }
+        restore_cgroup(&adoption);
         let step = self.lock().note_released(adoption);
         self.keep(vec![step]).await?;
         self.remove(
             id,
             match force {
                 true => "released as it is",
+                false if self.shared.leave.looks_only() => "is looked at no longer",
                 false => "released: its balloon and the polling of its figures are as they were",
             },
         );
@@ -433,6 +511,7 @@ impl Host {
                     self.attend_qemu(adoption, lever, size, process, "found again");
                 }
                 _ => {
+                    restore_cgroup(&adoption);
                     let name = adoption.name;
                     if !adoption.is_released {
                         let what = "its QEMU ended while there was no host";
@@ -448,7 +527,14 @@ impl Host {
     fn lever(&self, adoption: &Adoption) -> Lever {
         match &adoption.way {
             Way::Monitor(socket) => {
-                Lever::Monitor(ByMonitor::new(socket.clone(), adoption.pid, None))
+                let polled_s = adoption.polling_interval_s;
+                let leave = self.shared.leave;
+                Lever::Monitor(ByMonitor::new(
+                    socket.clone(),
+                    adoption.pid,
+                    leave,
+                    polled_s,
+                ))
             }
             Way::Domain(domain) => {
                 Lever::Libvirt(ByLibvirt::new(self.libvirt(&domain.uri), domain.uuid))

@@ -1,14 +1,17 @@
 //! The task that speaks to one QEMU.
 
-use super::lever::{Lever, LeverError, Look};
+use super::adopt::restore_cgroup;
+use super::lever::{Lever, LeverError, Look, POLLING_INTERVAL_S, polls};
 use super::statistics::Reported;
 use super::{Heard, Orders, Release, Shared};
-use crate::host::Host;
+use crate::host::qmp::{Leave, QmpError};
 use crate::host::rate_limit::RateLimit;
 use crate::host::state_store::{Adoption, Step};
 use crate::host::vm::handle::ProcessHandle;
 use crate::host::vm::process::take_answer;
-use page::{PAGE_SIZE, PageCount, PageStates, VmId};
+use crate::host::{Host, now_ms};
+use page::{PAGE_SIZE, PageCount, PageStates, VmId, total};
+use policy::{Supposed, SupposedBalloon};
 use protocol::{BalloonView, GuestStatistics, Observation};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,7 +21,9 @@ use tokio::time::{MissedTickBehavior, interval};
 
 /// Figures that are older are not believed any more: QEMU has asked for new ones several times.
 const STALE: Duration = Duration::from_secs(10);
-/// How often a monitor is looked for that was lost.
+/// The same where QEMU is left to ask for them as seldom as it does: so many times that.
+const STALE_AFTER_POLLS: u64 = 5;
+/// How often a monitor is looked for that was lost, or asked again that did not answer.
 const RETRY: Duration = Duration::from_secs(2);
 /// Events that it may send at once, and the time after each further one in which it is not heard.
 const EVENTS_AT_ONCE: u32 = 16;
@@ -33,6 +38,12 @@ pub(super) struct Attendant {
     /// What its balloon was told, and when.
     pub(super) told: Option<(PageCount, Instant)>,
     pub(super) reported: Reported,
+    /// What may be done to it.
+    pub(super) leave: Leave,
+    /// If it is looked at only, what its balloon would have done.
+    pub(super) supposed: Option<SupposedBalloon>,
+    /// Pages that its guest's faults have brought so far.
+    pub(super) faulted: PageCount,
     /// When its guest's figures came last, as this host saw it.
     pub(super) fresh: Option<Instant>,
     /// When QEMU says that its guest's figures were made before it began anew.
@@ -52,9 +63,14 @@ impl Attendant {
         let mut retry = interval(RETRY);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut answered = 0;
+        let mut is_at_once = self.lever.is_lost();
         loop {
-            // What it owes an answer to is asked again.
-            let is_owing = self.lever.is_lost() || orders.borrow().sequence != answered;
+            // Its host asks nothing more until it has an answer.
+            let is_owed = self.lever.is_lost() || orders.borrow().sequence != answered;
+            if is_owed && !is_at_once {
+                retry.reset();
+            }
+            is_at_once = is_owed;
             tokio::select! {
                 _ = process.wait() => return self.ended(),
                 Some(wanted) = releases.recv() => {
@@ -73,7 +89,7 @@ impl Attendant {
                     let now = *orders.borrow_and_update();
                     self.carry_out(now, &mut answered).await;
                 }
-                _ = retry.tick(), if is_owing => {
+                _ = retry.tick(), if is_owed => {
                     self.connect().await;
                     let now = *orders.borrow();
                     self.carry_out(now, &mut answered).await;
@@ -90,6 +106,7 @@ impl Attendant {
     }
 
     fn ended(&self) {
+        restore_cgroup(&self.adoption);
         let step = Step::Release(self.adoption.name.clone());
         // If it is not kept, the next host finds that it has ended.
         drop(self.host.shared.store.commit(vec![step]));
@@ -113,7 +130,17 @@ impl Attendant {
 
     fn lost(&mut self, error: &LeverError) {
         self.lever.failed(error);
-        self.tell(crate::error_chain(error));
+        // Whether it has ended, or why it cannot be reached any more, is known in a moment.
+        if let LeverError::Monitor(error) = error
+            && (error.is_no_device() || matches!(error, QmpError::Closed))
+        {
+            return;
+        }
+        let name = &self.adoption.name;
+        self.tell(format!(
+            "{}. Until it answers, its figures stand; `ballonet release --force {name}` lets it go as it is",
+            crate::error_chain(error)
+        ));
     }
 
     /// Tells of trouble, each kind once until all is well again.
@@ -175,9 +202,13 @@ impl Attendant {
             self.lever.leave(left).await?;
             self.told = Some((target, Instant::now()));
         }
-        match look.lack {
-            Some(lack) => self.tell(lack.into()),
-            None => self.trouble = None,
+        match (look.held_bytes, look.lack) {
+            (None, _) => self.tell(format!(
+                "its balloon was taken out: give it one with device_add, or let it go with `ballonet release {}`",
+                self.adoption.name
+            )),
+            (_, Some(lack)) => self.tell(lack.into()),
+            _ => self.trouble = None,
         }
         Ok(self.seen(&look))
     }
@@ -185,7 +216,7 @@ impl Attendant {
     fn seen(&mut self, look: &Look) -> (Observation, Heard) {
         let size = self.adoption.settings.size;
         let (held, reported) = (held(look, size), look.reported);
-        let is_fresh = reported.at_s > 0 && reported.at_s != self.reported.at_s;
+        let is_fresh = reported.at_s != self.reported.at_s && self.is_recent(&reported);
         let faulted = is_fresh.then(|| match self.reported.at_s {
             // Since its start, which says nothing of now.
             0 => PageCount::ZERO,
@@ -199,13 +230,19 @@ impl Attendant {
         if has_begun {
             self.fresh = None;
         }
+        self.faulted = total([self.faulted, faulted.unwrap_or(PageCount::ZERO)]);
         self.shared.held.store(held.0, Ordering::Relaxed);
+        let supposed = self.suppose(held);
+        let really_held = held;
+        let held = self.supposed.map_or(held, SupposedBalloon::held);
         let ballooned = size - held;
         let has_driver =
             look.held_bytes.is_some() && (self.fresh.is_some() || ballooned > PageCount::ZERO);
         let target = self.told.map_or(ballooned, |(told, _)| told);
-        let statistics = (self.reported.statistics != GuestStatistics::default())
-            .then_some(self.reported.statistics);
+        let statistics = (self.reported.statistics != GuestStatistics::default()).then(|| {
+            self.reported
+                .with_so_much_less(really_held.saturating_sub(held))
+        });
         let observation = Observation {
             sequence: self.host.lock().vm(self.id).map_or(0, |vm| vm.asked()),
             states: PageStates {
@@ -226,15 +263,57 @@ impl Attendant {
             nets: Vec::new(),
             disks: Vec::new(),
         };
-        let is_stale = self.fresh.is_none_or(|fresh| fresh.elapsed() > STALE);
+        let is_stale = self
+            .fresh
+            .is_none_or(|fresh| fresh.elapsed() > self.stale_after());
         let heard = Heard {
             held,
             is_paused: !look.is_running,
             is_stale,
             faulted,
             has_begun,
+            supposed,
         };
         (observation, heard)
+    }
+
+    /// What is supposed of it, whose guest really holds that.
+    fn suppose(&mut self, held: PageCount) -> Option<Supposed> {
+        let balloon = self.supposed?;
+        let needs = self.reported.needs(held);
+        if let Some((told, _)) = self.told {
+            let hold = self.adoption.settings.size.saturating_sub(told);
+            let balloon = balloon.asked(hold, needs);
+            self.supposed = Some(balloon);
+            let held = balloon.held().0;
+            self.shared.supposed_held.store(held, Ordering::Relaxed);
+        }
+        Some(Supposed {
+            saved: PageCount::ZERO,
+            needs,
+            faulted: self.faulted,
+        })
+    }
+
+    /// How often QEMU asks its guest; zero if it does not.
+    fn polled_s(&self) -> u64 {
+        match polls(self.leave, self.adoption.polling_interval_s) {
+            true => POLLING_INTERVAL_S,
+            false => self.adoption.polling_interval_s,
+        }
+    }
+
+    /// Whether figures that are seen for the first time speak of now: QEMU has some of its guest's start in any case.
+    fn is_recent(&self, reported: &Reported) -> bool {
+        let age_s = (now_ms() / 1000).saturating_sub(reported.at_s);
+        self.polled_s() > 0 && Duration::from_secs(age_s) <= self.stale_after()
+    }
+
+    fn stale_after(&self) -> Duration {
+        let polled_s = self.polled_s();
+        STALE.max(Duration::from_secs(
+            polled_s.saturating_mul(STALE_AFTER_POLLS),
+        ))
     }
 }
 

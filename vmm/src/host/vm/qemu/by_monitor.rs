@@ -1,8 +1,8 @@
 //! A QEMU by its own monitor.
 
-use super::lever::{LeverError, Look, POLLING_INTERVAL_S};
+use super::lever::{LeverError, Look, POLLING_INTERVAL_S, polls};
 use super::statistics::{Reported, balloon_in};
-use crate::host::qmp::{Monitor, QmpError};
+use crate::host::qmp::{Leave, Monitor, POLLING_INTERVAL, QmpError};
 use crate::host::rate_limit::RateLimit;
 use crate::host::state_store::Adoption;
 use serde_json::{Value, json};
@@ -30,8 +30,7 @@ pub(super) async fn actual(monitor: &mut Monitor) -> Result<u64, QmpError> {
 }
 
 async fn set_polling(monitor: &mut Monitor, path: &str, seconds: u64) -> Result<(), QmpError> {
-    let property = "guest-stats-polling-interval";
-    let set = json!({"path": path, "property": property, "value": seconds});
+    let set = json!({"path": path, "property": POLLING_INTERVAL, "value": seconds});
     monitor.execute("qom-set", set).await.map(drop)
 }
 
@@ -41,18 +40,32 @@ pub(super) struct ByMonitor {
     socket: PathBuf,
     /// The process that is to listen there.
     pid: u32,
+    /// What may be done to it.
+    leave: Leave,
+    /// Whether how often it asks its guest is set.
+    polls: bool,
     monitor: Option<Monitor>,
     /// Where its balloon is, once its figures are polled there.
     balloon: Option<String>,
 }
 
 impl ByMonitor {
-    pub(super) fn new(socket: PathBuf, pid: u32, monitor: Option<Monitor>) -> Self {
+    /// That process, which asked its guest for its figures so often before. It is connected by and by.
+    pub(super) fn new(socket: PathBuf, pid: u32, leave: Leave, polling_interval_s: u64) -> Self {
         Self {
             socket,
             pid,
-            monitor,
+            leave,
+            polls: polls(leave, polling_interval_s),
+            monitor: None,
             balloon: None,
+        }
+    }
+
+    pub(super) fn connected(self, monitor: Monitor) -> Self {
+        Self {
+            monitor: Some(monitor),
+            ..self
         }
     }
 
@@ -61,7 +74,7 @@ impl ByMonitor {
     }
 
     pub(super) async fn connect(&mut self) -> Result<(), LeverError> {
-        let monitor = Monitor::connect(&self.socket).await?;
+        let monitor = Monitor::connect(&self.socket, self.leave).await?;
         match monitor.pid() == Some(self.pid) {
             true => self.monitor = Some(monitor),
             false => return Err(LeverError::AnotherProcess),
@@ -88,7 +101,9 @@ impl ByMonitor {
         if self.balloon.is_none() {
             self.balloon = find_balloon(monitor).await?;
             if let Some(path) = &self.balloon {
-                set_polling(monitor, path, POLLING_INTERVAL_S).await?;
+                if self.polls {
+                    set_polling(monitor, path, POLLING_INTERVAL_S).await?;
+                }
                 is_new_balloon = true;
             }
         }
@@ -117,14 +132,20 @@ impl ByMonitor {
     }
 
     pub(super) async fn leave(&mut self, bytes: u64) -> Result<(), QmpError> {
+        if self.leave.looks_only() {
+            return Ok(());
+        }
         let value = json!({ "value": bytes });
         let told = self.monitor()?.execute("balloon", value).await;
         told.map(drop)
     }
 
     pub(super) async fn restore(&mut self, adoption: &Adoption) -> Result<(), QmpError> {
+        if !self.polls {
+            return Ok(());
+        }
         if self.monitor.is_none() {
-            self.monitor = Some(Monitor::connect(&self.socket).await?);
+            self.monitor = Some(Monitor::connect(&self.socket, self.leave).await?);
         }
         let monitor = self.monitor()?;
         if let Some(path) = find_balloon(monitor).await? {

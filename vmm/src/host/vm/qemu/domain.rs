@@ -36,6 +36,9 @@ impl Host {
         named: &str,
         request: AdoptRequest,
     ) -> Result<VmView, HostError> {
+        if request.reclaim {
+            return Err(not_adopted(named, AdoptError::ReclaimOfDomain));
+        }
         let uri = self.lock().libvirt.clone().unwrap_or_default();
         let libvirt = self.libvirt(&uri);
         let not_adopted = |source| not_adopted(named, source);

@@ -4,13 +4,23 @@ use super::by_libvirt::ByLibvirt;
 use super::by_monitor::ByMonitor;
 use super::statistics::Reported;
 use crate::host::libvirt::VirshError;
-use crate::host::qmp::QmpError;
+use crate::host::qmp::{Leave, QmpError};
 use crate::host::rate_limit::RateLimit;
 use crate::host::state_store::Adoption;
 use thiserror::Error;
 
 /// How often a guest is asked for its figures, in seconds: each time wakes it.
 pub(super) const POLLING_INTERVAL_S: u64 = 2;
+
+/// Whether how often QEMU asks its guest is set, that did it so often before. Where it is looked at only, what somebody else has
+/// set is good enough.
+pub(super) fn polls(leave: Leave, before_s: u64) -> bool {
+    match leave {
+        Leave::Manage => true,
+        Leave::Look => false,
+        Leave::LookAndPoll => before_s == 0,
+    }
+}
 
 /// Why a QEMU is not reached, or does not do what it is told.
 #[derive(Debug, Error)]

@@ -1,6 +1,7 @@
 //! What QEMU says of its balloon's device: where it is, and what its guest reported.
 
 use page::{PAGE_SIZE, PageCount};
+use policy::GuestFigures;
 use protocol::GuestStatistics;
 use serde_json::Value;
 
@@ -77,7 +78,32 @@ impl Reported {
     /// Whether its guest has begun anew in between: its counts only rise until it does.
     pub(super) fn has_begun_since(&self, before: &Self) -> bool {
         let (now, before) = (&self.statistics, &before.statistics);
-        now.minor_faults < before.minor_faults
+        now.minor_faults.is_some() && now.minor_faults < before.minor_faults
+    }
+
+    /// What it would have said if so much of what is free, or else available, were not its own.
+    pub(super) fn with_so_much_less(&self, less: PageCount) -> GuestStatistics {
+        let said = self.statistics;
+        let less = less.bytes();
+        let without = |bytes: Option<u64>| bytes.map(|bytes| bytes.saturating_sub(less));
+        let from_caches = less.saturating_sub(said.free.unwrap_or(0));
+        GuestStatistics {
+            free: without(said.free),
+            available: without(said.available),
+            caches: said.caches.map(|bytes| bytes.saturating_sub(from_caches)),
+            ..said
+        }
+    }
+
+    /// What a guest cannot do without that holds so much.
+    pub(super) fn needs(&self, held: PageCount) -> Option<PageCount> {
+        let pages = |bytes: Option<u64>| bytes.map(|bytes| PageCount(bytes / PAGE_SIZE));
+        policy::needs(&GuestFigures {
+            held,
+            free: pages(self.statistics.free),
+            available: pages(self.statistics.available),
+            ..GuestFigures::default()
+        })
     }
 
     /// Pages that faults have brought since: a guest that began anew counts from zero.
@@ -121,5 +147,26 @@ mod tests {
         assert_eq!(reported.faulted_since(&Reported::default()), PageCount(12));
         assert_eq!(Reported::default().faulted_since(&reported), PageCount(0));
         assert_eq!(Reported::of(&json!([])), Reported::default());
+    }
+
+    #[test]
+    fn what_a_balloon_would_have_taken_is_taken_from_what_is_free_and_then_from_files() {
+        let reported = Reported {
+            at_s: 1,
+            statistics: GuestStatistics {
+                free: Some(10 * PAGE_SIZE),
+                available: Some(30 * PAGE_SIZE),
+                caches: Some(25 * PAGE_SIZE),
+                ..GuestStatistics::default()
+            },
+        };
+        assert_eq!(reported.needs(PageCount(100)), Some(PageCount(70)));
+        let left = |less| {
+            let left = reported.with_so_much_less(PageCount(less));
+            [left.free, left.available, left.caches].map(|bytes| bytes.unwrap() / PAGE_SIZE)
+        };
+        assert_eq!(left(4), [6, 26, 25]);
+        assert_eq!(left(20), [0, 10, 15]);
+        assert_eq!(left(99), [0, 0, 0]);
     }
 }
