@@ -173,6 +173,10 @@ fn qemus_come_and_go_with_their_sockets_in_a_folder_whatever_else_lies_there() {
     drop(other);
     wait_until("the other has ended", || !has(&host, "other"));
     drop(silent);
+    fs::remove_dir_all(&folder).unwrap();
+    wait_until("that it is gone is told", || {
+        is_told(&host, ["cannot be read", "qmp"])
+    });
 }
 
 /// As libvirt's are: it has made the socket, and the kernel names it as whoever listens.

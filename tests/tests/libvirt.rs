@@ -101,11 +101,13 @@ fn domains_come_under_the_host_as_their_descriptions_say_and_leave_it_as_they_we
         ];
         libvirtd.virsh(&[&words[..], &[&element]].concat());
     };
+    let begin = Instant::now();
     change("min='48M' shares='low'");
     wait_until("that holds", || {
         let vm = host.vm("web");
         number(&vm, "/min_bytes") == 48 * MIB && text(&vm, "/shares") == "low"
     });
+    println!("what a description said held after {:?}", begin.elapsed());
     host.ok(&["set", "web", "shares=normal"]);
     change("min='much' shares='low'");
     wait_until("what is wrong is told of", || {
@@ -148,10 +150,19 @@ fn domains_come_under_the_host_as_their_descriptions_say_and_leave_it_as_they_we
 
     // The host goes and comes.
     wait_until_at_least("its guest has all", 256 * MIB, || held(&host, "web"));
+    let pid = libvirtd.pid("web");
+    let begin = Instant::now();
     host.die_and_start_again();
     wait_until("it is found again", || {
         has(&host, "web") && answers(&host, "web")
     });
+    println!(
+        "a domain answered to another host {:?} after the death of its own",
+        begin.elapsed()
+    );
+    assert_eq!(number(&host.vm("web"), "/pid"), u64::from(pid));
+    assert_eq!(text(&host.vm("web"), "/shares"), "high");
+    assert!(!is_told(&host, "nothing was heard"), "{:#?}", events(&host));
 
     // It is let go as it was, and is not taken again.
     host.ok(&["release", "web"]);
@@ -168,6 +179,9 @@ fn domains_come_under_the_host_as_their_descriptions_say_and_leave_it_as_they_we
     libvirtd.virsh(&["destroy", "new"]);
     wait_until("it is dropped", || !has(&host, "new"));
     assert!(!has(&host, "web"), "it was released");
+    let reclaimed = ["adopt", "--domain", "web", "--reclaim"];
+    host.fails(&reclaimed, 1, &["'web'", "without --reclaim"]);
+    assert!(!has(&host, "web"), "it was refused");
     host.ok(&["adopt", "--domain", "web", "--min", "64M"]);
     let vm = host.vm("web");
     assert_eq!(number(&vm, "/min_bytes"), 64 * MIB);

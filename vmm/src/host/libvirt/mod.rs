@@ -75,7 +75,8 @@ impl Libvirt {
         let last = self.polls.borrow().clone();
         match last {
             Some(poll) if poll.begun.elapsed() < OLD => Ok(poll),
-            _ => Err(VirshError::Old(OLD)),
+            Some(_) => Err(VirshError::Old(OLD)),
+            None => Err(VirshError::NotYet),
         }
     }
 

@@ -54,6 +54,8 @@ pub(in crate::host) enum VirshError {
     NoDomain,
     #[error("libvirt cannot ask its QEMU now: another job is under way, or it does not answer")]
     Busy,
+    #[error("libvirt has not answered for the first time yet")]
+    NotYet,
     #[error("nothing was heard of libvirt for {} s", .0.as_secs())]
     Old(Duration),
 }

@@ -2,7 +2,7 @@
 //!
 //! Nobody lets go of one that ends: its task does so by the kernel's word.
 
-use super::{Claims, Definition, Domain, Libvirt, Poll, Uuid};
+use super::{Claims, Definition, Domain, Libvirt, Poll, Uuid, VirshError};
 use crate::host::asides::Asides;
 use crate::host::vm::DomainWish;
 use crate::host::{Host, HostError};
@@ -48,9 +48,12 @@ impl Watcher {
         let domains = match &poll.domains {
             Ok(domains) => domains,
             Err(error) => {
+                let why = match error {
+                    VirshError::Ended(said) | VirshError::Refused(said) => said.clone(),
+                    _ => crate::error_chain(error),
+                };
                 let what = format!(
-                    "{}; its domains stay as they are until it is",
-                    crate::error_chain(error)
+                    "libvirt is not reached: {why}. Its domains stay as they are, and count as they were, until it is"
                 );
                 return self.tell_reached(false, &what);
             }

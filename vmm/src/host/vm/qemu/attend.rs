@@ -4,7 +4,7 @@ use super::adopt::restore_cgroup;
 use super::lever::{Lever, LeverError, Look, POLLING_INTERVAL_S, polls};
 use super::statistics::Reported;
 use super::{Heard, Orders, Release, Shared};
-use crate::host::qmp::{Leave, QmpError};
+use crate::host::qmp::Leave;
 use crate::host::rate_limit::RateLimit;
 use crate::host::state_store::{Adoption, Step};
 use crate::host::vm::handle::ProcessHandle;
@@ -130,10 +130,7 @@ impl Attendant {
 
     fn lost(&mut self, error: &LeverError) {
         self.lever.failed(error);
-        // Whether it has ended, or why it cannot be reached any more, is known in a moment.
-        if let LeverError::Monitor(error) = error
-            && (error.is_no_device() || matches!(error, QmpError::Closed))
-        {
+        if error.is_passing() {
             return;
         }
         let name = &self.adoption.name;

@@ -33,6 +33,17 @@ pub(in crate::host) enum LeverError {
     Libvirt(#[from] VirshError),
 }
 
+impl LeverError {
+    /// Whether it is known in a moment what this means: that it has ended, or why it cannot be reached.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Monitor(error) => error.is_no_device() || matches!(error, QmpError::Closed),
+            Self::Libvirt(error) => matches!(error, VirshError::NotYet),
+            Self::AnotherProcess => false,
+        }
+    }
+}
+
 /// What is seen of it at a moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Look {
