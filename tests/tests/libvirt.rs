@@ -142,25 +142,25 @@ fn domains_come_under_the_host_as_their_descriptions_say_and_leave_it_as_they_we
     wait_until("it is adopted anew", || has(&host, "web"));
     println!("a domain was adopted {:?} after its start", begin.elapsed());
     assert_ne!(number(&host.vm("web"), "/pid"), u64::from(before));
-    libvirtd.virsh(&["suspend", "web"]);
-    wait_until("it is seen to be paused", || {
-        host.vm("web").pointer("/paused") == Some(&Value::Bool(true))
-    });
-    libvirtd.virsh(&["resume", "web"]);
-
-    // The host goes and comes.
     wait_until_at_least("its guest has all", 256 * MIB, || held(&host, "web"));
+    let is_paused = |host: &TestHost| host.vm("web").pointer("/paused") == Some(&Value::Bool(true));
+    libvirtd.virsh(&["suspend", "web"]);
+    wait_until("it is seen to be paused", || is_paused(&host));
+
+    // The host goes and comes. That it is paused, libvirt alone can say.
     let pid = libvirtd.pid("web");
     let begin = Instant::now();
     host.die_and_start_again();
     wait_until("it is found again", || {
-        has(&host, "web") && answers(&host, "web")
+        has(&host, "web") && answers(&host, "web") && is_paused(&host)
     });
     println!(
         "a domain answered to another host {:?} after the death of its own",
         begin.elapsed()
     );
     assert_eq!(number(&host.vm("web"), "/pid"), u64::from(pid));
+    libvirtd.virsh(&["resume", "web"]);
+    wait_until("it is seen to run on", || !is_paused(&host));
     assert_eq!(text(&host.vm("web"), "/shares"), "high");
     assert!(!is_told(&host, "nothing was heard"), "{:#?}", events(&host));
 
