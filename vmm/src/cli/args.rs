@@ -525,7 +525,8 @@ impl AdoptArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct AdviseArgs {
-    /// The Unix socket of a QEMU's monitor, and what it would be promised: SOCKET[,name=NAME][,min=SIZE][,max=SIZE][,shares=SHARES].
+    /// The Unix socket of a QEMU's monitor, and what it would be promised:
+    /// `SOCKET[,name=NAME][,min=SIZE][,max=SIZE][,shares=SHARES]`.
     /// May be given again.
     #[arg(long, required = true, value_name = "SPEC", value_hint = ValueHint::FilePath)]
     pub(super) qmp: Vec<QmpSpec>,
