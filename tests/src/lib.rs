@@ -5,6 +5,7 @@
 //! a lock or a file, and fails the test if so. Nothing here measures time: what is waited for
 //! comes, or nothing has moved for a long time.
 
+pub mod adviser;
 pub mod browser;
 pub mod console;
 pub mod guest_image;

@@ -1,47 +1,13 @@
 //! Claims about advice: QEMUs are looked at, and nothing of them is changed.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdout, Stdio};
-use tests::process::{self, Signal};
+use tests::adviser::Adviser;
+use tests::process::Signal;
 use tests::qemu::Qemu;
 use tests::{MIB, Place, Value, number, text, wait_until, wait_until_at_least};
 
 /// It gives up whatever its balloon wants, so by its word it needs little.
 const WORKLOAD: &str = "verify:size=max,rate=20000";
-
-/// An adviser that tells what it would do, line by line.
-struct Adviser {
-    process: Child,
-    lines: BufReader<ChildStdout>,
-}
-
-impl Adviser {
-    fn start(place: &Place, words: &[&str]) -> Self {
-        let words = [&["advise", "--json", "--interval", "0.2"], words].concat();
-        let mut command = place.command(&words);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut process = command.spawn().expect("the program can be run");
-        let lines = BufReader::new(process.stdout.take().expect("it is piped"));
-        Self { process, lines }
-    }
-
-    fn next(&mut self) -> Value {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).expect("it can be read");
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: '{line}'"))
-    }
-
-    /// Ends it by that signal; what it said last.
-    fn end_by(mut self, signal: Signal) -> Option<Value> {
-        process::signal(self.process.id(), signal);
-        let lines = self.lines.lines();
-        let last = lines.map_while(Result::ok).last();
-        let status = self.process.wait().expect("a child can be waited for");
-        assert_eq!(status.success(), signal != Signal::KILL, "{status}");
-        last.map(|line| serde_json::from_str(&line).expect("it is JSON"))
-    }
-}
 
 fn boot(polled_s: u64) -> Qemu {
     let mut qemu = Qemu::boot_watched("q", "256M", WORKLOAD);
@@ -86,7 +52,7 @@ fn an_adviser_says_what_it_would_do_and_does_nothing_also_when_it_is_killed() {
         let mut adviser = Adviser::start(&place, &["--qmp", &spec, "--memory", "160M"]);
         let mut last = Value::Null;
         wait_until_at_least("it would save what it must", 60 * MIB, || {
-            last = adviser.next();
+            last = adviser.next_line();
             number(&last, "/saved_bytes")
         });
         let vm = last.pointer("/vms/0").expect("it is there");
@@ -118,7 +84,7 @@ fn without_its_guests_word_nothing_would_be_taken_and_polling_is_set_back() {
     let words = ["--qmp", &spec, "--memory", "160M"];
     let mut adviser = Adviser::start(&place, &words);
     wait_until("it is decided on", || {
-        adviser.next().pointer("/vms/0/stale") == Some(&Value::Bool(true))
+        adviser.next_line().pointer("/vms/0/stale") == Some(&Value::Bool(true))
     });
     let told = adviser.end_by(Signal::INT).unwrap();
     assert_eq!(told.pointer("/vms/0/needs_bytes"), Some(&Value::Null));
@@ -127,7 +93,7 @@ fn without_its_guests_word_nothing_would_be_taken_and_polling_is_set_back() {
     let before = qemu.was_told().len();
     let mut adviser = Adviser::start(&place, &[&words[..], &["--poll"]].concat());
     wait_until_at_least("its guest is asked", 60 * MIB, || {
-        number(&adviser.next(), "/saved_bytes")
+        number(&adviser.next_line(), "/saved_bytes")
     });
     adviser.end_by(Signal::TERM);
     let told = qemu.was_told();
@@ -156,7 +122,7 @@ fn a_recording_says_again_what_would_have_been_saved_and_can_be_simulated() {
     let words = ["--qmp", &spec, "--memory", "160M", "--record", record];
     let mut adviser = Adviser::start(&place, &words);
     wait_until_at_least("it would have saved something", 500, || {
-        number(&adviser.next(), "/savings/saved_mib_s")
+        number(&adviser.next_line(), "/savings/saved_mib_s")
     });
     let told = adviser.end_by(Signal::INT).unwrap();
     let replayed = place.json(&["replay", record]);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::time::Instant;
+use tests::adviser::Adviser;
 use tests::libvirt::Libvirtd;
 use tests::linux::LinuxGuests;
 use tests::place::Place;
@@ -243,10 +244,52 @@ fn a_hung_domain_holds_up_no_other() {
     wait_until("it answers again", || answers(&host, "hung"));
 }
 
+/// Advisers see the domain come and learn what its guest needs; nothing of it changes but, where that is wanted and for as
+/// long, how often it is asked.
+fn is_looked_at(libvirtd: &Libvirtd, period: impl Fn(u64) -> bool) {
+    let place = Place::new();
+    let libvirt = format!("--libvirt={}", libvirtd.uri());
+    let words = [&libvirt, "--memory", "320M"];
+    let mut adviser = Adviser::start(&place, &words);
+    wait_until("it has nobody to look at", || {
+        vms(&adviser.next_line()).is_empty()
+    });
+    libvirtd.virsh(&["start", "linux"]);
+    let needs = |wanted: &str, adviser: &mut Adviser| {
+        let mut needs = 0;
+        wait_until_at_least(wanted, MIB, || {
+            let advice = adviser.next_line();
+            let vm = vms(&advice).first();
+            let said = vm.and_then(|vm| vm.pointer("/needs_bytes")?.as_u64());
+            needs = said.unwrap_or(0);
+            needs
+        });
+        assert!(needs < 320 * MIB, "{needs}");
+    };
+    needs("its guest's own period is enough", &mut adviser);
+    assert!(adviser.end_by(Signal::INT).is_some());
+    assert!(period(7), "nothing was changed");
+    let set = |seconds: &str| {
+        libvirtd.virsh(&["dommemstat", "linux", "--period", seconds, "--live"]);
+    };
+    set("0");
+    let mut adviser = Adviser::start(&place, &[&words[..], &["--poll"]].concat());
+    wait_until("its guest is asked", || {
+        adviser.next_line();
+        period(2)
+    });
+    needs("its guest answers", &mut adviser);
+    assert!(adviser.end_by(Signal::INT).is_some());
+    assert!(!period(2), "it is asked no longer");
+    assert_eq!(libvirtd.balloon_leaves("linux"), 384 * MIB);
+    set("7");
+}
+
 /// Where its balloon is a PCI device libvirt has its guest's figures, so that its memory follows the policy. (On an emulated
 /// processor, where any machine runs Linux.)
 #[test]
-fn a_linux_guest_gives_up_what_it_does_not_need_and_has_it_back_when_it_is_released() {
+fn a_linux_guest_is_looked_at_and_gives_up_what_it_does_not_need_and_has_it_back_when_it_is_released()
+ {
     let libvirtd = Libvirtd::start();
     let kernel = LinuxGuests::build().newest();
     let log = libvirtd.path().join("linux.log");
@@ -264,11 +307,11 @@ fn a_linux_guest_gives_up_what_it_does_not_need_and_has_it_back_when_it_is_relea
             log.display()
         ),
     );
-    libvirtd.virsh(&["start", "linux"]);
     let period = |seconds: u64| {
         let description = libvirtd.virsh(&["dumpxml", "linux"]);
         description.contains(&format!("<stats period='{seconds}'/>"))
     };
+    is_looked_at(&libvirtd, period);
     let host = host(&libvirtd, "448M");
     wait_until("it is adopted", || has(&host, "linux"));
     wait_until("its figures are asked for", || period(2));

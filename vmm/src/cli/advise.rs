@@ -85,8 +85,11 @@ pub(super) async fn advise(args: AdviseArgs) -> Result<()> {
         true => Leave::LookAndPoll,
         false => Leave::Look,
     };
+    let qmp_dir = args.qmp_dir.as_deref();
     let options = HostOptions {
         leave,
+        libvirt: args.libvirt.clone(),
+        qmp_dir: qmp_dir.map(std::path::absolute).transpose()?,
         ..HostOptions::new(args.memory.0)
     };
     let record = args.record.as_deref().map(Recording::create).transpose()?;
@@ -106,6 +109,7 @@ async fn look(
         let request = qmp.request()?;
         host.adopt(request).await?;
     }
+    let may_come = args.libvirt.is_some() || args.qmp_dir.is_some();
     let is_live = !args.json && rustix::termios::isatty(rustix::stdio::stdout());
     let interval = Duration::from_secs_f64(args.interval);
     let length = args.seconds.map_or(Duration::MAX, Duration::from_secs);
@@ -139,7 +143,7 @@ async fn look(
         if is_over {
             return Ok(());
         }
-        if host.overview().vms.is_empty() {
+        if !may_come && host.overview().vms.is_empty() {
             bail!("all of these QEMUs have ended");
         }
     }

@@ -2,6 +2,7 @@
 
 use super::host_args::{HostArgs, typed_switch};
 use super::token::Lifetime;
+use crate::host::LibvirtUri;
 use crate::host::runtime_dir::{SOCKET_VARIABLE, default_socket};
 use api::{AdoptRequest, NetRequest, RestartPolicy, Role, TokenName};
 use clap::{Parser, Subcommand, ValueHint};
@@ -210,7 +211,7 @@ pub(super) enum Command {
     Adopt(AdoptArgs),
     /// What a host would do to running QEMUs, which are looked at and not changed.
     #[command(
-        after_help = "Of QEMU nothing is changed but, with --poll and where nobody else has, how often it asks its guest for its figures:\nthat is set back at the end (but not if this is killed by force). Without its guest's figures, what it needs is not\nknown, and nothing would be taken from it. Guests are supposed to give up what they say is available.\n\nNEEDS is what a guest cannot do without by its word; HOLDS what it would hold, SAVED what it would have given up of\nwhat it uses. SQUEEZED counts how often it would have come to hold less than it needs, FAULTS what it faulted in.\n\nExamples:\n  ballonet advise --qmp /run/web.qmp --qmp /run/db.qmp,min=2G,shares=high --memory 8G\n  ballonet advise --qmp /run/web.qmp --memory 2G --poll --record hour --seconds 3600\n  ballonet replay hour                       what that hour would have saved\n  ballonet simulate hour --rules ours,none   the same load on the model"
+        after_help = "Of QEMU nothing is changed but, with --poll and where nobody else has, how often it asks its guest for its figures:\nthat is set back at the end (but not if this is killed by force). Without its guest's figures, what it needs is not\nknown, and nothing would be taken from it. Guests are supposed to give up what they say is available.\n\nNEEDS is what a guest cannot do without by its word; HOLDS what it would hold, SAVED what it would have given up of\nwhat it uses. SQUEEZED counts how often it would have come to hold less than it needs, FAULTS what it faulted in.\n\nExamples:\n  ballonet advise --qmp /run/web.qmp --qmp /run/db.qmp,min=2G,shares=high --memory 8G\n  ballonet advise --qmp /run/web.qmp --memory 2G --poll --record hour --seconds 3600\n  ballonet advise --libvirt --memory 8G      libvirt's domains, as they come and go\n  ballonet replay hour                       what that hour would have saved\n  ballonet simulate hour --rules ours,none   the same load on the model"
     )]
     Advise(AdviseArgs),
     /// Let an adopted QEMU go, as it was.
@@ -528,8 +529,15 @@ pub(super) struct AdviseArgs {
     /// The Unix socket of a QEMU's monitor, and what it would be promised:
     /// `SOCKET[,name=NAME][,min=SIZE][,max=SIZE][,shares=SHARES]`.
     /// May be given again.
-    #[arg(long, required = true, value_name = "SPEC", value_hint = ValueHint::FilePath)]
+    #[arg(long, required_unless_present_any = ["libvirt", "qmp_dir"], value_name = "SPEC", value_hint = ValueHint::FilePath)]
     pub(super) qmp: Vec<QmpSpec>,
+    /// libvirt's running QEMU domains as they come and go, by virsh: qemu:///system, or the URI that is given. What they
+    /// would be promised is in their descriptions.
+    #[arg(long, value_name = "URI", num_args = 0..=1, require_equals = true, default_missing_value = LibvirtUri::SYSTEM)]
+    pub(super) libvirt: Option<LibvirtUri>,
+    /// QEMUs whose monitors' sockets are in this folder, as they come and go.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) qmp_dir: Option<PathBuf>,
     /// Machine memory that they would have together.
     #[arg(long, value_name = "SIZE")]
     pub(super) memory: Size,

@@ -28,6 +28,7 @@ pub(super) use virsh::{Virsh, VirshError};
 pub(super) use watch::watch;
 
 use super::Host;
+use super::qmp::Leave;
 use domain::{ASK_ALL, domains};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -61,11 +62,11 @@ pub(super) struct Libvirt {
 
 impl Libvirt {
     /// Polls it for as long as somebody holds this.
-    fn start(uri: LibvirtUri) -> Self {
+    fn start(uri: LibvirtUri, leave: Leave) -> Self {
         let (sender, polls) = channel::channel(None);
         tokio::spawn(poll(uri.clone(), sender));
         Self {
-            virsh: Virsh::new(uri),
+            virsh: Virsh::new(uri, leave),
             polls,
         }
     }
@@ -143,7 +144,7 @@ impl Host {
         let libvirts = &mut state.libvirts;
         let libvirt = libvirts
             .entry(uri.clone())
-            .or_insert_with(|| Libvirt::start(uri.clone()));
+            .or_insert_with(|| Libvirt::start(uri.clone(), self.shared.leave));
         libvirt.clone()
     }
 }

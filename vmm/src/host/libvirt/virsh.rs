@@ -11,6 +11,7 @@
 use super::LibvirtUri;
 use super::domain::Uuid;
 use crate::host::claim;
+use crate::host::qmp::Leave;
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -48,6 +49,8 @@ pub(in crate::host) enum VirshError {
     Silent,
     #[error("virsh answers more than {LONGEST_ANSWER} bytes")]
     TooLong,
+    #[error("'{0}' would change a domain, and it is looked at only")]
+    LookedAtOnly(&'static str),
     #[error("libvirt refuses: {0}")]
     Refused(String),
     #[error("libvirt has no running domain of that UUID")]
@@ -184,14 +187,17 @@ pub(in crate::host) struct Virsh(Arc<Prompts>);
 #[derive(Debug)]
 struct Prompts {
     uri: LibvirtUri,
+    /// What may be done to its domains. Nothing is typed that would do more.
+    leave: Leave,
     idle: Mutex<Vec<Prompt>>,
     places: Semaphore,
 }
 
 impl Virsh {
-    pub(super) fn new(uri: LibvirtUri) -> Self {
+    pub(super) fn new(uri: LibvirtUri, leave: Leave) -> Self {
         Self(Arc::new(Prompts {
             uri,
+            leave,
             idle: Mutex::default(),
             places: Semaphore::new(MOST_PROMPTS),
         }))
@@ -227,6 +233,11 @@ impl Virsh {
         answer
     }
 
+    /// What may be done to its domains.
+    pub(in crate::host) fn leave(&self) -> Leave {
+        self.0.leave
+    }
+
     /// A domain's description as it runs.
     pub(in crate::host) async fn description(&self, uuid: Uuid) -> Result<String, VirshError> {
         let said = self.ask(&format!("dumpxml --domain {uuid}")).await?;
@@ -244,6 +255,9 @@ impl Virsh {
         bytes: u64,
     ) -> Result<(), VirshError> {
         let kibibytes = bytes / 1024;
+        if self.leave().looks_only() {
+            return Err(VirshError::LookedAtOnly("setmem"));
+        }
         let command = format!("setmem --domain {uuid} --size {kibibytes} --live");
         self.ask(&command).await.map(drop)
     }
@@ -254,6 +268,9 @@ impl Virsh {
         uuid: Uuid,
         seconds: u64,
     ) -> Result<(), VirshError> {
+        if self.leave() == Leave::Look {
+            return Err(VirshError::LookedAtOnly("dommemstat --period"));
+        }
         let command = format!("dommemstat --domain {uuid} --period {seconds} --live");
         self.ask(&command).await.map(drop)
     }

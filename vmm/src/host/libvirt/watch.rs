@@ -61,9 +61,10 @@ impl Watcher {
         let is_known = self.is_reached.is_some();
         self.tell_reached(
             true,
-            match is_known {
-                true => "libvirt is reached again",
-                false => "libvirt is reached: its running domains are put under this host",
+            match (is_known, self.libvirt.virsh.leave().looks_only()) {
+                (true, _) => "libvirt is reached again",
+                (false, false) => "libvirt is reached: its running domains are put under this host",
+                (false, true) => "libvirt is reached: its running domains are looked at",
             },
         );
         self.asides.keep(|uuid| domains.contains_key(uuid));

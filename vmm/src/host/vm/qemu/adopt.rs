@@ -537,7 +537,9 @@ impl Host {
                 ))
             }
             Way::Domain(domain) => {
-                Lever::Libvirt(ByLibvirt::new(self.libvirt(&domain.uri), domain.uuid))
+                let libvirt = self.libvirt(&domain.uri);
+                let polled_s = adoption.polling_interval_s;
+                Lever::Libvirt(ByLibvirt::new(libvirt, domain.uuid, polled_s))
             }
         }
     }

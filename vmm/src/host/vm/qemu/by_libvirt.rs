@@ -1,7 +1,7 @@
 //! A QEMU by the libvirt that has it: what is heard of it comes with the poll of all domains, and what it is told goes through
 //! libvirt, which knows it then.
 
-use super::lever::{Look, POLLING_INTERVAL_S};
+use super::lever::{Look, POLLING_INTERVAL_S, polls};
 use super::statistics::Reported;
 use crate::host::libvirt::{Libvirt, Uuid, VirshError};
 use crate::host::state_store::Adoption;
@@ -19,9 +19,11 @@ pub(super) struct ByLibvirt {
     before: Reported,
 }
 
-/// Whether its guest is asked for its figures.
+/// Whether libvirt was told to have its guest asked for its figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Polling {
+    /// It is to do so as often as it does.
+    Left,
     NotYet,
     Set,
     Refused,
@@ -31,12 +33,17 @@ const NO_FIGURES: &str = "libvirt cannot have its guest asked for its figures, a
      none is taken from it";
 
 impl ByLibvirt {
-    pub(super) fn new(libvirt: Libvirt, uuid: Uuid) -> Self {
+    /// A domain whose guest was asked for its figures so often before.
+    pub(super) fn new(libvirt: Libvirt, uuid: Uuid, period_s: u64) -> Self {
+        let polling = match polls(libvirt.virsh.leave(), period_s) {
+            true => Polling::NotYet,
+            false => Polling::Left,
+        };
         Self {
             libvirt,
             uuid,
             told: None,
-            polling: Polling::NotYet,
+            polling,
             before: Reported::default(),
         }
     }
@@ -88,12 +95,18 @@ impl ByLibvirt {
     }
 
     pub(super) async fn leave(&mut self, bytes: u64) -> Result<(), VirshError> {
+        if self.libvirt.virsh.leave().looks_only() {
+            return Ok(());
+        }
         self.libvirt.virsh.set_memory(self.uuid, bytes).await?;
         self.told = Some((bytes, Instant::now()));
         Ok(())
     }
 
     pub(super) async fn restore(&mut self, adoption: &Adoption) -> Result<(), VirshError> {
+        if self.polling == Polling::Left {
+            return Ok(());
+        }
         let virsh = &self.libvirt.virsh;
         match virsh
             .set_period(self.uuid, adoption.polling_interval_s)

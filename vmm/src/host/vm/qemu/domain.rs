@@ -199,7 +199,7 @@ async fn look(
     let process = FoundProcess::look(pid, definition.size_bytes).await?;
     let uri = libvirt.virsh.uri().clone();
     let found = Found {
-        lever: Lever::Libvirt(ByLibvirt::new(libvirt.clone(), uuid)),
+        lever: Lever::Libvirt(ByLibvirt::new(libvirt.clone(), uuid, definition.period_s)),
         process,
         name,
         size_bytes: definition.size_bytes,
