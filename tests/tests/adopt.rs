@@ -1,7 +1,9 @@
 //! Claims about QEMUs that somebody started and that are put under a host: real ones, on KVM, with the embedded guest.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -135,6 +137,9 @@ fn qemus_come_and_go_with_their_sockets_in_a_folder_whatever_else_lies_there() {
     let path = |name: &str| folder.join(name);
     fs::write(path("file"), "").unwrap();
     let silent = UnixListener::bind(path("silent.qmp")).unwrap();
+    let forged = UnixListener::bind(path("a\nhost: b")).unwrap();
+    let no_text = folder.join(OsStr::from_bytes(b"no\xfftext.qmp"));
+    let no_text = UnixListener::bind(no_text).unwrap();
     let mut qemu = Qemu::boot_unattended("q", "64M", "idle");
     symlink(qemu.socket(), path("link.qmp")).unwrap();
     let words = [
@@ -154,8 +159,17 @@ fn qemus_come_and_go_with_their_sockets_in_a_folder_whatever_else_lies_there() {
         events.any(|event| words.iter().all(|word| text(event, "/what").contains(word)))
     };
     wait_until("what is no monitor is told of", || {
-        is_told(&host, ["silent.qmp", "another client"]) && is_told(&host, ["qmp", "no socket"])
+        is_told(&host, ["silent.qmp", "another client"])
+            && is_told(&host, ["qmp", "no socket"])
+            && is_told(&host, ["text.qmp", "no UTF-8 text"])
+            && is_told(&host, ["a\\nhost: b", "another client"])
     });
+    let log = fs::read_to_string(host.path().join("host.log")).unwrap();
+    assert!(
+        !log.lines().any(|line| line.starts_with("host: b")),
+        "{log}"
+    );
+    drop((forged, no_text));
     assert!(!has(&host, "q"), "a link is no socket");
     fs::hard_link(qemu.socket(), path("a.qmp")).unwrap();
     wait_until("it is adopted", || has(&host, "q"));

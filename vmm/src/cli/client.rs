@@ -38,6 +38,8 @@ pub enum ClientError {
     Http(#[from] hyper::Error),
     #[error("{}", .0.detail)]
     Refused(Problem),
+    #[error("that cannot be asked for: give paths that are UTF-8 text")]
+    Unsayable(#[source] serde_json::Error),
     #[error("the host's answer is not understood: use one version of ballonet for both")]
     NotUnderstood(#[source] serde_json::Error),
     #[error("the host at {} does not speak as a host does", .0.display())]
@@ -192,7 +194,7 @@ impl Client {
         path: &str,
         body: &B,
     ) -> Result<T, ClientError> {
-        let response = self.send(request(method, path, body)).await?;
+        let response = self.send(request(method, path, body)?).await?;
         let status = response.status();
         let bytes = response.into_body().collect().await?.to_bytes();
         if status.is_success() {
@@ -212,7 +214,7 @@ impl Client {
         replay: usize,
     ) -> Result<TokioIo<Upgraded>, ClientError> {
         let path = format!("/v1/vms/{name}/console?replay={replay}");
-        let mut request = request(Method::GET, &path, &());
+        let mut request = request(Method::GET, &path, &())?;
         let headers = request.headers_mut();
         headers.insert(
             CONNECTION,
@@ -264,18 +266,23 @@ impl Client {
     }
 }
 
-fn request<B: Serialize>(method: Method, path: &str, body: &B) -> Request<Full<Bytes>> {
-    let json = serde_json::to_vec(body).expect("requests have only text keys");
+fn request<B: Serialize>(
+    method: Method,
+    path: &str,
+    body: &B,
+) -> Result<Request<Full<Bytes>>, ClientError> {
+    let json = serde_json::to_vec(body).map_err(ClientError::Unsayable)?;
     let body = if method == Method::GET {
         Bytes::new()
     } else {
         json.into()
     };
-    Request::builder()
+    let request = Request::builder()
         .method(method)
         .uri(path)
         .header(HOST, "ballonet")
         .header(CONTENT_TYPE, "application/json")
         .body(Full::new(body))
-        .expect("a VM's name has only characters that a path may have")
+        .expect("a VM's name has only characters that a path may have");
+    Ok(request)
 }

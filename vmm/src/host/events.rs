@@ -19,7 +19,7 @@ pub(super) struct Events {
 impl Events {
     /// Remembers an event and logs it.
     pub(super) fn add(&mut self, vm: Option<&VmName>, what: impl Into<String>) {
-        let what = what.into();
+        let what = one_line(what.into());
         match vm {
             Some(vm) => tracing::info!(%vm, "{what}"),
             None => tracing::info!("{what}"),
@@ -29,14 +29,14 @@ impl Events {
 
     /// The same with one that somebody should look into.
     pub(super) fn warn(&mut self, vm: &VmName, what: impl Into<String>) {
-        let what = what.into();
+        let what = one_line(what.into());
         tracing::warn!(%vm, "{what}");
         self.remember(Some(vm), what);
     }
 
     /// The same where it is of no VM.
     pub(super) fn warn_of_all(&mut self, what: impl Into<String>) {
-        let what = what.into();
+        let what = one_line(what.into());
         tracing::warn!("{what}");
         self.remember(None, what);
     }
@@ -67,6 +67,25 @@ impl Events {
     }
 }
 
+/// A text in one line, that speaks to no terminal: names of files are in it, which can be anything, and a line that they made would
+/// look like the host's own.
+fn one_line(what: String) -> String {
+    if what.chars().all(is_plain) {
+        return what;
+    }
+    let plain = |c: char| match is_plain(c) {
+        true => c.to_string(),
+        false => c.escape_default().to_string(),
+    };
+    what.chars().map(plain).collect()
+}
+
+/// Neither a control character nor one that turns the direction of a text or hides in it (Unicode's format characters).
+fn is_plain(c: char) -> bool {
+    let formats = matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    !c.is_control() && !formats
+}
+
 /// Milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now()
@@ -78,6 +97,16 @@ pub(crate) fn now_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_name_makes_lines_of_its_own_or_turns_a_text_around() {
+        let mut events = Events::default();
+        events.add(None, "/run/a\nhost: b\u{1b}[2J\u{202e}c ü");
+        assert_eq!(
+            events.list()[0].what,
+            "/run/a\\nhost: b\\u{1b}[2J\\u{202e}c ü"
+        );
+    }
 
     #[test]
     fn whoever_follows_sees_each_event_once_and_the_newest_if_it_was_long_away() {

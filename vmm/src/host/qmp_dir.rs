@@ -69,14 +69,21 @@ pub(super) async fn watch(host: Host, folder: PathBuf) {
                 let place = folder.clone();
                 let reading = tokio::task::spawn_blocking(move || read(&place));
                 let contents = reading.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-                watcher.look(&folder, contents, &mut tries).await;
+                watcher.look(&folder, contents, &mut tries);
             }
-            Some(Ok((socket, result))) = tries.join_next() => watcher.was_tried(socket, result),
+            Some(Ok(tried)) = tries.join_next() => watcher.was_tried(tried),
         }
     }
 }
 
-type Tried = (PathBuf, Result<(), HostError>);
+/// What is done about a socket.
+enum Try {
+    Adopt,
+    /// It has gone, and its QEMU, which has this name, has not, so far.
+    LetGo(VmName),
+}
+
+type Tried = (PathBuf, Try, Result<(), HostError>);
 
 struct Watcher {
     host: Host,
@@ -88,12 +95,7 @@ struct Watcher {
 }
 
 impl Watcher {
-    async fn look(
-        &mut self,
-        folder: &Path,
-        contents: io::Result<Contents>,
-        tries: &mut JoinSet<Tried>,
-    ) {
+    fn look(&mut self, folder: &Path, contents: io::Result<Contents>, tries: &mut JoinSet<Tried>) {
         let contents = match contents {
             Ok(contents) => contents,
             Err(error) => {
@@ -112,34 +114,43 @@ impl Watcher {
             self.tell_once("cut", folder, &what);
         }
         let sockets = contents.sockets;
-        self.asides.keep(|socket| sockets.contains(socket));
         let adopted = self.host.adopted_in(folder);
+        let is_here = |socket: &PathBuf| {
+            sockets.contains(socket) || adopted.iter().any(|(here, _)| here == socket)
+        };
+        self.asides.keep(is_here);
         // One that was cut off may still be there.
         if !contents.is_cut {
             for (socket, name) in &adopted {
                 if !sockets.contains(socket) {
-                    self.let_go(socket, name).await;
+                    self.spawn(tries, socket, Try::LetGo(name.clone()));
                 }
             }
         }
         let adopted: BTreeSet<PathBuf> = adopted.into_iter().map(|(socket, _)| socket).collect();
         for socket in sockets {
-            let is_due = self.asides.is_due(&socket, Instant::now());
-            if is_due
-                && !adopted.contains(&socket)
-                && tries.len() < TRIED_AT_ONCE
-                && self.tried.insert(socket.clone())
-            {
-                let host = self.host.clone();
-                tries.spawn(async move {
-                    let result = adopt(&host, &socket).await;
-                    (socket, result)
-                });
+            if !adopted.contains(&socket) {
+                self.spawn(tries, &socket, Try::Adopt);
             }
         }
     }
 
-    fn was_tried(&mut self, socket: PathBuf, result: Result<(), HostError>) {
+    /// Tries it, if it is time for that and no other is tried there: one that hangs holds up nobody.
+    fn spawn(&mut self, tries: &mut JoinSet<Tried>, socket: &Path, what: Try) {
+        let is_due = self.asides.is_due(&socket.to_owned(), Instant::now());
+        if is_due && tries.len() < TRIED_AT_ONCE && self.tried.insert(socket.to_owned()) {
+            let (host, socket) = (self.host.clone(), socket.to_owned());
+            tries.spawn(async move {
+                let result = match &what {
+                    Try::Adopt => adopt(&host, &socket).await,
+                    Try::LetGo(name) => host.release_found(name).await,
+                };
+                (socket, what, result)
+            });
+        }
+    }
+
+    fn was_tried(&mut self, (socket, tried, result): Tried) {
         self.tried.remove(&socket);
         let Err(error) = result else {
             return self.asides.forget(&socket);
@@ -147,23 +158,16 @@ impl Watcher {
         let why = crate::error_chain(&error);
         let what = match &error {
             HostError::NotAdopted { .. } => why,
+            _ if matches!(tried, Try::LetGo(_)) => format!("{} is gone: {why}", socket.display()),
             _ => format!("the QEMU at {} is not adopted: {why}", socket.display()),
         };
-        if self.asides.put(socket, &what, Instant::now()) && !error.is_wanted_so() {
-            self.host.lock().events.warn_of_all(what);
+        if !self.asides.put(socket, &what, Instant::now()) || error.is_wanted_so() {
+            return;
         }
-    }
-
-    /// Its socket has gone, and its QEMU has not, so far.
-    async fn let_go(&mut self, socket: &Path, name: &VmName) {
-        match self.host.release_found(name).await {
-            Ok(()) => {}
-            Err(error) => {
-                let what = format!("{}: {}", socket.display(), crate::error_chain(&error));
-                if self.asides.put(socket.to_owned(), &what, Instant::now()) {
-                    self.host.lock().events.warn(name, what);
-                }
-            }
+        let mut state = self.host.lock();
+        match &tried {
+            Try::Adopt => state.events.warn_of_all(what),
+            Try::LetGo(name) => state.events.warn(name, what),
         }
     }
 

@@ -89,6 +89,8 @@ pub(super) enum QmpError {
     NotQmp(#[from] NotQmp),
     #[error("it sends more than was asked for and does not answer '{0}'")]
     Flood(&'static str),
+    #[error("it sends answers that nobody asked for")]
+    Unasked,
     #[error("it has hung up")]
     Closed,
     #[error("it does not answer '{command}' within {} s", .after.as_secs())]
@@ -130,6 +132,8 @@ pub(super) struct Monitor {
     lines: Lines,
     events: VecDeque<Event>,
     next_id: u64,
+    /// Answers to nothing since the last answer.
+    unasked: usize,
     /// Whether a command was sent in part only: what follows would not be understood.
     is_cut_off: bool,
     version: String,
@@ -149,6 +153,7 @@ impl Monitor {
             lines: Lines::default(),
             events: VecDeque::new(),
             next_id: 1,
+            unasked: 0,
             is_cut_off: false,
             version: String::new(),
             leave,
@@ -198,7 +203,10 @@ impl Monitor {
         self.is_cut_off = false;
         for _ in 0..MOST_BEFORE_ANSWER {
             match self.message().await? {
-                Message::Return { id, value } if id == Some(own) => return Ok(value),
+                Message::Return { id, value } if id == Some(own) => {
+                    self.unasked = 0;
+                    return Ok(value);
+                }
                 Message::Error { id, class, said } if id == Some(own) => {
                     return Err(QmpError::Refused {
                         command,
@@ -230,6 +238,11 @@ impl Monitor {
             }
             if let Message::Event(event) = self.message().await? {
                 return Ok(event);
+            }
+            // To a command that was given up; there are few of these.
+            self.unasked += 1;
+            if self.unasked > MOST_BEFORE_ANSWER {
+                return Err(QmpError::Unasked);
             }
         }
     }

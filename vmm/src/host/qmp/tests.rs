@@ -108,6 +108,25 @@ async fn who_sends_events_without_end_is_given_up_and_few_are_kept() {
     assert_eq!(kept.count(), MOST_EVENTS);
 }
 
+#[tokio::test]
+async fn who_sends_what_says_nothing_is_given_up() {
+    for (nothing, word) in [
+        ("\r\n", "empty lines"),
+        ("{\"return\": {}}\n", "answers that nobody asked for"),
+    ] {
+        let words: &'static [&'static str] = Box::leak(Box::new([
+            greeting(),
+            "{\"return\": {}, \"id\": 1}\n",
+            Box::leak(nothing.repeat(2 * MOST_BEFORE_ANSWER).into_boxed_str()),
+        ]));
+        let mut monitor = Stranger::saying(words).connect().await.unwrap();
+        // It says each thing when it is asked something.
+        monitor.stream.write_all(b"\n").await.unwrap();
+        let told = told(monitor.event().await);
+        assert!(told.contains(word), "{told}");
+    }
+}
+
 struct Qemu {
     process: Child,
     folder: TempDir,

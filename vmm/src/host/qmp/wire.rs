@@ -9,6 +9,8 @@ use thiserror::Error;
 
 /// Bytes of a line: more than any answer has that is asked for here. A guest of 288 processors is told of in 60 KiB.
 pub(super) const LONGEST_LINE: usize = 256 << 10;
+/// Empty lines before a message: QEMU sends one at most.
+const MOST_EMPTY: u32 = 16;
 /// Characters of a name that QEMU has for an error or an event.
 const LONGEST_NAME: usize = 80;
 
@@ -21,6 +23,8 @@ pub(in crate::host) enum NotQmp {
     NotJson(#[source] serde_json::Error),
     #[error("it sends JSON that is no message of QMP")]
     NoMessage,
+    #[error("it sends empty lines")]
+    Empty,
 }
 
 /// What a line says.
@@ -87,6 +91,8 @@ pub(super) struct Lines {
     bytes: Vec<u8>,
     /// How many of these are known to hold no end of a line.
     searched: usize,
+    /// Empty lines since the last message.
+    empty: u32,
 }
 
 impl Lines {
@@ -116,7 +122,12 @@ impl Lines {
             self.searched = 0;
             let line = line.trim_ascii();
             if !line.is_empty() {
+                self.empty = 0;
                 return Message::parse(line).map(Some);
+            }
+            self.empty += 1;
+            if self.empty > MOST_EMPTY {
+                return Err(NotQmp::Empty);
             }
         }
     }

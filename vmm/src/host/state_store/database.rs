@@ -54,6 +54,11 @@ pub(super) enum DatabaseError {
         key: String,
         source: serde_json::Error,
     },
+    #[error("what is to be kept of '{key}' is no text")]
+    NotText {
+        key: String,
+        source: serde_json::Error,
+    },
     #[error("its {0} is missing")]
     Missing(&'static str),
     #[error(transparent)]
@@ -269,7 +274,10 @@ fn write_value<T: Serialize + ?Sized>(
     key: &str,
     value: &T,
 ) -> Result<(), DatabaseError> {
-    let json = serde_json::to_vec(value).expect("what is kept has only text keys");
+    let json = serde_json::to_vec(value).map_err(|source| DatabaseError::NotText {
+        key: key.to_owned(),
+        source,
+    })?;
     let mut rows = write.open_table(table).map_err(database)?;
     rows.insert(key, json.as_slice()).map_err(database)?;
     Ok(())

@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// How long a release may take, a time-out of each of its commands and of the one that is under way.
@@ -61,6 +62,8 @@ pub enum AdoptError {
          does, is managed by that program: for libvirt's domains start the host with --libvirt"
     )]
     NotQemu { pid: u32, program: String },
+    #[error("its path is no UTF-8 text, so it cannot be kept: give the socket another name")]
+    NotText,
     #[error(transparent)]
     Unfit(Box<dyn std::error::Error + Send + Sync>),
     #[error("it is not running: `virsh list` shows those that are")]
@@ -274,12 +277,14 @@ impl Host {
         found_as: Option<Option<VmName>>,
     ) -> Result<VmView, HostError> {
         let leave = self.shared.leave;
-        let mut found = look(socket, leave)
-            .await
-            .map_err(|source| HostError::NotAdopted {
-                what: Way::Monitor(socket.to_owned()).to_string(),
-                source,
-            })?;
+        let looked = match socket.to_str() {
+            Some(_) => look(socket, leave).await,
+            None => Err(AdoptError::NotText),
+        };
+        let mut found = looked.map_err(|source| HostError::NotAdopted {
+            what: Way::Monitor(socket.to_owned()).to_string(),
+            source,
+        })?;
         let is_found = found_as.is_some();
         found.name = found.name.or(found_as.flatten());
         self.take(found, request, is_found).await
@@ -437,15 +442,15 @@ impl Host {
     /// # Errors
     /// When there is none of that name, or it does not answer.
     pub async fn release(&self, name: &str, force: bool) -> Result<(), HostError> {
-        let _turn = self.shared.changes.lock().await;
-        let (id, name, releases, adoption) = {
+        let (id, name, releases) = {
             let mut state = self.lock();
             let vm = state.find(name)?;
             let (id, name) = (vm.config.id, vm.config.name.clone());
             let qemu = vm.qemu();
             let qemu = qemu.ok_or_else(|| HostError::NotAdoptedAtAll(name.clone()))?;
-            (id, name, qemu.releases.clone(), qemu.adoption.clone())
+            (id, name, qemu.releases.clone())
         };
+        // Nobody else's change waits for one that may hang.
         if !force {
             let (wanted, done) = oneshot::channel();
             let answer = async {
@@ -468,6 +473,15 @@ impl Host {
                 }
             }
         }
+        let _turn = self.shared.changes.lock().await;
+        let adoption = match self.lock().vm(id) {
+            Ok(vm) => vm.adoption().cloned(),
+            Err(_) => None,
+        };
+        // It has ended, or somebody else has released it, meanwhile.
+        let Some(adoption) = adoption else {
+            return Ok(());
+        };
         restore_cgroup(&adoption);
         let step = self.lock().note_released(adoption);
         self.keep(vec![step]).await?;
@@ -553,13 +567,25 @@ impl Host {
             vms.map(|vm| (vm.config.id, vm.config.name.clone()))
                 .collect()
         };
+        let keeps = self.shared.store.keeps();
+        let mut releases = JoinSet::new();
         for (id, name) in adopted {
-            if !self.shared.store.keeps()
-                && let Err(error) = self.release(name.as_str(), false).await
-            {
-                tracing::warn!(vm = %name, "{}", crate::error_chain(&error));
-            }
-            self.remove(id, "stays as it is, for the next host to find it");
+            let host = self.clone();
+            releases.spawn(async move {
+                let what = match keeps {
+                    true => "stays as it is, for the next host to find it",
+                    false => match host.release(name.as_str(), false).await {
+                        // It says so itself.
+                        Ok(()) => return,
+                        Err(error) => {
+                            tracing::warn!(vm = %name, "{}", crate::error_chain(&error));
+                            "stays as it is, as it did not answer"
+                        }
+                    },
+                };
+                host.remove(id, what);
+            });
         }
+        releases.join_all().await;
     }
 }
