@@ -13,6 +13,7 @@ pub mod hijacked;
 pub mod host;
 pub mod libvirt;
 pub mod linux;
+pub mod linux_qemu;
 pub mod machine_memory;
 pub mod outer_machine;
 pub mod place;

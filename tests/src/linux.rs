@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What every guest's kernel is told.
-const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1";
+pub(crate) const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1";
 /// Where guests have been made already.
 const GUESTS_VARIABLE: &str = "BALLONET_LINUX_GUESTS";
 /// How many times more patience what is inside is to have: less than the script has, so that what was
@@ -277,15 +277,9 @@ impl LinuxGuest<'_> {
     /// If there is none.
     #[must_use]
     pub fn answer(&self, order: u32) -> (String, u8) {
-        let done = |text: &str| {
-            let (_, answer) = text.split_once(&format!("begin {order}\n"))?;
-            let (answer, status) = answer.split_once(&format!("end {order} "))?;
-            let (status, _) = status.split_once('\n')?;
-            Some((answer.to_owned(), status.parse().ok()?))
-        };
         wait_while_progress(&format!("order {order} is done"), || {
             let text = self.console.text();
-            done(&text).ok_or(text.len())
+            answer_in(&text, order).ok_or(text.len())
         })
     }
 
@@ -305,8 +299,7 @@ impl LinuxGuest<'_> {
     /// # Panics
     /// If it prints none.
     pub fn memory(&mut self) -> GuestMemory {
-        let lines = "^(Mem|Buffers|Cached|SwapCached)";
-        GuestMemory::parse(&self.run(&format!("grep -E '{lines}' /proc/meminfo")))
+        GuestMemory::parse(&self.run(READ_MEMORY))
     }
 
     /// What the host knows of it.
@@ -326,17 +319,31 @@ impl LinuxGuest<'_> {
 
     /// Messages of its kernel that tell of its own or its machine's faults.
     pub fn complaints(&mut self) -> String {
-        const SIGNS: &str = "BUG|Oops|WARNING|Call Trace|ACPI.*Error|soft lockup|rcu.*stall|\
-                             general protection|Unknown NMI|virtio.*(fail|error)";
-        // A processor without new microcode is no fault of the VM.
-        let but = "Speculative Return Stack Overflow";
-        // The emulated processor lets guests enable AVX without a word to KVM, which then does not
-        // know how large their state is. QEMU's guests there complain as well.
-        let emulated = "/XSAVE consistency problem/,/end trace/d";
-        self.run(&format!(
-            "dmesg | sed '{emulated}' | grep -E '{SIGNS}' | grep -v '{but}' || true"
-        ))
+        self.run(&read_complaints())
     }
+}
+
+/// An order for the most important of the kernel's figures on memory.
+pub(crate) const READ_MEMORY: &str = "grep -E '^(Mem|Buffers|Cached|SwapCached)' /proc/meminfo";
+
+/// An order for messages of the kernel that tell of its own or its machine's faults.
+pub(crate) fn read_complaints() -> String {
+    const SIGNS: &str = "BUG|Oops|WARNING|Call Trace|ACPI.*Error|soft lockup|rcu.*stall|\
+                         general protection|Unknown NMI|virtio.*(fail|error)";
+    // A processor without new microcode is no fault of the VM.
+    let but = "Speculative Return Stack Overflow";
+    // The emulated processor lets guests enable AVX without a word to KVM, which then does not
+    // know how large their state is. QEMU's guests there complain as well.
+    let emulated = "/XSAVE consistency problem/,/end trace/d";
+    format!("dmesg | sed '{emulated}' | grep -E '{SIGNS}' | grep -v '{but}' || true")
+}
+
+/// The answer to an order in what a guest printed: what the order printed, and the status it ended with.
+pub(crate) fn answer_in(text: &str, order: u32) -> Option<(String, u8)> {
+    let (_, answer) = text.split_once(&format!("begin {order}\n"))?;
+    let (answer, status) = answer.split_once(&format!("end {order} "))?;
+    let (status, _) = status.split_once('\n')?;
+    Some((answer.to_owned(), status.parse().ok()?))
 }
 
 impl Drop for LinuxGuest<'_> {
@@ -354,7 +361,7 @@ impl Drop for LinuxGuest<'_> {
 pub struct GuestMemory(BTreeMap<String, u64>);
 
 impl GuestMemory {
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let line = |line: &str| {
             let (name, value) = line.split_once(':')?;
             let kibibytes: u64 = value.trim().strip_suffix(" kB")?.parse().ok()?;

@@ -1,7 +1,8 @@
-//! The embedded guest on QEMU's microvm, with QEMU's own balloon device.
+//! Guests on QEMU with QEMU's own balloon device: the embedded one on its microvm, and what Linux guests (`linux_qemu`) run on.
 
 use crate::console::{Printed, parse_report};
 use crate::guest_image::guest_image;
+use crate::linux::{COMMAND_LINE, Image, LinuxKernel};
 use crate::process::resident_bytes;
 use crate::wait::{patience, wait_for, wait_while_progress};
 use crate::{Value, json, number};
@@ -140,6 +141,37 @@ impl Qemu {
         let machine = ["-M", "pc", "-accel", "tcg", "-m", memory, "-nodefaults"];
         let machine = machine.map(str::to_owned).to_vec();
         Self::launch(folder, &machine, &words, false)
+    }
+
+    /// A whole computer on KVM that boots that Linux kernel, with a balloon `b0` that can be taken out of it. It has a second
+    /// monitor as well, and its guest may begin anew. Nothing is waited for.
+    #[must_use]
+    pub(crate) fn start_linux(name: &str, memory: &str, kernel: &LinuxKernel) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let second = second_monitor(&folder);
+        let machine = ["-M", "pc", "-accel", "kvm", "-m", memory, "-nodefaults"];
+        let mut machine = machine.map(str::to_owned).to_vec();
+        for (option, path) in [
+            ("-kernel", kernel.image(Image::BzImage)),
+            ("-initrd", kernel.initrd()),
+        ] {
+            let path = path.to_str().expect("its path is text").to_owned();
+            machine.extend([option.to_owned(), path]);
+        }
+        let balloon = "virtio-balloon-pci,id=b0,deflate-on-oom=on,free-page-reporting=on";
+        let own = ["-name", name, "-qmp", &second, "-append", COMMAND_LINE];
+        let words = [&own[..], &["-device", balloon]].concat();
+        Self::launch(folder, &machine, &words, false)
+    }
+
+    /// Types a line on the guest's console.
+    pub(crate) fn type_line(&mut self, line: &str) {
+        writeln!(self.input, "{line}").expect("QEMU reads");
+    }
+
+    /// What its guest printed, from a byte on.
+    pub(crate) fn printed_from(&self, start: usize) -> String {
+        self.printed.text_from(start)
     }
 
     /// Where the monitor is that the test leaves to others.
@@ -315,7 +347,7 @@ impl Qemu {
     /// If the guest does not answer.
     pub fn ask(&mut self, line: &str) -> String {
         let start = self.printed.count();
-        writeln!(self.input, "{line}").expect("QEMU reads");
+        self.type_line(line);
         let echo = format!("{line}\r\n");
         let what = format!("the guest answers '{line}'");
         self.printed.wait_for_part(&what, start, |text| {
