@@ -157,7 +157,7 @@ fn memory_moves_between_linux_guests_of_qemu_and_what_one_runs_out_of_its_balloo
         let used = || number(&host.overview(), "/host/used_bytes");
         wait_until_at_most("they use no more than there is", BUDGET, used);
         figures_agree(&host, "a", &mut a);
-        for (name, other) in [("a", "b"), ("b", "a"), ("a", "b")] {
+        for (name, other) in [("a", "b"), ("b", "a")] {
             let busy = if name == "a" { &mut a } else { &mut b };
             fill(busy, 130);
             wait_until_at_least("who needs memory gets it", 210 * MIB, || held(&host, name));
@@ -182,15 +182,20 @@ fn is_well(host: &TestHost, guest: &mut LinuxQemu) {
     wait_until("nothing is wrong with it", || {
         is(host, "q", "responding") && !is(host, "q", "stale") && !is(host, "q", "paused")
     });
-    wait_until_at_most("it is squeezed", 180 * MIB, || held(host, "q"));
+    wait_until_at_most("it is squeezed", 200 * MIB, || held(host, "q"));
     assert_eq!(host.vm("q")["balloon"]["has_driver"], true);
     is_right(guest);
 }
 
 fn begins_anew(host: &TestHost, guest: &mut LinuxQemu, end: impl FnOnce(&mut LinuxQemu)) {
-    let before = guest.printed_bytes();
+    let times = || {
+        let told = told(host, "q").into_iter();
+        told.filter(|what| what.contains("begins anew")).count()
+    };
+    let (before, times_before) = (guest.printed_bytes(), times());
     end(guest);
     guest.wait_until_ready(before);
+    wait_until("that is told", || times() > times_before);
     is_well(host, guest);
 }
 
@@ -213,6 +218,7 @@ fn loses_its_driver(host: &TestHost, guest: &mut LinuxQemu) {
     wait_until("what is missing is named", || {
         host.ok(&["explain", "q"]).contains("driver")
     });
+    assert_eq!(host.vm("q")["balloon"]["has_driver"], false);
     guest.run("insmod /modules/*-virtio_balloon.ko");
     is_well(host, guest);
 }
@@ -231,7 +237,7 @@ fn loses_its_balloon(host: &TestHost, guest: &mut LinuxQemu) {
 fn whatever_happens_to_a_linux_guest_of_qemu_it_is_managed_again_and_left_as_it_was() {
     let name = "whatever_happens_to_a_linux_guest_of_qemu_it_is_managed_again_and_left_as_it_was";
     where_linux_runs(name, LIMIT, |guests| {
-        let mut host = TestHost::start("224M");
+        let mut host = TestHost::start("208M");
         let mut guest = LinuxQemu::boot(&guests.newest(), "q", "256M");
         let low = Protected::of(&guest, "q");
         adopt(&host, &guest, &[]);
@@ -242,9 +248,6 @@ fn whatever_happens_to_a_linux_guest_of_qemu_it_is_managed_again_and_left_as_it_
         begins_anew(&host, &mut guest, |guest| {
             guest.execute("system_reset", &json!({}));
         });
-        let begun = told(&host, "q");
-        let begun = begun.iter().filter(|what| what.contains("begins anew"));
-        assert_eq!(begun.count(), 2);
         is_paused(&host, &mut guest);
         loses_its_driver(&host, &mut guest);
         loses_its_balloon(&host, &mut guest);

@@ -431,6 +431,7 @@ impl Host {
             supposed,
             faulted: PageCount::ZERO,
             fresh: None,
+            driver_seen: None,
             has_begun: false,
             trouble: None,
         };

@@ -46,6 +46,8 @@ pub(super) struct Attendant {
     pub(super) faulted: PageCount,
     /// When its guest's figures came last, as this host saw it.
     pub(super) fresh: Option<Instant>,
+    /// When its guest's driver has shown itself last: by figures, or by what its balloon holds.
+    pub(super) driver_seen: Option<Instant>,
     /// When QEMU says that its guest's figures were made before it began anew.
     pub(super) has_begun: bool,
     /// What was told of it.
@@ -115,10 +117,9 @@ impl Attendant {
 
     fn happened(&mut self, event: &str) {
         let what = match event {
-            "RESET" => {
-                self.has_begun = true;
-                "its guest begins anew"
-            }
+            // Firmware resets the machine once more, if a guest has run on it.
+            "RESET" if std::mem::replace(&mut self.has_begun, true) => return,
+            "RESET" => "its guest begins anew",
             "STOP" => "is paused",
             "RESUME" => "runs on",
             "SHUTDOWN" => "its guest is shut down",
@@ -226,6 +227,7 @@ impl Attendant {
         let has_begun = std::mem::take(&mut self.has_begun) || look.has_begun;
         if has_begun {
             self.fresh = None;
+            self.driver_seen = None;
         }
         self.faulted = total([self.faulted, faulted.unwrap_or(PageCount::ZERO)]);
         self.shared.held.store(held.0, Ordering::Relaxed);
@@ -233,8 +235,12 @@ impl Attendant {
         let really_held = held;
         let held = self.supposed.map_or(held, SupposedBalloon::held);
         let ballooned = size - held;
-        let has_driver =
-            look.held_bytes.is_some() && (self.fresh.is_some() || ballooned > PageCount::ZERO);
+        // A guest that does not run cannot show its driver.
+        let is_as_before = self.driver_seen.is_some() && !look.is_running;
+        if is_fresh && !has_begun || ballooned > PageCount::ZERO || is_as_before {
+            self.driver_seen = Some(Instant::now());
+        }
+        let has_driver = look.held_bytes.is_some() && !self.is_stale(self.driver_seen);
         let target = self.told.map_or(ballooned, |(told, _)| told);
         let statistics = (self.reported.statistics != GuestStatistics::default()).then(|| {
             self.reported
@@ -260,9 +266,7 @@ impl Attendant {
             nets: Vec::new(),
             disks: Vec::new(),
         };
-        let is_stale = self
-            .fresh
-            .is_none_or(|fresh| fresh.elapsed() > self.stale_after());
+        let is_stale = self.is_stale(self.fresh);
         let heard = Heard {
             held,
             is_paused: !look.is_running,
@@ -304,6 +308,11 @@ impl Attendant {
     fn is_recent(&self, reported: &Reported) -> bool {
         let age_s = (now_ms() / 1000).saturating_sub(reported.at_s);
         self.polled_s() > 0 && Duration::from_secs(age_s) <= self.stale_after()
+    }
+
+    /// Whether what was seen then says nothing of now.
+    fn is_stale(&self, seen: Option<Instant>) -> bool {
+        seen.is_none_or(|seen| seen.elapsed() > self.stale_after())
     }
 
     fn stale_after(&self) -> Duration {
