@@ -8,7 +8,7 @@ use thiserror::Error;
 
 /// What is typed for that. Whoever cannot answer at once is left out, so that one hung QEMU holds up nobody.
 pub(super) const ASK_ALL: &str =
-    "list --uuid --name; domstats --raw --state --balloon --nowait --list-active";
+    "list --uuid --name; domstats --raw --state --balloon --block --nowait --list-active";
 
 /// libvirt's number for a domain that runs (`virDomainState`).
 const RUNNING: u64 = 1;
@@ -115,9 +115,13 @@ fn close(
         name: name.to_owned(),
         is_running: state.is_some_and(|state| [RUNNING, IDLE].contains(state)),
         memory: current.map(|kibibytes| {
+            let of_disks = figures
+                .iter()
+                .filter(|(key, _)| key.starts_with("block.") && key.ends_with(".rd.bytes"));
+            let read = of_disks.map(|(_, &bytes)| bytes);
             (
                 kibibytes.saturating_mul(1024),
-                Reported::of_libvirt(balloon),
+                Reported::of_libvirt(balloon).with_reads(read),
             )
         }),
     };
@@ -133,7 +137,8 @@ mod tests {
         5bb3b54a-7025-4c58-8201-d8ab02dfad30 web                           \n\
         5bb3b54a-7025-4c58-8201-d8ab02dfad31 hung one\n\n\
         Domain: 'web'\n  state.state=1\n  state.reason=5\n  balloon.current=131072\n  balloon.maximum=262144\n  \
-        balloon.unused=1000\n  balloon.last-update=7\n  balloon.minor_fault=12\n  balloon.rss=206144\n\n\
+        balloon.unused=1000\n  balloon.last-update=7\n  balloon.minor_fault=12\n  balloon.rss=206144\n  block.count=2\n  \
+        block.0.name=a.rd.bytes\n  block.0.rd.bytes=8192\n  block.1.rd.bytes=4096\n\n\
         Domain: 'hung one'\n  state.state=3\n  balloon.current=262144\n  balloon.maximum=262144\n\
         Domain: 'of no UUID'\n  state.state=1\nvirsh # ";
 
@@ -152,6 +157,7 @@ mod tests {
             (7, Some(1000 << 10))
         );
         assert_eq!(reported.statistics.minor_faults, Some(12));
+        assert_eq!(reported.faulted_since(&Reported::default()).0, 12 + 3);
         let hung = &all[&"5bb3b54a-7025-4c58-8201-d8ab02dfad31".parse().unwrap()];
         assert_eq!(
             (hung.name.as_str(), hung.is_running, &hung.memory),

@@ -28,7 +28,7 @@ use tokio::time::timeout;
 const PROGRAM: &str = "virsh";
 /// How long a command may take. libvirt itself has no time-out where a QEMU does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of an answer: figures of some ten thousand domains.
+/// Bytes of an answer: figures of some thousand domains.
 const LONGEST_ANSWER: usize = 8 << 20;
 /// Prompts besides the one that polls, so that a domain that does not answer holds up few others.
 const MOST_PROMPTS: usize = 4;

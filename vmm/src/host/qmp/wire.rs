@@ -7,8 +7,9 @@ use crate::host::claim;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-/// Bytes of a line: more than any answer has that is asked for here. A guest of 288 processors is told of in 60 KiB.
-pub(super) const LONGEST_LINE: usize = 256 << 10;
+/// Bytes of a line: more than any answer has that is asked for here. A guest of 288 processors is told of in 60 KiB, and its
+/// disks in some 2 KiB each.
+pub(super) const LONGEST_LINE: usize = 1 << 20;
 /// Empty lines before a message: QEMU sends one at most.
 const MOST_EMPTY: u32 = 16;
 /// Characters of a name that QEMU has for an error or an event.

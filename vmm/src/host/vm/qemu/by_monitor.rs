@@ -117,7 +117,8 @@ impl ByMonitor {
             None => Reported::default(),
             Some(path) => {
                 let get = json!({"path": path, "property": "guest-stats"});
-                Reported::of(&monitor.execute("qom-get", get).await?)
+                let reported = Reported::of(&monitor.execute("qom-get", get).await?);
+                reported.with_disks(&monitor.execute("query-blockstats", json!({})).await?)
             }
         };
         Ok(Look {

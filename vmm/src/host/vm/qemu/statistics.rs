@@ -26,6 +26,8 @@ pub(super) fn balloon_in(container: &str, children: &Value) -> Option<String> {
 pub(in crate::host) struct Reported {
     pub(in crate::host) at_s: u64,
     pub(in crate::host) statistics: GuestStatistics,
+    /// Bytes that were read from its disks so far, by the count of who runs it: what it did not find in its memory.
+    read_bytes: u64,
 }
 
 impl Reported {
@@ -50,7 +52,21 @@ impl Reported {
                 huge_page_failures: number("stat-htlb-pgfail"),
                 ..GuestStatistics::default()
             },
+            read_bytes: 0,
         }
+    }
+
+    /// The same with what QEMU's `query-blockstats` says of its disks.
+    pub(super) fn with_disks(self, answer: &Value) -> Self {
+        let disks = answer.as_array().into_iter().flatten();
+        let read = disks.filter_map(|disk| disk.pointer("/stats/rd_bytes")?.as_u64());
+        self.with_reads(read)
+    }
+
+    /// The same with so many bytes read from each of its disks.
+    pub(in crate::host) fn with_reads(self, read: impl Iterator<Item = u64>) -> Self {
+        let read_bytes = read.fold(0, u64::saturating_add);
+        Self { read_bytes, ..self }
     }
 
     /// The same as libvirt has it: memory in KiB, and faults under names of its own.
@@ -72,6 +88,7 @@ impl Reported {
                 huge_page_failures: count("hugetlb_pgfail"),
                 ..GuestStatistics::default()
             },
+            read_bytes: 0,
         }
     }
 
@@ -106,15 +123,17 @@ impl Reported {
         })
     }
 
-    /// Pages that faults have brought since: a guest that began anew counts from zero.
-    pub(super) fn faulted_since(&self, before: &Self) -> PageCount {
-        let (now, before) = (&self.statistics, &before.statistics);
+    /// Pages that faults and reads of its disks have brought since: a guest that began anew counts from zero.
+    pub(in crate::host) fn faulted_since(&self, earlier: &Self) -> PageCount {
+        let (now, before) = (&self.statistics, &earlier.statistics);
         let rise = |now: Option<u64>, before: Option<u64>| {
             now.unwrap_or(0).saturating_sub(before.unwrap_or(0))
         };
         let swapped = rise(now.swap_in, before.swap_in) / PAGE_SIZE;
         let minor = rise(now.minor_faults, before.minor_faults);
-        PageCount(swapped + minor + rise(now.major_faults, before.major_faults))
+        let major = rise(now.major_faults, before.major_faults);
+        let read = self.read_bytes.saturating_sub(earlier.read_bytes) / PAGE_SIZE;
+        PageCount(swapped + minor + major + read)
     }
 }
 
@@ -147,12 +166,21 @@ mod tests {
         assert_eq!(reported.faulted_since(&Reported::default()), PageCount(12));
         assert_eq!(Reported::default().faulted_since(&reported), PageCount(0));
         assert_eq!(Reported::of(&json!([])), Reported::default());
+        let disks = json!([{"device": "a", "stats": {"rd_bytes": 8192}}, {"stats": {"rd_bytes": "all"}}, 7,
+            {"stats": {"rd_bytes": 4096}}]);
+        let later = reported.with_disks(&disks);
+        assert_eq!(later.faulted_since(&reported), PageCount(3));
+        assert_eq!(reported.faulted_since(&later), PageCount(0));
+        let many = json!([{"stats": {"rd_bytes": u64::MAX}}, {"stats": {"rd_bytes": u64::MAX}}]);
+        assert!(reported.with_disks(&many).faulted_since(&reported) > PageCount(1 << 51));
+        assert_eq!(reported.with_disks(&json!("none")), reported);
     }
 
     #[test]
     fn what_a_balloon_would_have_taken_is_taken_from_what_is_free_and_then_from_files() {
         let reported = Reported {
             at_s: 1,
+            read_bytes: 0,
             statistics: GuestStatistics {
                 free: Some(10 * PAGE_SIZE),
                 available: Some(30 * PAGE_SIZE),
