@@ -21,7 +21,10 @@ impl Adviser {
     pub fn start(place: &Place, words: &[&str]) -> Self {
         let words = [&["advise", "--json", "--interval", "0.2"], words].concat();
         let mut command = place.command(&words);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut process = command.spawn().expect("the program can be run");
         let lines = BufReader::new(process.stdout.take().expect("it is piped"));
         Self { process, lines }
@@ -35,6 +38,20 @@ impl Adviser {
         let mut line = String::new();
         self.lines.read_line(&mut line).expect("it can be read");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: '{line}'"))
+    }
+
+    /// Ends it by that signal, which it cannot do as it should; what it says of that.
+    ///
+    /// # Panics
+    /// If it does not fail.
+    #[must_use]
+    pub fn fail_by(self, signal: Signal) -> String {
+        process::signal(self.process.id(), signal);
+        let lines = self.lines.lines();
+        lines.map_while(Result::ok).for_each(drop);
+        let output = self.process.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
     /// Ends it by that signal; what it said last.

@@ -241,7 +241,7 @@ fn what_cannot_be_adopted_is_told_why() {
     host.fails(
         &["adopt", "--qmp", qemu.socket(), "--name", "other"],
         1,
-        &["another client"],
+        &["adopted already", "'q'"],
     );
     host.fails(&["release", "nobody"], 1, &["nobody"]);
     let other = Qemu::boot_unattended("q", "64M", "idle");

@@ -6,6 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use tests::process::{self, Signal};
 use tests::qemu::Qemu;
+use tests::raw_client::RawClient;
 use tests::{
     MIB, Place, TestHost, Value, json, number, text, vms, wait_until, wait_until_at_least,
     wait_until_at_most,
@@ -273,6 +274,21 @@ fn a_qemu_that_hangs_is_told_of_holds_nobody_up_and_can_be_let_go_as_it_is() {
     host.ok(&["release", "q", "--force"]);
     assert!(vms(&host.overview()).is_empty());
     process::signal(qemu.pid(), Signal::CONT);
+    is_right(&mut qemu);
+}
+
+#[test]
+fn a_release_is_done_to_its_end_though_whoever_asked_for_it_has_gone() {
+    let (host, mut qemu) = squeezed(&[]);
+    process::signal(qemu.pid(), Signal::STOP);
+    let mut client = RawClient::connect(&host.socket());
+    client.request("DELETE", "/v1/adoptions/q", b"");
+    // Those after it were answered, so it was heard.
+    (0..3).for_each(|_| drop(host.overview()));
+    drop(client);
+    (0..3).for_each(|_| drop(host.overview()));
+    process::signal(qemu.pid(), Signal::CONT);
+    wait_until("it is released", || vms(&host.overview()).is_empty());
     is_right(&mut qemu);
 }
 

@@ -1,8 +1,9 @@
 //! Claims about advice: QEMUs are looked at, and nothing of them is changed.
 
 use std::fs;
+use std::path::Path;
 use tests::adviser::Adviser;
-use tests::process::Signal;
+use tests::process::{self, Signal};
 use tests::qemu::Qemu;
 use tests::{MIB, Place, Value, number, text, wait_until, wait_until_at_least};
 
@@ -113,6 +114,25 @@ fn without_its_guests_word_nothing_would_be_taken_and_polling_is_set_back() {
 }
 
 #[test]
+fn an_adviser_that_cannot_set_polling_back_says_so() {
+    let place = Place::new();
+    let mut qemu = boot(0);
+    let words = ["--qmp", qemu.socket(), "--memory", "160M", "--poll"];
+    let mut adviser = Adviser::start(&place, &words);
+    wait_until_at_least("its guest is asked", 60 * MIB, || {
+        number(&adviser.next_line(), "/saved_bytes")
+    });
+    process::signal(qemu.pid(), Signal::STOP);
+    let said = adviser.fail_by(Signal::TERM);
+    for word in ["'q'", "guest-stats-polling-interval"] {
+        assert!(said.contains(word), "{said}");
+    }
+    process::signal(qemu.pid(), Signal::CONT);
+    qemu.attend();
+    assert_eq!(qemu.statistics_are_polled(), 2);
+}
+
+#[test]
 fn a_recording_says_again_what_would_have_been_saved_and_can_be_simulated() {
     let place = Place::new();
     let mut qemu = boot(1);
@@ -152,6 +172,9 @@ fn a_recording_says_again_what_would_have_been_saved_and_can_be_simulated() {
         1,
         &["/nowhere", "as it was"],
     );
+    let nowhere = ["advise", "--qmp", "/nowhere", "--memory", "64M", "--record"];
+    place.fails(&[&nowhere[..], &[record]].concat(), 1, &["/nowhere"]);
+    assert!(!Path::new(record).exists(), "nothing was recorded");
     place.fails(&["advise", "--memory", "64M"], 2, &["--qmp"]);
     is_as_it_was(&mut qemu, 1);
 }

@@ -21,9 +21,10 @@ use serde::Serialize;
 use std::ffi::c_int;
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 /// Decisions are recorded so often, whenever targets change, and at the end.
@@ -105,9 +106,14 @@ async fn look(
     mut record: Option<Recording>,
     end: impl Future<Output = c_int>,
 ) -> Result<()> {
+    let mut end = pin!(end);
     for qmp in &args.qmp {
         let request = qmp.request()?;
-        host.adopt(request).await?;
+        tokio::select! {
+            adopted = host.adopt(request) => drop(adopted?),
+            // So far nothing was changed that its end does not set back.
+            _ = &mut end => return let_go(host, args.poll).await,
+        }
     }
     let may_come = args.libvirt.is_some() || args.qmp_dir.is_some();
     let is_live = !args.json && rustix::termios::isatty(rustix::stdio::stdout());
@@ -116,7 +122,6 @@ async fn look(
     let (begin, mut savings) = (Instant::now(), Savings::default());
     let mut rounds = host.rounds();
     let mut shown: Option<Instant> = None;
-    let mut end = pin!(end);
     loop {
         let left = length.saturating_sub(begin.elapsed());
         let is_over = tokio::select! {
@@ -141,11 +146,36 @@ async fn look(
             shown = Some(Instant::now());
         }
         if is_over {
-            return Ok(());
+            return let_go(host, args.poll).await;
         }
         if !may_come && host.overview().vms.is_empty() {
             bail!("all of these QEMUs have ended");
         }
+    }
+}
+
+/// Has set back what was set, which is told if it is not.
+async fn let_go(host: &Host, polls: bool) -> Result<()> {
+    if !polls {
+        return Ok(());
+    }
+    let mut releases = JoinSet::new();
+    for VmView { name, .. } in host.overview().vms {
+        let host = host.clone();
+        releases.spawn(async move {
+            let error = host.release(name.as_str(), false).await.err()?;
+            drop(host.release(name.as_str(), true).await);
+            Some(format!("{name} ({})", crate::error_chain(&error)))
+        });
+    }
+    let left: Vec<String> = releases.join_all().await.into_iter().flatten().collect();
+    match left.is_empty() {
+        true => Ok(()),
+        false => bail!(
+            "how often these ask their guests for their figures is not set back, if it was set: {}. Once they answer, qom-set of \
+             guest-stats-polling-interval to 0 does so (or virsh dommemstat --period 0)",
+            left.join(", ")
+        ),
     }
 }
 
@@ -316,6 +346,7 @@ fn reasons(advice: &Advice) -> String {
 /// A file of decisions that somebody named.
 #[derive(Debug)]
 struct Recording {
+    path: PathBuf,
     file: File,
     size: u64,
     recorded: Option<Instant>,
@@ -330,6 +361,7 @@ impl Recording {
             )
         })?;
         Ok(Self {
+            path: path.to_owned(),
             file,
             size: 0,
             recorded: None,
@@ -349,5 +381,16 @@ impl Recording {
         }
         self.recorded = Some(Instant::now());
         self.file.write_all(&line).context("cannot record")
+    }
+}
+
+/// One in which nothing was recorded is not left behind: the next try may have its name.
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if self.size == 0
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            tracing::warn!("{} stays behind: {error}", self.path.display());
+        }
     }
 }

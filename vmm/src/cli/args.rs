@@ -577,14 +577,25 @@ impl FromStr for QmpSpec {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mut words = text.split(',');
+        let socket = words.next().unwrap_or_default();
+        if socket.is_empty() {
+            return Err("begin with the path of its monitor's socket".into());
+        }
         let mut request = AdoptRequest {
-            socket: Some(words.next().unwrap_or_default().into()),
+            socket: Some(socket.into()),
             ..AdoptRequest::default()
         };
         let size = |text: &str| text.parse::<Size>().map(|size| Some(size.0.bytes()));
+        let mut said = Vec::new();
         for word in words {
             let wrong = |why: &dyn std::fmt::Display| format!("'{word}': {why}");
-            match word.split_once('=') {
+            let pair = word.split_once('=');
+            let key = pair.map_or(word, |(key, _)| key);
+            if said.contains(&key) {
+                return Err(wrong(&"that was said before"));
+            }
+            said.push(key);
+            match pair {
                 Some(("name", name)) => {
                     request.name = Some(name.parse().map_err(|why| wrong(&why))?);
                 }
@@ -696,6 +707,8 @@ mod tests {
             ("/run/q,memory=1G", "memory=1G"),
             ("/run/q,name=/", "name=/"),
             ("/run/q,shares=0", "shares=0"),
+            ("/run/q,min=1G,min=2G", "said before"),
+            (",min=1G", "monitor's socket"),
         ] {
             let error = text.parse::<QmpSpec>().unwrap_err();
             assert!(error.contains(word), "{error}");

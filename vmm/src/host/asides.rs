@@ -10,6 +10,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 struct Aside {
     next: Instant,
     pause: Duration,
+    /// Why, without figures.
     told: String,
 }
 
@@ -29,8 +30,9 @@ impl<K: Ord> Asides<K> {
         self.0.get(key).is_none_or(|aside| aside.next <= now)
     }
 
-    /// It was tried in vain, for that reason. Whether that is news.
+    /// It was tried in vain, for that reason. Whether that is news: other figures in it are none.
     pub(super) fn put(&mut self, key: K, why: &str, now: Instant) -> bool {
+        let why: String = why.chars().filter(|c| !c.is_ascii_digit()).collect();
         let before = self.0.get(&key);
         let is_news = before.is_none_or(|aside| aside.told != why);
         let pause = match before {
@@ -40,7 +42,7 @@ impl<K: Ord> Asides<K> {
         let aside = Aside {
             next: now + pause,
             pause,
-            told: why.to_owned(),
+            told: why,
         };
         self.0.insert(key, aside);
         is_news
@@ -77,6 +79,8 @@ mod tests {
         }
         assert_eq!(waits, [2, 4, 8, 16, 32, 60, 60, 60]);
         assert!(asides.put("a", "for another reason", now));
+        assert!(asides.put("b", "7 of 10 are free", now));
+        assert!(!asides.put("b", "8 of 10 are free", now));
         assert!(asides.is_due(&"a", now + FIRST_PAUSE));
         asides.keep(|key| *key != "a");
         assert!(asides.is_due(&"a", now));

@@ -76,9 +76,14 @@ pub enum UnreadableRecording {
         line: usize,
         source: serde_json::Error,
     },
+    #[error("its decision {number} says that it was made more than a year after its host's start")]
+    TooLate { number: usize },
     #[error("there is no decision in it")]
     Empty,
 }
+
+/// No decision is made later after its host's start, in milliseconds: a year.
+const LATEST_MS: u64 = 366 * 24 * 3600 * 1000;
 
 /// The decisions in a recording. A last line without an end is left out: its host died while it wrote.
 ///
@@ -97,9 +102,11 @@ pub fn parse_recording(text: &str) -> Result<Vec<Decision>, UnreadableRecording>
             })
         });
     let decisions: Vec<Decision> = decisions.collect::<Result<_, _>>()?;
-    match decisions.is_empty() {
-        true => Err(UnreadableRecording::Empty),
-        false => Ok(decisions),
+    let is_too_late = |decision: &Decision| decision.at_ms > LATEST_MS;
+    match decisions.iter().position(is_too_late) {
+        _ if decisions.is_empty() => Err(UnreadableRecording::Empty),
+        Some(index) => Err(UnreadableRecording::TooLate { number: index + 1 }),
+        None => Ok(decisions),
     }
 }
 

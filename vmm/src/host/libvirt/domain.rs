@@ -70,16 +70,17 @@ pub(in crate::host) struct Domain {
     pub(in crate::host) memory: Option<(u64, Reported)>,
 }
 
-/// Those of an answer.
+/// Those of an answer. The list pads names with spaces, so those that differ by spaces at their ends alone are not told apart,
+/// and are left out.
 pub(super) fn domains(answer: &str) -> BTreeMap<Uuid, Domain> {
-    let mut uuids: BTreeMap<&str, Uuid> = BTreeMap::new();
+    let mut uuids: BTreeMap<&str, Vec<Uuid>> = BTreeMap::new();
     let mut domains = BTreeMap::new();
     let mut figures: Option<(&str, BTreeMap<&str, u64>)> = None;
     for line in answer.lines() {
         if let Some((uuid, name)) = line.trim().split_once(' ')
             && let Ok(uuid) = uuid.parse()
         {
-            uuids.insert(name.trim(), uuid);
+            uuids.entry(name.trim()).or_default().push(uuid);
         } else if let Some(name) = line.strip_prefix("Domain: '") {
             close(figures.take(), &uuids, &mut domains);
             figures = name.strip_suffix('\'').map(|name| (name, BTreeMap::new()));
@@ -96,13 +97,13 @@ pub(super) fn domains(answer: &str) -> BTreeMap<Uuid, Domain> {
 
 fn close(
     figures: Option<(&str, BTreeMap<&str, u64>)>,
-    uuids: &BTreeMap<&str, Uuid>,
+    uuids: &BTreeMap<&str, Vec<Uuid>>,
     domains: &mut BTreeMap<Uuid, Domain>,
 ) {
     let Some((name, figures)) = figures else {
         return;
     };
-    let Some(&uuid) = uuids.get(name) else {
+    let Some(&[uuid]) = uuids.get(name.trim()).map(Vec::as_slice) else {
         // It has ended or begun in between.
         return;
     };
@@ -163,6 +164,21 @@ mod tests {
             (hung.name.as_str(), hung.is_running, &hung.memory),
             ("hung one", false, &None)
         );
+    }
+
+    #[test]
+    fn domains_that_differ_by_spaces_alone_are_not_taken_for_each_other() {
+        let (one, other) = (
+            "5bb3b54a-7025-4c58-8201-d8ab02dfad30",
+            "5bb3b54a-7025-4c58-8201-d8ab02dfad31",
+        );
+        let figures = "state.state=1\n balloon.current=9\n balloon.rss=7\n";
+        let both = format!(
+            "{one} web   \n{other} web   \n\nDomain: 'web'\n {figures}Domain: 'web '\n {figures}"
+        );
+        assert!(domains(&both).is_empty());
+        let alone = domains(&format!("{one} web   \n\nDomain: 'web '\n {figures}"));
+        assert_eq!(alone[&one.parse().unwrap()].name, "web ");
     }
 
     #[test]

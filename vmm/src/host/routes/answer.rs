@@ -52,6 +52,19 @@ pub(in crate::host) fn refuse(kind: ProblemKind, detail: String) -> Response {
     response
 }
 
+/// Does what was asked for to its end: it would be left half done if the client hung up meanwhile.
+pub(super) async fn to_its_end<T: Send + 'static>(
+    deed: impl Future<Output = Result<T, HostError>> + Send + 'static,
+) -> Result<T, HostError> {
+    match tokio::spawn(deed).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_its_runtime_ends) => Err(HostError::Stopping),
+        },
+    }
+}
+
 /// The outermost layer: gives every error its one form.
 pub(in crate::host) async fn write_problems(request: Request, next: Next) -> Response {
     let path = beginning(request.uri().path()).to_owned();

@@ -1,6 +1,6 @@
 //! Routes about the host.
 
-use super::answer::{Asked, parse};
+use super::answer::{Asked, parse, to_its_end};
 use super::document::{Audits, ChangesHost, OfHistory};
 use crate::host::metrics::{self, Format};
 use crate::host::sharing::Audit;
@@ -73,7 +73,10 @@ pub(super) async fn change_host(
     State(host): State<Host>,
     body: Bytes,
 ) -> Result<Json<HostView>, HostError> {
-    host.set_host(&parse::<HostChange>(&body)?).await.map(Json)
+    let change = parse::<HostChange>(&body)?;
+    to_its_end(async move { host.set_host(&change).await })
+        .await
+        .map(Json)
 }
 
 /// Compares what the host believes of shared pages with what the kernel's page tables say.

@@ -1,6 +1,6 @@
 //! Routes about VMs.
 
-use super::answer::{Asked, Named, parse};
+use super::answer::{Asked, Named, parse, to_its_end};
 use super::document::{
     Adopts, ChangesVm, Explains, Forgets, OfVm, PinsBalloon, Releases, Restarts, Starts, Stops,
 };
@@ -61,7 +61,10 @@ pub(super) async fn change(
     Named(name): Named,
     body: Bytes,
 ) -> Result<Json<VmView>, HostError> {
-    host.set(&name, &parse::<VmChange>(&body)?).await.map(Json)
+    let change = parse::<VmChange>(&body)?;
+    to_its_end(async move { host.set(&name, &change).await })
+        .await
+        .map(Json)
 }
 
 /// Fixes a VM's balloon, or leaves it to the policy again.
@@ -76,7 +79,8 @@ pub(super) async fn set_balloon(
     Named(name): Named,
     body: Bytes,
 ) -> Result<Json<VmView>, HostError> {
-    host.set_balloon(&name, parse::<BalloonRequest>(&body)?)
+    let request = parse::<BalloonRequest>(&body)?;
+    to_its_end(async move { host.set_balloon(&name, request).await })
         .await
         .map(Json)
 }
@@ -143,7 +147,8 @@ pub(super) async fn adopt(
     State(host): State<Host>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<VmView>), HostError> {
-    let view = host.adopt(parse::<AdoptRequest>(&body)?).await?;
+    let request = parse::<AdoptRequest>(&body)?;
+    let view = to_its_end(async move { host.adopt(request).await }).await?;
     Ok((StatusCode::CREATED, Json(view)))
 }
 
@@ -167,7 +172,7 @@ pub(super) async fn release(
     Named(name): Named,
     Asked(query): Asked<ReleaseQuery>,
 ) -> Result<StatusCode, HostError> {
-    host.release(&name, query.force).await?;
+    to_its_end(async move { host.release(&name, query.force).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -277,9 +277,10 @@ impl Host {
         found_as: Option<Option<VmName>>,
     ) -> Result<VmView, HostError> {
         let leave = self.shared.leave;
-        let looked = match socket.to_str() {
-            Some(_) => look(socket, leave).await,
-            None => Err(AdoptError::NotText),
+        let looked = match (socket.to_str(), self.adopted_at(socket)) {
+            (None, _) => Err(AdoptError::NotText),
+            (_, Some(name)) => Err(AdoptError::Already(name)),
+            _ => look(socket, leave).await,
         };
         let mut found = looked.map_err(|source| HostError::NotAdopted {
             what: Way::Monitor(socket.to_owned()).to_string(),
@@ -288,6 +289,16 @@ impl Host {
         let is_found = found_as.is_some();
         found.name = found.name.or(found_as.flatten());
         self.take(found, request, is_found).await
+    }
+
+    /// Who was adopted by that socket, which serves nobody else then.
+    fn adopted_at(&self, socket: &Path) -> Option<VmName> {
+        let state = self.lock();
+        let mut adoptions = state.durable.vms.values().filter_map(|vm| vm.adoption());
+        let is_there = |adoption: &&Adoption| adoption.way == Way::Monitor(socket.to_owned());
+        adoptions
+            .find(is_there)
+            .map(|adoption| adoption.name.clone())
     }
 
     /// Takes a QEMU under this host that was looked at.
