@@ -210,6 +210,46 @@ impl TestHost {
         self.vm(name)
     }
 
+    /// Whether there is such a VM.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        vms(&self.overview())
+            .iter()
+            .any(|vm| text(vm, "/name") == name)
+    }
+
+    /// What a VM's guest has not given up, in bytes.
+    #[must_use]
+    pub fn held(&self, name: &str) -> u64 {
+        let vm = self.vm(name);
+        number(&vm, "/size_bytes") - number(&vm, "/balloon/held")
+    }
+
+    /// Whether that is so of a VM, as in `paused`.
+    #[must_use]
+    pub fn is(&self, name: &str, what: &str) -> bool {
+        self.vm(name)[what] == Value::Bool(true)
+    }
+
+    /// What was told of a VM so far.
+    ///
+    /// # Panics
+    /// If the host has no list of events.
+    #[must_use]
+    pub fn told(&self, name: &str) -> Vec<String> {
+        let overview = self.overview();
+        let events = overview["host"]["events"].as_array().expect("a list");
+        let own = events.iter().filter(|event| event["vm"] == name);
+        own.map(|event| text(event, "/what").to_owned()).collect()
+    }
+
+    /// Waits until something with these words is told of a VM.
+    pub fn wait_until_told(&self, name: &str, words: &str) {
+        wait_until(&format!("'{words}' is told"), || {
+            self.told(name).iter().any(|what| what.contains(words))
+        });
+    }
+
     /// Stops all VMs but one, those that are still being started when they can be.
     ///
     /// # Panics

@@ -253,55 +253,6 @@ impl LinuxGuest<'_> {
         lines.into_iter()
     }
 
-    /// All that it printed.
-    #[must_use]
-    pub fn printed(&self) -> String {
-        self.console.text()
-    }
-
-    /// Gives an order that is not waited for, and of which there may be no answer.
-    ///
-    /// # Panics
-    /// If the VM has ended.
-    pub fn order(&mut self, command: &str) -> u32 {
-        assert!(!command.contains('\n'), "an order is one line: {command}");
-        self.orders += 1;
-        self.console
-            .type_line(&format!("{} {command}", self.orders));
-        self.orders
-    }
-
-    /// Waits for the answer to an order: what it printed, and the status it ended with.
-    ///
-    /// # Panics
-    /// If there is none.
-    #[must_use]
-    pub fn answer(&self, order: u32) -> (String, u8) {
-        wait_while_progress(&format!("order {order} is done"), || {
-            let text = self.console.text();
-            answer_in(&text, order).ok_or(text.len())
-        })
-    }
-
-    /// Runs a shell command that must succeed; what it printed.
-    ///
-    /// # Panics
-    /// If it fails.
-    pub fn run(&mut self, command: &str) -> String {
-        let order = self.order(command);
-        let (printed, status) = self.answer(order);
-        assert_eq!(status, 0, "`{command}` in {}: {printed}", self.name);
-        printed
-    }
-
-    /// The most important of its kernel's figures on memory.
-    ///
-    /// # Panics
-    /// If it prints none.
-    pub fn memory(&mut self) -> GuestMemory {
-        GuestMemory::parse(&self.run(READ_MEMORY))
-    }
-
     /// What the host knows of it.
     #[must_use]
     pub fn vm(&self) -> Value {
@@ -316,34 +267,106 @@ impl LinuxGuest<'_> {
                 .all(|vm| vm["name"] != self.name)
         });
     }
+}
 
-    /// Messages of its kernel that tell of its own or its machine's faults.
-    pub fn complaints(&mut self) -> String {
-        self.run(&read_complaints())
+impl Obeys for LinuxGuest<'_> {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn printed(&self) -> String {
+        self.console.text()
+    }
+
+    fn type_line(&mut self, line: &str) {
+        self.console.type_line(line);
+    }
+
+    fn next_order(&mut self) -> u32 {
+        self.orders += 1;
+        self.orders
     }
 }
 
-/// An order for the most important of the kernel's figures on memory.
-pub(crate) const READ_MEMORY: &str = "grep -E '^(Mem|Buffers|Cached|SwapCached)' /proc/meminfo";
+/// A Linux guest whose first process does what is typed on its console, whoever runs it.
+pub trait Obeys {
+    /// What it is called.
+    fn name(&self) -> &str;
 
-/// An order for messages of the kernel that tell of its own or its machine's faults.
-pub(crate) fn read_complaints() -> String {
-    const SIGNS: &str = "BUG|Oops|WARNING|Call Trace|ACPI.*Error|soft lockup|rcu.*stall|\
-                         general protection|Unknown NMI|virtio.*(fail|error)";
-    // A processor without new microcode is no fault of the VM.
-    let but = "Speculative Return Stack Overflow";
-    // The emulated processor lets guests enable AVX without a word to KVM, which then does not
-    // know how large their state is. QEMU's guests there complain as well.
-    let emulated = "/XSAVE consistency problem/,/end trace/d";
-    format!("dmesg | sed '{emulated}' | grep -E '{SIGNS}' | grep -v '{but}' || true")
-}
+    /// All that it printed.
+    fn printed(&self) -> String;
 
-/// The answer to an order in what a guest printed: what the order printed, and the status it ended with.
-pub(crate) fn answer_in(text: &str, order: u32) -> Option<(String, u8)> {
-    let (_, answer) = text.split_once(&format!("begin {order}\n"))?;
-    let (answer, status) = answer.split_once(&format!("end {order} "))?;
-    let (status, _) = status.split_once('\n')?;
-    Some((answer.to_owned(), status.parse().ok()?))
+    /// Types a line on its console.
+    ///
+    /// # Panics
+    /// If its machine has ended.
+    fn type_line(&mut self, line: &str);
+
+    /// A number that no order had so far.
+    fn next_order(&mut self) -> u32;
+
+    /// Gives an order that is not waited for, and of which there may be no answer.
+    ///
+    /// # Panics
+    /// If it is more than a line, or its machine has ended.
+    fn order(&mut self, command: &str) -> u32 {
+        assert!(!command.contains('\n'), "an order is one line: {command}");
+        let order = self.next_order();
+        self.type_line(&format!("{order} {command}"));
+        order
+    }
+
+    /// Waits for the answer to an order: what it printed, and the status it ended with.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    fn answer(&self, order: u32) -> (String, u8) {
+        let done = |text: &str| {
+            let (_, answer) = text.split_once(&format!("begin {order}\n"))?;
+            let (answer, status) = answer.split_once(&format!("end {order} "))?;
+            let (status, _) = status.split_once('\n')?;
+            Some((answer.to_owned(), status.parse().ok()?))
+        };
+        wait_while_progress(&format!("order {order} of {} is done", self.name()), || {
+            let text = self.printed();
+            done(&text).ok_or(text.len())
+        })
+    }
+
+    /// Runs a shell command that must succeed; what it printed.
+    ///
+    /// # Panics
+    /// If it fails.
+    fn run(&mut self, command: &str) -> String {
+        let order = self.order(command);
+        let (printed, status) = self.answer(order);
+        assert_eq!(status, 0, "`{command}` in {}: {printed}", self.name());
+        printed
+    }
+
+    /// The most important of its kernel's figures on memory.
+    ///
+    /// # Panics
+    /// If it prints none.
+    fn memory(&mut self) -> GuestMemory {
+        let lines = "^(Mem|Buffers|Cached|SwapCached)";
+        GuestMemory::parse(&self.run(&format!("grep -E '{lines}' /proc/meminfo")))
+    }
+
+    /// Messages of its kernel that tell of its own or its machine's faults.
+    fn complaints(&mut self) -> String {
+        const SIGNS: &str = "BUG|Oops|WARNING|Call Trace|ACPI.*Error|soft lockup|rcu.*stall|\
+                             general protection|Unknown NMI|virtio.*(fail|error)";
+        // A processor without new microcode is no fault of the VM.
+        let but = "Speculative Return Stack Overflow";
+        // The emulated processor lets guests enable AVX without a word to KVM, which then does not
+        // know how large their state is. QEMU's guests there complain as well.
+        let emulated = "/XSAVE consistency problem/,/end trace/d";
+        self.run(&format!(
+            "dmesg | sed '{emulated}' | grep -E '{SIGNS}' | grep -v '{but}' || true"
+        ))
+    }
 }
 
 impl Drop for LinuxGuest<'_> {
@@ -361,7 +384,7 @@ impl Drop for LinuxGuest<'_> {
 pub struct GuestMemory(BTreeMap<String, u64>);
 
 impl GuestMemory {
-    pub(crate) fn parse(text: &str) -> Self {
+    fn parse(text: &str) -> Self {
         let line = |line: &str| {
             let (name, value) = line.split_once(':')?;
             let kibibytes: u64 = value.trim().strip_suffix(" kB")?.parse().ok()?;

@@ -1,6 +1,6 @@
 //! Linux guests on QEMU's own computer, with QEMU's own balloon device. They obey as those of `linux` do.
 
-use crate::linux::{GuestMemory, LinuxKernel, READ_MEMORY, answer_in, read_complaints};
+use crate::linux::{LinuxKernel, Obeys};
 use crate::qemu::Qemu;
 use crate::wait::wait_while_progress;
 use std::ops::{Deref, DerefMut};
@@ -39,46 +39,24 @@ impl LinuxQemu {
         });
         assert!(!printed.contains("failed: "), "{printed}");
     }
+}
 
-    /// Gives an order that is not waited for, and of which there may be no answer.
-    ///
-    /// # Panics
-    /// If it is more than a line, or QEMU has ended.
-    pub fn order(&mut self, command: &str) -> u32 {
-        assert!(!command.contains('\n'), "an order is one line: {command}");
+impl Obeys for LinuxQemu {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn printed(&self) -> String {
+        self.qemu.printed_from(0)
+    }
+
+    fn type_line(&mut self, line: &str) {
+        self.qemu.type_line(line);
+    }
+
+    fn next_order(&mut self) -> u32 {
         self.orders += 1;
-        self.qemu.type_line(&format!("{} {command}", self.orders));
         self.orders
-    }
-
-    /// Waits until an order is done; what it printed, and the status it ended with.
-    #[must_use]
-    pub fn answer(&self, order: u32) -> (String, u8) {
-        wait_while_progress(&format!("order {order} of {} is done", self.name), || {
-            let text = self.qemu.printed_from(0);
-            answer_in(&text, order).ok_or(text.len())
-        })
-    }
-
-    /// Runs a shell command that must succeed; what it printed.
-    ///
-    /// # Panics
-    /// If it fails.
-    pub fn run(&mut self, command: &str) -> String {
-        let order = self.order(command);
-        let (printed, status) = self.answer(order);
-        assert_eq!(status, 0, "`{command}` in {}: {printed}", self.name);
-        printed
-    }
-
-    /// The most important of its kernel's figures on memory.
-    pub fn memory(&mut self) -> GuestMemory {
-        GuestMemory::parse(&self.run(READ_MEMORY))
-    }
-
-    /// Messages of its kernel that tell of its own or its machine's faults.
-    pub fn complaints(&mut self) -> String {
-        self.run(&read_complaints())
     }
 }
 

@@ -21,11 +21,6 @@ const WORKLOAD: &str = "verify:size=max,rate=2000";
 /// It needs all of that.
 const BUSY: &str = "verify:size=180M,rate=2000";
 
-fn held(host: &TestHost, name: &str) -> u64 {
-    let vm = host.vm(name);
-    number(&vm, "/size_bytes") - number(&vm, "/balloon/held")
-}
-
 fn adopt(host: &TestHost, qemu: &Qemu, name: &str) -> Value {
     host.json(&[
         "adopt",
@@ -56,10 +51,10 @@ fn memory_moves_between_adopted_guests_and_no_byte_is_wrong() {
         assert_eq!(number(&vm, "/pid"), u64::from(qemu.pid()));
     }
     let used = || number(&host.overview(), "/host/used_bytes");
-    let all = || names.iter().map(|name| held(&host, name)).sum();
+    let all = || names.iter().map(|name| host.held(name)).sum();
     wait_until_at_most("they come to hold no more than there is", 512 * MIB, all);
     wait_until_at_most("each as much as the others", 130 * MIB, || {
-        let held = names.iter().map(|name| held(&host, name));
+        let held = names.iter().map(|name| host.held(name));
         held.max().unwrap_or(u64::MAX)
     });
     // What guests give up leaves QEMU a moment later.
@@ -70,7 +65,7 @@ fn memory_moves_between_adopted_guests_and_no_byte_is_wrong() {
     qemus[0].ask(&format!("workload {BUSY}"));
     // A balloon leaves each of them 35 %.
     wait_until_at_least("who is busy gets what the idle leave", 145 * MIB, || {
-        held(&host, "a")
+        host.held("a")
     });
     wait_until_at_most("still no more is used", 512 * MIB, used);
     qemus.iter_mut().for_each(is_right);
@@ -94,14 +89,14 @@ fn a_host_that_was_killed_finds_its_qemus_again_and_one_that_ends_leaves_nothing
     let mut host = TestHost::start("160M");
     let mut qemu = Qemu::boot_unattended("q", "256M", WORKLOAD);
     host.ok(&["adopt", "--qmp", qemu.socket(), "--min", "32M"]);
-    wait_until_at_most("it is squeezed", 160 * MIB, || held(&host, "q"));
-    let before = held(&host, "q");
+    wait_until_at_most("it is squeezed", 160 * MIB, || host.held("q"));
+    let before = host.held("q");
     host.die_and_start_again();
     assert_eq!(text(&host.vm("q"), "/kind"), "qemu");
     wait_until("it answers", || {
         host.vm("q").pointer("/stale") == Some(&Value::Bool(false))
     });
-    let after = held(&host, "q");
+    let after = host.held("q");
     assert!(
         after <= before + 16 * MIB,
         "it stayed as it was: {before}, {after}"
@@ -120,13 +115,6 @@ fn a_host_that_was_killed_finds_its_qemus_again_and_one_that_ends_leaves_nothing
     wait_until("it is forgotten", || {
         tests::vms(&host.overview()).is_empty()
     });
-}
-
-fn has(host: &TestHost, name: &str) -> bool {
-    let overview = host.overview();
-    tests::vms(&overview)
-        .iter()
-        .any(|vm| text(vm, "/name") == name)
 }
 
 #[test]
@@ -170,22 +158,22 @@ fn qemus_come_and_go_with_their_sockets_in_a_folder_whatever_else_lies_there() {
         "{log}"
     );
     drop((forged, no_text));
-    assert!(!has(&host, "q"), "a link is no socket");
+    assert!(!host.has("q"), "a link is no socket");
     fs::hard_link(qemu.socket(), path("a.qmp")).unwrap();
-    wait_until("it is adopted", || has(&host, "q"));
+    wait_until("it is adopted", || host.has("q"));
     host.ok(&["release", "q"]);
     host.die_and_start_again();
     let other = Qemu::boot_unattended("other", "64M", "idle");
     fs::hard_link(other.socket(), path("b.qmp")).unwrap();
-    wait_until("another one comes", || has(&host, "other"));
-    assert!(!has(&host, "q"), "it was released");
+    wait_until("another one comes", || host.has("other"));
+    assert!(!host.has("q"), "it was released");
     host.ok(&["adopt", "--qmp", path("a.qmp").to_str().unwrap()]);
     fs::remove_file(path("a.qmp")).unwrap();
-    wait_until("it is let go with its socket", || !has(&host, "q"));
+    wait_until("it is let go with its socket", || !host.has("q"));
     qemu.attend();
     is_right(&mut qemu);
     drop(other);
-    wait_until("the other has ended", || !has(&host, "other"));
+    wait_until("the other has ended", || !host.has("other"));
     drop(silent);
     fs::remove_dir_all(&folder).unwrap();
     wait_until("that it is gone is told", || {

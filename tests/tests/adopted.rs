@@ -8,8 +8,7 @@ use tests::process::{self, Signal};
 use tests::qemu::Qemu;
 use tests::raw_client::RawClient;
 use tests::{
-    MIB, Place, TestHost, Value, json, number, text, vms, wait_until, wait_until_at_least,
-    wait_until_at_most,
+    MIB, Place, TestHost, json, number, vms, wait_until, wait_until_at_least, wait_until_at_most,
 };
 
 /// What its guest holds fills it, and it gives up whatever its balloon wants.
@@ -19,29 +18,6 @@ const BALLOON: [&str; 2] = [
     "-device",
     "virtio-balloon-device,id=b0,deflate-on-oom=on,free-page-reporting=on",
 ];
-
-fn held(host: &TestHost, name: &str) -> u64 {
-    let vm = host.vm(name);
-    number(&vm, "/size_bytes") - number(&vm, "/balloon/held")
-}
-
-fn is(host: &TestHost, name: &str, what: &str) -> bool {
-    host.vm(name)[what] == Value::Bool(true)
-}
-
-/// What was told of it so far.
-fn told(host: &TestHost, name: &str) -> Vec<String> {
-    let overview = host.overview();
-    let events = overview["host"]["events"].as_array().expect("a list");
-    let own = events.iter().filter(|event| event["vm"] == name);
-    own.map(|event| text(event, "/what").to_owned()).collect()
-}
-
-fn wait_until_told(host: &TestHost, name: &str, words: &str) {
-    wait_until(&format!("'{words}' is told"), || {
-        told(host, name).iter().any(|what| what.contains(words))
-    });
-}
 
 fn adopt(host: &TestHost, qemu: &Qemu) {
     let socket = qemu.second_socket();
@@ -53,7 +29,7 @@ fn squeezed(words: &[&str]) -> (TestHost, Qemu) {
     let host = TestHost::start("160M");
     let qemu = Qemu::boot_shared("q", "256M", FULL, &[&BALLOON, words].concat());
     adopt(&host, &qemu);
-    wait_until_at_most("it is squeezed", 160 * MIB, || held(&host, "q"));
+    wait_until_at_most("it is squeezed", 160 * MIB, || host.held("q"));
     (host, qemu)
 }
 
@@ -67,9 +43,9 @@ fn is_right(qemu: &mut Qemu) {
 /// It is squeezed, answers, and is let go as it was.
 fn is_well(host: &TestHost, qemu: &mut Qemu) {
     wait_until("nothing is wrong with it", || {
-        is(host, "q", "responding") && !is(host, "q", "stale") && !is(host, "q", "paused")
+        host.is("q", "responding") && !host.is("q", "stale") && !host.is("q", "paused")
     });
-    wait_until_at_most("it is squeezed again", 160 * MIB, || held(host, "q"));
+    wait_until_at_most("it is squeezed again", 160 * MIB, || host.held("q"));
     is_right(qemu);
     host.ok(&["release", "q"]);
     assert!(vms(&host.overview()).is_empty());
@@ -90,19 +66,19 @@ fn our_own_vms_and_qemus_share_one_budget_and_memory_moves_both_ways() {
     let mut console = host.console("ours");
     console.workload(BUSY);
     wait_until_at_least("ours gets what the other leaves", 175 * MIB, || {
-        held(&host, "ours")
+        host.held("ours")
     });
     wait_until("the other's figures are new", || {
-        !is(&host, "theirs", "stale")
+        !host.is("theirs", "stale")
     });
     console.ask("stop");
     qemu.ask(&format!("workload {BUSY}"));
     wait_until_at_least("the other gets what ours leaves", 175 * MIB, || {
-        held(&host, "theirs")
+        host.held("theirs")
     });
     qemu.ask("stop");
     console.workload(BUSY);
-    wait_until_at_least("ours gets it back", 175 * MIB, || held(&host, "ours"));
+    wait_until_at_least("ours gets it back", 175 * MIB, || host.held("ours"));
     wait_until_at_most("no more is used than there is", 384 * MIB, || {
         number(&host.overview(), "/host/used_bytes")
     });
@@ -133,7 +109,7 @@ fn a_guest_that_begins_anew_while_ballooned_is_squeezed_again() {
         let before = qemu.printed_bytes();
         qemu.execute("system_reset", &json!({}));
         qemu.wait_for_prompt(before);
-        wait_until_told(&host, "q", "begins anew");
+        host.wait_until_told("q", "begins anew");
     }
     is_well(&host, &mut qemu);
 }
@@ -142,17 +118,17 @@ fn a_guest_that_begins_anew_while_ballooned_is_squeezed_again() {
 fn a_guest_that_is_paused_is_marked_and_squeezed_no_further_until_it_runs_on() {
     let (host, mut qemu) = squeezed(&[]);
     qemu.execute("stop", &json!({}));
-    wait_until("it is marked", || is(&host, "q", "paused"));
-    wait_until("its figures are old", || is(&host, "q", "stale"));
-    let before = held(&host, "q");
+    wait_until("it is marked", || host.is("q", "paused"));
+    wait_until("its figures are old", || host.is("q", "stale"));
+    let before = host.held("q");
     // That would be less than it holds, and it cannot follow.
     host.ok(&["set", "host", "memory=150M"]);
     let shown = host.ok(&["ps"]);
     assert!(shown.contains("paused"), "{shown}");
-    assert_eq!(held(&host, "q"), before);
+    assert_eq!(host.held("q"), before);
     qemu.execute("cont", &json!({}));
     for words in ["is paused", "runs on"] {
-        wait_until_told(&host, "q", words);
+        host.wait_until_told("q", words);
     }
     is_well(&host, &mut qemu);
 }
@@ -174,7 +150,7 @@ fn a_guest_without_a_driver_is_marked_and_never_squeezed() {
     let host = TestHost::start("160M");
     let mut qemu = Qemu::boot_shared("q", "256M", "balloon=off", &BALLOON);
     adopt(&host, &qemu);
-    wait_until("it is marked", || is(&host, "q", "stale"));
+    wait_until("it is marked", || host.is("q", "stale"));
     wait_until("its balloon is known to be stuck", || {
         host.ok(&["explain", "q"]).contains("driver")
     });
@@ -195,9 +171,9 @@ fn a_balloon_that_is_taken_out_is_told_of_and_the_qemu_can_be_released() {
     adopt(&host, &qemu);
     qemu.execute("device_del", &json!({"id": "b0"}));
     qemu.execute("system_reset", &json!({}));
-    wait_until_told(&host, "q", "its balloon was taken out");
+    host.wait_until_told("q", "its balloon was taken out");
     wait_until("it is marked, and answers", || {
-        is(&host, "q", "stale") && is(&host, "q", "responding")
+        host.is("q", "stale") && host.is("q", "responding")
     });
     host.ok(&["release", "q"]);
     assert!(vms(&host.overview()).is_empty());
@@ -209,10 +185,10 @@ fn a_qemu_that_ends_while_its_balloon_moves_is_forgotten_and_its_memory_is_free(
     for _ in 0..3 {
         let mut qemu = Qemu::boot_shared("q", "256M", FULL, &BALLOON);
         adopt(&host, &qemu);
-        wait_until("its balloon moves", || held(&host, "q") < 256 * MIB);
+        wait_until("its balloon moves", || host.held("q") < 256 * MIB);
         qemu.quit();
         wait_until("it is forgotten", || vms(&host.overview()).is_empty());
-        wait_until_told(&host, "q", "its QEMU has ended");
+        host.wait_until_told("q", "its QEMU has ended");
     }
     host.ok(&["run", "--name", "ours", "--memory", "256M", "--min", "180M"]);
     host.ok(&["stop", "ours"]);
@@ -231,16 +207,16 @@ fn a_monitor_that_somebody_else_holds_is_told_of_and_used_once_that_has_gone() {
     );
     qemu.leave_monitor();
     host.ok(&["adopt", "--qmp", &socket, "--min", "32M"]);
-    wait_until_at_most("it is squeezed", 160 * MIB, || held(&host, "q"));
+    wait_until_at_most("it is squeezed", 160 * MIB, || host.held("q"));
     host.end_by(Signal::KILL);
     qemu.attend();
     host.start_again();
-    wait_until_told(&host, "q", "another client");
-    wait_until("it is marked", || !is(&host, "q", "responding"));
+    host.wait_until_told("q", "another client");
+    wait_until("it is marked", || !host.is("q", "responding"));
     host.fails(&["release", "q"], 1, &["another client", "--force"]);
     is_right(&mut qemu);
     qemu.leave_monitor();
-    wait_until("it is heard again", || is(&host, "q", "responding"));
+    wait_until("it is heard again", || host.is("q", "responding"));
     host.ok(&["release", "q"]);
     qemu.attend();
     is_right(&mut qemu);
@@ -250,8 +226,8 @@ fn a_monitor_that_somebody_else_holds_is_told_of_and_used_once_that_has_gone() {
 fn a_qemu_that_hangs_is_told_of_holds_nobody_up_and_can_be_let_go_as_it_is() {
     let (host, mut qemu) = squeezed(&[]);
     process::signal(qemu.pid(), Signal::STOP);
-    wait_until("it is marked", || !is(&host, "q", "responding"));
-    wait_until_told(&host, "q", "does not answer");
+    wait_until("it is marked", || !host.is("q", "responding"));
+    host.wait_until_told("q", "does not answer");
     // What it holds is not to be had, so it is promised to nobody.
     let run = ["run", "--memory", "128M", "--min", "100M"];
     host.fails(&run, 1, &["promised"]);

@@ -24,12 +24,6 @@ fn host(libvirtd: &Libvirtd, budget: &str) -> TestHost {
     TestHost::start_by(place, command)
 }
 
-fn has(host: &TestHost, name: &str) -> bool {
-    vms(&host.overview())
-        .iter()
-        .any(|vm| text(vm, "/name") == name)
-}
-
 fn events(host: &TestHost) -> Vec<String> {
     let overview = host.overview();
     let events = overview.pointer("/host/events").and_then(Value::as_array);
@@ -42,11 +36,6 @@ fn events(host: &TestHost) -> Vec<String> {
 
 fn is_told(host: &TestHost, word: &str) -> bool {
     events(host).iter().any(|what| what.contains(word))
-}
-
-fn held(host: &TestHost, name: &str) -> u64 {
-    let vm = host.vm(name);
-    number(&vm, "/size_bytes") - number(&vm, "/balloon/held")
 }
 
 fn answers(host: &TestHost, name: &str) -> bool {
@@ -68,7 +57,7 @@ fn domains_come_under_the_host_as_their_descriptions_say_and_leave_it_as_they_we
         libvirtd.balloon_leaves("web") == 128 * MIB && libvirtd.printed("web").contains("> ")
     });
     let mut host = host(&libvirtd, "1G");
-    wait_until("it is adopted", || has(&host, "web"));
+    wait_until("it is adopted", || host.has("web"));
     let vm = host.vm("web");
     assert_eq!(text(&vm, "/kind"), "qemu");
     assert_eq!(number(&vm, "/pid"), u64::from(libvirtd.pid("web")));
@@ -82,7 +71,7 @@ fn domains_come_under_the_host_as_their_descriptions_say_and_leave_it_as_they_we
     }
     assert!(!is_told(&host, "'unwanted'"));
     wait_until_at_least("it is given what there is for it", 256 * MIB, || {
-        held(&host, "web")
+        host.held("web")
     });
     wait_until_at_least("its balloon follows", 256 * MIB, || {
         libvirtd.balloon_leaves("web")
@@ -123,7 +112,7 @@ fn domains_come_under_the_host_as_their_descriptions_say_and_leave_it_as_they_we
     wait_until("that is told of", || {
         is_told(&host, "libvirt is not reached")
     });
-    assert!(has(&host, "web") && process::is_alive(before));
+    assert!(host.has("web") && process::is_alive(before));
     let begin = Instant::now();
     libvirtd.start_again();
     wait_until("it is reached again", || {
@@ -137,13 +126,13 @@ fn domains_come_under_the_host_as_their_descriptions_say_and_leave_it_as_they_we
 
     // A domain ends and begins.
     libvirtd.virsh(&["destroy", "web"]);
-    wait_until("it is dropped", || !has(&host, "web"));
+    wait_until("it is dropped", || !host.has("web"));
     let begin = Instant::now();
     libvirtd.virsh(&["start", "web"]);
-    wait_until("it is adopted anew", || has(&host, "web"));
+    wait_until("it is adopted anew", || host.has("web"));
     println!("a domain was adopted {:?} after its start", begin.elapsed());
     assert_ne!(number(&host.vm("web"), "/pid"), u64::from(before));
-    wait_until_at_least("its guest has all", 256 * MIB, || held(&host, "web"));
+    wait_until_at_least("its guest has all", 256 * MIB, || host.held("web"));
     let is_paused = |host: &TestHost| host.vm("web").pointer("/paused") == Some(&Value::Bool(true));
     libvirtd.virsh(&["suspend", "web"]);
     wait_until("it is seen to be paused", || is_paused(&host));
@@ -153,7 +142,7 @@ fn domains_come_under_the_host_as_their_descriptions_say_and_leave_it_as_they_we
     let begin = Instant::now();
     host.die_and_start_again();
     wait_until("it is found again", || {
-        has(&host, "web") && answers(&host, "web") && is_paused(&host)
+        host.has("web") && answers(&host, "web") && is_paused(&host)
     });
     println!(
         "a domain answered to another host {:?} after the death of its own",
@@ -167,22 +156,22 @@ fn domains_come_under_the_host_as_their_descriptions_say_and_leave_it_as_they_we
 
     // It is let go as it was, and is not taken again.
     host.ok(&["release", "web"]);
-    assert!(!has(&host, "web"));
+    assert!(!host.has("web"));
     wait_until_at_most("its balloon is as libvirt left it", 128 * MIB, || {
         libvirtd.balloon_leaves("web")
     });
     libvirtd.define_embedded("new", "", 256, BALLOON);
     libvirtd.virsh(&["start", "new"]);
-    wait_until("another one comes", || has(&host, "new"));
-    assert!(!has(&host, "web"), "it was released");
+    wait_until("another one comes", || host.has("new"));
+    assert!(!host.has("web"), "it was released");
     host.die_and_start_again();
     wait_until("the other is found again", || answers(&host, "new"));
     libvirtd.virsh(&["destroy", "new"]);
-    wait_until("it is dropped", || !has(&host, "new"));
-    assert!(!has(&host, "web"), "it was released");
+    wait_until("it is dropped", || !host.has("new"));
+    assert!(!host.has("web"), "it was released");
     let reclaimed = ["adopt", "--domain", "web", "--reclaim"];
     host.fails(&reclaimed, 1, &["'web'", "without --reclaim"]);
-    assert!(!has(&host, "web"), "it was refused");
+    assert!(!host.has("web"), "it was refused");
     host.ok(&["adopt", "--domain", "web", "--min", "64M"]);
     let vm = host.vm("web");
     assert_eq!(number(&vm, "/min_bytes"), 64 * MIB);
@@ -208,9 +197,7 @@ fn a_hung_domain_holds_up_no_other() {
         libvirtd.virsh(&["start", name]);
     }
     let host = host(&libvirtd, "1G");
-    wait_until("both are adopted", || {
-        has(&host, "hung") && has(&host, "well")
-    });
+    wait_until("both are adopted", || host.has("hung") && host.has("well"));
     wait_until("both answer", || {
         answers(&host, "hung") && answers(&host, "well")
     });
@@ -235,10 +222,10 @@ fn a_hung_domain_holds_up_no_other() {
     wait_until("it is seen that one does not answer", || {
         !answers(&host, "hung")
     });
-    assert!(has(&host, "hung"));
+    assert!(host.has("hung"));
     wait_until("the other does", || answers(&host, "well"));
     libvirtd.virsh(&["destroy", "well"]);
-    wait_until("that is seen at once", || !has(&host, "well"));
+    wait_until("that is seen at once", || !host.has("well"));
     process::signal(pid, Signal::CONT);
     drop(asked.wait());
     wait_until("it answers again", || answers(&host, "hung"));
@@ -313,7 +300,7 @@ fn a_linux_guest_is_looked_at_and_gives_up_what_it_does_not_need_and_has_it_back
     };
     is_looked_at(&libvirtd, period);
     let host = host(&libvirtd, "448M");
-    wait_until("it is adopted", || has(&host, "linux"));
+    wait_until("it is adopted", || host.has("linux"));
     wait_until("its figures are asked for", || period(2));
     wait_until("its guest is up", || {
         libvirtd.printed("linux").contains("ready")
@@ -323,7 +310,7 @@ fn a_linux_guest_is_looked_at_and_gives_up_what_it_does_not_need_and_has_it_back
     });
     host.ok(&["set", "host", "memory=320M"]);
     wait_until_at_most("it gives up what is too much", 280 * MIB, || {
-        held(&host, "linux")
+        host.held("linux")
     });
     let used = || number(&host.overview(), "/host/used_bytes");
     wait_until_at_most("no more is used than there is", 320 * MIB, used);

@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
-use tests::linux::{GuestMemory, Image, LinuxGuest, LinuxKernel, where_linux_runs};
+use tests::linux::{GuestMemory, Image, LinuxGuest, LinuxKernel, Obeys, where_linux_runs};
 use tests::process::{self, Signal};
 use tests::sharing::{check_sums, clean_audit};
 use tests::{

@@ -3,40 +3,16 @@
 
 use std::fs;
 use std::path::Path;
-use tests::linux::where_linux_runs;
+use tests::linux::{Obeys, where_linux_runs};
 use tests::linux_qemu::LinuxQemu;
 use tests::process::Signal;
 use tests::{
-    MIB, TestHost, Value, json, number, text, vms, wait_until, wait_until_at_least,
-    wait_until_at_most,
+    MIB, TestHost, Value, json, number, vms, wait_until, wait_until_at_least, wait_until_at_most,
 };
 
 /// How long the outer machine may run for one claim, in seconds; the longest takes a tenth.
 const LIMIT: u32 = 1000;
 const SIZE: u64 = 256 * MIB;
-
-fn held(host: &TestHost, name: &str) -> u64 {
-    let vm = host.vm(name);
-    number(&vm, "/size_bytes") - number(&vm, "/balloon/held")
-}
-
-fn is(host: &TestHost, name: &str, what: &str) -> bool {
-    host.vm(name)[what] == Value::Bool(true)
-}
-
-/// What was told of it so far.
-fn told(host: &TestHost, name: &str) -> Vec<String> {
-    let overview = host.overview();
-    let events = overview["host"]["events"].as_array().expect("a list");
-    let own = events.iter().filter(|event| event["vm"] == name);
-    own.map(|event| text(event, "/what").to_owned()).collect()
-}
-
-fn wait_until_told(host: &TestHost, name: &str, words: &str) {
-    wait_until(&format!("'{words}' is told"), || {
-        told(host, name).iter().any(|what| what.contains(words))
-    });
-}
 
 fn adopt(host: &TestHost, guest: &LinuxQemu, more: &[&str]) {
     let socket = guest.second_socket();
@@ -141,12 +117,12 @@ fn ends_in_between(host: &TestHost, name: &str, mut guest: LinuxQemu) {
     adopt(host, &guest, &["--reclaim"]);
     assert_eq!(low.bytes(), 32 * MIB);
     host.ok(&["balloon", name, "128M"]);
-    wait_until("its balloon moves", || held(host, name) < SIZE);
+    wait_until("its balloon moves", || host.held(name) < SIZE);
     guest.quit();
     wait_until("it is forgotten", || {
         vms(&host.overview()).iter().all(|vm| vm["name"] != name)
     });
-    wait_until_told(host, name, "its QEMU has ended");
+    host.wait_until_told(name, "its QEMU has ended");
     assert_eq!(low.bytes(), Protected::BEFORE);
 }
 
@@ -169,15 +145,15 @@ fn memory_moves_between_linux_guests_of_qemu_and_what_one_runs_out_of_its_balloo
         for (name, other) in [("a", "b"), ("b", "a")] {
             let busy = if name == "a" { &mut a } else { &mut b };
             fill(busy, 130);
-            wait_until_at_least("who needs memory gets it", 210 * MIB, || held(&host, name));
-            wait_until_at_most("from who does not", 200 * MIB, || held(&host, other));
+            wait_until_at_least("who needs memory gets it", 210 * MIB, || host.held(name));
+            wait_until_at_most("from who does not", 200 * MIB, || host.held(other));
             wait_until_at_most("there is no more than there is", BUDGET, used);
             busy.run("rm fill");
         }
         out_of_memory(&host, "a", &mut a);
         for (guest, name) in [(&mut a, "a"), (&mut b, "b")] {
             wait_until("nothing is wrong with it", || {
-                is(&host, name, "responding") && !is(&host, name, "stale")
+                host.is(name, "responding") && !host.is(name, "stale")
             });
             host.ok(&["release", name]);
             is_as_it_was(guest);
@@ -189,9 +165,9 @@ fn memory_moves_between_linux_guests_of_qemu_and_what_one_runs_out_of_its_balloo
 /// It answers, follows, and nothing is wrong with it.
 fn is_well(host: &TestHost, guest: &mut LinuxQemu) {
     wait_until("nothing is wrong with it", || {
-        is(host, "q", "responding") && !is(host, "q", "stale") && !is(host, "q", "paused")
+        host.is("q", "responding") && !host.is("q", "stale") && !host.is("q", "paused")
     });
-    wait_until_at_most("it is squeezed", 200 * MIB, || held(host, "q"));
+    wait_until_at_most("it is squeezed", 200 * MIB, || host.held("q"));
     follows(host, "q");
     assert_eq!(host.vm("q")["balloon"]["has_driver"], true);
     is_right(guest);
@@ -199,7 +175,7 @@ fn is_well(host: &TestHost, guest: &mut LinuxQemu) {
 
 fn begins_anew(host: &TestHost, guest: &mut LinuxQemu, end: impl FnOnce(&mut LinuxQemu)) {
     let times = || {
-        let told = told(host, "q").into_iter();
+        let told = host.told("q").into_iter();
         told.filter(|what| what.contains("begins anew")).count()
     };
     let (before, times_before) = (guest.printed_bytes(), times());
@@ -212,10 +188,10 @@ fn begins_anew(host: &TestHost, guest: &mut LinuxQemu, end: impl FnOnce(&mut Lin
 fn is_paused(host: &TestHost, guest: &mut LinuxQemu) {
     guest.execute("stop", &json!({}));
     wait_until("it is marked, and its figures are old", || {
-        is(host, "q", "paused") && is(host, "q", "stale")
+        host.is("q", "paused") && host.is("q", "stale")
     });
     guest.execute("cont", &json!({}));
-    wait_until_told(host, "q", "runs on");
+    host.wait_until_told("q", "runs on");
     is_well(host, guest);
 }
 
@@ -223,7 +199,7 @@ fn is_paused(host: &TestHost, guest: &mut LinuxQemu) {
 fn loses_its_driver(host: &TestHost, guest: &mut LinuxQemu) {
     guest.run("rmmod virtio_balloon");
     wait_until("its balloon is empty, and its figures are old", || {
-        is(host, "q", "stale") && held(host, "q") == SIZE
+        host.is("q", "stale") && host.held("q") == SIZE
     });
     wait_until("what is missing is named", || {
         host.ok(&["explain", "q"]).contains("no driver")
@@ -235,8 +211,8 @@ fn loses_its_driver(host: &TestHost, guest: &mut LinuxQemu) {
 
 fn loses_its_balloon(host: &TestHost, guest: &mut LinuxQemu) {
     guest.execute("device_del", &json!({"id": "b0"}));
-    wait_until_told(host, "q", "its balloon was taken out");
-    assert!(is(host, "q", "responding"));
+    host.wait_until_told("q", "its balloon was taken out");
+    assert!(host.is("q", "responding"));
     let balloon = json!({"driver": "virtio-balloon-pci", "id": "b0", "deflate-on-oom": true,
         "free-page-reporting": true});
     guest.execute("device_add", &balloon);
@@ -273,7 +249,7 @@ fn whatever_happens_to_a_linux_guest_of_qemu_it_is_managed_again_and_left_as_it_
         guest.quit();
         assert_eq!(low.bytes(), 32 * MIB);
         host.start_again();
-        wait_until_told(&host, "q", "its QEMU ended while there was no host");
+        host.wait_until_told("q", "its QEMU ended while there was no host");
         assert_eq!(low.bytes(), Protected::BEFORE);
         assert!(vms(&host.overview()).is_empty());
     });
