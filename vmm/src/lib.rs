@@ -38,6 +38,15 @@ pub mod internals {
     pub use api::fuzz::run as fuzz_api;
 }
 
+/// A text with all characters written out that are not harmless where it is shown.
+fn escaped(text: &str, is_harmless: impl Fn(char) -> bool) -> String {
+    let shown = |c: char| match is_harmless(c) {
+        true => c.to_string(),
+        false => c.escape_default().to_string(),
+    };
+    text.chars().map(shown).collect()
+}
+
 /// An error with all its causes in one line, outermost first.
 fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

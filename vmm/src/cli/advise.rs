@@ -24,7 +24,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, Instant};
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 /// Decisions are recorded so often, whenever targets change, and at the end.
@@ -159,16 +158,8 @@ async fn let_go(host: &Host, polls: bool) -> Result<()> {
     if !polls {
         return Ok(());
     }
-    let mut releases = JoinSet::new();
-    for VmView { name, .. } in host.overview().vms {
-        let host = host.clone();
-        releases.spawn(async move {
-            let error = host.release(name.as_str(), false).await.err()?;
-            drop(host.release(name.as_str(), true).await);
-            Some(format!("{name} ({})", crate::error_chain(&error)))
-        });
-    }
-    let left: Vec<String> = releases.join_all().await.into_iter().flatten().collect();
+    let left = host.release_all().await;
+    let left: Vec<String> = left.iter().map(|why| crate::error_chain(why)).collect();
     match left.is_empty() {
         true => Ok(()),
         false => bail!(

@@ -238,13 +238,7 @@ fn tell(text: &str) {
 
 /// A text as a terminal may get it: names of files, which can be anything, would speak to it else.
 fn printable(text: &str) -> String {
-    let is_harmless = |c: char| c == '\n' || c == '\t' || !c.is_control();
-    text.chars()
-        .map(|c| match is_harmless(c) {
-            true => c.to_string(),
-            false => c.escape_default().to_string(),
-        })
-        .collect()
+    crate::escaped(text, |c| c == '\n' || c == '\t' || !c.is_control())
 }
 
 /// As JSON, for programs, or as a text.

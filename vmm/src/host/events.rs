@@ -70,14 +70,10 @@ impl Events {
 /// A text in one line, that speaks to no terminal: names of files are in it, which can be anything, and a line that they made would
 /// look like the host's own.
 fn one_line(what: String) -> String {
-    if what.chars().all(is_plain) {
-        return what;
+    match what.chars().all(is_plain) {
+        true => what,
+        false => crate::escaped(&what, is_plain),
     }
-    let plain = |c: char| match is_plain(c) {
-        true => c.to_string(),
-        false => c.escape_default().to_string(),
-    };
-    what.chars().map(plain).collect()
 }
 
 /// Neither a control character nor one that turns the direction of a text or hides in it (Unicode's format characters).

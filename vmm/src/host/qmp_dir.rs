@@ -9,7 +9,7 @@ use super::state_store::Way;
 use super::{Host, HostError};
 use api::AdoptRequest;
 use protocol::VmName;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
@@ -115,31 +115,28 @@ impl Watcher {
         }
         let sockets = contents.sockets;
         let adopted = self.host.adopted_in(folder);
-        let is_here = |socket: &PathBuf| {
-            sockets.contains(socket) || adopted.iter().any(|(here, _)| here == socket)
-        };
-        self.asides.keep(is_here);
+        self.asides
+            .keep(|socket| sockets.contains(socket) || adopted.contains_key(socket));
         // One that was cut off may still be there.
         if !contents.is_cut {
             for (socket, name) in &adopted {
                 if !sockets.contains(socket) {
-                    self.spawn(tries, socket, Try::LetGo(name.clone()));
+                    self.spawn(tries, socket.clone(), Try::LetGo(name.clone()));
                 }
             }
         }
-        let adopted: BTreeSet<PathBuf> = adopted.into_iter().map(|(socket, _)| socket).collect();
         for socket in sockets {
-            if !adopted.contains(&socket) {
-                self.spawn(tries, &socket, Try::Adopt);
+            if !adopted.contains_key(&socket) {
+                self.spawn(tries, socket, Try::Adopt);
             }
         }
     }
 
     /// Tries it, if it is time for that and no other is tried there: one that hangs holds up nobody.
-    fn spawn(&mut self, tries: &mut JoinSet<Tried>, socket: &Path, what: Try) {
-        let is_due = self.asides.is_due(&socket.to_owned(), Instant::now());
-        if is_due && tries.len() < TRIED_AT_ONCE && self.tried.insert(socket.to_owned()) {
-            let (host, socket) = (self.host.clone(), socket.to_owned());
+    fn spawn(&mut self, tries: &mut JoinSet<Tried>, socket: PathBuf, what: Try) {
+        let is_due = self.asides.is_due(&socket, Instant::now());
+        if is_due && tries.len() < TRIED_AT_ONCE && self.tried.insert(socket.clone()) {
+            let host = self.host.clone();
             tries.spawn(async move {
                 let result = match &what {
                     Try::Adopt => adopt(&host, &socket).await,
@@ -189,15 +186,16 @@ async fn adopt(host: &Host, socket: &Path) -> Result<(), HostError> {
 
 impl Host {
     /// QEMUs that were adopted by sockets in this folder.
-    fn adopted_in(&self, folder: &Path) -> Vec<(PathBuf, VmName)> {
+    fn adopted_in(&self, folder: &Path) -> BTreeMap<PathBuf, VmName> {
         let state = self.lock();
-        let adoptions = state.durable.vms.values().filter_map(|vm| vm.adoption());
-        let here = adoptions.filter_map(|adoption| match &adoption.way {
-            Way::Monitor(socket) if socket.parent() == Some(folder) => {
-                Some((socket.clone(), adoption.name.clone()))
-            }
-            _ => None,
-        });
+        let here = state
+            .adoptions()
+            .filter_map(|adoption| match &adoption.way {
+                Way::Monitor(socket) if socket.parent() == Some(folder) => {
+                    Some((socket.clone(), adoption.name.clone()))
+                }
+                _ => None,
+            });
         here.collect()
     }
 }

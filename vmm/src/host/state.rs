@@ -298,6 +298,11 @@ impl State {
         policy::admit_change(snapshot, id, settings).map_err(refused)
     }
 
+    /// What is kept of the QEMUs that are adopted.
+    pub(super) fn adoptions(&self) -> impl Iterator<Item = &Adoption> {
+        self.durable.vms.values().filter_map(Vm::adoption)
+    }
+
     /// Whether that process is a QEMU that was released.
     pub(super) fn is_released(&self, pid: u32, started: u64) -> bool {
         let mut released = self.released.iter();

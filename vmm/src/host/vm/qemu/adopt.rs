@@ -294,11 +294,9 @@ impl Host {
     /// Who was adopted by that socket, which serves nobody else then.
     fn adopted_at(&self, socket: &Path) -> Option<VmName> {
         let state = self.lock();
-        let mut adoptions = state.durable.vms.values().filter_map(|vm| vm.adoption());
-        let is_there = |adoption: &&Adoption| adoption.way == Way::Monitor(socket.to_owned());
-        adoptions
-            .find(is_there)
-            .map(|adoption| adoption.name.clone())
+        let way = Way::Monitor(socket.to_owned());
+        let there = state.adoptions().find(|adoption| adoption.way == way);
+        there.map(|adoption| adoption.name.clone())
     }
 
     /// Takes a QEMU under this host that was looked at.
@@ -340,12 +338,7 @@ impl Host {
             if is_found && state.is_released(process.pid, process.started) {
                 return Err(not_adopted(AdoptError::Released));
             }
-            let adopted = state
-                .durable
-                .vms
-                .values()
-                .filter(|vm| vm.adoption().is_some());
-            if adopted.count() >= MOST_DEFINED {
+            if state.adoptions().count() >= MOST_DEFINED {
                 return Err(HostError::TooManyDefined(MOST_DEFINED));
             }
             let run = RunRequest {
@@ -570,34 +563,37 @@ impl Host {
         }
     }
 
-    /// The host ends. Those that the next one finds again stay as they are; others are let go.
-    pub(in crate::host) async fn leave_adopted(&self) {
-        let adopted: Vec<_> = {
-            let state = self.lock();
-            let vms = state.durable.vms.values();
-            let vms = vms.filter(|vm| vm.adoption().is_some());
-            vms.map(|vm| (vm.config.id, vm.config.name.clone()))
-                .collect()
-        };
-        let keeps = self.shared.store.keeps();
+    /// Lets all go at once, as they were. Those that do not answer stay as they are, and are under this host no longer: why.
+    pub(crate) async fn release_all(&self) -> Vec<HostError> {
         let mut releases = JoinSet::new();
-        for (id, name) in adopted {
+        for (id, name) in self.adopted() {
             let host = self.clone();
             releases.spawn(async move {
-                let what = match keeps {
-                    true => "stays as it is, for the next host to find it",
-                    false => match host.release(name.as_str(), false).await {
-                        // It says so itself.
-                        Ok(()) => return,
-                        Err(error) => {
-                            tracing::warn!(vm = %name, "{}", crate::error_chain(&error));
-                            "stays as it is, as it did not answer"
-                        }
-                    },
-                };
-                host.remove(id, what);
+                let error = host.release(name.as_str(), false).await.err()?;
+                host.remove(id, "stays as it is, as it did not answer");
+                Some(error)
             });
         }
-        releases.join_all().await;
+        releases.join_all().await.into_iter().flatten().collect()
+    }
+
+    /// The host ends. Those that the next one finds again stay as they are; others are let go.
+    pub(in crate::host) async fn leave_adopted(&self) {
+        if !self.shared.store.keeps() {
+            for error in self.release_all().await {
+                tracing::warn!("{}", crate::error_chain(&error));
+            }
+        }
+        for (id, _) in self.adopted() {
+            self.remove(id, "stays as it is, for the next host to find it");
+        }
+    }
+
+    fn adopted(&self) -> Vec<(VmId, VmName)> {
+        let state = self.lock();
+        let vms = state.durable.vms.values();
+        let vms = vms.filter(|vm| vm.adoption().is_some());
+        vms.map(|vm| (vm.config.id, vm.config.name.clone()))
+            .collect()
     }
 }

@@ -87,14 +87,15 @@ impl Host {
         uri: &LibvirtUri,
     ) -> BTreeMap<Uuid, (VmName, Claims)> {
         let state = self.lock();
-        let adoptions = state.durable.vms.values().filter_map(|vm| vm.adoption());
-        let of_libvirt = adoptions.filter_map(|adoption| match &adoption.way {
-            Way::Domain(domain) if domain.uri == *uri => {
-                let known = (adoption.name.clone(), domain.claims.clone());
-                Some((domain.uuid, known))
-            }
-            _ => None,
-        });
+        let of_libvirt = state
+            .adoptions()
+            .filter_map(|adoption| match &adoption.way {
+                Way::Domain(domain) if domain.uri == *uri => {
+                    let known = (adoption.name.clone(), domain.claims.clone());
+                    Some((domain.uuid, known))
+                }
+                _ => None,
+            });
         of_libvirt.collect()
     }
 
