@@ -194,7 +194,8 @@ pub struct SwapCounters {
     pub disk_in: u64,
     /// Pages that a guest touched for the first time, or after it had given them up.
     pub zero_in: u64,
-    /// Pages that came back though nobody had touched them: they lay beside another, or there was room for all.
+    /// Pages that came back though nobody had touched them: they lay beside another, or there was room for all. And those that
+    /// were made for a guest that touches one after another.
     pub unasked_in: u64,
     /// Writes to the swap file that failed.
     pub write_errors: u64,

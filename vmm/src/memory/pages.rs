@@ -27,29 +27,46 @@ pub(super) enum Place {
     Shared(Frame),
 }
 
-/// Which pages have a frame over them, for those who may only read. Behind a fence that keeps all out it may be about to change;
-/// elsewhere no page is missing there that shows a frame.
+/// Which pages are not the guest's own, for those who may only read: that they make no page there.
 #[derive(Debug)]
-pub(super) struct FramesShown(Vec<AtomicU64>);
+pub(super) struct NotOwn {
+    /// Those that have a frame over them. Behind a fence that keeps all out it may be about to change; elsewhere no page is
+    /// missing here that shows a frame.
+    pub(super) frames: Published,
+    /// Those in the balloon. None is missing here of which the log has let go for it, and no answer was given yet.
+    pub(super) ballooned: Published,
+}
 
-impl FramesShown {
+/// A set of pages that others read while it changes.
+#[derive(Debug)]
+pub(super) struct Published(Vec<AtomicU64>);
+
+impl Published {
     fn none_of(pages: u64) -> Self {
         let words = pages.div_ceil(u64::BITS.into());
         Self((0..words).map(|_| AtomicU64::new(0)).collect())
     }
 
-    /// Whether a page has one.
+    /// Whether a page is in it.
     pub(super) fn contains(&self, index: u64) -> bool {
         let (word, bit) = Self::find(index);
         self.0[word].load(Ordering::Acquire) & bit != 0
     }
 
-    fn set(&self, index: u64, is_shown: bool) {
+    fn set(&self, index: u64, is_in: bool) {
         let (word, bit) = Self::find(index);
-        match is_shown {
+        match is_in {
             true => self.0[word].fetch_or(bit, Ordering::Release),
             false => self.0[word].fetch_and(!bit, Ordering::Release),
         };
+    }
+
+    /// Pages of a block.
+    fn set_all(&self, block: usize, pages: &PageSet, is_in: bool) {
+        let first = (block * BLOCK_PAGES) as u64;
+        for place in pages.iter() {
+            self.set(first + place as u64, is_in);
+        }
     }
 
     fn find(index: u64) -> (usize, u64) {
@@ -63,7 +80,7 @@ impl FramesShown {
 #[derive(Debug)]
 pub(super) struct PageTable {
     blocks: Vec<Block>,
-    shown: Arc<FramesShown>,
+    not_own: Arc<NotOwn>,
     ballooned: u64,
     shared: u64,
 }
@@ -82,15 +99,18 @@ impl PageTable {
         let blocks = pages.div_ceil(BLOCK_PAGES as u64);
         Self {
             blocks: (0..blocks).map(|_| Block::default()).collect(),
-            shown: Arc::new(FramesShown::none_of(pages)),
+            not_own: Arc::new(NotOwn {
+                frames: Published::none_of(pages),
+                ballooned: Published::none_of(pages),
+            }),
             ballooned: 0,
             shared: 0,
         }
     }
 
-    /// Those that have a frame over them.
-    pub(super) fn frames_shown(&self) -> &Arc<FramesShown> {
-        &self.shown
+    /// Those that are not the guest's own.
+    pub(super) fn not_own(&self) -> &Arc<NotOwn> {
+        &self.not_own
     }
 
     /// Pages in the balloon.
@@ -146,7 +166,7 @@ impl PageTable {
         let frames = frames.get_or_insert_with(|| Box::new([NONE; BLOCK_PAGES]));
         let before = std::mem::replace(&mut frames[page], frame.0);
         self.shared += u64::from(before == NONE);
-        self.shown.set(index, true);
+        self.not_own.frames.set(index, true);
         has_popped
     }
 
@@ -158,7 +178,7 @@ impl PageTable {
         };
         let before = std::mem::replace(&mut frames[page], NONE);
         self.shared -= u64::from(before != NONE);
-        self.shown.set(index, false);
+        self.not_own.frames.set(index, false);
         if frames.iter().all(|&frame| frame == NONE) {
             self.blocks[block].frames = None;
         }
@@ -167,10 +187,12 @@ impl PageTable {
     /// The guest has given up pages. Those that have a frame over them keep it, for it could not be taken
     /// away. Returns how many are in the balloon now that were not before.
     pub(super) fn inflate(&mut self, pages: Range<u64>) -> u64 {
-        let added = self.change(pages, |block, pages| {
+        let not_own = Arc::clone(&self.not_own);
+        let added = self.change(pages, |number, block, pages| {
             let pages = pages.without(&block.with_frames());
             let added = pages.without(&block.ballooned);
             block.ballooned = block.ballooned.union(&added);
+            not_own.ballooned.set_all(number, &added, true);
             added.count() as u64
         });
         self.ballooned += added;
@@ -179,11 +201,13 @@ impl PageTable {
 
     /// The guest has taken pages back. Returns how many of them were in the balloon.
     pub(super) fn deflate(&mut self, pages: Range<u64>) -> u64 {
-        let removed = self.change(pages, |block, pages| {
+        let not_own = Arc::clone(&self.not_own);
+        let removed = self.change(pages, |number, block, pages| {
             let left = block.ballooned.without(&pages);
-            let removed = block.ballooned.count() - left.count();
+            let removed = block.ballooned.without(&left);
             block.ballooned = left;
-            removed as u64
+            not_own.ballooned.set_all(number, &removed, false);
+            removed.count() as u64
         });
         self.ballooned -= removed;
         removed
@@ -191,8 +215,9 @@ impl PageTable {
 
     /// The guest knows nothing of its balloon any more.
     pub(super) fn pop(&mut self) {
-        for block in &mut self.blocks {
-            block.ballooned = PageSet::EMPTY;
+        for (number, block) in self.blocks.iter_mut().enumerate() {
+            let all = std::mem::take(&mut block.ballooned);
+            self.not_own.ballooned.set_all(number, &all, false);
         }
         self.ballooned = 0;
     }
@@ -221,7 +246,7 @@ impl PageTable {
     fn change(
         &mut self,
         pages: Range<u64>,
-        mut act: impl FnMut(&mut Block, PageSet) -> u64,
+        mut act: impl FnMut(usize, &mut Block, PageSet) -> u64,
     ) -> u64 {
         let mut sum = 0;
         let mut at = pages.start;
@@ -229,7 +254,8 @@ impl PageTable {
             let (number, first) = place_of(at);
             let left = usize::try_from(pages.end - at).unwrap_or(BLOCK_PAGES);
             let count = left.min(BLOCK_PAGES - first);
-            sum += act(&mut self.blocks[number], PageSet::run(first, count));
+            let pages = PageSet::run(first, count);
+            sum += act(number, &mut self.blocks[number], pages);
             at += count as u64;
         }
         sum
@@ -353,7 +379,9 @@ mod tests {
                 prop_assert_eq!(table.is_own(number), is_own);
             }
             for index in 0..PAGES {
-                prop_assert_eq!(table.frames_shown().contains(index), table.frame(index).is_some());
+                let (place, not_own) = (table.place(index), table.not_own());
+                prop_assert_eq!(not_own.frames.contains(index), matches!(place, Place::Shared(_)));
+                prop_assert_eq!(not_own.ballooned.contains(index), place == Place::Ballooned);
             }
             for index in 0..PAGES + 100 {
                 prop_assert_eq!(table.place(index), model.get(&index).copied().unwrap_or(Place::Own));

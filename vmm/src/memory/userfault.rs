@@ -285,22 +285,28 @@ impl Userfault {
         Ok(())
     }
 
-    /// Puts a page of zeros where no page is yet. Wakes who waits for it.
+    /// Puts pages of zeros where no page is yet, from the first address on up to where one is. Wakes who waits for them. How many.
     ///
     /// # Errors
-    /// When the page is not registered, is there already, or there is no memory.
+    /// When the first is not registered, is there already, or there is no memory.
     #[cfg_attr(feature = "lockset", track_caller)]
-    pub(super) fn zero(&self, address: u64) -> Result<(), Errno> {
+    pub(super) fn zero(&self, addresses: Range<u64>) -> Result<u64, Errno> {
         let mut request = uffdio_zeropage {
-            range: range_of(page_at(address)),
+            range: range_of(addresses.clone()),
             mode: 0,
             zeropage: 0,
         };
         // SAFETY: IOCTL_ZERO takes a `uffdio_zeropage`; it writes to registered memory of which no page is there yet.
-        unsafe { ask::<IOCTL_ZERO, _>(&self.fd, &mut request) }?;
+        let made = unsafe { ask::<IOCTL_ZERO, _>(&self.fd, &mut request) };
+        // Of some of them the kernel says how many beside that it is to be tried again; of none, why.
+        let bytes = match (made, u64::try_from(request.zeropage)) {
+            (Err(why), Ok(0) | Err(_)) => return Err(why),
+            (Ok(()) | Err(_), bytes) => bytes.unwrap_or(0),
+        };
         let is_protected = false;
-        told(Deed::Made { is_protected }, &page_at(address));
-        Ok(())
+        let end = addresses.start + bytes;
+        told(Deed::Made { is_protected }, &(addresses.start..end));
+        Ok(bytes / PAGE_BYTES as u64)
     }
 
     /// Adds those that wait to `found`, as many as come in one call. Whether there may be more.

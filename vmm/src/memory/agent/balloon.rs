@@ -20,9 +20,13 @@ impl Agent {
         for &range in ranges {
             broken |= self.break_blocks_of(&indexes(&self.ram, range), Reason::Balloon);
         }
+        let mut added = 0;
+        for &range in ranges {
+            self.unmap(range);
+            // From here on the pager makes none beside one that is touched; what it has made is punched.
+            added += self.sharer.pages.inflate(indexes(&self.ram, range));
+        }
         self.give_back(ranges);
-        let inflate = |&range| self.sharer.pages.inflate(indexes(&self.ram, range));
-        let added = ranges.iter().map(inflate).sum();
         self.balloon_changed();
         self.look_again_soon(broken);
         PageCount(added)

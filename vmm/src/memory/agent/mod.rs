@@ -199,10 +199,10 @@ impl AgentHandle {
         told(Deed::Opened, &ram.addresses(0..ram.layout().size().0));
         let wake = Event::new().map_err(MemoryError::StartAgent)?;
         let sharer = Sharer::new(ram.clone());
-        let shown = Arc::clone(sharer.pages.frames_shown());
+        let not_own = Arc::clone(sharer.pages.not_own());
         let start = |file| {
             let pager = fence.take_pager()?;
-            Swap::start(ram, pager, wake.clone(), file, disks, shown)
+            Swap::start(ram, pager, wake.clone(), file, disks, not_own)
         };
         let swap = match outs {
             Outs::Stay => None,

@@ -27,6 +27,7 @@ mod guest_disks;
 mod keeper;
 mod pager;
 mod readers;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -36,7 +37,7 @@ use crate::memory::doors::{Deed, Known, KnownGuard, LockOf, known, lock, told};
 use crate::memory::heartbeat::{Heartbeat, Patience};
 use crate::memory::left_out::{Step, is_left_out};
 use crate::memory::mapping::Addresses;
-use crate::memory::pages::{FramesShown, runs};
+use crate::memory::pages::{NotOwn, runs};
 use crate::memory::ram::GuestRam;
 use crate::memory::userfault::{Protection, Userfault};
 use descent::Descent;
@@ -78,7 +79,7 @@ pub(crate) struct Swap {
     /// Where segments go that memory has no room for.
     file: Option<Arc<SwapFile>>,
     guest_disks: Arc<GuestDisks>,
-    shown: Arc<FramesShown>,
+    not_own: Arc<NotOwn>,
     /// What the agent keeps others out of.
     fenced: Known<Option<Fenced>>,
     /// Whether the pager has had somebody wait for that.
@@ -157,7 +158,7 @@ impl Swap {
         agent: Event,
         file: Option<(File, PageCount)>,
         disks: Vec<Option<Arc<File>>>,
-        shown: Arc<FramesShown>,
+        not_own: Arc<NotOwn>,
     ) -> Result<Arc<Self>, MemoryError> {
         allocator::give_back_what_is_freed();
         let event = || Event::new().map_err(MemoryError::StartAgent);
@@ -174,7 +175,7 @@ impl Swap {
             sealer: Sealer::new(&random_key()?),
             file: file.map(|(file, _)| Arc::new(SwapFile::new(file))),
             guest_disks: Arc::new(GuestDisks::new(ram.layout(), disks)?),
-            shown,
+            not_own,
             fenced: known(LockOf::Fence, None),
             has_turned_away: AtomicBool::new(false),
             hears_host: AtomicU32::new(0),

@@ -9,6 +9,7 @@
 
 use super::descent::AT_ONCE;
 use super::readers::{Done, Read, Readers, Wanted};
+use super::stream::Stream;
 use super::{AHEAD, Fenced, KeptOut, KnownGuard, Swap, lock};
 use crate::memory::doors::{Deed, told};
 use crate::memory::left_out::{Step, is_left_out};
@@ -23,8 +24,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
-use swap::{Damaged, DiskPage, Found, Located, PageBytes, Source, filled_page};
+use swap::{Damaged, DiskPage, Found, Located, Log, PageBytes, Source, filled_page};
 
+const BLOCK: u64 = sharing::BLOCK_PAGES as u64;
 /// How soon those in the queue are looked at again if nobody says that there is room: the memory file also shrinks by what
 /// the guest gives up.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -60,8 +62,8 @@ struct Touch {
 /// What became of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Brought {
-    /// It is there, made of nothing,
-    Zero,
+    /// It is there, made of nothing, and with it so many that follow,
+    Zero { beside: u64 },
     /// of a word,
     Filled,
     /// of a record in memory,
@@ -92,6 +94,8 @@ struct Pager {
     lent: u64,
     /// Whether some of what is to be read was not begun.
     is_read_later: bool,
+    /// Where its guest has begun to use new memory.
+    stream: Stream,
     /// Where the next page is looked for that comes though nobody waits for it, and when.
     next_fetched: Gfn,
     fetch_at: Option<Instant>,
@@ -133,6 +137,7 @@ impl Pager {
             room: 0,
             lent: 0,
             is_read_later: false,
+            stream: Stream::default(),
             next_fetched: Gfn(0),
             fetch_at: None,
         }
@@ -280,6 +285,10 @@ impl Pager {
             }
             Ok(brought) => {
                 self.room -= 1;
+                if let Brought::Zero { beside } = brought {
+                    self.stream.made(touch.index, 1 + beside);
+                    self.room -= beside.cast_signed();
+                }
                 self.count(brought, touch.since.elapsed());
             }
             Err(_) if !touch.is_awaited => {}
@@ -294,7 +303,10 @@ impl Pager {
     fn count(&self, brought: Brought, took: Duration) {
         let mut counters = lock(&self.swap.counters);
         match brought {
-            Brought::Zero => counters.zero_in += 1,
+            Brought::Zero { beside } => {
+                counters.zero_in += 1;
+                counters.unasked_in += beside;
+            }
             Brought::Filled => counters.filled_in += 1,
             Brought::FromPool => {
                 counters.stored_in += 1;
@@ -431,13 +443,15 @@ impl Pager {
         let stored = match log.find(gfn, together) {
             None if !touch.is_awaited => return Err(Errno::NOENT),
             // Somebody waited for it before, and it came, and was shared: here, where it is mapped now, zeros would hide the frame.
-            None if self.swap.shown.contains(touch.index) && !is_left_out(Step::FrameStays) => {
+            None if self.swap.not_own.frames.contains(touch.index)
+                && !is_left_out(Step::FrameStays) =>
+            {
                 return Err(Errno::EXIST);
             }
             // It was never there, or was given up; or it came meanwhile.
             None => {
-                self.swap.userfault.zero(address)?;
-                return Ok(Brought::Zero);
+                let beside = self.zero(&log, touch.index)?;
+                return Ok(Brought::Zero { beside });
             }
             Some(Found::Filled(word)) => {
                 self.swap.userfault.copy(address, &filled_page(word))?;
@@ -465,6 +479,24 @@ impl Pager {
                 Ok(Brought::FromPool)
             }
         }
+    }
+
+    /// Makes a page of zeros, and some that follow, in the same block, which none is kept from: for a guest that uses new memory in
+    /// order. How many of those.
+    fn zero(&self, log: &Log, index: u64) -> Result<u64, Errno> {
+        let (room, wanted) = (self.room.max(1).unsigned_abs(), self.stream.wanted(index));
+        let block_end = (index / BLOCK + 1) * BLOCK;
+        let end = block_end.min(self.swap.ram.layout().size().0);
+        let not_own = &self.swap.not_own;
+        let may_be_made = |&index: &u64| {
+            let is_elsewhere = not_own.frames.contains(index) || not_own.ballooned.contains(index);
+            !is_elsewhere && !log.is_out(Gfn(index))
+        };
+        let beside = (index + 1..end).take_while(may_be_made);
+        let beside = beside.take(usize::try_from(wanted.min(room)).unwrap_or(1) - 1);
+        let pages = index..index + 1 + beside.count() as u64;
+        let made = self.swap.userfault.zero(self.swap.ram.addresses(pages))?;
+        Ok(made.saturating_sub(1))
     }
 
     fn order(&mut self, touch: Touch, wanted: Wanted, file: Arc<File>) -> Brought {
