@@ -3,7 +3,8 @@
 //! A guest's write to a shared page takes a page of the machine at once and asks nobody. The host sees
 //! it late and takes a while to get memory elsewhere. What can be broken in that time must be free.
 //!
-//! For each VM that is its fastest observed pace, doubled, times the time to react; and for one VM of
+//! For each VM that is its fastest observed pace, doubled, times the time to react, but for all of them no more than
+//! what they were seen to do together, doubled: guests have their bursts at different times. And for one VM of
 //! them, whichever could do most, the fastest that its vCPUs can break pages at all. No VM can break
 //! more pages than it shares. All at once at full speed is not paid for: that would be the saving itself.
 //!
@@ -19,10 +20,10 @@ use std::time::Duration;
 pub const FRAMES_IN_FLIGHT: PageCount = PageCount(1024);
 /// How much of an old peak is forgotten each interval: an eighth.
 const FORGET_DIVISOR: u64 = 8;
-/// A VM may be twice as fast as it ever was seen.
+/// A VM may be twice as fast as it ever was seen, and so may all together.
 const SAFETY_FACTOR: u64 = 2;
 
-/// How fast a VM breaks pages, as observed: its peak, slowly forgotten.
+/// How fast a VM breaks pages, or all together do, as observed: the peak, slowly forgotten.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BreakRate {
     peak_per_s: u64,
@@ -59,8 +60,7 @@ pub struct Breakable {
 
 impl Breakable {
     fn expected(&self, reaction: Duration) -> PageCount {
-        let per_s = self.rate.per_s().saturating_mul(SAFETY_FACTOR);
-        in_time(per_s, reaction).min(self.shared)
+        expected(self.rate, reaction).min(self.shared)
     }
 
     /// At a fault for every write and nothing else done.
@@ -68,6 +68,10 @@ impl Breakable {
         let per_s = u64::from(self.vcpus) * (1_000_000_000 / BREAK_NS);
         in_time(per_s, reaction).min(self.shared)
     }
+}
+
+fn expected(rate: BreakRate, reaction: Duration) -> PageCount {
+    in_time(rate.per_s().saturating_mul(SAFETY_FACTOR), reaction)
 }
 
 fn in_time(per_s: u64, time: Duration) -> PageCount {
@@ -96,10 +100,16 @@ pub struct Reserve {
     pub pace: Pace,
 }
 
-/// What must stay free, and how to go on when `free` is what is.
+/// What must stay free, of VMs that break pages so fast together, and how to go on when `free` is what is.
 #[must_use]
-pub fn reserve(vms: &[Breakable], reaction: Duration, free: PageCount) -> Reserve {
-    let expected: PageCount = vms.iter().map(|vm| vm.expected(reaction)).sum();
+pub fn reserve(
+    vms: &[Breakable],
+    together: BreakRate,
+    reaction: Duration,
+    free: PageCount,
+) -> Reserve {
+    let of_each: PageCount = vms.iter().map(|vm| vm.expected(reaction)).sum();
+    let expected = of_each.min(expected(together, reaction));
     let surprise = vms
         .iter()
         .map(|vm| vm.worst(reaction).saturating_sub(vm.expected(reaction)))
@@ -130,12 +140,16 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
     const MUCH: PageCount = PageCount(1 << 30);
 
-    fn vm(shared: u64, per_s: u64) -> Breakable {
+    fn rate(per_s: u64) -> BreakRate {
         let mut rate = BreakRate::default();
         rate.record(PageCount(per_s), S);
+        rate
+    }
+
+    fn vm(shared: u64, per_s: u64) -> Breakable {
         Breakable {
             shared: PageCount(shared),
-            rate,
+            rate: rate(per_s),
             vcpus: 1,
         }
     }
@@ -143,10 +157,19 @@ mod tests {
     #[test]
     fn what_can_be_broken_until_the_host_reacts_stays_free() {
         let vms = [vm(1_000_000, 100), vm(1_000_000, 300)];
-        let reserve = reserve(&vms, 2 * S, MUCH);
+        let at_once = reserve(&vms, rate(400), 2 * S, MUCH);
         let worst = 2 * (1_000_000_000 / BREAK_NS);
-        assert_eq!(reserve.keep_free, PageCount(2 * 2 * 300 + worst));
-        assert_eq!(reserve.pace, Pace::GoOn);
+        assert_eq!(at_once.keep_free, PageCount(2 * 2 * 300 + worst));
+        assert_eq!(at_once.pace, Pace::GoOn);
+    }
+
+    #[test]
+    fn for_guests_that_have_their_bursts_in_turns_one_burst_stays_free() {
+        let vms = [vm(2_000, 900); 20];
+        let kept = |together| reserve(&vms, rate(together), S, MUCH).keep_free;
+        assert_eq!(kept(900), PageCount(2 * 900 + 2_000 - 1_800));
+        assert_eq!(kept(20 * 900), PageCount(20 * 2 * 900 + 2_000 - 1_800));
+        assert_eq!(kept(1 << 40), kept(20 * 900), "no more than each can");
     }
 
     #[test]
@@ -161,7 +184,7 @@ mod tests {
 
     #[test]
     fn sharing_slows_down_when_the_reserve_is_not_there_and_stops_without_room_for_frames() {
-        let pace = |free| reserve(&[vm(9_000, 0)], S, PageCount(free)).pace;
+        let pace = |free| reserve(&[vm(9_000, 0)], rate(0), S, PageCount(free)).pace;
         assert_eq!(pace(1 << 20), Pace::GoOn);
         assert_eq!(pace(9_000), Pace::SlowDown);
         assert_eq!(pace(1_000), Pace::Stop);
@@ -180,11 +203,11 @@ mod tests {
     proptest! {
         #[test]
         fn no_more_is_kept_than_could_be_broken(
-            vms in prop::collection::vec((0u64..1 << 40, 0u64..1 << 40), 0..8), ms: u32
+            vms in prop::collection::vec((0u64..1 << 40, 0u64..1 << 40), 0..8), together in 0u64..1 << 40, ms: u32
         ) {
             let vms: Vec<Breakable> = vms.into_iter().map(|(shared, per_s)| vm(shared, per_s)).collect();
             let reaction = Duration::from_millis(ms.into());
-            let kept = reserve(&vms, reaction, MUCH).keep_free;
+            let kept = reserve(&vms, rate(together), reaction, MUCH).keep_free;
             prop_assert!(kept <= vms.iter().map(|vm| vm.shared).sum());
         }
     }

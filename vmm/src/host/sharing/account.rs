@@ -73,6 +73,8 @@ pub(in crate::host) struct Account {
     pub(in crate::host) kept: PageCount,
     pub(in crate::host) core_permille: u64,
     pub(in crate::host) read_per_s: u64,
+    /// How fast all VMs together break pages.
+    rate: BreakRate,
     vms: BTreeMap<VmId, VmAccount>,
 }
 
@@ -94,6 +96,7 @@ impl Account {
         self.read_per_s = per_second(read.into(), time);
         self.vms
             .retain(|id, _| vms.iter().any(|round| round.id == *id));
+        let mut broken = 0;
         for round in vms {
             let seen = self.report.vms.get(&round.id).copied().unwrap_or_default();
             // Nothing is known of what happened before the first round.
@@ -104,15 +107,16 @@ impl Account {
                 covered: seen.figures.covered,
                 ..VmAccount::default()
             });
-            account.update(round, &seen, time);
+            broken += account.update(round, &seen, time);
         }
+        self.rate.record(PageCount(broken), time);
         self.provide(vms, memory, round_time * REACTION_ROUNDS);
     }
 
     fn provide(&mut self, vms: &[VmRound], memory: MemoryRound, reaction: Duration) {
         let breakable: Vec<Breakable> = vms.iter().map(|round| self.breakable(round)).collect();
         let free = memory.budget.saturating_sub(memory.used);
-        self.reserve = reserve(&breakable, reaction, free);
+        self.reserve = reserve(&breakable, self.rate, reaction, free);
         let shared: PageCount = breakable.iter().map(|vm| vm.shared).sum();
         self.shared = shared;
         self.saving = shared.0.cast_signed() - memory.stored.0.cast_signed();
@@ -248,7 +252,8 @@ impl VmRound {
 }
 
 impl VmAccount {
-    fn update(&mut self, round: &VmRound, seen: &VmReport, time: Duration) {
+    /// Takes in a round, and returns how many pages were broken in it.
+    fn update(&mut self, round: &VmRound, seen: &VmReport, time: Duration) -> u64 {
         let (old, new) = (self.counters, round.counters);
         let copied = round.copied(seen);
         let covered = seen.figures.covered;
@@ -279,6 +284,7 @@ impl VmAccount {
         self.anonymous = round.anonymous.0;
         (self.counters, self.copied) = (new, copied);
         self.covered = covered;
+        broken
     }
 }
 
