@@ -63,8 +63,8 @@ pub(crate) const AHEAD: i64 = 256;
 /// is free, and others can leave.
 const EXCHANGED: i64 = 64;
 
-/// The part of what a VM may hold that its pool takes at most, if that is less than a tenth of its size.
-const POOL_DIVISOR: u64 = 4;
+/// The part of what a VM may hold that its pool takes at most, if that is less than its own limit.
+const POOL_DIVISOR: u64 = 3;
 
 /// No limit.
 const ALL: u64 = u64::MAX;

@@ -23,8 +23,8 @@ const MORE_DESCRIPTORS: u64 = 16;
 /// What may still come of memory of its own, besides what grows with the guest: a VM process takes some 10 MiB.
 const MORE_MEMORY: u64 = 128 << 20;
 /// With the guest grow what may be mapped of the store, which the kernel counts whole for it could all be written to, and the pool
-/// of compressed pages, of at most a tenth of the guest.
-const POOL_DIVISOR: u64 = 10;
+/// of compressed pages.
+const POOL_DIVISOR: u64 = swap::POOL_DIVISOR as u64;
 
 /// The process's files about itself, which it could not look up any more once it is jailed.
 #[derive(Debug)]

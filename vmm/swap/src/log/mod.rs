@@ -39,7 +39,11 @@ pub const LEAST_POOL_SEGMENTS: usize = CLEANING_SEGMENTS + 3;
 /// Bytes that a VM's pool may always have, be the VM small: three blocks of 2 MiB. Of a large page all goes out or nothing, and
 /// the next must find room while it is written.
 pub const LEAST_POOL_BYTES: usize = 6 << 20;
+/// A VM's pool is this part of its size by default.
+pub const POOL_DIVISOR: usize = 4;
 const LARGE_SEGMENT: usize = 1 << 20;
+/// A pool of this size has several large segments beside those of the cleaner.
+const LARGE_POOL: usize = 5 * LEAST_POOL_SEGMENTS * LARGE_SEGMENT;
 const SMALL_SEGMENT: usize = 256 << 10;
 /// What an offset in the index can say.
 const MOST_SEGMENT_BYTES: usize = 1 << 21;
@@ -61,13 +65,15 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults for a VM of `size` whose file has so many slots; 0 for none. The pool is a tenth of the size, as ESX's
-    /// compression cache (`Mem.MemZipMaxPct`), but at least [`LEAST_POOL_BYTES`]. Segments are of 1 MiB, which a disk takes in one go; of a small VM of 256 KiB,
-    /// so that its pool has several.
+    /// The defaults for a VM of `size` whose file has so many slots; 0 for none. The pool is a quarter of the size, but at least
+    /// [`LEAST_POOL_BYTES`]. (ESX's compression cache is a tenth, `Mem.MemZipMaxPct`, and zram half of the machine's memory, as its
+    /// documentation advises; `experiment run density` shows what a quarter is for.) Segments are of 1 MiB, which a disk takes in
+    /// one go; of a small VM of 256 KiB, so that its pool has several.
     #[must_use]
     pub fn of_vm(size: PageCount, file_slots: u32) -> Self {
-        let tenth = usize::try_from(size.0 * PAGE_SIZE / 10).expect("a VM fits this machine");
-        let segment_bytes = if tenth < 2 * LEAST_POOL_SEGMENTS * LARGE_SEGMENT {
+        let bytes = usize::try_from(size.0 * PAGE_SIZE).expect("a VM fits this machine");
+        let pool = bytes / POOL_DIVISOR;
+        let segment_bytes = if pool < LARGE_POOL {
             SMALL_SEGMENT
         } else {
             LARGE_SEGMENT
@@ -75,7 +81,7 @@ impl Config {
         Self {
             pages: size,
             segment_bytes,
-            pool_segments: tenth.max(LEAST_POOL_BYTES) / segment_bytes,
+            pool_segments: pool.max(LEAST_POOL_BYTES) / segment_bytes,
             file_slots,
             policy: CleaningPolicy::CostBenefit,
         }
@@ -272,12 +278,13 @@ mod tests {
     }
 
     #[test]
-    fn by_default_the_pool_is_a_tenth_of_the_vm_and_the_file_a_fifth_larger_than_what_may_be_out() {
+    fn by_default_the_pool_is_a_quarter_of_the_vm_and_the_file_a_fifth_larger_than_what_may_be_out()
+    {
         let config = Config::of_vm(GIB, 0).with_file_for(PageCount(GIB.0 / 2));
-        assert_eq!(config.pool_segments * config.segment_bytes, 102 << 20);
+        assert_eq!(config.pool_segments * config.segment_bytes, 256 << 20);
         assert_eq!(config.file_bytes(), 608 << 20);
         let small = Config::of_vm(PageCount(GIB.0 / 16), 0);
-        assert_eq!(small.pool_segments * small.segment_bytes, 25 << 18);
+        assert_eq!(small.pool_segments * small.segment_bytes, 64 << 18);
     }
 
     #[test]
