@@ -63,6 +63,7 @@ impl Differences {
             id,
             target,
             grant,
+            pooled,
             by_other_means,
             touch_limit,
             kernel_reclaim,
@@ -71,6 +72,7 @@ impl Differences {
         self.compare(&of_vm("id"), id, &now.id);
         self.compare(&of_vm("target"), target, &now.target);
         self.compare(&of_vm("grant"), grant, &now.grant);
+        self.compare(&of_vm("pooled"), pooled, &now.pooled);
         self.compare(
             &of_vm("by other means"),
             by_other_means,
@@ -134,6 +136,7 @@ mod tests {
                 id: VmId(0),
                 target: PageCount::ZERO,
                 grant: PageCount::ZERO,
+                pooled: PageCount::ZERO,
                 by_other_means: PageCount::ZERO,
                 touch_limit: Some(TouchLimit::default()),
                 kernel_reclaim: PageCount::ZERO,

@@ -62,6 +62,9 @@ pub struct Explanation {
     /// What of it the kernel takes into its own swap now.
     #[serde(default)]
     pub kernel_reclaim: PageCount,
+    /// What it may hold beyond its grant, as its compressed pool makes up for it.
+    #[serde(default)]
+    pub pooled: PageCount,
     /// What its guest may have touched before it is stopped.
     #[serde(default)]
     pub touch_limit: Option<TouchLimit>,
@@ -196,6 +199,7 @@ pub fn explain(
         balloon: vm.evidence.balloon_health(),
         by_other_means: step.by_other_means,
         kernel_reclaim: step.kernel_reclaim,
+        pooled: step.pooled,
         touch_limit: step.touch_limit,
         has_swap: vm.evidence.has_swap,
         waits_for_room: vm.evidence.waits_for_room,
@@ -665,6 +669,14 @@ impl Explanation {
                 " Its balloon will not bring {by_other_means} of what it holds above its target."
             )?;
         }
+        if self.pooled > PageCount::ZERO {
+            let pooled = self.pooled;
+            write!(
+                f,
+                " Nothing of its memory is free, so its balloon leaves it {pooled} more, and what it uses least is compressed \
+                 instead."
+            )?;
+        }
         self.touch_limit
             .map_or(Ok(()), |limit| self.write_limit(f, limit))
     }
@@ -680,6 +692,9 @@ impl Explanation {
             }
             BalloonHealth::Stuck => {
                 "its balloon does not keep its guest from touching more than there is"
+            }
+            _ if self.pooled > PageCount::ZERO => {
+                "its pool makes up for what its balloon leaves it"
             }
             _ if self.has_swap => "it is above its target, and its balloon does not follow in time",
             _ => "it is above its target while memory is at its shortest",

@@ -115,7 +115,7 @@ prop_compose! {
         backed in prop::option::of(0..=size),
         touch_limit in prop::option::of(0..=size),
         (has_swap, waits_for_room) in any::<(bool, bool)>(),
-        untouched in 0..=size,
+        (untouched, pool_saves_percent) in (0..=size, 0_u8..=100),
         (can_do_all, is_stale) in (prop::bool::weighted(0.8), prop::bool::weighted(0.1)),
     ) -> Evidence {
         let active = active.map(|(pages, below, above, held)| ActiveSet {
@@ -138,7 +138,7 @@ prop_compose! {
         });
         let capabilities = if can_do_all { Capabilities::ALL } else { Capabilities::BALLOON_ALONE };
         let (backed, touch_limit) = (backed.map(PageCount), touch_limit.map(PageCount));
-        Evidence { active, guest, balloon, has_no_driver, backed, touch_limit, has_swap, waits_for_room, capabilities, is_stale, untouched: PageCount(untouched), kernel_reclaim: has_no_driver && is_stale, pressure_permille: if waits_for_room { 100 } else { 0 }, supposed: None }
+        Evidence { active, guest, balloon, has_no_driver, backed, touch_limit, has_swap, waits_for_room, capabilities, is_stale, untouched: PageCount(untouched), pool_saves_percent, kernel_reclaim: has_no_driver && is_stale, pressure_permille: if waits_for_room { 100 } else { 0 }, supposed: None }
     }
 }
 

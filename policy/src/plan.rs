@@ -14,6 +14,7 @@
 use crate::balloon::{Ask, Reach};
 use crate::divide::{Claim, divide};
 use crate::kernel_reclaim::set_kernel_reclaim;
+use crate::pool_allowance::pool_allowance;
 use crate::targets::by_shares_alone;
 use crate::tax::Taxed;
 use crate::touch_limit::set_touch_limits;
@@ -55,14 +56,15 @@ pub fn plan(snapshot: &Snapshot) -> Plan {
     let vms = &snapshot.vms;
     let targets = targets(snapshot);
     let shelters = shelters(snapshot, &targets);
-    let mut steps: Vec<Step> = vms
+    let (mut steps, holds): (Vec<Step>, Vec<PageCount>) = vms
         .iter()
         .zip(targets.iter().zip(shelters))
         .map(|(vm, (target, untaxed))| cost_free(snapshot, vm, target.pages, untaxed))
-        .collect();
+        .unzip();
     let free_after_start = start_waiting(vms, &mut steps, snapshot.free());
     let free = raise(vms, &mut steps, free_after_start);
     set_touch_limits(snapshot, &mut steps);
+    set_pooled(vms, &holds, &mut steps);
     set_kernel_reclaim(snapshot, &mut steps);
     Plan {
         steps,
@@ -86,24 +88,47 @@ fn shelters(snapshot: &Snapshot, targets: &[Target]) -> Vec<PageCount> {
 }
 
 /// Down to the target, at once or as its balloon can; up as far as the VM is exposed anyway. That is
-/// nothing for a waiting VM.
-fn cost_free(snapshot: &Snapshot, vm: &VmSnapshot, target: PageCount, untaxed: PageCount) -> Step {
+/// nothing for a waiting VM. And what its balloon may leave it, which is more where its pool makes up for that.
+fn cost_free(
+    snapshot: &Snapshot,
+    vm: &VmSnapshot,
+    target: PageCount,
+    untaxed: PageCount,
+) -> (Step, PageCount) {
+    let pooled = pool_allowance(vm, target);
     let ask = Ask {
-        target,
+        target: total([target, pooled]),
         untaxed,
         pace: snapshot.state.orders().balloon,
     };
     let reach = match &snapshot.balloon {
         Some(round) => balloon::reach(vm, &ask, round),
-        None => Reach::at_once(target),
+        None => Reach::at_once(ask.target),
     };
-    Step {
+    let step = Step {
         id: vm.id,
         target,
         grant: reach.hold.min(vm.exposure()),
+        pooled,
         by_other_means: reach.by_other_means,
         touch_limit: None,
         kernel_reclaim: PageCount::ZERO,
+    };
+    (step, reach.hold)
+}
+
+/// Who keeps within its grant by a limit already may hold beyond it what its balloon leaves it, as far as its pool makes up for that.
+fn set_pooled(vms: &[VmSnapshot], holds: &[PageCount], steps: &mut [Step]) {
+    for ((vm, step), &hold) in vms.iter().zip(steps).zip(holds) {
+        let within = step
+            .touch_limit
+            .filter(|_| vm.kept_within().is_some())
+            .map(|limit| limit.slow_above.max(vm.backed()));
+        let is_kept = within.is_some_and(|within| within <= step.grant.max(vm.exposure()));
+        step.pooled = match step.pooled > PageCount::ZERO && is_kept {
+            true => hold.saturating_sub(step.grant),
+            false => PageCount::ZERO,
+        };
     }
 }
 
@@ -314,7 +339,7 @@ mod tests {
             let before = total(snapshot.vms.iter().map(VmSnapshot::exposure));
             let plan = plan(&snapshot);
             let exposed = |(vm, step): (&VmSnapshot, &Step)| {
-                let may_touch = vm.held().max(step.grant);
+                let may_touch = vm.held().max(step.grant + step.pooled);
                 match step.touch_limit.filter(|_| vm.evidence.has_swap) {
                     Some(limit) => may_touch.min(limit.slow_above.max(vm.backed())),
                     None => may_touch,

@@ -98,6 +98,8 @@ pub struct Evidence {
     pub touch_limit: Option<PageCount>,
     /// Whether that is kept by taking pages out of its memory, and not by stopping it.
     pub has_swap: bool,
+    /// How much less its pages take in its compressed pool than outside of it, in percent of that. 0 if it has none.
+    pub pool_saves_percent: u8,
     /// Whether its guest waits because what would have to go out finds no room there.
     pub waits_for_room: bool,
     /// What can be done to it.

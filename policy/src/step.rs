@@ -14,6 +14,10 @@ pub struct Step {
     /// What to tell it now that it may hold: its balloon's target is its size less this. A waiting VM
     /// with a grant above zero is to be started; with zero it goes on waiting.
     pub grant: PageCount,
+    /// What its guest may hold beyond its grant, as its compressed pool makes up for it. It is told both together, and its touch
+    /// limit keeps it within its grant.
+    #[serde(default)]
+    pub pooled: PageCount,
     /// What it holds above its target that its balloon cannot or does not bring: to be compressed or
     /// swapped, where the orders say so.
     #[serde(default)]

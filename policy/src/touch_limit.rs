@@ -13,7 +13,8 @@
 //!
 //! **Where its pages can go out of its memory, a VM is not stopped**: what it holds above its limit goes, and what it touches
 //! beyond comes in the place of something else. So a limit takes from it what it has, and is also for those whose
-//! balloons follow, when they do not in time.
+//! balloons follow, when they do not in time, and for those whose pool makes up for what their balloons leave them
+//! (`pool_allowance`).
 //!
 //! Where its pages can go out, a limit is also what lets a VM start at once beside guests that use little and have given up
 //! little: what they keep from touching is there for it, before their balloons have taken it.
@@ -90,6 +91,8 @@ impl Need {
         let (min, backed) = (vm.settings.effective_min(), vm.backed());
         match vm.evidence.balloon_health() {
             _ if vm.stage == Stage::Waiting => false,
+            // It may hold more than that, as what it does not use lies in its pool.
+            _ if step.pooled > PageCount::ZERO => true,
             _ if self.is_overexposed && is_unbridled(vm) => true,
             // Without it, it may touch all that it has not given up at any moment.
             _ if vm.kept_within().is_some() && step.grant < vm.held() => true,

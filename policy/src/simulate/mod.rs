@@ -107,6 +107,7 @@ impl Vm<'_> {
             id: self.id,
             target: told,
             grant: told,
+            pooled: PageCount::ZERO,
             by_other_means: PageCount::ZERO,
             touch_limit: None,
             kernel_reclaim: PageCount::ZERO,
@@ -407,7 +408,7 @@ impl<'a> Host<'a> {
             vm.step = Some(step);
             match &mut vm.stage {
                 VmStage::Running { guest, .. } => {
-                    guest.told = step.grant;
+                    guest.told = step.grant + step.pooled;
                     guest.touch_limit = step.touch_limit;
                 }
                 VmStage::Waiting if step.grant > PageCount::ZERO => {

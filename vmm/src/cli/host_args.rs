@@ -46,7 +46,7 @@ pub(super) struct HostArgs {
     #[serde(deserialize_with = "switch")]
     large_pages: Option<bool>,
     /// Whether pages that a VM may not hold are compressed, where its balloon does not bring that: off, as without this, or on.
-    /// What a VM keeps compressed takes up to a quarter of its size, and up to a third of what it may hold.
+    /// What a VM keeps compressed takes up to a quarter of its size, and up to two fifths of what it may hold.
     #[arg(long, value_name = "on|off", value_parser = typed_switch)]
     #[serde(deserialize_with = "switch")]
     compression: Option<bool>,

@@ -223,6 +223,7 @@ impl State {
             id,
             target,
             grant,
+            pooled,
             touch_limit,
             kernel_reclaim,
             ..
@@ -242,7 +243,7 @@ impl State {
             vm.broken_blocks = plan.broken_blocks_of(&vm.config.settings);
             let waits_on = matches!(vm.life, Life::Waiting(_)) && *grant == PageCount::ZERO;
             if !waits_on {
-                vm.grant(*grant);
+                vm.grant(*grant + *pooled);
             }
             vm.set_touch_limit(*touch_limit);
             if *kernel_reclaim > PageCount::ZERO {

@@ -39,8 +39,8 @@ use grant::Grant;
 use kept_limit::KeptLimit;
 use page::{PAGE_SIZE, PageCount, PageStates};
 use policy::{
-    BalloonWatch, BrokenBlocks, Capabilities, Evidence, GuestFigures, GuestWord, LargePages,
-    OVERHEAD, Stage, Supposed, TouchLimit, VmSettings, VmSnapshot, shared_of_limit,
+    BalloonWatch, BrokenBlocks, Capabilities, Evidence, GuestFigures, GuestWord, HALF_PERCENT,
+    LargePages, OVERHEAD, Stage, Supposed, TouchLimit, VmSettings, VmSnapshot, shared_of_limit,
 };
 use protocol::{Observation, SharingCounters, ToVm, VmConfig};
 use qemu::{Heard, Qemu};
@@ -53,6 +53,10 @@ use tokio::sync::oneshot;
 /// How long a guest may take until its balloon driver is ready. Up to then it is believed to come,
 /// with its balloon at its target before anything else; after that the guest may touch all it has.
 const DRIVER_PATIENCE: Duration = Duration::from_secs(10);
+/// Of so many compressed pages it is told how well they compress,
+const ENOUGH_TO_TELL: PageCount = PageCount::from_mebibytes(1);
+/// up to the next multiple of this.
+const SAVED_STEP_PERCENT: u64 = 10;
 
 /// One VM: what another host would need to take it over, and what was `seen`.
 #[derive(Debug)]
@@ -314,6 +318,7 @@ impl Vm {
                 false => self.config.touch_limit.map(|limit| limit.slow_above),
             },
             has_swap: self.config.has_swap,
+            pool_saves_percent: self.pool_saves_percent(),
             waits_for_room: self.waits_for_room(),
             capabilities: self.capabilities(),
             is_stale: self.is_stale(),
@@ -353,9 +358,28 @@ impl Vm {
         self.config.settings.size.saturating_sub(self.ballooned())
     }
 
+    /// How much less its pages take in its pool than outside of it: half as much, until there are enough to tell. It says so itself,
+    /// and has nothing of it but what it may hold within its limit.
+    fn pool_saves_percent(&self) -> u8 {
+        let observation = self.seen.observation.as_ref();
+        let Some(seen) = observation.filter(|_| self.config.has_swap) else {
+            return 0;
+        };
+        let (pages, used) = (seen.states.compressed, seen.counters.swap.pool_used_bytes);
+        let saved = match pages >= ENOUGH_TO_TELL {
+            true => pages.bytes().saturating_sub(used) * 100 / pages.bytes(),
+            false => HALF_PERCENT,
+        };
+        // In steps: what balloons are asked for is not to follow each page.
+        u8::try_from(saved.next_multiple_of(SAVED_STEP_PERCENT)).unwrap_or(0)
+    }
+
     /// Pages that its guest may touch and has not. It says so itself, so no more than it may hold beyond what the kernel counts.
     fn left_alone(&self) -> PageCount {
         let may_hold = self.held().min(self.grant.latest());
+        let kept = self.seen.kept_limit.kept();
+        let kept = kept.filter(|_| self.config.has_swap);
+        let may_hold = kept.map_or(may_hold, |kept| kept.min(may_hold));
         let unbacked = may_hold.saturating_sub(self.seen.used.memory_file);
         self.states().empty.min(unbacked)
     }

@@ -201,7 +201,8 @@ impl Agent {
         }
         let in_vain = out.time_in_vain();
         let pause = match out.swap.room_soon() {
-            Ok(room) if room >= AHEAD => LOOK_EVERY,
+            // Many at once cost less than few again and again.
+            Ok(room) if room >= AHEAD / 2 => LOOK_EVERY,
             Ok(_) if let Some(left) = in_vain => left,
             Ok(room) => self.take_out(AHEAD.saturating_sub(room).unsigned_abs()),
             Err(error) => {

@@ -63,8 +63,8 @@ pub(crate) const AHEAD: i64 = 256;
 /// is free, and others can leave.
 const EXCHANGED: i64 = 64;
 
-/// The part of what a VM may hold that its pool takes at most, if that is less than its own limit.
-const POOL_DIVISOR: u64 = 3;
+/// The part of what a VM may hold that its pool takes at most, in percent, if that is less than its own limit.
+const POOL_PERCENT: u64 = 40;
 
 /// No limit.
 const ALL: u64 = u64::MAX;
@@ -220,7 +220,7 @@ impl Swap {
         self.best_room.store(best, Ordering::Relaxed);
         self.guest_disks.set_limited(hold.is_some());
         // What is held is to be the guest's for the most part.
-        let pool = pages.saturating_mul(PAGE_SIZE) / POOL_DIVISOR;
+        let pool = pages.saturating_mul(PAGE_SIZE) / 100 * POOL_PERCENT;
         lock(&self.log).limit_pool(pool.max(LEAST_POOL_BYTES as u64));
         self.pager.signal();
     }
