@@ -300,7 +300,10 @@ impl Vm {
         }
         Evidence {
             active: match self.capabilities().sampling {
-                true => self.seen.sampling.active_set(&self.states(), self.held()),
+                true => self
+                    .seen
+                    .sampling
+                    .active_set(&self.states(), self.held_within_limit()),
                 false => self.seen.word.active_set(self.held()),
             },
             guest: Some(self.seen.figures),
@@ -374,12 +377,16 @@ impl Vm {
         u8::try_from(saved.next_multiple_of(SAVED_STEP_PERCENT)).unwrap_or(0)
     }
 
-    /// Pages that its guest may touch and has not. It says so itself, so no more than it may hold beyond what the kernel counts.
-    fn left_alone(&self) -> PageCount {
-        let may_hold = self.held().min(self.grant.latest());
+    /// What it holds, of which what is above the limit that it keeps is out.
+    fn held_within_limit(&self) -> PageCount {
         let kept = self.seen.kept_limit.kept();
         let kept = kept.filter(|_| self.config.has_swap);
-        let may_hold = kept.map_or(may_hold, |kept| kept.min(may_hold));
+        kept.map_or(self.held(), |kept| kept.min(self.held()))
+    }
+
+    /// Pages that its guest may touch and has not. It says so itself, so no more than it may hold beyond what the kernel counts.
+    fn left_alone(&self) -> PageCount {
+        let may_hold = self.held_within_limit().min(self.grant.latest());
         let unbacked = may_hold.saturating_sub(self.seen.used.memory_file);
         self.states().empty.min(unbacked)
     }

@@ -577,6 +577,53 @@ fn where_nothing_more_can_leave_its_guest_goes_on_slowly_and_holds_no_more_by_th
     bench.check_log();
 }
 
+/// Beside it the balloon stays empty, also where pages go there and are taken back meanwhile.
+#[test]
+fn who_touches_new_memory_in_order_waits_few_times_and_nothing_is_made_of_its_balloon() {
+    const TOUCHED: u64 = 6 << 10;
+    const AT_ONCE: u64 = 32;
+    let bench = Bench::new(GuestRam::new(PageCount(PAGES)).unwrap());
+    // Each second stretch of 64 pages is in the balloon.
+    let balloon = |page: u64| page / 64 % 2 == 1;
+    let stretches = (0..TOUCHED / 128).map(|stretch| GfnRange {
+        start: Gfn(stretch * 128 + 64),
+        count: PageCount(64),
+    });
+    let stretches: Vec<_> = stretches.collect();
+    bench.agent.inflate(stretches.clone());
+    bench.limit(Some(PageCount(PAGES / 2)));
+    let swap = Arc::clone(bench.agent.swap().unwrap());
+    bench.wait("the limit is kept", |_| swap.counters().keeps_limit);
+
+    let ram = bench.ram.clone();
+    let guest = thread::spawn(move || {
+        let touched = (0..TOUCHED).filter(|&page| !balloon(page));
+        touched.for_each(|page| write(&ram, page, 1));
+    });
+    while !guest.is_finished() {
+        bench.agent.deflate(stretches.clone());
+        bench.agent.inflate(stretches.clone());
+    }
+    guest.join().unwrap();
+
+    let counters = swap.counters();
+    assert!(counters.zero_in < TOUCHED / 8, "{counters:?}");
+    assert!(
+        counters.zero_in + counters.unasked_in >= TOUCHED / 2,
+        "{counters:?}"
+    );
+    let states = bench.agent.page_states(false).unwrap();
+    assert_eq!(states.ballooned, PageCount(TOUCHED / 2));
+    let most = TOUCHED / 2 + AT_ONCE;
+    assert!(
+        (TOUCHED / 2..=most).contains(&states.private.0),
+        "{states:?}"
+    );
+    (0..TOUCHED)
+        .filter(|&page| !balloon(page))
+        .for_each(|page| check(&bench.ram, page, 1));
+}
+
 /// What it waits for would be told it by the host, which it does not hear meanwhile.
 #[test]
 fn who_hears_the_host_does_not_wait_for_room() {
