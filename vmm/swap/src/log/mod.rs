@@ -309,7 +309,7 @@ mod tests {
         };
         assert_eq!(
             refused(config),
-            InvalidConfig::TooManySegments(102, u32::MAX)
+            InvalidConfig::TooManySegments(valid.pool_segments, u32::MAX)
         );
     }
 }
