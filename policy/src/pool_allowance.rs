@@ -13,11 +13,11 @@
 use crate::{Stage, VmSnapshot};
 use page::PageCount;
 
-/// A sixth of its size: where pages become half as large, two thirds of a pool of a quarter. The rest is for what balloons do not
+/// An eighth of its size: where pages become half as large, half of a pool of a quarter. The rest is for what balloons do not
 /// bring in time, and for what is needed no more.
-const SIZE_DIVISOR: u64 = 6;
-/// But no more than a quarter of its target, of which a pool may take two fifths.
-const TARGET_DIVISOR: u64 = 4;
+const SIZE_DIVISOR: u64 = 8;
+/// But no more than a fifth of its target, of which a pool may take two fifths.
+const TARGET_DIVISOR: u64 = 5;
 /// What is saved of a page that becomes half as large, in percent. The allowance is for that; less where pages become less small, no
 /// more where they become smaller.
 pub const HALF_PERCENT: u64 = 50;
@@ -60,9 +60,9 @@ mod tests {
         PageCount::from_mebibytes(count)
     }
 
-    /// Of 120 MiB, with so much free in its guest.
+    /// Of 160 MiB, with so much free in its guest.
     fn vm(free: u64) -> VmSnapshot {
-        let vm = generate::vm_of_size(0, mebibytes(120).0);
+        let vm = generate::vm_of_size(0, mebibytes(160).0);
         VmSnapshot {
             stage: Stage::Running,
             evidence: Evidence {
@@ -84,11 +84,11 @@ mod tests {
     }
 
     #[test]
-    fn it_is_a_sixth_of_the_size_and_a_quarter_of_the_target_at_most() {
-        assert_eq!(allowance(&vm(0), 96), 20);
-        assert_eq!(allowance(&vm(0), 64), 16);
-        assert_eq!(allowance(&vm(0), 110), 10, "up to its size");
-        assert_eq!(allowance(&vm(0), 120), 0, "it may hold all");
+    fn it_is_an_eighth_of_the_size_and_a_fifth_of_the_target_at_most() {
+        assert_eq!(allowance(&vm(0), 120), 20);
+        assert_eq!(allowance(&vm(0), 80), 16);
+        assert_eq!(allowance(&vm(0), 150), 10, "up to its size");
+        assert_eq!(allowance(&vm(0), 160), 0, "it may hold all");
     }
 
     #[test]
@@ -96,7 +96,7 @@ mod tests {
         let saves = |percent| {
             let mut vm = vm(0);
             vm.evidence.pool_saves_percent = percent;
-            allowance(&vm, 96)
+            allowance(&vm, 120)
         };
         assert_eq!([0, 25, 50, 90].map(saves), [0, 10, 20, 20]);
     }
@@ -104,15 +104,15 @@ mod tests {
     #[test]
     fn who_has_free_memory_needs_none_until_all_of_it_is_used_and_keeps_it_until_it_could_give_it_back()
      {
-        assert_eq!(allowance(&vm(4), 64), 16);
-        assert_eq!(allowance(&vm(5), 64), 0);
-        let mut limited = vm(20);
-        limited.evidence.touch_limit = Some(mebibytes(64));
-        assert_eq!(allowance(&limited, 64), 16);
-        limited.evidence.guest = vm(21).evidence.guest;
-        assert_eq!(allowance(&limited, 64), 0);
+        assert_eq!(allowance(&vm(5), 80), 16);
+        assert_eq!(allowance(&vm(6), 80), 0);
+        let mut limited = vm(21);
+        limited.evidence.touch_limit = Some(mebibytes(80));
+        assert_eq!(allowance(&limited, 80), 16);
+        limited.evidence.guest = vm(22).evidence.guest;
+        assert_eq!(allowance(&limited, 80), 0);
         limited.evidence.guest = None;
-        assert_eq!(allowance(&limited, 64), 0, "nobody says");
+        assert_eq!(allowance(&limited, 80), 0, "nobody says");
     }
 
     #[test]
@@ -120,13 +120,13 @@ mod tests {
         let changed = |change: fn(&mut VmSnapshot)| {
             let mut vm = vm(0);
             change(&mut vm);
-            allowance(&vm, 64)
+            allowance(&vm, 80)
         };
         assert_eq!(changed(|_| {}), 16);
         assert_eq!(changed(|vm| vm.stage = Stage::Waiting), 0);
-        assert_eq!(changed(|vm| vm.pinned = Some(mebibytes(64))), 0);
+        assert_eq!(changed(|vm| vm.pinned = Some(mebibytes(80))), 0);
         assert_eq!(changed(|vm| vm.evidence.has_swap = false), 0);
-        assert_eq!(changed(|vm| vm.settings.max = mebibytes(74)), 10);
+        assert_eq!(changed(|vm| vm.settings.max = mebibytes(90)), 10);
     }
 
     proptest! {
