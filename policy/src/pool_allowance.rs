@@ -36,13 +36,10 @@ pub(crate) fn pool_allowance(vm: &VmSnapshot, target: PageCount) -> PageCount {
     let saved = u64::from(vm.evidence.pool_saves_percent).min(HALF_PERCENT);
     let allowance = PageCount(most * saved / HALF_PERCENT).min(max.saturating_sub(target));
     let margin = PageCount(target.0 / FREE_DIVISOR);
-    let is_limited = vm.evidence.touch_limit.is_some();
-    let enough = margin
-        + if is_limited {
-            allowance
-        } else {
-            PageCount::ZERO
-        };
+    let enough = match vm.evidence.touch_limit {
+        Some(_) => margin + allowance,
+        None => margin,
+    };
     let free = vm.evidence.guest.and_then(|guest| guest.free);
     match free {
         Some(free) if free <= enough => allowance,

@@ -298,11 +298,11 @@ impl Userfault {
         };
         // SAFETY: IOCTL_ZERO takes a `uffdio_zeropage`; it writes to registered memory of which no page is there yet.
         let made = unsafe { ask::<IOCTL_ZERO, _>(&self.fd, &mut request) };
-        // Of some of them the kernel says how many beside that it is to be tried again; of none, why.
-        let bytes = match (made, u64::try_from(request.zeropage)) {
-            (Err(why), Ok(0) | Err(_)) => return Err(why),
-            (Ok(()) | Err(_), bytes) => bytes.unwrap_or(0),
-        };
+        let bytes = u64::try_from(request.zeropage).unwrap_or(0);
+        if bytes == 0 {
+            // Of some of them the kernel says that it is to be tried again; of none, why.
+            made?;
+        }
         let is_protected = false;
         let end = addresses.start + bytes;
         told(Deed::Made { is_protected }, &(addresses.start..end));

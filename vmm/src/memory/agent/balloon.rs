@@ -26,7 +26,7 @@ impl Agent {
             // From here on the pager makes none beside one that is touched; what it has made is punched.
             added += self.sharer.pages.inflate(indexes(&self.ram, range));
         }
-        self.give_back(ranges);
+        self.free(ranges);
         self.balloon_changed();
         self.look_again_soon(broken);
         PageCount(added)
@@ -51,9 +51,14 @@ impl Agent {
     }
 
     pub(super) fn give_back(&mut self, ranges: &[GfnRange]) -> GivenBack {
+        ranges.iter().for_each(|&range| self.unmap(range));
+        self.free(ranges)
+    }
+
+    /// Gives pages back of which none is mapped from the store.
+    fn free(&self, ranges: &[GfnRange]) -> GivenBack {
         let mut result = GivenBack::default();
         for &range in ranges {
-            self.unmap(range);
             if !is_left_out(Step::GivenUpIsForgotten) {
                 self.fence.forget(indexes(&self.ram, range));
             }
